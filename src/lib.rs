@@ -1,0 +1,16 @@
+//! microrun, an OCI container runtime.
+//!
+//! `config.json` is compiled, then executed:
+//!
+//! ```text
+//! config.json ──spec::load──> Spec ──plan::compile──> Plan ──clone3──> init runs it ──exec──> the action
+//!                    host::probe ──┘                     └──explain──> what will happen, what each step took
+//! ```
+//!
+//! Imports run downwards only: `cli` → `container` → `plan` → `spec`, `host`; `cgroup`, `init` and `sys` are the
+//! ground floor. All `unsafe` code lives in [`sys`].
+
+pub mod error;
+pub mod sys;
+
+pub use error::{Error, Result};

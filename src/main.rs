@@ -1,0 +1,3 @@
+//! The program: parse the arguments, call the library, set the exit code.
+
+fn main() {}

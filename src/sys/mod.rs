@@ -1,0 +1,9 @@
+//! Typed wrappers of system calls: the only `unsafe` code of the crate.
+//!
+//! Two layers. [`raw`] issues a system call and returns the kernel's answer; it touches no errno, no lock and no
+//! thread-local variable, so a cloned child that shares its parent's memory may use it. The modules beside it give
+//! the calls their types. What is not needed on the start path comes from `nix`.
+
+#![allow(unsafe_code)]
+
+pub mod raw;

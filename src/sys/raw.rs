@@ -1,0 +1,61 @@
+//! System calls without libc: no errno, no cancellation point, no lock, no thread-local variable.
+//!
+//! A child made with `CLONE_VM` shares its parent's thread-local storage, so libc's `errno` would race with the
+//! parent; and a child of a threaded process may not take locks (`malloc`, stdio). Everything the child does goes
+//! through here.
+
+use nix::errno::Errno;
+
+/// The highest error number that the kernel returns in a result register (linux/err.h, `MAX_ERRNO`).
+const MAX_ERRNO: isize = 4095;
+
+/// Issues the system call `number` with up to six arguments.
+///
+/// # Errors
+/// The error number that the kernel returned.
+///
+/// # Safety
+/// As for the system call itself: pointers must be valid for what the kernel does with them, and the effect on the
+/// process must be one that Rust's rules allow.
+#[inline]
+pub unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    // SAFETY: passed on to the caller.
+    let result = unsafe { syscall_raw(number as usize, args) };
+    if (-MAX_ERRNO..0).contains(&result) { Err(Errno::from_raw(-result as i32)) } else { Ok(result as usize) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+unsafe fn syscall_raw(number: usize, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the x86-64 system call convention (syscall(2)); rcx and r11 are declared as clobbered.
+    unsafe {
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") number as isize => result,
+            in("rdi") args[0], in("rsi") args[1], in("rdx") args[2],
+            in("r10") args[3], in("r8") args[4], in("r9") args[5],
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+#[cfg(target_arch = "aarch64")]
+#[inline]
+unsafe fn syscall_raw(number: usize, args: [usize; 6]) -> isize {
+    let result: isize;
+    // SAFETY: the AArch64 system call convention (syscall(2)).
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") number,
+            inlateout("x0") args[0] as isize => result,
+            in("x1") args[1], in("x2") args[2],
+            in("x3") args[3], in("x4") args[4], in("x5") args[5],
+            options(nostack),
+        );
+    }
+    result
+}
