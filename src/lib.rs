@@ -11,6 +11,7 @@
 //! ground floor. All `unsafe` code lives in [`sys`].
 
 pub mod error;
+pub mod spec;
 pub mod sys;
 
 pub use error::{Error, Result};

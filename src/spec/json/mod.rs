@@ -1,0 +1,69 @@
+//! JSON into types, with errors for people.
+//!
+//! A document that is right is parsed once, as fast as can be. Only one that is not is parsed again: into a tree
+//! first, where what Go's decoder forgives is forgiven, and then with each step's path kept, so that the error can
+//! name the field.
+
+use crate::error::{Error, Kind, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+mod sentence;
+mod tolerate;
+
+/// Which document, and where in it, is being read.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    /// How errors call the document.
+    document: &'static str,
+    /// The path of the value inside the document; empty for the whole.
+    field: &'static str,
+    /// Forgives what is not quite right in it.
+    tolerate: fn(&mut Value),
+}
+
+impl Place {
+    /// The whole of config.json.
+    pub(super) const CONFIG: Self = Self { document: "config.json", field: "", tolerate: tolerate::config };
+    /// `linux.seccomp` of config.json.
+    pub(super) const SECCOMP: Self =
+        Self { document: "config.json", field: "linux.seccomp", tolerate: tolerate::seccomp };
+    /// What `exec --process` reads.
+    pub(super) const PROCESS: Self = Self { document: "process.json", field: "", tolerate: tolerate::process };
+    /// What `update --resources` reads.
+    pub(super) const RESOURCES: Self = Self { document: "resources", field: "", tolerate: tolerate::resources };
+
+    /// The error that `problem` holds of the field `path` below this place.
+    fn error(self, path: &str, problem: &str) -> Error {
+        let dot = if self.field.is_empty() || path.is_empty() || path.starts_with('[') { "" } else { "." };
+        let field = format!("{}{dot}{path}", self.field);
+        let colon = if field.is_empty() { "" } else { ": " };
+        Error::new(Kind::Config, format!("{}: {field}{colon}{problem}", self.document))
+    }
+}
+
+/// Parses `text`, which is all of the document or all of the value at `place`.
+///
+/// # Errors
+/// One sentence which names the field, or the line of a syntax error.
+pub(super) fn read<T: DeserializeOwned>(place: Place, text: &[u8]) -> Result<T> {
+    let text = std::str::from_utf8(text)
+        .map_err(|error| place.error("", &format!("byte {} is not UTF-8: write JSON in UTF-8", error.valid_up_to())))?;
+    match serde_json::from_str(text) {
+        Ok(value) => Ok(value),
+        Err(_) => read_again(place, text),
+    }
+}
+
+/// The second, slow attempt: either it succeeds, or it knows what is wrong and where.
+#[cold]
+fn read_again<T: DeserializeOwned>(place: Place, text: &str) -> Result<T> {
+    let mut tree: Value = serde_json::from_str(text).map_err(|error| place.error("", &sentence::syntax(&error)))?;
+    (place.tolerate)(&mut tree);
+    // Numbers, strings and raw values all behave as in the first attempt only if they come from text again.
+    let text = tree.to_string();
+    serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| {
+        let (path, problem) = sentence::data(&error.path().to_string(), error.inner());
+        place.error(&path, &problem)
+    })
+}

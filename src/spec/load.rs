@@ -1,0 +1,88 @@
+//! Reading `config.json`.
+
+use super::document::Document;
+use super::json::{self, Place};
+use super::seccomp::Seccomp;
+use super::warning::Warning;
+use crate::error::{Doing, Error, Kind, Result};
+use oci_spec::runtime::Spec;
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The largest document that is read, in bytes. Engines write some 10 to 100 KiB.
+const MAX_BYTES: u64 = 16 << 20;
+
+/// A configuration that has the right shape; whether it makes sense is for
+/// [`validate`](fn@super::validate) to say.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration, but for `linux.seccomp`, which is always `None` here.
+    pub spec: Spec,
+    /// `linux.seccomp` as it was written: not parsed yet, for a filter cached by its text needs no parsing.
+    pub seccomp: Option<Seccomp>,
+    /// What has to be logged.
+    pub warnings: Vec<Warning>,
+}
+
+/// Reads and parses `config.json` of the bundle at `bundle`.
+///
+/// Unknown properties are ignored (runtime-spec config.md, "Extensibility"); of a key that is there twice the last
+/// one counts, and `null` is the same as absent, as in Go.
+///
+/// # Errors
+/// One sentence which names the file, or the field that is wrong.
+pub fn load(bundle: &Path) -> Result<Loaded> {
+    let text = read(&bundle.join("config.json"))?;
+    parse(&text)
+}
+
+/// Parses the bytes of a `config.json`.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse(text: &[u8]) -> Result<Loaded> {
+    let document: Document = json::read(Place::CONFIG, text)?;
+    let mut warnings = Vec::new();
+    let (spec, seccomp) = document.finish(&mut warnings);
+    Ok(Loaded { spec, seccomp, warnings })
+}
+
+/// Reads the regular file at `path`, whole.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    // Without O_NONBLOCK a FIFO would be waited for, and without O_NOCTTY a terminal would become ours.
+    let mut file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .doing(|| format!("open {}", path.display()))?;
+    let metadata = file.metadata().doing(|| format!("stat {}", path.display()))?;
+    if !metadata.is_file() {
+        return Err(refused(path, "is not a regular file: make it one"));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(too_large(path));
+    }
+    fill(&mut file, metadata.len() as usize, path)
+}
+
+/// Reads `file` to its end; `expected` is its length in bytes unless somebody writes to it meanwhile.
+fn fill(file: &mut File, expected: usize, path: &Path) -> Result<Vec<u8>> {
+    let mut text = vec![0; expected];
+    let got = file.read(&mut text).doing(|| format!("read {}", path.display()))?;
+    text.truncate(got);
+    if got == expected && expected > 0 {
+        return Ok(text);
+    }
+    file.take(MAX_BYTES + 1).read_to_end(&mut text).doing(|| format!("read {}", path.display()))?;
+    if text.len() as u64 > MAX_BYTES { Err(too_large(path)) } else { Ok(text) }
+}
+
+fn too_large(path: &Path) -> Error {
+    refused(path, "is larger than 16 MiB: make it smaller")
+}
+
+fn refused(path: &Path, problem: &str) -> Error {
+    Error::new(Kind::Config, format!("{}: {problem}", path.display()))
+}

@@ -1,0 +1,23 @@
+//! `config.json`: read it, check it, and nothing else.
+//!
+//! [`load`] turns a bundle's `config.json` into runtime-spec types, [`validate`](fn@validate) refuses all that
+//! can be refused by looking at it, before anything exists. What the spec writes as text, such as capability
+//! names ([`capability`]), is parsed here as well.
+
+pub mod capability;
+mod document;
+mod json;
+mod load;
+mod process;
+mod seccomp;
+pub mod validate;
+mod warning;
+
+pub use load::{Loaded, load, parse};
+pub use process::{load_process, parse_process, parse_resources};
+pub use seccomp::Seccomp;
+pub use validate::validate;
+pub use warning::Warning;
+
+#[cfg(test)]
+mod tests;

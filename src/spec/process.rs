@@ -1,0 +1,37 @@
+//! The smaller documents: what `exec --process` and `update --resources` read.
+
+use super::document::{Process, Resources};
+use super::json::{self, Place};
+use super::load;
+use super::warning::Warning;
+use crate::error::Result;
+use oci_spec::runtime as oci;
+use std::path::Path;
+
+/// Reads the process object at `path`, as `exec --process` takes it: the `process` of a config.json by itself.
+///
+/// # Errors
+/// One sentence which names the file, or the field that is wrong.
+pub fn load_process(path: &Path) -> Result<(oci::Process, Vec<Warning>)> {
+    parse_process(&load::read(path)?)
+}
+
+/// Parses the bytes of a process object.
+///
+/// # Errors
+/// As [`load_process`].
+pub fn parse_process(text: &[u8]) -> Result<(oci::Process, Vec<Warning>)> {
+    let process: Process = json::read(Place::PROCESS, text)?;
+    let mut warnings = Vec::new();
+    let process = process.finish("process", &mut warnings);
+    Ok((process, warnings))
+}
+
+/// Parses the bytes of a resources object, as `update --resources` takes it: the `linux.resources` of a config.json
+/// by itself.
+///
+/// # Errors
+/// One sentence which names the field that is wrong.
+pub fn parse_resources(text: &[u8]) -> Result<oci::LinuxResources> {
+    Ok(json::read::<Resources>(Place::RESOURCES, text)?.finish())
+}
