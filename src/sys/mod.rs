@@ -6,4 +6,10 @@
 
 #![allow(unsafe_code)]
 
+pub mod clone;
+pub mod fs;
+pub mod mount;
+pub mod process;
 pub mod raw;
+pub mod shared;
+pub mod socket;

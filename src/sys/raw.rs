@@ -59,3 +59,45 @@ unsafe fn syscall_raw(number: usize, args: [usize; 6]) -> isize {
     }
     result
 }
+
+/// A value that a system call takes in one register: an integer, a descriptor or a pointer.
+pub trait Register {
+    /// The register's content.
+    fn register(self) -> usize;
+}
+
+macro_rules! register {
+    ($($kind:ty),*) => { $(impl Register for $kind {
+        #[inline]
+        fn register(self) -> usize {
+            self as usize
+        }
+    })* };
+}
+register!(i32, u32, i64, u64, usize, isize);
+
+impl<T> Register for *const T {
+    #[inline]
+    fn register(self) -> usize {
+        self as usize
+    }
+}
+
+impl<T> Register for *mut T {
+    #[inline]
+    fn register(self) -> usize {
+        self as usize
+    }
+}
+
+/// Issues a system call: `call!(SYS_read, fd, buffer, length)`. Unsafe, as [`syscall`] is.
+macro_rules! call {
+    ($number:expr $(, $arg:expr)*) => {{
+        let mut args = [0usize; 6];
+        let rest = &mut args.iter_mut();
+        $( if let Some(slot) = rest.next() { *slot = $crate::sys::raw::Register::register($arg); } )*
+        let _ = rest;
+        $crate::sys::raw::syscall($number, args)
+    }};
+}
+pub(in crate::sys) use call;

@@ -1,0 +1,26 @@
+//! The executor: what the cloned child does, and nothing else.
+//!
+//! A Plan is a list of [`Step`]s. [`run`] executes them in order, in a child that may share its parent's memory: it
+//! allocates nothing, locks nothing, never panics and uses no stdio, so the same code serves the command line, a
+//! resident pool and a threaded shim. The step that runs is noted in [`Report`]; when one fails its errno is noted
+//! too and the child ends. The parent turns the pair into a sentence.
+//!
+//! ```text
+//! runtime                                 init (the child)
+//!    │ clone3 ──────────────────────────────▶ steps …
+//!    │ write uid_map, gid_map ◀── Gate 'm' ── (only with a new user namespace)
+//!    │ run hooks              ◀── Gate 'h' ── (only with prestart, createRuntime, createContainer hooks)
+//!    │ record the pid ─────────────────────▶ AwaitRecord: nothing foreign runs before the pid is on disk
+//!    │                                        AwaitStart (create): until `start` connects
+//!    │ end of file on the pair ◀───────────── execve: the pair is closed on exec
+//! ```
+
+mod console;
+mod copy;
+mod op;
+mod program;
+mod run;
+mod target;
+
+pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step};
+pub use run::{Init, Slots, run};

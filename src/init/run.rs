@@ -1,0 +1,487 @@
+//! Runs the steps.
+
+use super::op::{Environment, Exec, Gate, Op, Slot, Source, Step};
+use super::{console, program, target};
+use crate::sys::fs::{self, Sys};
+use crate::sys::mount::{self, Attributes};
+use crate::sys::shared::Report;
+use crate::sys::{process, socket};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::sync::atomic::Ordering;
+
+/// The exit status of a child that could not execute its program; nobody but the runtime sees it.
+const FAILED: i32 = 1;
+
+/// Descriptors by number. A slot that holds nothing reads as -1, which every system call answers with EBADF.
+#[derive(Debug, Clone, Copy)]
+pub struct Slots([RawFd; Self::COUNT]);
+
+impl Slots {
+    /// How many there are. Below 64, so that the kernel need not grow the descriptor table.
+    pub const COUNT: usize = 48;
+
+    /// What `slot` holds.
+    pub fn get(&self, slot: Slot) -> RawFd {
+        self.0.get(usize::from(slot.0)).copied().unwrap_or(-1)
+    }
+
+    /// Puts a descriptor into `slot`.
+    pub fn set(&mut self, slot: Slot, fd: RawFd) {
+        if let Some(place) = self.0.get_mut(usize::from(slot.0)) {
+            *place = fd;
+        }
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self([-1; Self::COUNT])
+    }
+}
+
+/// All that the child needs.
+#[derive(Debug)]
+pub struct Init<'a> {
+    /// What to do.
+    pub steps: &'a [Step],
+    /// What to execute in the end.
+    pub exec: &'a Exec,
+    /// Descriptors that the runtime opened before the clone.
+    pub slots: Slots,
+    /// The child's end of the pair that connects it with the runtime.
+    pub sync: RawFd,
+    /// The runtime's end, which the child must not keep.
+    pub sync_of_parent: RawFd,
+    /// Where the child says how far it is.
+    pub report: &'a Report,
+    /// Whether to note when each step ended.
+    pub timings: bool,
+    /// The signal mask of the program.
+    pub signal_mask: u64,
+    /// For each step and, last, for exec: what `start` says when it fails. Only with [`Op::AwaitStart`].
+    pub failures: &'a [String],
+}
+
+/// The child's state while it runs.
+struct Executor<'a> {
+    init: &'a Init<'a>,
+    slots: Slots,
+    /// The runtime, or `start` once that has connected.
+    sync: RawFd,
+    /// The candidate to execute.
+    candidate: usize,
+}
+
+/// Executes the steps, then the program. Never returns.
+pub fn run(init: &Init<'_>) -> ! {
+    let mut executor = Executor { init, slots: init.slots, sync: init.sync, candidate: 0 };
+    fs::close(init.sync_of_parent);
+    fs::umask(0);
+    // Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
+    process::default_signal(libc::SIGPIPE);
+    for (index, step) in init.steps.iter().enumerate() {
+        init.report.step.store(index as u32 + 1, Ordering::Relaxed);
+        if let Err(errno) = executor.execute(&step.op) {
+            executor.fail(index, errno);
+        }
+        if init.timings {
+            init.report.set_time(index, process::now());
+        }
+    }
+    init.report.step.store(init.steps.len() as u32 + 1, Ordering::Relaxed);
+    let errno = executor.exec();
+    executor.fail(init.steps.len(), errno);
+}
+
+impl Executor<'_> {
+    /// Tells why it ended, and ends.
+    fn fail(&self, index: usize, errno: Errno) -> ! {
+        self.init.report.errno.store(errno as u32, Ordering::Release);
+        if self.sync != self.init.sync {
+            // It is `start` that listens now, and it has no Plan to look into.
+            let text = self.init.failures.get(index).map_or("", String::as_str);
+            let _ = fs::write(self.sync, b"e");
+            let _ = fs::write(self.sync, &(errno as u32).to_ne_bytes());
+            let _ = fs::write(self.sync, text.as_bytes());
+        }
+        process::exit(FAILED)
+    }
+
+    fn exec(&self) -> Errno {
+        let exec = self.init.exec;
+        let Some(path) = exec.candidates.get(self.candidate) else { return Errno::ENOENT };
+        if let Err(errno) = process::set_signal_mask(self.init.signal_mask) {
+            return errno;
+        }
+        process::execveat(fs::CWD, path, &exec.args, &exec.env.strings, 0)
+    }
+
+    #[allow(clippy::too_many_lines)] // one arm an operation
+    fn execute(&mut self, op: &Op) -> Sys {
+        match op {
+            Op::JoinCgroup { tasks } => {
+                let fd = self.slots.get(*tasks);
+                fs::write(fd, b"0")?;
+                fs::close(fd);
+                Ok(())
+            }
+            Op::EnterNamespace { ns, kinds } => process::setns(self.slots.get(*ns), *kinds),
+            Op::NewNamespaces { kinds } => process::unshare(*kinds),
+            Op::Meet(gate) => self.meet(*gate),
+            Op::AwaitRecord => self.await_record(),
+            Op::AwaitStart { listener } => {
+                let listener = self.slots.get(*listener);
+                self.sync = socket::accept(listener)?;
+                fs::close(listener);
+                Ok(())
+            }
+            Op::WriteFile { dir, path, data } => self.write_file(*dir, path, data),
+            Op::BecomeRoot => {
+                process::setgid(0)?;
+                process::setuid(0)
+            }
+            Op::RootPropagation { propagation } => {
+                let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
+                mount::set_attributes(fs::CWD, c"/", libc::AT_RECURSIVE as u32, &attributes)
+            }
+            Op::ParentPrivate { path } => make_mount_private(path),
+            Op::CloneTree { source, recursive, into } => {
+                let flags = if *recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+                let tree = match source {
+                    Source::Path(path) => mount::open_tree_clone(fs::CWD, path, flags)?,
+                    Source::Slot(slot) => mount::open_tree_clone(self.slots.get(*slot), c"", flags)?,
+                };
+                self.put(*into, tree);
+                Ok(())
+            }
+            Op::NewFilesystem { kind, options, attributes, into } => {
+                let mounted = new_filesystem(kind, options, *attributes)?;
+                self.put(*into, mounted);
+                Ok(())
+            }
+            Op::SetAttributes { mount, attributes, recursive } => {
+                let flags = if *recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+                mount::set_attributes(self.slots.get(*mount), c"", flags, attributes)
+            }
+            Op::SetIdMap { mount, userns, recursive } => {
+                let flags = if *recursive { libc::AT_RECURSIVE as u32 } else { 0 };
+                let userns_fd = self.slots.get(*userns) as u64;
+                let attributes = Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attributes::default() };
+                mount::set_attributes(self.slots.get(*mount), c"", flags, &attributes)
+            }
+            Op::Target { root, path, create, rule, into } => {
+                let place = target::open_target(self.slots.get(*root), path, *create, *rule)?;
+                self.put(*into, place);
+                Ok(())
+            }
+            Op::Attach { mount, target } => mount::attach(self.slots.get(*mount), self.slots.get(*target)),
+            Op::OpenHost { path, flags, into } => {
+                let fd = fs::open(fs::CWD, path, *flags, 0)?;
+                self.put(*into, fd);
+                Ok(())
+            }
+            Op::OpenInRoot { root, path, flags, into } => {
+                let fd = target::open_in_root(self.slots.get(*root), path, *flags)?;
+                self.put(*into, fd);
+                Ok(())
+            }
+            Op::MakeDirectory { dir, path, mode } => match fs::mkdir(self.slots.get(*dir), path, *mode) {
+                Err(Errno::EEXIST) => Ok(()),
+                result => result,
+            },
+            Op::CopyUp { from, to } => super::copy::copy_up(self.slots.get(*from), self.slots.get(*to)),
+            Op::MakeDevice { root, device } => {
+                let (dir, name) = target::open_parent(self.slots.get(*root), &device.path)?;
+                let result = match fs::mknod(dir, name, device.mode, device.dev) {
+                    Err(Errno::EEXIST) => Ok(()),
+                    Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
+                    result => result,
+                };
+                fs::close(dir);
+                result
+            }
+            Op::BindDevice { root, device, host } => {
+                let tree = mount::open_tree_clone(fs::CWD, host, 0)?;
+                let place = target::open_target(
+                    self.slots.get(*root),
+                    &device.path,
+                    super::Create::File,
+                    super::Rule::OffProc,
+                )?;
+                let result = mount::attach(tree, place);
+                fs::close(tree);
+                fs::close(place);
+                result
+            }
+            Op::MakeLink { root, path, target } => {
+                let (dir, name) = target::open_parent(self.slots.get(*root), path)?;
+                let result = match fs::symlink(target, dir, name) {
+                    Err(Errno::EEXIST) => Ok(()),
+                    result => result,
+                };
+                fs::close(dir);
+                result
+            }
+            Op::Console { root, socket, size, owner, bind_console } => {
+                let socket = self.slots.get(*socket);
+                console::set_up(self.slots.get(*root), socket, *size, *owner, *bind_console)?;
+                fs::close(socket);
+                Ok(())
+            }
+            Op::Mask { root, path, null, empty } => self.mask(*root, path, *null, *empty),
+            Op::ReadOnly { root, path } => self.make_read_only(*root, path),
+            Op::PivotRoot { root } => pivot_root(self.slots.get(*root)),
+            Op::MoveRoot { root } => {
+                fs::fchdir(self.slots.get(*root))?;
+                mount::mount(c".", c"/", libc::MS_MOVE)?;
+                fs::chroot(c".")?;
+                fs::chdir(c"/")
+            }
+            Op::ChangeRoot { root } => {
+                fs::fchdir(self.slots.get(*root))?;
+                fs::chroot(c".")?;
+                fs::chdir(c"/")
+            }
+            Op::Close { slot } => {
+                fs::close(self.slots.get(*slot));
+                self.slots.set(*slot, -1);
+                Ok(())
+            }
+            Op::Hostname { name } => process::sethostname(name.to_bytes()),
+            Op::Domainname { name } => process::setdomainname(name.to_bytes()),
+            Op::NewSession => process::setsid(),
+            Op::ControllingTerminal => fs::set_controlling_terminal(0),
+            Op::SessionKeyring { name } => join_keyring(name),
+            Op::ResourceLimit { resource, soft, hard } => process::setrlimit(*resource, *soft, *hard),
+            Op::Personality { domain } => process::personality(*domain),
+            Op::Scheduler { attributes } => process::sched_setattr(attributes),
+            Op::IoPriority { value } => process::ioprio_set(*value),
+            Op::Affinity { mask } => process::sched_setaffinity(mask),
+            Op::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes),
+            Op::Umask { mask } => {
+                fs::umask(*mask);
+                Ok(())
+            }
+            Op::SetHome { uid } => program::set_home(&self.init.exec.env, *uid),
+            Op::ChangeDirectory { path, required } => change_directory(path, *required),
+            Op::FindProgram => {
+                self.candidate = program::find(self.init.exec)?;
+                Ok(())
+            }
+            Op::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop),
+            Op::DropBounding { drop } => drop_bounding(*drop),
+            Op::BecomeUser { uid, gid, groups, keep_caps } => become_user(*uid, *gid, groups.as_deref(), *keep_caps),
+            Op::Capabilities { effective, permitted, inheritable } => {
+                process::capset(*effective, *permitted, *inheritable)
+            }
+            Op::Ambient { raise } => raise_ambient(*raise),
+            Op::Seccomp { program, flags, listener } => {
+                let fd = process::load_seccomp(program, *flags)?;
+                if *listener {
+                    self.init.report.detail.store(fd as u32, Ordering::Release);
+                }
+                Ok(())
+            }
+            Op::CloseOnExec { first } => fs::cloexec_from(*first),
+            Op::SendPidfd { socket } => {
+                let socket = self.slots.get(*socket);
+                let pidfd = process::pidfd_open(process::getpid())?;
+                socket::send_fd(socket, b"pidfd", pidfd)?;
+                fs::close(pidfd);
+                fs::close(socket);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a descriptor into a slot. What the slot held is closed: one step's leftovers are no other step's business.
+    fn put(&mut self, slot: Slot, fd: RawFd) {
+        let old = self.slots.get(slot);
+        if old >= 0 {
+            fs::close(old);
+        }
+        self.slots.set(slot, fd);
+    }
+
+    /// Sends the gate's byte and waits for the answer. ECANCELED when the runtime says no or is gone.
+    fn meet(&self, gate: Gate) -> Sys {
+        fs::write(self.sync, &[gate.byte()])?;
+        if gate == Gate::Listener {
+            fs::write(self.sync, &self.init.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
+        }
+        let mut answer = [0u8; 1];
+        match fs::read(self.sync, &mut answer)? {
+            1 if answer == [gate.byte()] => Ok(()),
+            _ => Err(Errno::ECANCELED),
+        }
+    }
+
+    /// The parent sets the flag and writes a byte; the byte is read only if the flag came too late. A parent that died
+    /// before leaves the end of the file.
+    fn await_record(&self) -> Sys {
+        if self.init.report.recorded.load(Ordering::Acquire) != 0 {
+            return Ok(());
+        }
+        let mut answer = [0u8; 1];
+        match fs::read(self.init.sync, &mut answer)? {
+            1 => Ok(()),
+            _ => Err(Errno::ECANCELED),
+        }
+    }
+
+    fn write_file(&self, dir: Slot, path: &CStr, data: &[u8]) -> Sys {
+        let resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
+        let file = fs::open_resolved(self.slots.get(dir), path, libc::O_WRONLY, 0, resolve)?;
+        let result = fs::write(file, data);
+        fs::close(file);
+        result
+    }
+
+    fn mask(&self, root: Slot, path: &CStr, null: Slot, empty: Slot) -> Sys {
+        let Some(place) = existing(self.slots.get(root), path)? else { return Ok(()) };
+        let is_directory = fs::stat(place)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        let tree = mount::open_tree_clone(self.slots.get(if is_directory { empty } else { null }), c"", 0)?;
+        let result = mount::attach(tree, place);
+        fs::close(tree);
+        fs::close(place);
+        result
+    }
+
+    fn make_read_only(&self, root: Slot, path: &CStr) -> Sys {
+        let Some(place) = existing(self.slots.get(root), path)? else { return Ok(()) };
+        let recursive = libc::AT_RECURSIVE as u32;
+        let tree = mount::open_tree_clone(place, c"", recursive)?;
+        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+        let result = mount::set_attributes(tree, c"", recursive, &attributes).and_then(|()| mount::attach(tree, place));
+        fs::close(tree);
+        fs::close(place);
+        result
+    }
+}
+
+/// Opens what exists inside the root; `None` when it does not.
+fn existing(root: RawFd, path: &CStr) -> Sys<Option<RawFd>> {
+    match target::open_in_root(root, path, libc::O_PATH) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A new, detached file system.
+fn new_filesystem(
+    kind: &CStr,
+    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    attributes: u64,
+) -> Sys<RawFd> {
+    let context = mount::fsopen(kind)?;
+    let made = (|| {
+        for (key, value) in options {
+            mount::fsconfig_set(context, key, value.as_deref())?;
+        }
+        mount::fsconfig_create(context)?;
+        mount::fsmount(context, attributes)
+    })();
+    fs::close(context);
+    made
+}
+
+/// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
+fn make_mount_private(path: &CStr) -> Sys {
+    let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    let mut place = fs::open(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    loop {
+        match mount::set_attributes(place, c"", 0, &attributes) {
+            Err(Errno::EINVAL) => {
+                let parent = fs::open(place, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+                let (here, above) = (fs::stat(place)?, fs::stat(parent)?);
+                fs::close(place);
+                place = parent;
+                if (here.st_dev, here.st_ino) == (above.st_dev, above.st_ino) {
+                    fs::close(place);
+                    return Err(Errno::EINVAL);
+                }
+            }
+            result => {
+                fs::close(place);
+                return result;
+            }
+        }
+    }
+}
+
+/// Makes `root` the root of the namespace and drops the old one.
+fn pivot_root(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    // With "." for both, the old root is stacked on the new one, and "." still means the old one afterwards
+    // (pivot_root(2), "pivot_root(".", ".")").
+    mount::pivot_root(c".", c".")?;
+    mount::umount(c".", libc::MNT_DETACH)?;
+    fs::chdir(c"/")
+}
+
+/// Joins a new session keyring that others cannot search, but whose possessor can.
+fn join_keyring(name: &CStr) -> Sys {
+    const KEY_USR_SEARCH: u32 = 0x08_0000;
+    match process::join_session_keyring(name) {
+        Ok(serial) => {
+            let mask = process::key_permissions(serial)?;
+            process::set_key_permissions(serial, mask | KEY_USR_SEARCH)
+        }
+        // A kernel without keyrings has none to share.
+        Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn change_directory(path: &CStr, required: bool) -> Sys {
+    match fs::chdir(path) {
+        Err(Errno::EACCES | Errno::EPERM) if !required => return Ok(()),
+        result => result?,
+    }
+    let mut buffer = [0u8; 4096];
+    fs::getcwd(&mut buffer).map(drop)
+}
+
+fn drop_bounding(drop: u64) -> Sys {
+    for bit in (0..64).filter(|bit| drop >> bit & 1 == 1) {
+        process::prctl(libc::PR_CAPBSET_DROP, [bit, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>, keep_caps: bool) -> Sys {
+    if keep_caps {
+        process::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0])?;
+    }
+    if let Some(groups) = groups {
+        process::setgroups(groups)?;
+    }
+    process::setgid(gid)?;
+    process::setuid(uid)?;
+    if keep_caps {
+        process::prctl(libc::PR_SET_KEEPCAPS, [0, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+fn raise_ambient(raise: u64) -> Sys {
+    for bit in (0..64).filter(|bit| raise >> bit & 1 == 1) {
+        let raised = process::prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_RAISE as usize, bit, 0, 0]);
+        match raised {
+            // What is not permitted and inheritable cannot be ambient: runtime-spec asks for a warning at most.
+            Ok(_) | Err(Errno::EPERM | Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+impl Environment {
+    /// Writes HOME into the room that was left for it.
+    pub(super) fn write_home(&self, value: &[u8]) -> Sys {
+        if self.home_room { self.strings.overwrite(0, b"HOME=", value) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,252 @@
+//! Files and directories, by descriptor (openat2(2), mkdirat(2), mknodat(2), ...).
+
+use super::raw::call;
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::ptr;
+
+/// The result of a system call.
+pub type Sys<T = ()> = Result<T, Errno>;
+
+/// The working directory, where a system call takes a directory descriptor (`AT_FDCWD`).
+pub const CWD: RawFd = libc::AT_FDCWD;
+
+/// How often `openat2` is tried again when the kernel cannot decide whether a rename raced with `..` (EAGAIN).
+const OPEN_RETRIES: u32 = 128;
+
+/// Opens `path` below `dir` with the `RESOLVE_*` rules of openat2(2). `O_CLOEXEC` is always set.
+///
+/// A resolution that a concurrent rename disturbed (EAGAIN) is tried again, up to 128 times.
+pub fn open_resolved(dir: RawFd, path: &CStr, flags: i32, mode: u32, resolve: u64) -> Sys<RawFd> {
+    let how = OpenHow { flags: (flags | libc::O_CLOEXEC) as u64, mode: u64::from(mode), resolve };
+    let mut tries = 0;
+    loop {
+        // SAFETY: path and how outlive the call; the size is how's own.
+        match unsafe { call!(libc::SYS_openat2, dir, path.as_ptr(), &raw const how, size_of::<OpenHow>()) } {
+            Err(Errno::EAGAIN | Errno::EINTR) if tries < OPEN_RETRIES => tries += 1,
+            result => return result.map(|fd| fd as RawFd),
+        }
+    }
+}
+
+/// struct open_how of openat2(2).
+#[repr(C)]
+struct OpenHow {
+    flags: u64,
+    mode: u64,
+    resolve: u64,
+}
+
+/// Opens `path` below `dir` (openat(2)) with `O_CLOEXEC`: for paths that the host owns.
+pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Sys<RawFd> {
+    // SAFETY: path outlives the call.
+    unsafe { call!(libc::SYS_openat, dir, path.as_ptr(), flags | libc::O_CLOEXEC, mode) }.map(|fd| fd as RawFd)
+}
+
+/// Closes a descriptor. An invalid one is no error: the descriptor is gone either way.
+pub fn close(fd: RawFd) {
+    // SAFETY: callers own what they close; a wrong number fails with EBADF.
+    let _ = unsafe { call!(libc::SYS_close, fd) };
+}
+
+/// Reads once into `buffer`; the number of bytes, 0 at the end.
+pub fn read(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
+    retry(|| {
+        // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
+        unsafe { call!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }
+    })
+}
+
+/// Writes all of `data`; control files take it in one call.
+pub fn write(fd: RawFd, mut data: &[u8]) -> Sys {
+    while !data.is_empty() {
+        let written = retry(|| {
+            // SAFETY: the kernel reads at most data.len() bytes of data.
+            unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }
+        })?;
+        data = data.get(written..).unwrap_or(&[]);
+    }
+    Ok(())
+}
+
+/// Repeats a call that a signal interrupted.
+pub fn retry<T>(mut call: impl FnMut() -> Sys<T>) -> Sys<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Makes one directory (mkdirat(2)).
+pub fn mkdir(dir: RawFd, name: &CStr, mode: u32) -> Sys {
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_mkdirat, dir, name.as_ptr(), mode) }.map(drop)
+}
+
+/// Makes a device node, FIFO or regular file (mknodat(2)).
+pub fn mknod(dir: RawFd, name: &CStr, mode: u32, dev: u64) -> Sys {
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_mknodat, dir, name.as_ptr(), mode, dev) }.map(drop)
+}
+
+/// Makes a symbolic link `name` in `dir` that points at `target` (symlinkat(2)).
+pub fn symlink(target: &CStr, dir: RawFd, name: &CStr) -> Sys {
+    // SAFETY: both strings outlive the call.
+    unsafe { call!(libc::SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.map(drop)
+}
+
+/// Removes a name (unlinkat(2)); `flags` is 0 or `AT_REMOVEDIR`.
+pub fn unlink(dir: RawFd, name: &CStr, flags: i32) -> Sys {
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_unlinkat, dir, name.as_ptr(), flags) }.map(drop)
+}
+
+/// Gives a file to a user and group (fchownat(2)), without following a last symbolic link; an empty `name` with
+/// `AT_EMPTY_PATH` means `dir` itself.
+pub fn chown(dir: RawFd, name: &CStr, uid: u32, gid: u32) -> Sys {
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH;
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_fchownat, dir, name.as_ptr(), uid, gid, flags) }.map(drop)
+}
+
+/// Sets the permission bits of an open file (fchmod(2)).
+pub fn chmod(fd: RawFd, mode: u32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_fchmod, fd, mode) }.map(drop)
+}
+
+/// What fstat(2) says of an open file; `O_PATH` descriptors too.
+pub fn stat(fd: RawFd) -> Sys<libc::stat> {
+    stat_at(fd, c"", libc::AT_EMPTY_PATH)
+}
+
+/// What fstatat(2) says of `name` in `dir`.
+pub fn stat_at(dir: RawFd, name: &CStr, flags: i32) -> Sys<libc::stat> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+    // SAFETY: the kernel fills a struct stat, which is valid when zeroed as well.
+    unsafe {
+        call!(libc::SYS_newfstatat, dir, name.as_ptr(), stat.as_mut_ptr(), flags)?;
+        Ok(stat.assume_init())
+    }
+}
+
+/// Whether this process may use `name` in `dir` as `mode` (`X_OK`, ...) says, by its effective ids (faccessat2(2)).
+pub fn access(dir: RawFd, name: &CStr, mode: i32, flags: i32) -> Sys {
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_faccessat2, dir, name.as_ptr(), mode, flags) }.map(drop)
+}
+
+/// The magic number of the file system that `fd` lies on (fstatfs(2)).
+pub fn file_system(fd: RawFd) -> Sys<i64> {
+    Ok(statfs(fd)?.f_type as i64)
+}
+
+/// What fstatfs(2) says of the file system that `fd` lies on.
+pub fn statfs(fd: RawFd) -> Sys<libc::statfs> {
+    let mut info = std::mem::MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the kernel fills a struct statfs, which is valid when zeroed as well.
+    unsafe {
+        call!(libc::SYS_fstatfs, fd, info.as_mut_ptr())?;
+        Ok(info.assume_init())
+    }
+}
+
+/// Changes the working directory to an open one (fchdir(2)).
+pub fn fchdir(fd: RawFd) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_fchdir, fd) }.map(drop)
+}
+
+/// Changes the working directory (chdir(2)).
+pub fn chdir(path: &CStr) -> Sys {
+    // SAFETY: path outlives the call.
+    unsafe { call!(libc::SYS_chdir, path.as_ptr()) }.map(drop)
+}
+
+/// Changes the root directory (chroot(2)).
+pub fn chroot(path: &CStr) -> Sys {
+    // SAFETY: path outlives the call.
+    unsafe { call!(libc::SYS_chroot, path.as_ptr()) }.map(drop)
+}
+
+/// The path of the working directory as the kernel knows it, with its final NUL; ENOENT when it was removed or lies
+/// outside the root (getcwd(2) then answers "(unreachable)").
+pub fn getcwd(buffer: &mut [u8]) -> Sys<usize> {
+    // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
+    let length = unsafe { call!(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) }?;
+    if buffer.first() == Some(&b'/') { Ok(length) } else { Err(Errno::ENOENT) }
+}
+
+/// Sets the file mode creation mask (umask(2)).
+pub fn umask(mask: u32) {
+    // SAFETY: no memory is involved; umask cannot fail.
+    let _ = unsafe { call!(libc::SYS_umask, mask) };
+}
+
+/// Makes `new` refer to what `old` does (dup3(2)), without `O_CLOEXEC`; nothing to do when they are equal.
+pub fn dup_onto(old: RawFd, new: RawFd) -> Sys {
+    if old == new {
+        return Ok(());
+    }
+    // SAFETY: `new` is a number the caller gives away.
+    unsafe { call!(libc::SYS_dup3, old, new, 0) }.map(drop)
+}
+
+/// Marks all descriptors from `first` up to be closed on exec (close_range(2), Linux 5.11).
+pub fn cloexec_from(first: u32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }.map(drop)
+}
+
+/// Keeps (`false`) or closes (`true`) a descriptor on exec (fcntl(2) F_SETFD).
+pub fn set_cloexec(fd: RawFd, on: bool) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_fcntl, fd, libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) }.map(drop)
+}
+
+/// Reads a directory's raw entries into `buffer` (getdents64(2)); the number of bytes, 0 at the end.
+pub fn getdents(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
+    // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
+    unsafe { call!(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// The target of the symbolic link that the `O_PATH` descriptor `fd` holds, or of `name` below it (readlinkat(2)).
+pub fn readlink(dir: RawFd, name: &CStr, buffer: &mut [u8]) -> Sys<usize> {
+    // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
+    unsafe { call!(libc::SYS_readlinkat, dir, name.as_ptr(), buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// A pseudoterminal's slave, opened from its master without any path (TIOCGPTPEER, Linux 4.13).
+pub fn terminal_peer(master: RawFd) -> Sys<RawFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the request takes an integer.
+    unsafe { call!(libc::SYS_ioctl, master, libc::TIOCGPTPEER, flags) }.map(|fd| fd as RawFd)
+}
+
+/// Unlocks a pseudoterminal's slave (TIOCSPTLCK).
+pub fn unlock_terminal(master: RawFd) -> Sys {
+    let unlocked: i32 = 0;
+    // SAFETY: the kernel reads one int.
+    unsafe { call!(libc::SYS_ioctl, master, libc::TIOCSPTLCK, &raw const unlocked) }.map(drop)
+}
+
+/// Sets a terminal's size in characters (TIOCSWINSZ).
+pub fn set_terminal_size(fd: RawFd, rows: u16, columns: u16) -> Sys {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel reads one struct winsize.
+    unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCSWINSZ, &raw const size) }.map(drop)
+}
+
+/// Makes the terminal `fd` the session's controlling one (TIOCSCTTY).
+pub fn set_controlling_terminal(fd: RawFd) -> Sys {
+    // SAFETY: the request takes an integer.
+    unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCSCTTY, 0) }.map(drop)
+}
+
+/// A null pointer for calls that take an optional string.
+pub(in crate::sys) fn null() -> *const libc::c_char {
+    ptr::null()
+}

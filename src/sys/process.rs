@@ -1,0 +1,314 @@
+//! What a process is: ids, capabilities, limits, scheduling, namespaces, exec.
+
+use super::fs::{Sys, retry};
+use super::raw::call;
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+use std::ptr;
+
+/// Enters the namespace(s) that `fd` refers to (setns(2)); `kinds` is a set of `CLONE_NEW*`.
+pub fn setns(fd: RawFd, kinds: i32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_setns, fd, kinds) }.map(drop)
+}
+
+/// Leaves the namespaces in `kinds` for new ones (unshare(2)).
+pub fn unshare(kinds: i32) -> Sys {
+    // SAFETY: the callers run on a stack of their own; nothing of the memory is unshared.
+    unsafe { call!(libc::SYS_unshare, kinds) }.map(drop)
+}
+
+/// Starts a session (setsid(2)).
+pub fn setsid() -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_setsid) }.map(drop)
+}
+
+/// Sets the host name (sethostname(2)).
+pub fn sethostname(name: &[u8]) -> Sys {
+    // SAFETY: the kernel reads name.len() bytes.
+    unsafe { call!(libc::SYS_sethostname, name.as_ptr(), name.len()) }.map(drop)
+}
+
+/// Sets the NIS domain name (setdomainname(2)).
+pub fn setdomainname(name: &[u8]) -> Sys {
+    // SAFETY: the kernel reads name.len() bytes.
+    unsafe { call!(libc::SYS_setdomainname, name.as_ptr(), name.len()) }.map(drop)
+}
+
+/// prctl(2) with integer arguments.
+pub fn prctl(option: i32, args: [usize; 4]) -> Sys<usize> {
+    // SAFETY: the options used take integers.
+    unsafe { call!(libc::SYS_prctl, option, args[0], args[1], args[2], args[3]) }
+}
+
+/// Sets real, effective and saved user id of this process, without libc's all-threads protocol (setresuid(2)).
+pub fn setuid(uid: u32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_setresuid, uid, uid, uid) }.map(drop)
+}
+
+/// Sets real, effective and saved group id of this process (setresgid(2)).
+pub fn setgid(gid: u32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_setresgid, gid, gid, gid) }.map(drop)
+}
+
+/// Sets the supplementary groups (setgroups(2)).
+pub fn setgroups(groups: &[u32]) -> Sys {
+    // SAFETY: the kernel reads groups.len() ids.
+    unsafe { call!(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }.map(drop)
+}
+
+/// Sets the capability sets of this thread (capset(2)).
+pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Sys {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    /// _LINUX_CAPABILITY_VERSION_3
+    const VERSION: u32 = 0x2008_0522;
+    let header = Header { version: VERSION, pid: 0 };
+    let data = [0, 32].map(|shift| Data {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    });
+    // SAFETY: version 3 takes one header and two data records.
+    unsafe { call!(libc::SYS_capset, &raw const header, data.as_ptr()) }.map(drop)
+}
+
+/// The capability sets of this thread: effective, permitted, inheritable (capget(2)).
+pub fn capget() -> Sys<(u64, u64, u64)> {
+    let header = [0x2008_0522u32, 0];
+    let mut data = [0u32; 6];
+    // SAFETY: version 3 takes one header and fills two records of three words.
+    unsafe { call!(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) }?;
+    let [e0, p0, i0, e1, p1, i1] = data.map(u64::from);
+    Ok((e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32))
+}
+
+/// Sets a resource limit of this process (prlimit(2)).
+pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Sys {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: the kernel reads one struct rlimit64; no old value is asked for.
+    unsafe { call!(libc::SYS_prlimit64, 0, resource, &raw const limit, ptr::null::<u8>()) }.map(drop)
+}
+
+/// Sets the execution domain (personality(2)).
+pub fn personality(domain: u64) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_personality, domain) }.map(drop)
+}
+
+/// The kernel's struct sched_attr (sched_setattr(2)), as far as it is used.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SchedAttr {
+    /// The size of this struct in bytes.
+    pub size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// For `SCHED_OTHER` and `SCHED_BATCH`.
+    pub nice: i32,
+    /// For `SCHED_FIFO` and `SCHED_RR`.
+    pub priority: u32,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub runtime: u64,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub deadline: u64,
+    /// `SCHED_DEADLINE`: nanoseconds.
+    pub period: u64,
+}
+
+/// Sets the scheduling policy of this thread (sched_setattr(2)).
+pub fn sched_setattr(attributes: &SchedAttr) -> Sys {
+    // SAFETY: the kernel reads attributes.size bytes, which is the struct's size.
+    unsafe { call!(libc::SYS_sched_setattr, 0, ptr::from_ref(attributes), 0) }.map(drop)
+}
+
+/// Binds this thread to the CPUs whose bits are set in `mask` (sched_setaffinity(2)).
+pub fn sched_setaffinity(mask: &[u64]) -> Sys {
+    // SAFETY: the kernel reads the mask's bytes.
+    unsafe { call!(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) }.map(drop)
+}
+
+/// Sets the I/O class and priority of this thread (ioprio_set(2)), `value` as IOPRIO_PRIO_VALUE makes it.
+pub fn ioprio_set(value: i32) -> Sys {
+    const IOPRIO_WHO_PROCESS: i32 = 1;
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, value) }.map(drop)
+}
+
+/// Sets the NUMA memory policy of this thread (set_mempolicy(2)).
+pub fn set_mempolicy(mode: i32, nodes: &[u64]) -> Sys {
+    let (mask, bits) = if nodes.is_empty() { (ptr::null(), 0) } else { (nodes.as_ptr(), size_of_val(nodes) * 8 + 1) };
+    // SAFETY: the kernel reads `bits - 1` bits of the mask.
+    unsafe { call!(libc::SYS_set_mempolicy, mode, mask, bits) }.map(drop)
+}
+
+/// Joins a new anonymous session keyring (keyctl(2), KEYCTL_JOIN_SESSION_KEYRING) named `name`; its serial number.
+pub fn join_session_keyring(name: &CStr) -> Sys<i32> {
+    const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) }.map(|serial| serial as i32)
+}
+
+/// Lets the possessor search the keyring `serial` and user see it (keyctl(2), KEYCTL_DESCRIBE and KEYCTL_SETPERM).
+pub fn set_key_permissions(serial: i32, mask: u32) -> Sys {
+    const KEYCTL_SETPERM: i32 = 5;
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_keyctl, KEYCTL_SETPERM, serial, mask) }.map(drop)
+}
+
+/// The permission mask of the key `serial`, from its description "type;uid;gid;perm;name" (keyctl(2)).
+pub fn key_permissions(serial: i32) -> Sys<u32> {
+    const KEYCTL_DESCRIBE: i32 = 6;
+    let mut text = [0u8; 256];
+    // SAFETY: the kernel writes at most text.len() bytes.
+    let length = unsafe { call!(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) }?;
+    let mut fields = text.get(..length).unwrap_or(&text).split(|byte| *byte == b';');
+    let mask = fields.nth(3).and_then(|field| str::from_utf8(field).ok());
+    mask.and_then(|mask| u32::from_str_radix(mask, 16).ok()).ok_or(Errno::EINVAL)
+}
+
+/// Sets the signal mask of this thread to `mask` (bit n-1 is signal n); the old one (rt_sigprocmask(2)).
+pub fn set_signal_mask(mask: u64) -> Sys<u64> {
+    let mut old = 0u64;
+    // SAFETY: both sets are one 64-bit word, as the size says.
+    unsafe { call!(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, 8) }?;
+    Ok(old)
+}
+
+/// Gives a signal its default action (rt_sigaction(2)).
+pub fn default_signal(signal: i32) {
+    // The kernel's struct sigaction: handler (SIG_DFL), flags, restorer, mask.
+    let default = [0u64; 4];
+    // SAFETY: the kernel reads one struct sigaction.
+    let _ = unsafe { call!(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u8>(), 8) };
+}
+
+/// This thread's process id in its own pid namespace (getpid(2)).
+pub fn getpid() -> i32 {
+    // SAFETY: no memory is involved; getpid cannot fail.
+    unsafe { call!(libc::SYS_getpid) }.unwrap_or(0) as i32
+}
+
+/// Sends a signal (kill(2)).
+pub fn kill(pid: i32, signal: i32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_kill, pid, signal) }.map(drop)
+}
+
+/// A descriptor for the process `pid` (pidfd_open(2)).
+pub fn pidfd_open(pid: i32) -> Sys<RawFd> {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_pidfd_open, pid, 0) }.map(|fd| fd as RawFd)
+}
+
+/// Sends a signal to the process that `pidfd` refers to (pidfd_send_signal(2)).
+pub fn pidfd_send_signal(pidfd: RawFd, signal: i32) -> Sys {
+    // SAFETY: no siginfo is passed.
+    unsafe { call!(libc::SYS_pidfd_send_signal, pidfd, signal, ptr::null::<u8>(), 0) }.map(drop)
+}
+
+/// A copy of the descriptor `number` of the process that `pidfd` refers to (pidfd_getfd(2)).
+pub fn pidfd_getfd(pidfd: RawFd, number: RawFd) -> Sys<RawFd> {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_pidfd_getfd, pidfd, number, 0) }.map(|fd| fd as RawFd)
+}
+
+/// Executes `path` relative to `dir` (execveat(2)); returns only when that failed. `argv` and `envp` end with a null
+/// pointer; [`super::shared::Strings`] makes such lists.
+pub fn execveat(
+    dir: RawFd,
+    path: &CStr,
+    argv: &super::shared::Strings,
+    envp: &super::shared::Strings,
+    flags: i32,
+) -> Errno {
+    // SAFETY: both lists end with null and their strings live as long as the lists.
+    let result = unsafe { call!(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags) };
+    result.err().unwrap_or(Errno::UnknownErrno)
+}
+
+/// Ends this process (exit_group(2)), without exit handlers.
+pub fn exit(code: i32) -> ! {
+    loop {
+        // SAFETY: the call does not return.
+        let _ = unsafe { call!(libc::SYS_exit_group, code) };
+    }
+}
+
+/// Installs a seccomp filter (seccomp(2), SECCOMP_SET_MODE_FILTER) with `SECCOMP_FILTER_FLAG_*` flags. The answer is
+/// the listener's descriptor with SECCOMP_FILTER_FLAG_NEW_LISTENER, 0 otherwise.
+pub fn load_seccomp(program: &[libc::sock_filter], flags: u32) -> Sys<usize> {
+    const SECCOMP_SET_MODE_FILTER: u32 = 1;
+    let length = u16::try_from(program.len()).map_err(|_| Errno::EINVAL)?;
+    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `len` instructions and keeps its own copy.
+    unsafe { call!(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }
+}
+
+/// How a child ended, as waitid(2) tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It called exit with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The status as a shell and runc report it: 128 plus the signal's number for a killed process.
+    pub fn status(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+/// Waits for the child `pid` to end and reaps it (wait4(2)). With `WNOHANG` in `options`, `None` when it still runs.
+pub fn wait(pid: i32, options: i32) -> Sys<Option<Exit>> {
+    let mut status = 0i32;
+    let found = retry(|| {
+        // SAFETY: the kernel writes one int.
+        unsafe { call!(libc::SYS_wait4, pid, &raw mut status, options | libc::__WALL, ptr::null::<u8>()) }
+    })?;
+    if found == 0 {
+        return Ok(None);
+    }
+    Ok(Some(if libc::WIFSIGNALED(status) {
+        Exit::Signal(libc::WTERMSIG(status))
+    } else {
+        Exit::Code(libc::WEXITSTATUS(status))
+    }))
+}
+
+/// Waits for one of the signals in `mask` (which must be blocked) and takes it (rt_sigtimedwait(2)).
+pub fn wait_signal(mask: u64) -> Sys<i32> {
+    retry(|| {
+        // SAFETY: the set is one 64-bit word; neither siginfo nor timeout are asked for.
+        unsafe { call!(libc::SYS_rt_sigtimedwait, &raw const mask, ptr::null::<u8>(), ptr::null::<u8>(), 8) }
+    })
+    .map(|signal| signal as i32)
+}
+
+/// Nanoseconds of the monotonic clock (clock_gettime(2)).
+pub fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills one struct timespec; this clock cannot fail.
+    let _ = unsafe { call!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

@@ -1,0 +1,151 @@
+//! Memory that parent and child share, and null-terminated string lists for exec.
+
+use super::raw::call;
+use nix::errno::Errno;
+use std::ffi::{CStr, CString};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// One value in anonymous memory that a clone shares with its parent (mmap(2), MAP_SHARED).
+#[derive(Debug)]
+pub struct Shared<T: SharedValue> {
+    at: *mut T,
+}
+
+/// Types that may live in shared memory.
+///
+/// # Safety
+/// All bytes zero must be a valid value, and every field that changes must be atomic.
+pub unsafe trait SharedValue {}
+
+impl<T: SharedValue> Shared<T> {
+    /// Maps zeroed memory for one `T`.
+    ///
+    /// # Errors
+    /// What mmap(2) answers, ENOMEM as a rule.
+    pub fn new() -> Result<Self, Errno> {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let at = unsafe { call!(libc::SYS_mmap, 0, size_of::<T>(), protection, flags, -1, 0) }?;
+        Ok(Self { at: at as *mut T })
+    }
+}
+
+impl<T: SharedValue> Deref for Shared<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the mapping is size_of::<T>() bytes, zeroed (valid by SharedValue) and lives as long as self.
+        unsafe { &*self.at }
+    }
+}
+
+impl<T: SharedValue> Drop for Shared<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and no reference outlives self.
+        let _ = unsafe { call!(libc::SYS_munmap, self.at, size_of::<T>()) };
+    }
+}
+
+// SAFETY: a Shared only gives out &T, and T's changing fields are atomic (SharedValue).
+unsafe impl<T: SharedValue + Sync> Sync for Shared<T> {}
+// SAFETY: the mapping belongs to the process, not to a thread.
+unsafe impl<T: SharedValue + Send> Send for Shared<T> {}
+
+/// How far the child has come; written by it, read by the parent, without a system call.
+#[derive(Debug)]
+pub struct Report {
+    /// The number of the step that runs, counted from 1.
+    pub step: AtomicU32,
+    /// The errno with which that step failed; 0 while none has.
+    pub errno: AtomicU32,
+    /// A detail that only the step knows (which candidate of a list, a descriptor's number, ...).
+    pub detail: AtomicU32,
+    /// Set by the parent once it has recorded the child's pid; the child executes nothing foreign before.
+    pub recorded: AtomicU32,
+    /// With timings: the monotonic clock at the end of each step, in nanoseconds, low and high half.
+    pub times: [[AtomicU32; 2]; Report::STEPS],
+}
+
+// SAFETY: all fields are atomics, for which zero is valid.
+unsafe impl SharedValue for Report {}
+
+impl Report {
+    /// For how many steps there is room for a time. Further steps are executed, not timed.
+    pub const STEPS: usize = 500;
+
+    /// Notes the end of step `index` (counted from 0) at `nanoseconds`.
+    pub fn set_time(&self, index: usize, nanoseconds: u64) {
+        if let Some([low, high]) = self.times.get(index) {
+            low.store(nanoseconds as u32, Ordering::Relaxed);
+            high.store((nanoseconds >> 32) as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// When step `index` ended; `None` if it did not.
+    pub fn time(&self, index: usize) -> Option<u64> {
+        let [low, high] = self.times.get(index)?;
+        let time = u64::from(low.load(Ordering::Relaxed)) | u64::from(high.load(Ordering::Relaxed)) << 32;
+        (time != 0).then_some(time)
+    }
+}
+
+/// A list of C strings that ends with a null pointer, as execve(2) takes it, made before the clone.
+#[derive(Debug)]
+pub struct Strings {
+    strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers lead into the strings that the list owns and never changes while shared.
+unsafe impl Send for Strings {}
+// SAFETY: as above.
+unsafe impl Sync for Strings {}
+
+impl Strings {
+    /// The list of `strings`.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let mut list = Self { strings, pointers: Vec::new() };
+        list.pointers = list.strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
+        list
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+
+    /// The string at `index`.
+    pub fn get(&self, index: usize) -> Option<&CStr> {
+        self.strings.get(index).map(CString::as_c_str)
+    }
+
+    /// Overwrites the string at `index` with `prefix` and `value`, in place: in the child, before exec.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG when there is no room, EINVAL when there is no such string or the value has a NUL.
+    pub fn overwrite(&self, index: usize, prefix: &[u8], value: &[u8]) -> Result<(), Errno> {
+        let string = self.strings.get(index).ok_or(Errno::EINVAL)?;
+        if value.contains(&0) {
+            return Err(Errno::EINVAL);
+        }
+        if prefix.len() + value.len() > string.as_bytes().len() {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let place = string.as_ptr().cast_mut().cast::<u8>();
+        // SAFETY: the string is at least that long, and its old NUL stays behind the new one. Only the child, which is
+        // the list's only user by then, writes here.
+        unsafe {
+            place.copy_from_nonoverlapping(prefix.as_ptr(), prefix.len());
+            place.add(prefix.len()).copy_from_nonoverlapping(value.as_ptr(), value.len());
+            place.add(prefix.len() + value.len()).write(0);
+        }
+        Ok(())
+    }
+
+    /// The first pointer of the list.
+    pub(in crate::sys) fn as_ptr(&self) -> *const *const libc::c_char {
+        self.pointers.as_ptr()
+    }
+}
