@@ -11,10 +11,8 @@
 //! ground floor. All `unsafe` code lives in [`sys`].
 
 pub mod error;
-pub mod error;
 pub mod init;
 pub mod spec;
-pub mod sys;
 pub mod sys;
 
 pub use error::{Error, Result};
