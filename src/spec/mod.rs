@@ -8,6 +8,7 @@ pub mod capability;
 mod document;
 mod json;
 mod load;
+pub mod mount_options;
 mod process;
 mod seccomp;
 pub mod validate;
