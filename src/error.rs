@@ -59,6 +59,13 @@ impl Error {
         }
     }
 
+    /// The same error with the kernel's error number.
+    #[must_use]
+    pub fn with_errno(mut self, errno: Errno) -> Self {
+        self.errno = Some(errno);
+        self
+    }
+
     /// The same error seen from further out: `doing` is put before its sentence.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {

@@ -10,6 +10,7 @@
 //! Imports run downwards only: `cli` → `container` → `plan` → `spec`, `host`; `cgroup`, `init` and `sys` are the
 //! ground floor. All `unsafe` code lives in [`sys`].
 
+pub mod cgroup;
 pub mod error;
 pub mod init;
 pub mod spec;

@@ -6,9 +6,11 @@
 
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod clone;
 pub mod fs;
 pub mod mount;
+pub mod pidfd;
 pub mod process;
 pub mod raw;
 pub mod shared;

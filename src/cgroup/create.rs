@@ -1,0 +1,253 @@
+//! Carrying a plan out: directories, limits, device program.
+
+use super::handle::Handle;
+use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy};
+use super::tree;
+use super::write::Target;
+use crate::error::Doing;
+use crate::sys::bpf;
+use crate::{Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
+use nix::unistd::{Uid, chown};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A container's cgroups, just made, before its init is in them.
+///
+/// Dropping it closes the descriptors and leaves the cgroups; [`Cgroup::undo`] removes them.
+#[derive(Debug)]
+pub struct Cgroup {
+    handle: Handle,
+    unified: Option<OwnedFd>,
+    join: Vec<OwnedFd>,
+    made: Vec<PathBuf>,
+    devices: Option<DeviceProgram>,
+    devices_optional: bool,
+}
+
+impl CgroupPlan {
+    /// Makes the directories, enables controllers while they are empty and sets the limits.
+    ///
+    /// # Errors
+    /// What the kernel refuses, as one sentence; then all that was made is removed again.
+    pub fn create(&self) -> Result<Cgroup> {
+        let mut cgroup = Cgroup {
+            handle: self.handle(),
+            unified: None,
+            join: Vec::new(),
+            made: Vec::new(),
+            devices: self.devices.clone(),
+            devices_optional: self.devices_optional,
+        };
+        for directory in &self.directories {
+            let Err(error) = cgroup.add(self, directory) else { continue };
+            let denied = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
+            cgroup.undo_made();
+            if self.optional && denied {
+                return Ok(Cgroup {
+                    handle: Handle::new(self.driver),
+                    unified: None,
+                    join: Vec::new(),
+                    devices: None,
+                    ..cgroup
+                });
+            }
+            return Err(error);
+        }
+        Ok(cgroup)
+    }
+}
+
+impl Cgroup {
+    /// The directory to be born in with `CLONE_INTO_CGROUP` (Linux 5.7), where there is cgroup v2.
+    pub fn born_in(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The open `tasks` files of the v1 cgroups. The init writes "0" to each, itself and while it has one thread.
+    ///
+    /// Of all ways into a v1 cgroup this is the one that takes no global lock (Linux 5.6; kernel/cgroup/cgroup.c,
+    /// `cgroup_procs_write_start`): a write of a pid, or to cgroup.procs, may wait tens of milliseconds for an RCU
+    /// grace period.
+    pub fn join_files(&self) -> &[OwnedFd] {
+        &self.join
+    }
+
+    /// How the cgroups are saved in state.json.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Loads and attaches the device program. It belongs after the clone and before the init runs anything of the
+    /// container: the init sets itself up meanwhile, for the kernel takes longer to check a program than to make a
+    /// cgroup.
+    ///
+    /// # Errors
+    /// What bpf(2) says, as one sentence.
+    pub fn restrict_devices(&self) -> Result<()> {
+        let (Some(devices), Some(directory)) = (&self.devices, &self.unified) else { return Ok(()) };
+        let path = self.handle.unified.as_deref().unwrap_or(Path::new(""));
+        match attach(directory.as_fd(), path, devices) {
+            Err(_) if self.devices_optional => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Removes every directory that [`CgroupPlan::create`] made. Errors are passed over: this is for a start that has
+    /// failed already.
+    pub fn undo(mut self) {
+        self.undo_made();
+    }
+
+    fn undo_made(&mut self) {
+        for path in self.made.drain(..).rev() {
+            let _ = tree::remove(&path);
+        }
+    }
+
+    fn add(&mut self, plan: &CgroupPlan, directory: &Directory) -> Result<()> {
+        let Directory { hierarchy, mount, path, writes } = directory;
+        let failed =
+            |errno| Error::system(format!("unable to apply cgroup configuration: mkdir {}", path.display()), errno);
+        let new = tree::make(mount, path, &mut self.made).map_err(failed)?;
+        let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
+        let target = Target { directory: fd.as_fd(), path };
+        if !new {
+            tree::require_unused(path, &target)?;
+        }
+        if *hierarchy == Hierarchy::Unified {
+            enable_controllers(plan, directory, &target)?;
+            give_to(plan.owner, &target)?;
+        }
+        let cpuset = directory.carries("cpuset");
+        if cpuset {
+            ancestors(mount, path).try_for_each(inherit_cpuset)?;
+        }
+        target.write_all(writes)?;
+        if cpuset {
+            inherit_cpuset(path)?;
+        }
+        match hierarchy {
+            Hierarchy::Unified => self.unified = Some(fd),
+            Hierarchy::V1(_) => {
+                let file = openat(&fd, "tasks", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+                self.join.push(file.doing(|| format!("open {}/tasks", path.display()))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads the program of `devices` and puts it on the v2 directory `directory` in the place of the one that is there.
+///
+/// # Errors
+/// What bpf(2) says, as one sentence.
+pub(super) fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram) -> Result<()> {
+    let doing =
+        |step: &str| format!("config.json: linux.resources.devices: {step} the device program of {}", path.display());
+    let program = load(&devices.program.encode()).doing(|| doing("load"))?;
+    bpf::attach_device_program(directory, program.as_fd(), None).doing(|| doing("attach"))
+}
+
+/// Loads a program. Before Linux 5.11, program memory counts as locked memory: that limit is lifted for the moment if
+/// it is in the way.
+fn load(instructions: &[u64]) -> Result<OwnedFd, Errno> {
+    match bpf::load_device_program(instructions) {
+        Err(Errno::EPERM) => {
+            let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+            setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)?;
+            let result = bpf::load_device_program(instructions);
+            setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
+            result
+        }
+        result => result,
+    }
+}
+
+/// The directories between `mount` and `path`, without either, from the top.
+fn ancestors<'a>(mount: &'a Path, path: &'a Path) -> impl Iterator<Item = &'a Path> {
+    let mut between: Vec<_> = path.ancestors().skip(1).take_while(|ancestor| *ancestor != mount).collect();
+    between.reverse();
+    between.into_iter()
+}
+
+/// Enables the plan's controllers for the new directory, in the directories above it. What cannot be enabled is passed
+/// over here: a limit that needs it will say so.
+fn enable_controllers(plan: &CgroupPlan, directory: &Directory, target: &Target<'_>) -> Result<()> {
+    let Directory { mount, path, writes, .. } = directory;
+    if !plan.enable.is_empty() {
+        let held = target.get("cgroup.controllers").doing(|| format!("read {}/cgroup.controllers", path.display()))?;
+        if !plan.enable.iter().all(|controller| held.split_whitespace().any(|c| c == controller)) {
+            for above in std::iter::once(mount.as_path()).chain(ancestors(mount, path)) {
+                let fd = tree::open_directory(above).doing(|| format!("open {}", above.display()))?;
+                enable_below(&Target { directory: fd.as_fd(), path: above }, &plan.enable);
+            }
+        }
+    }
+    if path.parent() == Some(mount) {
+        return Ok(());
+    }
+    // Below a threaded cgroup a new one starts as "domain invalid" and takes no process (cgroup-v2.rst, "Threads").
+    let kind = target.get("cgroup.type").unwrap_or_default();
+    let domain = ["memory.", "io.", "hugetlb."];
+    match kind.trim() {
+        "domain" | "" => Ok(()),
+        kind if writes.iter().any(|write| domain.iter().any(|prefix| write.file.starts_with(prefix))) => {
+            let problem = format!(
+                "{} is {kind:?}, where memory, io and hugetlb limits cannot be set: use another path",
+                path.display()
+            );
+            Err(Error::config("linux.cgroupsPath", problem))
+        }
+        "domain invalid" => target.put("cgroup.type", "threaded").doing(|| format!("make {} threaded", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Enables `controllers` for the children of `target`: all in one write or, if the kernel refuses one of them, each
+/// that it lets pass.
+fn enable_below(target: &Target<'_>, controllers: &[String]) {
+    let file = "cgroup.subtree_control";
+    let enable: Vec<String> = controllers.iter().map(|controller| format!("+{controller}")).collect();
+    if target.put(file, &enable.join(" ")).is_err() {
+        for one in &enable {
+            let _ = target.put(file, one);
+        }
+    }
+}
+
+/// Gives the v2 directory to `owner` for making cgroups below it (cgroup-v2.rst, "Delegation"): the directory and the
+/// files that the kernel names for it.
+fn give_to(owner: Option<u32>, target: &Target<'_>) -> Result<()> {
+    let Some(owner) = owner else { return Ok(()) };
+    let list = std::fs::read_to_string("/sys/kernel/cgroup/delegate")
+        .unwrap_or_else(|_| "cgroup.procs\ncgroup.subtree_control\ncgroup.threads\n".to_owned());
+    for file in std::iter::once("").chain(list.lines()) {
+        let path = target.path.join(file);
+        match chown(&path, Some(Uid::from_raw(owner)), None) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(Error::system(format!("give {} to user {owner}", path.display()), errno)),
+        }
+    }
+    Ok(())
+}
+
+/// Gives a v1 cpuset directory the CPUs and memory nodes of the one above it where it has none: without, no task can
+/// join (Documentation/admin-guide/cgroup-v1/cpusets.rst).
+fn inherit_cpuset(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        let read = |directory: &Path| {
+            let file = directory.join(file);
+            std::fs::read_to_string(&file).doing(|| format!("read {}", file.display()))
+        };
+        if read(path)?.trim().is_empty() {
+            let file = path.join(file);
+            std::fs::write(&file, read(parent)?.trim()).doing(|| format!("write {}", file.display()))?;
+        }
+    }
+    Ok(())
+}

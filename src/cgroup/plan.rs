@@ -1,0 +1,332 @@
+//! From config.json to a cgroup plan: pure, so that it can be printed, and tested without root.
+
+use super::devices::Policy;
+use super::handle::Handle;
+use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS};
+use super::limits::{self, Limits, Version};
+use super::program::Program;
+use super::write::Write;
+use crate::error::Kind;
+use crate::{Error, Result};
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+use std::path::{Component, Path, PathBuf};
+
+/// Who makes the cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// This program, with mkdir(2).
+    Cgroupfs,
+}
+
+/// What config.json and the command line ask of the cgroups.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The container's id.
+    pub id: &'a str,
+    /// linux.cgroupsPath.
+    pub cgroups_path: Option<&'a Path>,
+    /// linux.resources.
+    pub resources: Option<&'a LinuxResources>,
+    /// The paths of linux.devices: they replace the default devices at the same paths.
+    pub own_devices: &'a [&'a str],
+    /// Who makes the cgroups.
+    pub driver: Driver,
+    /// Whether the caller lacks the rights of root: then having no cgroup is no failure if nothing needs one.
+    pub rootless: bool,
+    /// The user that shall own the container's v2 directory, to make cgroups of its own below it: the host's number
+    /// for process.user, if there is a cgroup namespace with a writable cgroup mount.
+    pub owner: Option<u32>,
+}
+
+impl Request<'_> {
+    /// linux.cgroupsPath, if it says anything.
+    fn path(&self) -> Option<&Path> {
+        self.cgroups_path.filter(|path| !path.as_os_str().is_empty())
+    }
+
+    fn has_limits(&self) -> bool {
+        self.resources.is_some_and(limits::any)
+    }
+
+    /// What [`Layout::probe`] has to find out before [`compile`] can serve this request.
+    pub fn needs(&self) -> Needs {
+        Needs {
+            controllers: self.has_limits() || self.path().is_some(),
+            own: self.path().map_or(self.rootless, Path::is_relative),
+        }
+    }
+}
+
+/// The hierarchy that a directory belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hierarchy {
+    /// cgroup v2.
+    Unified,
+    /// A v1 hierarchy with these controllers.
+    V1(Vec<String>),
+}
+
+/// A cgroup directory to make.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Directory {
+    /// Its hierarchy.
+    pub hierarchy: Hierarchy,
+    /// Where the hierarchy is mounted.
+    pub mount: PathBuf,
+    /// The directory, as an absolute path.
+    pub path: PathBuf,
+    /// What is written into it once it is there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub writes: Vec<Write>,
+}
+
+/// A device policy on a v2 directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeviceProgram {
+    /// What it enforces.
+    pub policy: Policy,
+    /// The eBPF program that does so.
+    pub program: Program,
+}
+
+/// All that making a container's cgroups takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CgroupPlan {
+    /// Who makes them.
+    pub driver: Driver,
+    /// The directories, in the order in which they are made and joined.
+    pub directories: Vec<Directory>,
+    /// The v2 controllers to be enabled above the container's directory.
+    pub enable: Vec<String>,
+    /// The device program of the v2 directory; on v1, device rules are writes.
+    pub devices: Option<DeviceProgram>,
+    /// The owner of the v2 directory.
+    pub owner: Option<u32>,
+    /// Do without cgroups if the kernel denies them.
+    pub optional: bool,
+    /// Whether a failing device program is passed over: an unprivileged user may not load one, and cannot make or open
+    /// the host's devices either.
+    pub devices_optional: bool,
+    /// What the user should know, one sentence each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Compiles `request` for a machine with `layout` (probed for [`Request::needs`]).
+///
+/// # Errors
+/// A field that is invalid, contradicts another or asks for a controller that this machine does not have.
+pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
+    let place = Place::of(request)?;
+    let none = LinuxResources::default();
+    let resources = request.resources.unwrap_or(&none);
+    let mut plan = CgroupPlan {
+        driver: request.driver,
+        directories: Vec::new(),
+        enable: layout.unified_controllers.clone(),
+        devices: None,
+        owner: request.owner,
+        optional: request.rootless && request.path().is_none() && !request.has_limits(),
+        devices_optional: request.rootless,
+        warnings: warnings(resources),
+    };
+    if layout.mode == Mode::Absent {
+        if plan.optional {
+            return Ok(plan);
+        }
+        return Err(Error::new(
+            Kind::System,
+            "no cgroup file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup)",
+        ));
+    }
+    let limits = limits::compile(resources, |v1, v2| version(layout, v1, v2))?;
+    let unified_limits = limits::unified(resources)?;
+    if !unified_limits.is_empty() && layout.mode != Mode::Unified {
+        return Err(Error::config(
+            "linux.resources.unified",
+            "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields of linux.resources",
+        ));
+    }
+    let policy = Policy::compile(resources.devices().as_deref().unwrap_or_default(), request.own_devices)?;
+    for limit in &limits {
+        require(layout, limit)?;
+    }
+    for controllers in hierarchies(request, layout, &limits) {
+        let directory = v1_directory(layout, &place, controllers, &limits, &policy)?;
+        plan.directories.push(directory);
+    }
+    let v1_devices = plan.directories.iter().any(|directory| directory.carries("devices"));
+    if let Some(mount) = &layout.unified {
+        let mut writes = writes_for(&limits, |controller| layout.v1_mount(controller).is_none());
+        writes.extend(unified_limits);
+        let path = place.under(mount, || layout.own_cgroup(""), true)?;
+        plan.directories.push(Directory { hierarchy: Hierarchy::Unified, mount: mount.clone(), path, writes });
+        if !v1_devices && !policy.allows_all() {
+            let program = Program::assemble(&policy)?;
+            plan.devices = Some(DeviceProgram { policy, program });
+        }
+    }
+    Ok(plan)
+}
+
+impl CgroupPlan {
+    /// How the cgroups will be known once they are made.
+    pub fn handle(&self) -> Handle {
+        let mut handle = Handle::new(self.driver);
+        for directory in &self.directories {
+            match &directory.hierarchy {
+                Hierarchy::Unified => handle.unified = Some(directory.path.clone()),
+                Hierarchy::V1(controllers) => {
+                    for controller in controllers {
+                        handle.v1.insert(controller.clone(), directory.path.clone());
+                    }
+                }
+            }
+        }
+        handle
+    }
+}
+
+impl Directory {
+    /// Whether it is the v1 directory of `controller`.
+    pub fn carries(&self, controller: &str) -> bool {
+        matches!(&self.hierarchy, Hierarchy::V1(controllers) if controllers.iter().any(|c| c == controller))
+    }
+}
+
+/// Deprecated fields that the kernel does not know any more.
+fn warnings(resources: &LinuxResources) -> Vec<String> {
+    #[allow(deprecated, reason = "to say that it is ignored")]
+    let kernel = resources.memory().as_ref().is_some_and(|m| m.kernel().is_some() || m.kernel_tcp().is_some());
+    let text = "config.json: linux.resources.memory.kernel and kernelTCP are ignored: the runtime spec deprecates \
+                kernel memory limits and Linux does not have them any more";
+    kernel.then(|| text.to_owned()).into_iter().collect()
+}
+
+/// The version in which this machine has a controller; v1 wins where both are mounted.
+fn version(layout: &Layout, v1: &str, v2: Option<&str>) -> Version {
+    match layout.mode {
+        Mode::Unified => Version::V2,
+        Mode::Hybrid if layout.v1_mount(v1).is_none() && v2.is_some_and(|v2| layout.unified_has(v2)) => Version::V2,
+        _ => Version::V1,
+    }
+}
+
+/// Fails if a hybrid or v1 machine has no hierarchy for what `limit` asks. (On v2, a missing file tells.)
+fn require(layout: &Layout, limit: &Limits) -> Result<()> {
+    if layout.mode == Mode::Unified
+        || layout.v1_mount(limit.controller).is_some()
+        || layout.unified_has(limit.controller)
+    {
+        return Ok(());
+    }
+    let field = limit.writes.first().map_or("linux.resources", |write| &write.field);
+    let problem =
+        format!("the {} controller is not mounted on this machine: mount it, or leave the field out", limit.controller);
+    Err(Error::config(field, problem))
+}
+
+/// The v1 hierarchies that this container joins.
+///
+/// Joining costs, so only those are joined that are needed: the limits' controllers and, without cgroup v2, what
+/// stands in for its core files and device programs. Who names a cgroupsPath, though, expects the directories of all
+/// controllers there, with device rules in devices.list, and gets them.
+fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits]) -> Vec<&'a [String]> {
+    let needed = |controller: &str| {
+        request.path().is_some()
+            || limits.iter().any(|limit| limit.controller == controller)
+            || layout.mode == Mode::Legacy && matches!(controller, "devices" | "freezer")
+    };
+    let mut mounts: Vec<_> = layout.v1.iter().filter(|mount| mount.controllers.iter().any(|c| needed(c))).collect();
+    let rank = |controllers: &[String]| V1_CONTROLLERS.iter().position(|c| controllers.iter().any(|own| own == c));
+    mounts.sort_by_key(|mount| rank(&mount.controllers));
+    mounts.into_iter().map(|mount| mount.controllers.as_slice()).collect()
+}
+
+fn v1_directory(
+    layout: &Layout,
+    place: &Place,
+    controllers: &[String],
+    limits: &[Limits],
+    policy: &Policy,
+) -> Result<Directory> {
+    let first = controllers.first().map_or("", String::as_str);
+    let mount = layout.v1_mount(first).map(|mount| mount.mount.clone()).unwrap_or_default();
+    let path = place.under(&mount, || layout.own_cgroup(first), false)?;
+    let mut writes = writes_for(limits, |controller| controllers.iter().any(|c| c == controller));
+    if controllers.iter().any(|c| c == "devices") {
+        writes.extend(device_writes(policy));
+    }
+    Ok(Directory { hierarchy: Hierarchy::V1(controllers.to_vec()), mount, path, writes })
+}
+
+fn writes_for(limits: &[Limits], wanted: impl Fn(&str) -> bool) -> Vec<Write> {
+    limits.iter().filter(|limit| wanted(limit.controller)).flat_map(|limit| limit.writes.clone()).collect()
+}
+
+/// A policy as writes to devices.allow and devices.deny (Documentation/admin-guide/cgroup-v1/devices.rst).
+fn device_writes(policy: &Policy) -> Vec<Write> {
+    let field = "linux.resources.devices";
+    let file = |allow: bool| if allow { "devices.allow" } else { "devices.deny" };
+    let mut writes = vec![Write::new(file(policy.default_allow), "a", field)];
+    writes.extend(policy.exceptions().map(|exception| Write::new(file(!policy.default_allow), exception, field)));
+    writes
+}
+
+/// Where the container's directory is in each hierarchy.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Below the hierarchy's root.
+    Absolute(PathBuf),
+    /// Below the cgroup of this process (v1), or beside it (v2: a cgroup with processes may not hand out controllers).
+    Own(PathBuf),
+}
+
+impl Place {
+    /// # Errors
+    /// A cgroupsPath that is the root of the hierarchy, or is no path.
+    fn of(request: &Request<'_>) -> Result<Self> {
+        let Some(path) = request.path() else {
+            let id = PathBuf::from(request.id);
+            return Ok(if request.rootless { Self::Own(id) } else { Self::Absolute(id) });
+        };
+        let clean = clean(path);
+        let field = "linux.cgroupsPath";
+        if clean.as_os_str().is_empty() {
+            return Err(Error::config(field, "is the root cgroup: name a cgroup below it"));
+        }
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            return Err(Error::config(field, "contains a NUL byte: use a plain path"));
+        }
+        Ok(if path.is_absolute() { Self::Absolute(clean) } else { Self::Own(clean) })
+    }
+
+    fn under<'a>(&self, mount: &Path, own: impl FnOnce() -> Result<&'a Path>, beside: bool) -> Result<PathBuf> {
+        Ok(match self {
+            Self::Absolute(path) => mount.join(path),
+            Self::Own(path) => {
+                let own = clean(own()?);
+                let parent = if beside { own.parent().unwrap_or(&own) } else { &own };
+                mount.join(parent).join(path)
+            }
+        })
+    }
+}
+
+/// The path without "/" in front, "." and ".."; ".." stops at the root.
+pub(super) fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
