@@ -36,11 +36,12 @@ struct Control {
 pub fn send_fd(socket: RawFd, data: &[u8], fd: RawFd) -> Sys {
     // SAFETY: CMSG_LEN computes with sizes only.
     let length = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as usize;
-    let mut control = Control {
-        header: libc::cmsghdr { cmsg_len: length as _, cmsg_level: libc::SOL_SOCKET, cmsg_type: libc::SCM_RIGHTS },
-        fd,
-        padding: 0,
-    };
+    // SAFETY: a zeroed control message is valid (musl's header has padding that must be zero).
+    let mut control: Control = unsafe { std::mem::zeroed() };
+    control.header.cmsg_len = length as _;
+    control.header.cmsg_level = libc::SOL_SOCKET;
+    control.header.cmsg_type = libc::SCM_RIGHTS;
+    control.fd = fd;
     let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
     // SAFETY: a zeroed msghdr is valid; the parts outlive the call.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };

@@ -1,0 +1,45 @@
+# The two commands to know: `make run` and `make test`. `make help` lists the rest.
+
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+ARCH := $(shell uname -m)
+
+MICRORUN := dist/microrun
+ACTION := dist/hello
+
+.DEFAULT_GOAL := build
+.PHONY: help build run test bundle install clean need
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: need ## the static release binary, dist/microrun
+	scripts/build $(MICRORUN)
+
+run: build bundle ## start the "Hello" container in bundle/
+	$(MICRORUN) run bundle/
+
+test: build bundle ## every test that this machine can run
+	scripts/need test
+	MICRORUN=$(CURDIR)/$(MICRORUN) cargo test --locked
+
+bundle: build $(ACTION) ## bundle/: a root filesystem with the action, and its config.json
+	mkdir -p $(addprefix bundle/rootfs/,dev proc sys tmp)
+	install -m 755 $(ACTION) bundle/rootfs/hello
+
+$(ACTION): rootfs/hello-$(ARCH).S
+	@mkdir -p dist
+	as -o $@.o $<
+	ld -n -s -z noseparate-code --build-id=none -o $@ $@.o
+	@rm $@.o
+
+install: build ## install into PREFIX (/usr/local), below DESTDIR if given
+	install -D -m 755 $(MICRORUN) $(DESTDIR)$(BINDIR)/microrun
+
+clean: ## remove what the targets made
+	cargo clean
+	rm -rf dist bundle
+
+need:
+	@scripts/need build
