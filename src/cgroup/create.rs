@@ -1,6 +1,7 @@
 //! Carrying a plan out: directories, limits, device program.
 
 use super::handle::Handle;
+use super::join::Join;
 use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy};
 use super::tree;
 use super::write::Target;
@@ -8,9 +9,7 @@ use crate::error::Doing;
 use crate::sys::bpf;
 use crate::{Error, Result};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::stat::Mode;
 use nix::unistd::{Uid, chown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,11 +20,12 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Cgroup {
     handle: Handle,
-    unified: Option<OwnedFd>,
-    join: Vec<OwnedFd>,
+    join: Join,
     made: Vec<PathBuf>,
     devices: Option<DeviceProgram>,
     devices_optional: bool,
+    /// Whether the v2 directory was there before.
+    used: bool,
 }
 
 impl CgroupPlan {
@@ -36,24 +36,18 @@ impl CgroupPlan {
     pub fn create(&self) -> Result<Cgroup> {
         let mut cgroup = Cgroup {
             handle: self.handle(),
-            unified: None,
-            join: Vec::new(),
+            join: Join::default(),
             made: Vec::new(),
             devices: self.devices.clone(),
             devices_optional: self.devices_optional,
+            used: false,
         };
         for directory in &self.directories {
             let Err(error) = cgroup.add(self, directory) else { continue };
             let denied = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
             cgroup.undo_made();
             if self.optional && denied {
-                return Ok(Cgroup {
-                    handle: Handle::new(self.driver),
-                    unified: None,
-                    join: Vec::new(),
-                    devices: None,
-                    ..cgroup
-                });
+                return Ok(Cgroup { handle: Handle::new(self.driver), join: Join::default(), devices: None, ..cgroup });
             }
             return Err(error);
         }
@@ -62,18 +56,14 @@ impl CgroupPlan {
 }
 
 impl Cgroup {
-    /// The directory to be born in with `CLONE_INTO_CGROUP` (Linux 5.7), where there is cgroup v2.
-    pub fn born_in(&self) -> Option<BorrowedFd<'_>> {
-        self.unified.as_ref().map(AsFd::as_fd)
+    /// How the init comes into the cgroups.
+    pub fn join(&self) -> &Join {
+        &self.join
     }
 
-    /// The open `tasks` files of the v1 cgroups. The init writes "0" to each, itself and while it has one thread.
-    ///
-    /// Of all ways into a v1 cgroup this is the one that takes no global lock (Linux 5.6; kernel/cgroup/cgroup.c,
-    /// `cgroup_procs_write_start`): a write of a pid, or to cgroup.procs, may wait tens of milliseconds for an RCU
-    /// grace period.
-    pub fn join_files(&self) -> &[OwnedFd] {
-        &self.join
+    /// The same, to be changed for an older kernel.
+    pub fn join_mut(&mut self) -> &mut Join {
+        &mut self.join
     }
 
     /// How the cgroups are saved in state.json.
@@ -88,9 +78,9 @@ impl Cgroup {
     /// # Errors
     /// What bpf(2) says, as one sentence.
     pub fn restrict_devices(&self) -> Result<()> {
-        let (Some(devices), Some(directory)) = (&self.devices, &self.unified) else { return Ok(()) };
+        let (Some(devices), Some(directory)) = (&self.devices, self.join.born_in()) else { return Ok(()) };
         let path = self.handle.unified.as_deref().unwrap_or(Path::new(""));
-        match attach(directory.as_fd(), path, devices) {
+        match attach(directory, path, devices, self.used) {
             Err(_) if self.devices_optional => Ok(()),
             result => result,
         }
@@ -119,6 +109,7 @@ impl Cgroup {
             tree::require_unused(path, &target)?;
         }
         if *hierarchy == Hierarchy::Unified {
+            self.used = !new;
             enable_controllers(plan, directory, &target)?;
             give_to(plan.owner, &target)?;
         }
@@ -131,25 +122,34 @@ impl Cgroup {
             inherit_cpuset(path)?;
         }
         match hierarchy {
-            Hierarchy::Unified => self.unified = Some(fd),
-            Hierarchy::V1(_) => {
-                let file = openat(&fd, "tasks", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
-                self.join.push(file.doing(|| format!("open {}/tasks", path.display()))?);
-            }
+            Hierarchy::Unified => self.join.add_unified(fd),
+            Hierarchy::V1(_) => self.join.add_v1(&fd, path)?,
         }
         Ok(())
     }
 }
 
-/// Loads the program of `devices` and puts it on the v2 directory `directory` in the place of the one that is there.
+/// Loads the program of `devices` and puts it on the v2 directory `directory`, in the place of those that are there if
+/// `used` says that there may be some.
 ///
 /// # Errors
 /// What bpf(2) says, as one sentence.
-pub(super) fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram) -> Result<()> {
+fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram, used: bool) -> Result<()> {
     let doing =
         |step: &str| format!("config.json: linux.resources.devices: {step} the device program of {}", path.display());
     let program = load(&devices.program.encode()).doing(|| doing("load"))?;
-    bpf::attach_device_program(directory, program.as_fd(), None).doing(|| doing("attach"))
+    let old = if used { bpf::device_programs(directory).doing(|| doing("list"))? } else { Vec::new() };
+    let replaced = match &old[..] {
+        [one] => bpf::attach_device_program(directory, program.as_fd(), Some(one.as_fd())),
+        _ => Err(Errno::EINVAL),
+    };
+    if replaced.is_ok() {
+        return Ok(());
+    }
+    // None or several are there, or the kernel cannot replace (before Linux 5.6): the new program comes first, so that
+    // no moment passes without rules.
+    bpf::attach_device_program(directory, program.as_fd(), None).doing(|| doing("attach"))?;
+    old.iter().try_for_each(|old| bpf::detach_device_program(directory, old.as_fd()).doing(|| doing("detach the old")))
 }
 
 /// Loads a program. Before Linux 5.11, program memory counts as locked memory: that limit is lifted for the moment if
@@ -165,6 +165,18 @@ fn load(instructions: &[u64]) -> Result<OwnedFd, Errno> {
         }
         result => result,
     }
+}
+
+/// Makes the v1 directory `path` for a container that runs already.
+///
+/// # Errors
+/// What the kernel refuses, as one sentence.
+pub(super) fn make_v1(mount: &Path, path: &Path, cpuset: bool) -> Result<()> {
+    tree::make(mount, path, &mut Vec::new()).doing(|| format!("mkdir {}", path.display()))?;
+    if cpuset {
+        ancestors(mount, path).chain([path]).try_for_each(inherit_cpuset)?;
+    }
+    Ok(())
 }
 
 /// The directories between `mount` and `path`, without either, from the top.

@@ -1,11 +1,19 @@
-//! A container's cgroups as saved in state.json.
+//! A container's cgroups as saved in state.json, and what can be done with them: list, join, kill, wait, remove.
+//! Freezing, statistics, events and updates have files of their own.
 
 use super::plan::Driver;
 use super::tree;
-use crate::Result;
+use super::write::Target;
+use crate::error::{Doing, Kind};
+use crate::{Error, Result};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Where a container's cgroups are. It holds no descriptor and may outlive the cgroups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,15 +34,89 @@ impl Handle {
         Self { driver, unified: None, v1: BTreeMap::new() }
     }
 
-    /// Every directory, each once, the v2 directory last.
+    /// Every directory, each once. The v2 directory comes first: it can tell when it is empty.
     pub fn directories(&self) -> Vec<&Path> {
         let mut directories: Vec<&Path> = Vec::new();
-        for path in self.v1.values().chain(&self.unified) {
+        for path in self.unified.iter().chain(self.v1.values()) {
             if !directories.contains(&path.as_path()) {
                 directories.push(path);
             }
         }
         directories
+    }
+
+    /// The directory that lists the container's processes, if it has any cgroup at all (rootless ones may not).
+    pub(super) fn main_directory(&self) -> Option<&Path> {
+        let v1 = ["devices", "freezer"].iter().find_map(|controller| self.v1.get(*controller));
+        self.unified.as_ref().or(v1).or_else(|| self.v1.values().next()).map(PathBuf::as_path)
+    }
+
+    /// Whether there is a cgroup that freezes, kills and lists the container's processes, and nothing else.
+    pub fn exists(&self) -> bool {
+        self.main_directory().is_some_and(Path::exists)
+    }
+
+    /// The container's processes, with `recursive` those in cgroups that it made itself too. Removed cgroups have none.
+    ///
+    /// # Errors
+    /// Those of reading cgroup.procs.
+    pub fn pids(&self, recursive: bool) -> Result<Vec<i32>> {
+        let Some(directory) = self.main_directory() else { return Ok(Vec::new()) };
+        match tree::pids(directory, recursive) {
+            Err(error) if tree::is_gone(&error) => Ok(Vec::new()),
+            result => result.doing(|| format!("read the processes of {}", directory.display())),
+        }
+    }
+
+    /// Sends `signal` to every process of the container, so that none can escape by forking meanwhile: SIGKILL through
+    /// cgroup.kill (Linux 5.14), others while the container is frozen. A paused container stays paused, but for
+    /// SIGKILL, which a v1 freezer would hold back. Removed cgroups have no process, which is no error.
+    ///
+    /// # Errors
+    /// A kernel that refuses, or a container that does not freeze.
+    pub fn kill(&self, signal: Signal) -> Result<()> {
+        if signal == Signal::SIGKILL
+            && let Some(directory) = &self.unified
+        {
+            match tree::put(directory, "cgroup.kill", "1") {
+                Ok(()) | Err(Errno::ENODEV) => return Ok(()),
+                Err(Errno::ENOENT) if directory.exists() => {}
+                Err(Errno::ENOENT) => return Ok(()),
+                Err(errno) => return Err(Error::system(format!("write {}/cgroup.kill", directory.display()), errno)),
+            }
+        }
+        if !self.exists() {
+            return Ok(());
+        }
+        let paused = self.is_frozen()?;
+        if !paused {
+            self.freeze()?;
+        }
+        let sent = self.send(signal);
+        if !paused || signal == Signal::SIGKILL {
+            self.thaw()?;
+        }
+        sent
+    }
+
+    fn send(&self, signal: Signal) -> Result<()> {
+        for pid in self.pids(true)? {
+            match kill(Pid::from_raw(pid), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => return Err(Error::system(format!("send {signal} to process {pid}"), errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the container has no process left, or until `deadline`; says whether it has none. It is woken by
+    /// the kernel, it does not look again and again.
+    ///
+    /// # Errors
+    /// Those of poll(2) and of reading the cgroup.
+    pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
+        let Some(directory) = self.main_directory() else { return Ok(true) };
+        tree::wait_empty(directory, deadline).doing(|| format!("wait for the processes of {}", directory.display()))
     }
 
     /// Removes the cgroups and all that was made inside them. Processes that are still exiting are waited for.
@@ -50,5 +132,16 @@ impl Handle {
             }
         }
         first_error
+    }
+
+    /// Runs `action` on the opened directory `path`.
+    pub(super) fn with_target<T>(path: &Path, action: impl FnOnce(&Target<'_>) -> Result<T>) -> Result<T> {
+        let fd = tree::open_directory(path).map_err(|errno| match errno {
+            Errno::ENOENT => {
+                Error::new(Kind::System, format!("the cgroup {} is gone: the container has ended", path.display()))
+            }
+            errno => Error::system(format!("open {}", path.display()), errno),
+        })?;
+        action(&Target { directory: fd.as_fd(), path })
     }
 }

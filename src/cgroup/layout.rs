@@ -4,6 +4,7 @@
 //! /sys/fs/cgroup tells a unified machine, two tell a hybrid one. The v1 mounts are looked up only when a v1
 //! controller is needed, at their usual places first and in /proc/self/mountinfo last.
 
+use super::limits::Version;
 use crate::error::Doing;
 use crate::{Error, Result, error::Kind};
 use nix::errno::Errno;
@@ -143,6 +144,20 @@ impl Layout {
     /// Whether the v2 hierarchy carries `controller`.
     pub fn unified_has(&self, controller: &str) -> bool {
         self.unified_controllers.iter().any(|c| c == controller)
+    }
+
+    /// The version in which this machine has a controller, by its names in v1 and v2; v1 wins where both are mounted.
+    pub(super) fn version(&self, v1: &str, v2: Option<&str>) -> Version {
+        match self.mode {
+            Mode::Unified => Version::V2,
+            Mode::Hybrid if self.v1_mount(v1).is_none() && v2.is_some_and(|v2| self.unified_has(v2)) => Version::V2,
+            _ => Version::V1,
+        }
+    }
+
+    /// The version that [`Layout::version`] chose, by the name that the controller has there.
+    pub(super) fn version_of(&self, controller: &str) -> Version {
+        self.version(controller, Some(controller))
     }
 
     /// The cgroup of this process in the hierarchy of `controller` ("" for v2).

@@ -8,25 +8,30 @@
 //! - [`layout`]: which hierarchies the machine has (unified, hybrid, v1), read as cheaply as the request allows.
 //! - [`compile`](plan::compile): the pure step from config.json to directories, writes and a device program.
 //! - [`CgroupPlan::create`]: makes the directories and sets the limits, before the init exists. The caller clones the
-//!   init with `CLONE_INTO_CGROUP` and [`Cgroup::born_in`]; the child writes "0" to each of [`Cgroup::join_files`]
-//!   before it does anything else.
-//! - [`Handle`]: the same cgroup as saved in state.json.
+//!   init as [`Join`] says and meanwhile attaches the device program ([`Cgroup::restrict_devices`]).
+//! - [`Handle`]: the same cgroups as saved in state.json, and all that is done with them later.
 //!
 //! How a container meets its cgroups, hierarchy by hierarchy, is told in docs/cgroups.md.
 
 pub mod convert;
 pub mod create;
 pub mod devices;
+pub mod events;
+mod freezer;
 pub mod handle;
+pub mod join;
 pub mod layout;
 pub mod limits;
 pub mod plan;
 pub mod program;
+pub mod stats;
 mod tree;
+pub mod update;
 pub mod write;
 
 pub use create::Cgroup;
 pub use handle::Handle;
+pub use join::Join;
 pub use layout::{Layout, Needs};
 pub use plan::{CgroupPlan, Driver, Request, compile};
 

@@ -3,7 +3,7 @@
 use super::devices::Policy;
 use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS};
-use super::limits::{self, Limits, Version};
+use super::limits::{self, Limits};
 use super::program::Program;
 use super::write::Write;
 use crate::error::Kind;
@@ -142,7 +142,7 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
             "no cgroup file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup)",
         ));
     }
-    let limits = limits::compile(resources, |v1, v2| version(layout, v1, v2))?;
+    let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
     let unified_limits = limits::unified(resources)?;
     if !unified_limits.is_empty() && layout.mode != Mode::Unified {
         return Err(Error::config(
@@ -204,15 +204,6 @@ fn warnings(resources: &LinuxResources) -> Vec<String> {
     let text = "config.json: linux.resources.memory.kernel and kernelTCP are ignored: the runtime spec deprecates \
                 kernel memory limits and Linux does not have them any more";
     kernel.then(|| text.to_owned()).into_iter().collect()
-}
-
-/// The version in which this machine has a controller; v1 wins where both are mounted.
-fn version(layout: &Layout, v1: &str, v2: Option<&str>) -> Version {
-    match layout.mode {
-        Mode::Unified => Version::V2,
-        Mode::Hybrid if layout.v1_mount(v1).is_none() && v2.is_some_and(|v2| layout.unified_has(v2)) => Version::V2,
-        _ => Version::V1,
-    }
 }
 
 /// Fails if a hybrid or v1 machine has no hierarchy for what `limit` asks. (On v2, a missing file tells.)

@@ -50,6 +50,23 @@ pub fn open_directory(path: &Path) -> Result<OwnedFd, Errno> {
     open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
+/// Opens the file `path` for reading.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_file(path: &Path) -> Result<OwnedFd, Errno> {
+    open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+/// Writes `value` to the file `name` of `directory`, in one write(2).
+///
+/// # Errors
+/// Those of open(2) and of the file.
+pub fn put(directory: &Path, name: &str, value: &str) -> Result<(), Errno> {
+    let fd = open_directory(directory)?;
+    Target { directory: fd.as_fd(), path: directory }.put(name, value)
+}
+
 /// The cgroups directly below `directory`.
 ///
 /// # Errors
@@ -145,7 +162,7 @@ fn remove_before(path: &Path, deadline: Instant) -> Result<(), Errno> {
 /// # Errors
 /// Those of poll(2) and of reading the cgroup.
 pub fn wait_empty(path: &Path, deadline: Instant) -> Result<bool, Errno> {
-    match open(&path.join("cgroup.events"), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+    match open_file(&path.join("cgroup.events")) {
         Ok(events) => wait_event(&events, deadline, |text| text.contains("populated 0")),
         Err(Errno::ENOENT) if path.exists() => wait_processes(path, deadline),
         Err(Errno::ENOENT) => Ok(true),

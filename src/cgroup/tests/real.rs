@@ -1,12 +1,19 @@
 //! Needs root.
 
 use super::resources;
+use crate::cgroup::events::Event;
+use crate::cgroup::handle::Handle;
+use crate::cgroup::join::{SubCgroups, parse_sub_cgroups};
 use crate::cgroup::layout::{Layout, Mode, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Request, compile};
+use nix::sys::signal::Signal;
 use oci_spec::runtime::LinuxResources;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Whether this process may make cgroups; says why the test is skipped if not.
 fn may_run() -> bool {
@@ -28,19 +35,43 @@ impl Parent {
         Self(format!("/microrun-test-{}-{count}", std::process::id()).into())
     }
 
+    /// A plan for a named path: on a hybrid machine, all controllers.
     fn plan(&self, json: &str) -> CgroupPlan {
-        let path = self.0.join("box");
-        let resources: LinuxResources = resources(json);
-        let request = Request {
+        self.compile(json, &Layout::probe(Needs::ALL).unwrap())
+    }
+
+    /// A plan as if no path were named, but below this parent.
+    fn lean_plan(&self, json: &str) -> CgroupPlan {
+        let mut plan = self.plan(json);
+        let path = self.0.strip_prefix("/").unwrap().join("box");
+        let resources = resources(json);
+        let request = Request { cgroups_path: None, resources: Some(&resources), ..Self::request() };
+        let lean = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
+        plan.directories = lean.directories;
+        plan.devices = lean.devices;
+        for directory in &mut plan.directories {
+            directory.path = directory.mount.join(&path);
+        }
+        plan
+    }
+
+    fn request<'a>() -> Request<'a> {
+        Request {
             id: "box",
-            cgroups_path: Some(&path),
-            resources: Some(&resources),
+            cgroups_path: None,
+            resources: None,
             own_devices: &[],
             driver: Driver::Cgroupfs,
             rootless: false,
             owner: None,
-        };
-        compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap()
+        }
+    }
+
+    fn compile(&self, json: &str, layout: &Layout) -> CgroupPlan {
+        let path = self.0.join("box");
+        let resources: LinuxResources = resources(json);
+        let request = Request { cgroups_path: Some(&path), resources: Some(&resources), ..Self::request() };
+        compile(&request, layout).unwrap()
     }
 }
 
@@ -133,4 +164,212 @@ fn a_cgroup_with_processes_or_frozen_is_refused() {
     let error = plan.create().unwrap_err().to_string();
     assert!(error.contains("container's cgroup unexpectedly frozen"), "{error}");
     first.undo();
+}
+
+/// A shell that joins through the first file that can take it, as the init would, and then runs `script`.
+fn spawn(handle: &Handle, script: &str) -> Child {
+    let mut join = handle.join(&SubCgroups::new()).unwrap();
+    join.without_birth().unwrap();
+    let mut files = join.into_files().into_iter();
+    let joining = "echo 0; exec 1>&2; ".to_owned();
+    let mut shell = Command::new("sh");
+    // Each further cgroup is joined by an outer shell before it starts the next.
+    let first = files.next().unwrap();
+    let mut rest: Vec<_> = files.collect();
+    assert!(rest.len() <= 1, "a lean plan joins at most two cgroups");
+    let script = match rest.pop() {
+        Some(second) => {
+            shell.stdin(Stdio::from(second));
+            format!("{joining} echo 0 >&0; exec 0</dev/null; {script}")
+        }
+        None => format!("{joining} {script}"),
+    };
+    shell.arg("-c").arg(script).stdout(Stdio::from(first)).spawn().unwrap()
+}
+
+/// Waits until `child` is in the cgroup and executes something else than the shell.
+fn wait_joined(handle: &Handle, child: &Child) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let comm = format!("/proc/{}/comm", child.id());
+    while !(handle.pids(false).unwrap().contains(&(child.id() as i32))
+        && fs::read_to_string(&comm).unwrap() == "sleep\n")
+    {
+        assert!(Instant::now() < deadline, "the child does not join");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn processes_are_listed_frozen_killed_and_waited_for() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let plan = parent.lean_plan("{}");
+    let handle = plan.create().unwrap().handle().clone();
+    let mut child = spawn(&handle, "exec sleep 60");
+    wait_joined(&handle, &child);
+    assert_eq!(handle.pids(true).unwrap(), [child.id() as i32]);
+    assert!(!handle.is_frozen().unwrap());
+    handle.freeze().unwrap();
+    assert!(handle.is_frozen().unwrap());
+    handle.kill(Signal::SIGWINCH).unwrap();
+    assert!(handle.is_frozen().unwrap(), "a paused container stays paused");
+    assert!(!handle.wait_empty(Instant::now() + Duration::from_millis(20)).unwrap());
+    handle.thaw().unwrap();
+    assert!(!handle.is_frozen().unwrap());
+    handle.kill(Signal::SIGTERM).unwrap();
+    assert!(handle.wait_empty(Instant::now() + Duration::from_secs(5)).unwrap());
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+
+    let mut child = spawn(&handle, "exec sleep 60");
+    wait_joined(&handle, &child);
+    handle.freeze().unwrap();
+    let mut events = handle.events().unwrap();
+    assert_eq!(events.next(Instant::now()).unwrap(), Event::Timeout);
+    handle.kill(Signal::SIGKILL).unwrap();
+    assert_eq!(events.next(Instant::now() + Duration::from_secs(5)).unwrap(), Event::Ended);
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    handle.destroy().unwrap();
+    handle.kill(Signal::SIGKILL).unwrap();
+    assert!(handle.pids(true).unwrap().is_empty());
+    assert!(handle.wait_empty(Instant::now()).unwrap());
+}
+
+#[test]
+fn removal_waits_for_killed_processes() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let plan = parent.lean_plan("{}");
+    let handle = plan.create().unwrap().handle().clone();
+    let mut child = spawn(&handle, "exec sleep 60");
+    wait_joined(&handle, &child);
+    handle.kill(Signal::SIGKILL).unwrap();
+    handle.destroy().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn the_device_program_refuses_what_the_rules_do_not_allow() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let plan =
+        parent.lean_plan(r#"{"devices": [{"allow": true, "type": "c", "major": 1, "minor": 11, "access": "r"}]}"#);
+    if plan.devices.is_none() {
+        println!("skipped: needs cgroup v2");
+        return;
+    }
+    let cgroup = plan.create().unwrap();
+    cgroup.restrict_devices().unwrap();
+    let handle = cgroup.handle().clone();
+    // /dev/kmsg is 1:11, /dev/mem and /dev/port are 1:1 and 1:4.
+    let script = "set -e; : </dev/null; : <>/dev/zero; : </dev/kmsg; ! (: >>/dev/kmsg) 2>/dev/null; \
+                  ! (: </dev/port) 2>/dev/null";
+    assert!(spawn(&handle, script).wait().unwrap().success());
+
+    // A cgroup that is used again gets the new rules in the place of the old ones.
+    let plan = parent.lean_plan("{}");
+    let cgroup = plan.create().unwrap();
+    cgroup.restrict_devices().unwrap();
+    assert!(spawn(&handle, "set -e; : </dev/null; ! (: </dev/kmsg) 2>/dev/null").wait().unwrap().success());
+    let directory = fs::File::open(handle.unified.as_ref().unwrap()).unwrap();
+    let programs = crate::sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&directory)).unwrap();
+    assert_eq!(programs.len(), 1);
+    handle.destroy().unwrap();
+}
+
+#[test]
+fn sub_cgroups_are_joined_but_none_outside() {
+    assert_eq!(parse_sub_cgroups(["/a"]).unwrap()[""], Path::new("/a"));
+    let both = parse_sub_cgroups(["cpu,memory:/a", "b"]).unwrap();
+    assert_eq!(
+        (both["cpu"].as_path(), both["memory"].as_path(), both[""].as_path()),
+        ("/a".as_ref(), "/a".as_ref(), "b".as_ref())
+    );
+    assert!(parse_sub_cgroups([":/a"]).is_err());
+    assert!(parse_sub_cgroups(["cpu:/a", "cpu:/b"]).unwrap_err().to_string().contains("second path"));
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let handle = parent.lean_plan("{}").create().unwrap().handle().clone();
+    let sub = |path: &str| handle.join(&parse_sub_cgroups([path]).unwrap());
+    assert!(sub("../../x").unwrap_err().to_string().contains("bad sub cgroup path"));
+    assert!(sub("cpu:/x").unwrap_err().to_string().contains("no cgroup for controller"));
+    if let Some(directory) = &handle.unified {
+        fs::create_dir(directory.join("inner")).unwrap();
+        assert!(sub("inner").unwrap().born_in().is_some());
+        assert!(sub("missing").is_err());
+    }
+    handle.destroy().unwrap();
+}
+
+#[test]
+fn an_update_joins_the_controllers_that_it_needs() {
+    if !may_run() || mode() != Mode::Hybrid {
+        println!("skipped: needs a hybrid machine");
+        return;
+    }
+    let parent = Parent::new();
+    let mut handle = parent.lean_plan("{}").create().unwrap().handle().clone();
+    let mut child = spawn(&handle, "exec sleep 60");
+    wait_joined(&handle, &child);
+    assert!(handle.v1.is_empty());
+    let stats = handle.stats().unwrap();
+    assert_eq!(stats.pids.current, 1);
+    assert!(stats.cpu.usage.total > 0, "cgroup v2 counts CPU time without a controller");
+
+    let old = resources("{}");
+    let new =
+        resources(r#"{"memory": {"limit": 33554432}, "pids": {"limit": 7}, "cpu": {"quota": 50000, "cpus": "0"}}"#);
+    let merged = handle.update(&old, &new).unwrap();
+    let read = |controller: &str, file: &str| fs::read_to_string(handle.v1[controller].join(file)).unwrap();
+    assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432\n");
+    assert_eq!(read("memory", "cgroup.procs").trim(), child.id().to_string());
+    assert_eq!(read("cpuset", "cpuset.cpus"), "0\n");
+    let stats = handle.stats().unwrap();
+    assert_eq!((stats.pids.limit, stats.memory.usage.limit), (7, 33_554_432));
+    assert!(!handle.is_frozen().unwrap());
+
+    // Of an update that fails halfway, nothing remains.
+    let new = resources(r#"{"memory": {"limit": 67108864}, "cpu": {"quota": 5}}"#);
+    let mut same = handle.clone();
+    let error = same.update(&merged, &new).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.cpu.quota"), "{error}");
+    assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432\n");
+
+    // Memory and swap both above and below the limit in force.
+    for (limit, swap) in [(60_000_256, 80_003_072), (30_003_200, 50_003_968), (-1, 0)] {
+        let new = resources(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#));
+        if !handle.v1["memory"].join("memory.memsw.limit_in_bytes").exists() {
+            println!("no swap accounting: swap limits are not tested");
+            break;
+        }
+        handle.update(&merged, &new).unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    handle.destroy().unwrap();
+}
+
+#[test]
+fn running_out_of_memory_is_told() {
+    if !may_run() || mode() != Mode::Hybrid {
+        println!("skipped: needs a memory controller");
+        return;
+    }
+    let parent = Parent::new();
+    let handle = parent.lean_plan(r#"{"memory": {"limit": 8388608}}"#).create().unwrap().handle().clone();
+    let mut child = spawn(&handle, "sleep 0.2; exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
+    while handle.pids(false).unwrap().is_empty() {
+        std::thread::yield_now();
+    }
+    let mut events = handle.events().unwrap();
+    assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+    assert_eq!(child.wait().unwrap().signal(), Some(9));
+    handle.destroy().unwrap();
 }

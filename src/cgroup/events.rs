@@ -1,0 +1,149 @@
+//! Being told when the container runs out of memory, and when it ends.
+
+use super::handle::Handle;
+use super::tree;
+use crate::Result;
+use crate::error::Doing;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+/// What happened to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The kernel killed a process of it for want of memory.
+    OutOfMemory,
+    /// Its last process has ended, or its cgroup was removed.
+    Ended,
+    /// The deadline passed.
+    Timeout,
+}
+
+/// A watch on a container's memory and life.
+#[derive(Debug)]
+pub struct Events {
+    memory: Option<Memory>,
+    /// cgroup.events of the v2 directory.
+    life: Option<OwnedFd>,
+}
+
+/// Where the number of kills is read, and what wakes the reader.
+#[derive(Debug)]
+struct Memory {
+    /// memory.events (v2) or memory.oom_control (v1).
+    counter: OwnedFd,
+    /// v1: signalled through cgroup.event_control. On v2 the counter wakes by itself.
+    wake: Option<EventFd>,
+    kills: u64,
+}
+
+impl Handle {
+    /// Starts to watch. Without a memory cgroup (nothing in config.json needed one on v1) only the end is seen.
+    ///
+    /// # Errors
+    /// A kernel that refuses to watch.
+    pub fn events(&self) -> Result<Events> {
+        let open = |path: &Path| match tree::open_file(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).doing(|| format!("open {}", path.display())),
+        };
+        let mut life = None;
+        let mut memory = None;
+        if let Some(directory) = &self.unified {
+            life = open(&directory.join("cgroup.events"))?;
+            memory = open(&directory.join("memory.events"))?.map(|counter| Memory { counter, wake: None, kills: 0 });
+        }
+        if let Some(directory) = self.v1.get("memory")
+            && let Some(counter) = open(&directory.join("memory.oom_control"))?
+        {
+            let wake = watch_v1(directory, &counter)?;
+            memory = Some(Memory { counter, wake: Some(wake), kills: 0 });
+        }
+        if let Some(memory) = &mut memory {
+            memory.kills = memory.count().unwrap_or(0);
+        }
+        Ok(Events { memory, life })
+    }
+}
+
+/// Asks for a signal whenever the v1 memory cgroup `directory` runs out of memory or is removed
+/// (Documentation/admin-guide/cgroup-v1/memory.rst, "OOM Control").
+fn watch_v1(directory: &Path, counter: &OwnedFd) -> Result<EventFd> {
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).doing(|| "eventfd")?;
+    let line = format!("{} {}", wake.as_fd().as_raw_fd(), counter.as_raw_fd());
+    tree::put(directory, "cgroup.event_control", &line)
+        .doing(|| format!("write {line:?} to {}/cgroup.event_control", directory.display()))?;
+    Ok(wake)
+}
+
+impl Memory {
+    fn count(&self) -> Result<u64, Errno> {
+        let text = tree::reread(&self.counter)?;
+        Ok(text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0))
+    }
+
+    fn poll_fd(&self) -> (BorrowedFd<'_>, PollFlags) {
+        match &self.wake {
+            Some(wake) => (wake.as_fd(), PollFlags::POLLIN),
+            None => (self.counter.as_fd(), PollFlags::POLLPRI),
+        }
+    }
+}
+
+impl Events {
+    /// What to poll for, for a caller with a poll loop of its own: when one of these is ready, [`Events::next`] knows
+    /// more.
+    pub fn descriptors(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let life = self.life.iter().map(|life| (life.as_fd(), PollFlags::POLLPRI));
+        self.memory.iter().map(Memory::poll_fd).chain(life).collect()
+    }
+
+    /// Waits for the next event, at most until `deadline`.
+    ///
+    /// # Errors
+    /// Those of poll(2).
+    pub fn next(&mut self, deadline: Instant) -> Result<Event> {
+        loop {
+            if let Some(event) = self.pending().doing(|| "read the container's cgroup events")? {
+                return Ok(event);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            let mut fds: Vec<_> = self.descriptors().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)).collect();
+            match poll(&mut fds, timeout) {
+                Ok(0) => return Ok(Event::Timeout),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).doing(|| "wait for the container's cgroup events"),
+            }
+        }
+    }
+
+    /// What has happened already and was not told yet. Reading the files also makes them silent until the next change.
+    fn pending(&mut self) -> Result<Option<Event>, Errno> {
+        if let Some(memory) = &mut self.memory {
+            // On v1 the signal counts even if nothing was killed: the OOM killer may be disabled. A removed cgroup
+            // signals too, but then the counter is gone.
+            let signalled = memory.wake.as_ref().is_some_and(|wake| wake.read().is_ok());
+            match memory.count() {
+                Ok(kills) if kills > memory.kills || signalled => {
+                    memory.kills = kills;
+                    return Ok(Some(Event::OutOfMemory));
+                }
+                Ok(_) => {}
+                Err(Errno::ENODEV) => return Ok(Some(Event::Ended)),
+                Err(errno) => return Err(errno),
+            }
+        }
+        let Some(life) = &self.life else { return Ok(None) };
+        match tree::reread(life) {
+            Ok(text) if text.contains("populated 0") => Ok(Some(Event::Ended)),
+            Ok(_) => Ok(None),
+            Err(Errno::ENODEV) => Ok(Some(Event::Ended)),
+            Err(errno) => Err(errno),
+        }
+    }
+}

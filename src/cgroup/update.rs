@@ -1,0 +1,243 @@
+//! Changing the limits of a running container.
+
+use super::create;
+use super::handle::Handle;
+use super::layout::{Layout, Mode, Needs};
+use super::limits::{self, Limits, Version};
+use super::tree;
+use super::write::{Target, Write};
+use crate::error::{Doing, Kind};
+use crate::{Error, Result};
+use nix::errno::Errno;
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice};
+use std::path::{Path, PathBuf};
+
+/// The limits in force after an update by `new` of a container with the limits `old`.
+///
+/// A field that `new` leaves out keeps its value, except those that the kernel keeps by itself when they are not
+/// written: cpus, mems, idle, burst, pids and unified hold only what `new` says. Device rules stay as they are: tools
+/// that give a running container further devices must not be undone by a change of its memory limit.
+pub fn merge(old: &LinuxResources, new: &LinuxResources) -> LinuxResources {
+    let mut merged = old.clone();
+    merged.set_memory(merge_memory(old.memory().as_ref(), new.memory().as_ref()));
+    merged.set_cpu(merge_cpu(old.cpu().as_ref(), new.cpu().as_ref()));
+    merged.set_block_io(merge_block_io(old.block_io().as_ref(), new.block_io().as_ref()));
+    merged.set_pids(*new.pids());
+    merged.set_unified(new.unified().clone());
+    if new.hugepage_limits().is_some() {
+        merged.set_hugepage_limits(new.hugepage_limits().clone());
+    }
+    if new.network().is_some() {
+        merged.set_network(new.network().clone());
+    }
+    if new.rdma().is_some() {
+        merged.set_rdma(new.rdma().clone());
+    }
+    merged
+}
+
+fn merge_memory(old: Option<&LinuxMemory>, new: Option<&LinuxMemory>) -> Option<LinuxMemory> {
+    let Some(new) = new else { return old.copied() };
+    let mut merged = old.copied().unwrap_or_default();
+    // A limit that is lifted lifts the swap limit with it, whatever that was.
+    let lifted = new.limit() == Some(-1) && new.swap().is_none();
+    merged.set_limit(new.limit().or(merged.limit()));
+    merged.set_swap(if lifted { Some(0) } else { new.swap().or(merged.swap()) });
+    merged.set_reservation(new.reservation().or(merged.reservation()));
+    merged.set_swappiness(new.swappiness().or(merged.swappiness()));
+    merged.set_disable_oom_killer(new.disable_oom_killer().or(merged.disable_oom_killer()));
+    merged.set_check_before_update(new.check_before_update().or(merged.check_before_update()));
+    Some(merged)
+}
+
+fn merge_cpu(old: Option<&LinuxCpu>, new: Option<&LinuxCpu>) -> Option<LinuxCpu> {
+    let mut merged = old.cloned().unwrap_or_default();
+    let none = LinuxCpu::default();
+    let new = new.unwrap_or(&none);
+    let quota = new.quota().filter(|quota| *quota != 0);
+    let period = new.period().filter(|period| *period != 0);
+    // One of the two alone is taken with the other's old value; none of them resets nothing.
+    if quota.is_some() {
+        merged.set_quota(quota);
+    }
+    if period.is_some() {
+        merged.set_period(period);
+    }
+    // cpu.weight may not be written while cpu.idle is set.
+    let shares = if new.idle().is_some() { Some(new.shares().unwrap_or(0)) } else { new.shares() };
+    merged.set_shares(shares.or(merged.shares()));
+    merged.set_realtime_period(new.realtime_period().or(merged.realtime_period()));
+    merged.set_realtime_runtime(new.realtime_runtime().or(merged.realtime_runtime()));
+    merged.set_burst(new.burst());
+    merged.set_idle(new.idle());
+    merged.set_cpus(new.cpus().clone());
+    merged.set_mems(new.mems().clone());
+    Some(merged)
+}
+
+fn merge_block_io(old: Option<&LinuxBlockIo>, new: Option<&LinuxBlockIo>) -> Option<LinuxBlockIo> {
+    let Some(new) = new else { return old.cloned() };
+    let mut merged = old.cloned().unwrap_or_default();
+    merged.set_weight(new.weight().or(merged.weight()));
+    merged.set_leaf_weight(new.leaf_weight().or(merged.leaf_weight()));
+    let weights = merge_weights(merged.weight_device().as_deref(), new.weight_device().as_deref());
+    merged.set_weight_device(weights);
+    let rates = |old: &Option<Vec<LinuxThrottleDevice>>, new: &Option<Vec<LinuxThrottleDevice>>| {
+        merge_rates(old.as_deref(), new.as_deref())
+    };
+    let read_bps = rates(merged.throttle_read_bps_device(), new.throttle_read_bps_device());
+    let write_bps = rates(merged.throttle_write_bps_device(), new.throttle_write_bps_device());
+    let read_iops = rates(merged.throttle_read_iops_device(), new.throttle_read_iops_device());
+    let write_iops = rates(merged.throttle_write_iops_device(), new.throttle_write_iops_device());
+    merged.set_throttle_read_bps_device(read_bps);
+    merged.set_throttle_write_bps_device(write_bps);
+    merged.set_throttle_read_iops_device(read_iops);
+    merged.set_throttle_write_iops_device(write_iops);
+    Some(merged)
+}
+
+/// The list `old` in which entries for the same device as one in `new` are replaced by it.
+fn merge_devices<T: Clone>(old: Option<&[T]>, new: Option<&[T]>, same: impl Fn(&T, &T) -> bool) -> Option<Vec<T>> {
+    let Some(new) = new else { return old.map(<[T]>::to_vec) };
+    let mut merged = old.unwrap_or_default().to_vec();
+    for device in new {
+        merged.retain(|known| !same(known, device));
+        merged.push(device.clone());
+    }
+    Some(merged)
+}
+
+fn merge_rates(
+    old: Option<&[LinuxThrottleDevice]>,
+    new: Option<&[LinuxThrottleDevice]>,
+) -> Option<Vec<LinuxThrottleDevice>> {
+    merge_devices(old, new, |a, b| (a.major(), a.minor()) == (b.major(), b.minor()))
+}
+
+fn merge_weights(
+    old: Option<&[LinuxWeightDevice]>,
+    new: Option<&[LinuxWeightDevice]>,
+) -> Option<Vec<LinuxWeightDevice>> {
+    merge_devices(old, new, |a, b| (a.major(), a.minor()) == (b.major(), b.minor()))
+}
+
+impl Handle {
+    /// Changes the limits of the container from `old` to what [`merge`] makes of `old` and `new`, which is returned
+    /// to be saved, with this handle. On a hybrid machine, a limit whose v1 controller the container has not joined
+    /// makes it join: its processes are moved while it is frozen.
+    ///
+    /// # Errors
+    /// What the kernel refuses, as one sentence; then the old limits are written again.
+    pub fn update(&mut self, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
+        let merged = merge(old, new);
+        let layout = Layout::probe(Needs { controllers: true, own: false })?;
+        if let Err(error) = self.apply(&merged, &layout) {
+            // The old limits held before; that they hold again is all that can be tried.
+            let _ = self.apply(old, &layout);
+            return Err(error);
+        }
+        Ok(merged)
+    }
+
+    fn apply(&mut self, resources: &LinuxResources, layout: &Layout) -> Result<()> {
+        let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
+        let unified = limits::unified(resources)?;
+        if !unified.is_empty() && layout.mode != Mode::Unified {
+            return Err(Error::config(
+                "linux.resources.unified",
+                "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields",
+            ));
+        }
+        for Limits { controller, mut writes } in limits {
+            let directory = match layout.version_of(controller) {
+                Version::V2 => self.unified.clone(),
+                Version::V1 => Some(self.v1_directory(controller, layout, &writes)?),
+            };
+            let Some(directory) = directory else { return Err(no_cgroup(&writes)) };
+            Self::with_target(&directory, |target| {
+                if let ("memory", Some(memory)) = (controller, resources.memory()) {
+                    writes = memory_writes(memory, target, writes)?;
+                }
+                target.write_all(&writes)
+            })?;
+        }
+        match &self.unified {
+            Some(directory) if !unified.is_empty() => Self::with_target(directory, |target| target.write_all(&unified)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The container's directory in the v1 hierarchy of `controller`; it is made and joined if need be.
+    fn v1_directory(&mut self, controller: &str, layout: &Layout, writes: &[Write]) -> Result<PathBuf> {
+        if let Some(directory) = self.v1.get(controller) {
+            return Ok(directory.clone());
+        }
+        let relative = match (&self.unified, &layout.unified) {
+            (Some(directory), Some(mount)) => directory.strip_prefix(mount).ok(),
+            _ => self
+                .v1
+                .values()
+                .find_map(|directory| layout.v1.iter().find_map(|mount| directory.strip_prefix(&mount.mount).ok())),
+        };
+        let (Some(relative), Some(mount)) = (relative, layout.v1_mount(controller)) else {
+            return Err(no_cgroup(writes));
+        };
+        let directory = mount.mount.join(relative);
+        create::make_v1(&mount.mount, &directory, controller == "cpuset")?;
+        if let Err(error) = self.move_into(&directory) {
+            let _ = tree::remove(&directory);
+            return Err(error);
+        }
+        for controller in &mount.controllers {
+            self.v1.insert(controller.clone(), directory.clone());
+        }
+        Ok(directory)
+    }
+
+    /// Moves every process of the container to the v1 cgroup `directory`. It is frozen meanwhile, so that none is born
+    /// outside.
+    fn move_into(&self, directory: &Path) -> Result<()> {
+        let paused = self.is_frozen()?;
+        if !paused {
+            self.freeze()?;
+        }
+        let moved = self.pids(true).and_then(|pids| {
+            pids.iter().try_for_each(|pid| match tree::put(directory, "cgroup.procs", &pid.to_string()) {
+                Err(Errno::ESRCH) => Ok(()),
+                result => result.doing(|| format!("move process {pid} to {}", directory.display())),
+            })
+        });
+        if !paused {
+            self.thaw()?;
+        }
+        moved
+    }
+}
+
+fn no_cgroup(writes: &[Write]) -> Error {
+    let field = writes.first().map_or("linux.resources", |write| &write.field);
+    let problem = "cannot be set: the container has no cgroup for it, and this machine offers none";
+    Error::config(field, problem)
+}
+
+/// The memory writes in the order that the limits in force need, after the check that the user may ask for.
+fn memory_writes(memory: &LinuxMemory, target: &Target<'_>, writes: Vec<Write>) -> Result<Vec<Write>> {
+    let number = |file: &str| target.get(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if let Some(current) = number("memory.limit_in_bytes") {
+        return limits::memory_v1(memory, Some(current));
+    }
+    if memory.check_before_update() == Some(true)
+        && let Some(usage) = number("memory.current")
+    {
+        let reject = |what: &str, limit: Option<i64>| match limit.filter(|limit| *limit > 0) {
+            Some(limit) if limit.unsigned_abs() <= usage => {
+                let problem = format!("rejecting {what} limit {limit} <= usage {usage}: use a higher limit");
+                Err(Error::new(Kind::Config, format!("linux.resources.memory: {problem}")))
+            }
+            _ => Ok(()),
+        };
+        reject("memory+swap", memory.swap())?;
+        reject("memory", memory.limit())?;
+    }
+    Ok(writes)
+}
