@@ -13,6 +13,7 @@
 pub mod cgroup;
 pub mod error;
 pub mod init;
+pub mod plan;
 pub mod spec;
 pub mod sys;
 

@@ -260,6 +260,18 @@ pub fn load_seccomp(program: &[libc::sock_filter], flags: u32) -> Sys<usize> {
     unsafe { call!(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &raw const program) }
 }
 
+/// Whether this kernel knows `flag` of seccomp(2) (`SECCOMP_FILTER_FLAG_*`). Flags are looked at before the program,
+/// which is not there: EFAULT means that they passed.
+pub fn knows_seccomp_flag(flag: u32) -> bool {
+    const SECCOMP_SET_MODE_FILTER: u32 = 1;
+    const WAIT_KILLABLE_RECV: u32 = 1 << 5;
+    // This one is refused without a listener.
+    let company = if flag == WAIT_KILLABLE_RECV { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
+    // SAFETY: without a program no filter can be installed.
+    let result = unsafe { call!(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, flag | company, ptr::null::<u8>()) };
+    result == Err(Errno::EFAULT)
+}
+
 /// How a child ended, as waitid(2) tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

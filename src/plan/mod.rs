@@ -1,0 +1,3 @@
+//! Spec and Host compiled to a Plan.
+
+pub mod seccomp;

@@ -1,0 +1,350 @@
+//! Compiled filters on disk.
+//!
+//! A filter from the cache is loaded as it is, so whoever can write the cache decides what containers may do. The
+//! directory therefore has to belong to the runtime's user and be closed to everybody else, which is asked of the open
+//! descriptor; so has each file. A file holds the profile's whole text and is used only for exactly that text: the
+//! hash in its name finds it and is not trusted with anything, so it need not be a strong one. The checksum is for
+//! accidents (a full disk, a crash while writing): a file that fails it is compiled and written anew.
+
+use super::{Filter, Listener, instructions};
+use crate::error::{Doing, Error, Kind, Result};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, geteuid, mkdir, unlinkat};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The files that are kept. A machine has a handful of profiles; one takes some 10 KiB.
+const MAX_FILES: usize = 64;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+
+/// Changes whenever this program would compile a profile to something else than before.
+const VERSION: u32 = 1;
+
+/// The first bytes of a file.
+const MAGIC: [u8; 8] = *b"mrunbpf\n";
+
+/// The length of what precedes the text, in bytes.
+const HEADER: usize = 48;
+
+/// A directory of compiled filters.
+#[derive(Debug)]
+pub struct Cache {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+impl Cache {
+    /// Opens the cache in the directory `path`, which is made if it is missing; its parent has to exist.
+    ///
+    /// # Errors
+    /// The directory cannot be made or opened, is a symbolic link, belongs to somebody else, or others may enter it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let opened = match open(path, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                match mkdir(path, Mode::S_IRWXU) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(errno) => return Err(Error::system(format!("mkdir {}", path.display()), errno)),
+                }
+                open(path, flags, Mode::empty())
+            }
+            opened => opened,
+        };
+        let directory = opened.doing(|| format!("open the seccomp cache {}", path.display()))?;
+        let stat = fstat(&directory).doing(|| format!("fstat {}", path.display()))?;
+        if !private(&stat) {
+            return Err(distrusted(path, "directory"));
+        }
+        Ok(Self { path: path.to_owned(), directory })
+    }
+
+    /// The filter that was compiled from `text`, if there is one.
+    ///
+    /// # Errors
+    /// The file is there and cannot be read or trusted.
+    pub fn load(&self, text: &[u8]) -> Result<Option<Filter>> {
+        let name = name(text);
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = match openat(&self.directory, name.as_str(), flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(Error::system(format!("open {}", self.path.join(&name).display()), errno)),
+        };
+        let stat = fstat(&file).doing(|| format!("fstat {}", self.path.join(&name).display()))?;
+        if !private(&stat) || stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+            return Err(distrusted(&self.path.join(&name), "file"));
+        }
+        if stat.st_size as u64 > MAX_BYTES {
+            return Ok(None);
+        }
+        // A file that was cut or has grown meanwhile fails the check of its lengths.
+        let mut bytes = vec![0; stat.st_size as usize];
+        match File::from(file).read_exact(&mut bytes) {
+            Ok(()) => Ok(decode(&bytes, text)),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(Error::io(format!("read {}", self.path.join(&name).display()), &error)),
+        }
+    }
+
+    /// Keeps `filter` as what `text` compiles to.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn store(&self, text: &[u8], filter: &Filter) -> Result<()> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Some(bytes) = encode(text, filter) else { return Ok(()) };
+        self.make_room()?;
+        let name = name(text);
+        let draft = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let doing = || format!("write {}", self.path.join(&draft).display());
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.directory, draft.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR).doing(doing)?;
+        let written = File::from(file)
+            .write_all(&bytes)
+            .doing(doing)
+            .and_then(|()| renameat(&self.directory, draft.as_str(), &self.directory, name.as_str()).doing(doing));
+        if written.is_err() {
+            // The error is told already; a draft that stays is removed when room is made.
+            let _ = unlinkat(&self.directory, draft.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        written
+    }
+
+    /// Removes the oldest files until there is room for one more.
+    fn make_room(&self) -> Result<()> {
+        let doing = || format!("list {}", self.path.display());
+        let mut files = Vec::new();
+        // A descriptor of its own: reading moves the position that a copy would share.
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        for entry in Dir::openat(&self.directory, ".", flags, Mode::empty()).doing(doing)?.iter() {
+            let name = entry.doing(doing)?.file_name().to_owned();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            // Another start may have removed it.
+            if let Ok(stat) = fstatat(&self.directory, name.as_c_str(), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW) {
+                files.push((stat.st_mtime, stat.st_mtime_nsec, name));
+            }
+        }
+        files.sort();
+        for (_, _, name) in files.iter().take((files.len() + 1).saturating_sub(MAX_FILES)) {
+            match unlinkat(&self.directory, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(Error::system(doing(), errno)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file or directory is the runtime's user's alone.
+fn private(stat: &FileStat) -> bool {
+    stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o077 == 0
+}
+
+fn distrusted(path: &Path, kind: &str) -> Error {
+    Error::new(
+        Kind::System,
+        format!(
+            "the seccomp cache {} is not a {kind} of user {} alone and is not used: remove it",
+            path.display(),
+            geteuid()
+        ),
+    )
+}
+
+/// The name of the file for `text`.
+fn name(text: &[u8]) -> String {
+    format!("{:016x}", mix(text))
+}
+
+/// A fast hash (multiply and rotate, eight bytes at a time). Anybody can make two texts with the same one.
+fn mix(bytes: &[u8]) -> u64 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let all = words.iter().chain([&last]).map(|word| u64::from_le_bytes(*word));
+    all.fold(bytes.len() as u64, |hash, word| (hash ^ word).wrapping_mul(FACTOR).rotate_left(29)).wrapping_mul(FACTOR)
+}
+
+/// What a filter depends on besides the text: how this program and its libseccomp compile.
+fn compiler() -> u32 {
+    let library = libseccomp::ScmpVersion::current()
+        .map_or(0, |version| version.major << 16 | version.minor << 8 | version.micro);
+    VERSION << 24 ^ library
+}
+
+/// A file's bytes: header, text, program, path, metadata. `None` if something is too long to be kept.
+fn encode(text: &[u8], filter: &Filter) -> Option<Vec<u8>> {
+    let listener = filter.listener.as_ref();
+    let path = listener.map_or(&[][..], |listener| listener.path.as_os_str().as_bytes());
+    let metadata = listener.and_then(|listener| listener.metadata.as_deref());
+    let lengths = [
+        u32::try_from(text.len()).ok()?,
+        u32::try_from(filter.program.len()).ok()?,
+        u32::try_from(path.len()).ok()?,
+        u32::try_from(metadata.map_or(0, str::len)).ok()?,
+    ];
+    // What is there: a listener, and its metadata, which may be empty.
+    let parts = u32::from(listener.is_some()) | u32::from(metadata.is_some()) << 1;
+    let mut body = Vec::with_capacity(HEADER + text.len() + filter.program.len() * 8 + path.len());
+    for word in [compiler(), super::profile::NATIVE as u32, filter.flags, parts].iter().chain(&lengths) {
+        body.extend(word.to_ne_bytes());
+    }
+    body.extend(text);
+    for step in &filter.program {
+        body.extend(step.code.to_ne_bytes());
+        body.extend([step.jt, step.jf]);
+        body.extend(step.k.to_ne_bytes());
+    }
+    body.extend(path);
+    body.extend(metadata.unwrap_or_default().as_bytes());
+    if body.len() as u64 + 16 > MAX_BYTES {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(16 + body.len());
+    bytes.extend(MAGIC);
+    bytes.extend(mix(&body).to_ne_bytes());
+    bytes.extend(body);
+    Some(bytes)
+}
+
+/// The filter in a file's bytes, if they are whole, of this compiler, and for exactly `text`.
+fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
+    let body = bytes.strip_prefix(&MAGIC)?;
+    let (checksum, body) = body.split_first_chunk::<8>()?;
+    let (words, mut rest) = body.split_first_chunk::<{ HEADER - 16 }>()?;
+    let mut words = words.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word));
+    let mut word = || words.next().unwrap_or_default();
+    if (word(), word()) != (compiler(), super::profile::NATIVE as u32) {
+        return None;
+    }
+    let (flags, parts) = (word(), word());
+    let mut take = |length: usize| {
+        let (part, behind) = rest.split_at_checked(length)?;
+        rest = behind;
+        Some(part)
+    };
+    let stored = take(word() as usize)?;
+    let program = take((word() as usize).checked_mul(8)?)?;
+    let path = take(word() as usize)?;
+    let metadata = take(word() as usize)?;
+    if !take(0).is_some_and(<[u8]>::is_empty) || stored != text || mix(body) != u64::from_ne_bytes(*checksum) {
+        return None;
+    }
+    let metadata = (parts & 2 != 0).then(|| String::from_utf8(metadata.to_vec())).transpose().ok()?;
+    let listener = (parts & 1 != 0).then(|| Listener { path: OsStr::from_bytes(path).into(), metadata });
+    Some(Filter { program: instructions(program), flags, listener })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libc::sock_filter;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn filter() -> Filter {
+        Filter {
+            program: vec![sock_filter { code: 6, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }; 3],
+            flags: 12,
+            listener: Some(Listener { path: "/run/agent.sock".into(), metadata: Some("bar".into()) }),
+        }
+    }
+
+    fn plain(filter: &Filter) -> String {
+        format!("{filter:?}")
+    }
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&directory.path().join("seccomp")).unwrap();
+        (directory, cache)
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded_for_the_same_text_only() {
+        let (_directory, cache) = cache();
+        assert!(cache.load(b"{text}").unwrap().is_none());
+        for listener in [filter().listener, None, Some(Listener { path: "/a".into(), metadata: None })] {
+            let filter = Filter { listener, ..filter() };
+            cache.store(b"{text}", &filter).unwrap();
+            assert_eq!(plain(&cache.load(b"{text}").unwrap().unwrap()), plain(&filter));
+        }
+        assert!(cache.load(b"{text }").unwrap().is_none());
+        // Even a file that the hash finds is for its own text only.
+        let path = |text| cache.path.join(name(text));
+        fs::rename(path(b"{text}"), path(b"{other}")).unwrap();
+        assert!(cache.load(b"{other}").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_file_is_as_good_as_none_and_is_replaced() {
+        let (_directory, cache) = cache();
+        cache.store(b"{text}", &filter()).unwrap();
+        let path = cache.path.join(name(b"{text}"));
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            assert!(cache.load(b"{text}").unwrap().is_none(), "cut to {length}");
+        }
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 0x40;
+            fs::write(&path, &damaged).unwrap();
+            assert!(cache.load(b"{text}").unwrap().is_none(), "damaged at {at}");
+        }
+        fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+        assert!(cache.load(b"{text}").unwrap().is_none());
+        cache.store(b"{text}", &filter()).unwrap();
+        assert!(cache.load(b"{text}").unwrap().is_some());
+    }
+
+    #[test]
+    fn nothing_that_others_could_have_written_is_used() {
+        let (directory, cache) = cache();
+        cache.store(b"{text}", &filter()).unwrap();
+        let path = cache.path.join(name(b"{text}"));
+        fs::set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
+        assert!(cache.load(b"{text}").unwrap_err().to_string().contains("is not used: remove it"));
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+
+        fs::rename(&path, directory.path().join("elsewhere")).unwrap();
+        symlink(directory.path().join("elsewhere"), &path).unwrap();
+        assert_eq!(cache.load(b"{text}").unwrap_err().errno(), Some(Errno::ELOOP));
+
+        fs::set_permissions(&cache.path, Permissions::from_mode(0o770)).unwrap();
+        let error = Cache::open(&cache.path).unwrap_err().to_string();
+        assert!(error.contains("is not a directory of user"), "{error}");
+        fs::set_permissions(&cache.path, Permissions::from_mode(0o700)).unwrap();
+
+        symlink(&cache.path, directory.path().join("link")).unwrap();
+        assert!(Cache::open(&directory.path().join("link")).is_err());
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&cache.path, Some(65534), None).unwrap();
+            assert!(Cache::open(&cache.path).is_err());
+        }
+    }
+
+    #[test]
+    fn the_number_of_files_is_bounded_and_the_newest_stay() {
+        let (_directory, cache) = cache();
+        for i in 0..MAX_FILES + 20 {
+            cache.store(format!("{{{i}}}").as_bytes(), &filter()).unwrap();
+        }
+        assert_eq!(fs::read_dir(&cache.path).unwrap().count(), MAX_FILES);
+        assert!(cache.load(format!("{{{}}}", MAX_FILES + 19).as_bytes()).unwrap().is_some());
+        assert!(cache.load(b"{0}").unwrap().is_none());
+    }
+}

@@ -1,0 +1,136 @@
+//! Handing the listener of SCMP_ACT_NOTIFY to the agent (runtime-spec config-linux.md, "The Container Process State").
+
+use crate::error::{Doing, Error, Result};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, sendmsg, socket,
+};
+use oci_spec::runtime::{ContainerProcessState, SECCOMP_FD_NAME, State};
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::Listener;
+
+/// What the agent is told: `pid` is the process that the filter is loaded in, as the runtime sees it; `state` is the
+/// container's.
+pub fn process_state(listener: &Listener, pid: i32, state: State) -> ContainerProcessState {
+    let mut message = ContainerProcessState::default();
+    message
+        .set_version(state.version().clone())
+        .set_fds(vec![SECCOMP_FD_NAME.to_owned()])
+        .set_pid(pid)
+        .set_metadata(listener.metadata.clone())
+        .set_state(state);
+    message
+}
+
+/// Connects to the agent's socket, sends `state` with the descriptor `fd`, and closes the connection.
+///
+/// A path that begins with "@" names an abstract socket, as in runc.
+///
+/// # Errors
+/// The agent does not listen, or ends the connection before it has all.
+pub fn send_listener(listener: &Listener, state: &ContainerProcessState, fd: BorrowedFd<'_>) -> Result<()> {
+    let path = listener.path.as_path();
+    let doing = || {
+        format!("config.json: linux.seccomp.listenerPath: failed to connect with seccomp agent at {}", path.display())
+    };
+    let text = serde_json::to_vec(state)
+        .map_err(|error| Error::config("linux.seccomp.listenerPath", format!("encode the process state: {error}")))?;
+    let address = address(path).doing(doing)?;
+    let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).doing(doing)?;
+    connect(connection.as_raw_fd(), &address).doing(doing)?;
+
+    let doing = || format!("send the seccomp listener to {}", path.display());
+    let fds = [fd.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    let parts = [IoSlice::new(&text)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    let mut sent = sendmsg::<UnixAddr>(connection.as_raw_fd(), &parts, &rights, flags, None).doing(doing)?;
+    // The descriptor goes with the first bytes only.
+    while sent < text.len() {
+        sent += send(connection.as_raw_fd(), &text[sent..], flags).doing(doing)?;
+    }
+    Ok(())
+}
+
+fn address(path: &Path) -> nix::Result<UnixAddr> {
+    match path.as_os_str().as_bytes() {
+        [b'@', name @ ..] => UnixAddr::new_abstract(name),
+        _ => UnixAddr::new(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::receive_fd;
+    use oci_spec::runtime::{ContainerState, StateBuilder};
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixListener;
+
+    fn state() -> State {
+        StateBuilder::default()
+            .version("1.3.0")
+            .id("c1")
+            .status(ContainerState::Creating)
+            .pid(42)
+            .bundle("/b")
+            .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn the_agent_gets_the_state_and_the_descriptor_in_one_connection() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let agent = UnixListener::bind(&path).unwrap();
+        // More than a socket takes at once, so that the rest goes without the descriptor.
+        let metadata = "m".repeat(1 << 20);
+        let received = std::thread::spawn(move || {
+            let (mut connection, _) = agent.accept().unwrap();
+            let mut data = vec![0; 4096];
+            let (count, fd) = receive_fd(connection.as_raw_fd(), &mut data).unwrap();
+            data.truncate(count);
+            connection.read_to_end(&mut data).unwrap();
+            (data, fd.unwrap())
+        });
+        let listener = Listener { path, metadata: Some(metadata.clone()) };
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        send_listener(&listener, &process_state(&listener, 42, state()), writer.as_fd()).unwrap();
+        drop(writer);
+
+        let (data, fd) = received.join().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&data).unwrap();
+        assert_eq!(json["ociVersion"], "1.3.0");
+        assert_eq!(json["fds"], serde_json::json!(["seccompFd"]));
+        assert_eq!(json["pid"], 42);
+        assert_eq!(json["metadata"], metadata.as_str());
+        assert_eq!(json["state"]["id"], "c1");
+        assert_eq!(json["state"]["status"], "creating");
+
+        // What arrived is the very pipe.
+        let mut theirs = File::options().write(true).open(format!("/proc/self/fd/{fd}")).unwrap();
+        theirs.write_all(b"x").unwrap();
+        drop(theirs);
+        nix::unistd::close(fd).unwrap();
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn an_agent_that_does_not_listen_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().join("none.sock"), "@microrun-no-such-agent".into(), "/x".repeat(100).into()] {
+            let listener = Listener { path, metadata: None };
+            let file = File::open("/dev/null").unwrap();
+            let message = process_state(&listener, 1, state());
+            let error = send_listener(&listener, &message, file.as_fd()).unwrap_err().to_string();
+            assert!(error.contains("failed to connect with seccomp agent at"), "{error}");
+        }
+    }
+}

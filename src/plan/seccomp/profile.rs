@@ -1,0 +1,385 @@
+//! `linux.seccomp` checked and put into the kernel's terms, and what libseccomp makes of its rules.
+
+use super::decide::X32_BIT;
+use crate::error::{Doing, Error, Kind, Result};
+use libc::sock_filter;
+use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{Read, Seek};
+
+/// The arguments that a system call has at most.
+const ARGUMENTS: usize = 6;
+
+/// System calls that some architectures make through socketcall(2) or ipc(2). libseccomp knows where, and filters both
+/// ways; no rule for them may be reduced to a number.
+const MULTIPLEXED: [&str; 34] = [
+    "accept",
+    "accept4",
+    "bind",
+    "connect",
+    "getpeername",
+    "getsockname",
+    "getsockopt",
+    "ipc",
+    "listen",
+    "msgctl",
+    "msgget",
+    "msgrcv",
+    "msgsnd",
+    "recv",
+    "recvfrom",
+    "recvmmsg",
+    "recvmsg",
+    "semctl",
+    "semget",
+    "semop",
+    "semtimedop",
+    "send",
+    "sendmmsg",
+    "sendmsg",
+    "sendto",
+    "setsockopt",
+    "shmat",
+    "shmctl",
+    "shmdt",
+    "shmget",
+    "shutdown",
+    "socket",
+    "socketcall",
+    "socketpair",
+];
+
+/// System calls that may be newer than the libseccomp in use. Since Linux 5.1 a new system call has the same number
+/// on every architecture (asm-generic/unistd.h), so that profiles can allow them all the same.
+const NEWER: [(&str, u32); 19] = [
+    ("cachestat", 451),
+    ("fchmodat2", 452),
+    ("map_shadow_stack", 453),
+    ("futex_wake", 454),
+    ("futex_wait", 455),
+    ("futex_requeue", 456),
+    ("statmount", 457),
+    ("listmount", 458),
+    ("lsm_get_self_attr", 459),
+    ("lsm_set_self_attr", 460),
+    ("lsm_list_modules", 461),
+    ("mseal", 462),
+    ("setxattrat", 463),
+    ("getxattrat", 464),
+    ("listxattrat", 465),
+    ("removexattrat", 466),
+    ("open_tree_attr", 467),
+    ("file_getattr", 468),
+    ("file_setattr", 469),
+];
+
+/// A system call that every architecture has under a number of its own. libseccomp (to 2.6.1 at least) loads the number
+/// for the first rule of an architecture, and forgets to if that rule is for a call without a number there (semop on
+/// x86 goes through ipc): the filter then compares numbers with the architecture. So every filter begins with this one.
+pub(super) const ANCHOR: &str = "read";
+
+/// The architecture of this program.
+pub(super) const NATIVE: Arch =
+    if cfg!(target_arch = "aarch64") { Arch::ScmpArchAarch64 } else { Arch::ScmpArchX86_64 };
+
+/// One rule for one system call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rule {
+    action: ScmpAction,
+    /// All must hold.
+    conditions: Vec<ScmpArgCompare>,
+}
+
+/// A checked profile.
+#[derive(Debug)]
+pub(super) struct Profile {
+    /// The action for all that no rule matches.
+    pub default: ScmpAction,
+    /// The machine's own architecture, then the others that the profile lists.
+    pub archs: Vec<Arch>,
+    /// The rules of each system call in the profile's order, without those that ask for the default action.
+    pub rules: BTreeMap<String, Vec<Rule>>,
+    /// Every name that the profile mentions and this libseccomp or [`NEWER`] knows.
+    pub known: BTreeSet<String>,
+    /// Names that nobody knows: they are left out, as a profile is written for many kernels.
+    pub unknown: Vec<String>,
+    /// Whether a rule notifies.
+    pub notifies: bool,
+}
+
+impl Profile {
+    /// Checks `seccomp` (runtime-spec config-linux.md, "Seccomp").
+    ///
+    /// # Errors
+    /// One sentence that names the field that is wrong.
+    pub fn new(seccomp: &LinuxSeccomp) -> Result<Self> {
+        let default = action(seccomp.default_action(), seccomp.default_errno_ret(), "linux.seccomp.defaultErrnoRet")?;
+        if default == ScmpAction::Notify {
+            return Err(Error::config(
+                "linux.seccomp.defaultAction",
+                "SCMP_ACT_NOTIFY cannot be used as default action: nobody could start the agent's system calls",
+            ));
+        }
+        let mut archs = vec![NATIVE];
+        for &arch in seccomp.architectures().iter().flatten() {
+            if arch != Arch::ScmpArchNative && !archs.contains(&arch) {
+                archs.push(arch);
+            }
+        }
+        let mut profile = Self {
+            default,
+            archs,
+            rules: BTreeMap::new(),
+            known: BTreeSet::new(),
+            unknown: Vec::new(),
+            notifies: false,
+        };
+        for (i, syscall) in seccomp.syscalls().iter().flatten().enumerate() {
+            let field = format!("linux.seccomp.syscalls[{i}]");
+            profile.add(&field, syscall)?;
+        }
+        Ok(profile)
+    }
+
+    fn add(&mut self, field: &str, syscall: &oci_spec::runtime::LinuxSyscall) -> Result<()> {
+        let action = action(syscall.action(), syscall.errno_ret(), &format!("{field}.errnoRet"))?;
+        if syscall.names().is_empty() {
+            return Err(Error::config(&format!("{field}.names"), "is empty: name at least one system call"));
+        }
+        let conditions = conditions(field, syscall.args().as_deref().unwrap_or_default())?;
+        for name in syscall.names() {
+            self.check_name(field, name, action)?;
+            if ScmpSyscall::from_name(name).is_err() && newer(name).is_none() {
+                self.unknown.push(name.clone());
+                continue;
+            }
+            self.known.insert(name.clone());
+            if action == self.default {
+                continue;
+            }
+            let rules = self.rules.entry(name.clone()).or_default();
+            if conditions.is_empty() {
+                rules.push(Rule { action, conditions: Vec::new() });
+            }
+            rules.extend(conditions.iter().map(|all| Rule { action, conditions: all.clone() }));
+        }
+        Ok(())
+    }
+
+    fn check_name(&mut self, field: &str, name: &str, action: ScmpAction) -> Result<()> {
+        if name.is_empty() || name.contains('\0') {
+            return Err(Error::config(&format!("{field}.names"), "has a name that is no system call's: correct it"));
+        }
+        if action == ScmpAction::Notify {
+            if name == "write" {
+                return Err(Error::config(
+                    &format!("{field}.action"),
+                    "SCMP_ACT_NOTIFY cannot be used for the write syscall: the runtime could not report the listener",
+                ));
+            }
+            self.notifies = true;
+        }
+        Ok(())
+    }
+
+    /// Where the system call `name` is: architecture (AUDIT_ARCH_*) and number, for each of the profile's
+    /// architectures that has it.
+    pub fn places(&self, name: &str) -> impl Iterator<Item = (u32, u32)> {
+        self.archs.iter().filter_map(move |&arch| Some((audit(arch), number(arch, name)?)))
+    }
+
+    /// Divides the rules: for most system calls the profile says one thing, whatever the arguments, and that is
+    /// `(architecture, number) -> action`; the names of the others, which libseccomp has to work out, come second.
+    ///
+    /// This is for speed: libseccomp takes milliseconds for an engine's profile, nearly all of them for such rules.
+    pub fn divide(&self) -> (BTreeMap<(u32, u32), ScmpAction>, BTreeSet<&str>) {
+        let mut plain = BTreeMap::new();
+        let mut intricate = BTreeSet::new();
+        let mut owners: BTreeMap<(u32, u32), &str> = BTreeMap::new();
+        for (name, rules) in &self.rules {
+            let simple = rules.iter().all(|rule| rule.conditions.is_empty() && rule.action == rules[0].action);
+            if !simple || MULTIPLEXED.contains(&name.as_str()) {
+                intricate.insert(name.as_str());
+            }
+            for place in self.places(name) {
+                plain.insert(place, rules[0].action);
+                // Two names can share a number (arm's sync_file_range2 and arm_sync_file_range).
+                if let Some(other) = owners.insert(place, name)
+                    && self.rules[other] != *rules
+                {
+                    intricate.extend([other, name.as_str()]);
+                }
+            }
+        }
+        for name in &intricate {
+            for place in self.places(name) {
+                plain.remove(&place);
+            }
+        }
+        if !self.rules.contains_key(ANCHOR) {
+            plain.extend(self.places(ANCHOR).map(|place| (place, self.default)));
+        }
+        (plain, intricate)
+    }
+
+    /// The program that libseccomp makes of the rules for `names`. What it decides for the [`ANCHOR`] counts only if that is
+    /// one of them.
+    ///
+    /// # Errors
+    /// libseccomp refuses an architecture or a rule; rules that contradict each other, for example.
+    pub fn generate(&self, names: &BTreeSet<&str>) -> Result<Vec<sock_filter>> {
+        // Without this libseccomp would ask the running kernel what it can do; a filter is the same for all kernels.
+        let notifying = 6;
+        libseccomp::set_api(notifying).map_err(|error| refused("linux.seccomp", &error))?;
+        let mut context =
+            ScmpFilterContext::new(self.default).map_err(|error| refused("linux.seccomp.defaultAction", &error))?;
+        for &arch in &self.archs[1..] {
+            let field = format!("linux.seccomp.architectures: {arch}");
+            let arch: ScmpArch = arch.to_string().parse().map_err(|error| refused(&field, &error))?;
+            context.add_arch(arch).map_err(|error| refused(&field, &error))?;
+        }
+        for (name, rules) in self.rules.iter().filter(|(name, _)| names.contains(name.as_str())) {
+            // The few names that only `NEWER` knows cannot be used with conditions.
+            let Ok(syscall) = ScmpSyscall::from_name(name) else { continue };
+            for rule in rules {
+                context
+                    .add_rule_conditional(rule.action, syscall, &rule.conditions)
+                    .map_err(|error| refused(&format!("linux.seccomp.syscalls: {name}"), &error))?;
+            }
+        }
+        let doing = |error: &_| refused("linux.seccomp", error);
+        let anchor = ScmpSyscall::from_name(ANCHOR).map_err(|error| doing(&error))?;
+        if !names.contains(ANCHOR) || !self.rules.contains_key(ANCHOR) {
+            let other = if self.default == ScmpAction::Allow { ScmpAction::KillProcess } else { ScmpAction::Allow };
+            context.add_rule(other, anchor).map_err(|error| doing(&error))?;
+        }
+        context.set_syscall_priority(anchor, u8::MAX).map_err(|error| doing(&error))?;
+        export(&context)
+    }
+}
+
+/// The action of a rule with the value it returns (EPERM unless the profile says otherwise).
+fn action(action: Action, value: Option<u32>, field: &str) -> Result<ScmpAction> {
+    let returns = u16::try_from(value.unwrap_or(libc::EPERM as u32))
+        .map_err(|_| Error::config(field, "is more than 65535: use an errno"))?;
+    let action = match action {
+        Action::ScmpActErrno => return Ok(ScmpAction::Errno(i32::from(returns))),
+        Action::ScmpActTrace => return Ok(ScmpAction::Trace(returns)),
+        Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
+        Action::ScmpActKillProcess => ScmpAction::KillProcess,
+        Action::ScmpActTrap => ScmpAction::Trap,
+        Action::ScmpActNotify => ScmpAction::Notify,
+        Action::ScmpActLog => ScmpAction::Log,
+        Action::ScmpActAllow => ScmpAction::Allow,
+    };
+    match value {
+        None => Ok(action),
+        Some(_) => Err(Error::config(
+            field,
+            "is set, but only SCMP_ACT_ERRNO and SCMP_ACT_TRACE return a value: remove it or change the action",
+        )),
+    }
+}
+
+/// The kernel's form of an action: `SECCOMP_RET_*` and its data.
+pub(super) fn answer(action: ScmpAction) -> Option<u32> {
+    Some(match action {
+        ScmpAction::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        ScmpAction::KillThread => libc::SECCOMP_RET_KILL_THREAD,
+        ScmpAction::Trap => libc::SECCOMP_RET_TRAP,
+        ScmpAction::Notify => libc::SECCOMP_RET_USER_NOTIF,
+        ScmpAction::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno as u32 & libc::SECCOMP_RET_DATA),
+        ScmpAction::Trace(message) => libc::SECCOMP_RET_TRACE | u32::from(message),
+        ScmpAction::Log => libc::SECCOMP_RET_LOG,
+        ScmpAction::Allow => libc::SECCOMP_RET_ALLOW,
+        _ => return None,
+    })
+}
+
+/// The conditions of a rule, all of which must hold. Conditions that share an argument become rules of their own, any
+/// of which will do: one rule cannot compare an argument twice, and runc's users know it so.
+fn conditions(field: &str, args: &[LinuxSeccompArg]) -> Result<Vec<Vec<ScmpArgCompare>>> {
+    let mut uses = [0; ARGUMENTS];
+    let mut all = Vec::with_capacity(args.len());
+    for (i, arg) in args.iter().enumerate() {
+        let count = uses.get_mut(arg.index()).ok_or_else(|| {
+            Error::config(
+                &format!("{field}.args[{i}].index"),
+                "is more than 5: a system call has six arguments, 0 to 5",
+            )
+        })?;
+        *count += 1;
+        all.push(condition(arg));
+    }
+    Ok(match all.len() {
+        0 => Vec::new(),
+        _ if uses.iter().any(|count| *count > 1) => all.into_iter().map(|one| vec![one]).collect(),
+        _ => vec![all],
+    })
+}
+
+fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {
+    let operator = match arg.op() {
+        Operator::ScmpCmpNe => ScmpCompareOp::NotEqual,
+        Operator::ScmpCmpLt => ScmpCompareOp::Less,
+        Operator::ScmpCmpLe => ScmpCompareOp::LessOrEqual,
+        Operator::ScmpCmpEq => ScmpCompareOp::Equal,
+        Operator::ScmpCmpGe => ScmpCompareOp::GreaterEqual,
+        Operator::ScmpCmpGt => ScmpCompareOp::Greater,
+        Operator::ScmpCmpMaskedEq => {
+            let (mask, wanted) = (arg.value(), arg.value_two().unwrap_or(0));
+            return ScmpArgCompare::new(arg.index() as u32, ScmpCompareOp::MaskedEqual(mask), wanted);
+        }
+    };
+    ScmpArgCompare::new(arg.index() as u32, operator, arg.value())
+}
+
+/// The token of `arch` in struct seccomp_data: libseccomp's own, but for x32, which the kernel tells by a bit of the
+/// number.
+pub(super) fn audit(arch: Arch) -> u32 {
+    if arch == Arch::ScmpArchX32 { Arch::ScmpArchX86_64 as u32 } else { arch as u32 }
+}
+
+/// The number of the system call `name` on `arch`, if it is there.
+pub(super) fn number(arch: Arch, name: &str) -> Option<u32> {
+    let known: ScmpArch = arch.to_string().parse().ok()?;
+    match ScmpSyscall::from_name_by_arch(name, known) {
+        Ok(syscall) => u32::try_from(syscall.as_raw_syscall()).ok(),
+        Err(_) => newer(name).map(|number| {
+            number
+                + match arch {
+                    Arch::ScmpArchX32 => X32_BIT,
+                    Arch::ScmpArchMips | Arch::ScmpArchMipsel => 4000,
+                    Arch::ScmpArchMips64 | Arch::ScmpArchMipsel64 => 5000,
+                    Arch::ScmpArchMips64n32 | Arch::ScmpArchMipsel64n32 => 6000,
+                    _ => 0,
+                }
+        }),
+    }
+}
+
+fn newer(name: &str) -> Option<u32> {
+    NEWER.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+}
+
+/// The program of a context, read back from the only place that every libseccomp writes to: a descriptor.
+fn export(context: &ScmpFilterContext) -> Result<Vec<sock_filter>> {
+    let doing = || "seccomp: export the filter to a memory file";
+    let mut file = File::from(memfd_create("seccomp", MFdFlags::MFD_CLOEXEC).doing(doing)?);
+    context.export_bpf(&file).map_err(|error| {
+        Error::new(Kind::System, format!("seccomp: libseccomp cannot generate the filter: {error}"))
+    })?;
+    let mut bytes = Vec::new();
+    file.rewind().doing(doing)?;
+    file.read_to_end(&mut bytes).doing(doing)?;
+    Ok(super::instructions(&bytes))
+}
+
+fn refused(field: &str, error: &libseccomp::error::SeccompError) -> Error {
+    Error::new(Kind::Config, format!("config.json: {field}: libseccomp refuses it ({error}): remove or correct it"))
+}
