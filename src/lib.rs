@@ -11,6 +11,8 @@
 //! ground floor. All `unsafe` code lives in [`sys`].
 
 pub mod cgroup;
+pub mod clock;
+pub mod container;
 pub mod error;
 pub mod init;
 pub mod plan;

@@ -22,5 +22,5 @@ mod program;
 mod run;
 mod target;
 
-pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step};
-pub use run::{Init, Slots, run};
+pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step, namespace_names};
+pub use run::{FAILURE, Init, READY, Slots, run, run_here};

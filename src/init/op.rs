@@ -32,6 +32,8 @@ pub enum Create {
     Directory,
     /// Missing directories on the way, and an empty file.
     File,
+    /// The one or the other, as the root of the mount in a slot is.
+    Like(Slot),
 }
 
 /// What a mount's destination must be, beyond lying inside the root.
@@ -67,8 +69,6 @@ pub enum Gate {
     Listener,
     /// The runtime moves network devices into the namespace.
     NetDevices,
-    /// The runtime has done what needs the child to exist (resource control groups, scheduling domains, ...).
-    Placement,
 }
 
 impl Gate {
@@ -80,13 +80,12 @@ impl Gate {
             Self::StartHooks => b's',
             Self::Listener => b'l',
             Self::NetDevices => b'n',
-            Self::Placement => b'p',
         }
     }
 
     /// The gate that a byte stands for.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Mappings, Self::Hooks, Self::StartHooks, Self::Listener, Self::NetDevices, Self::Placement]
+        [Self::Mappings, Self::Hooks, Self::StartHooks, Self::Listener, Self::NetDevices]
             .into_iter()
             .find(|gate| gate.byte() == byte)
     }
@@ -116,6 +115,14 @@ pub struct Exec {
     pub args: Strings,
     /// envp. A last entry may be the `HOME=` that [`Op::SetHome`] fills in.
     pub env: Environment,
+}
+
+impl Exec {
+    /// Nothing: for steps that are not followed by a program.
+    pub fn none() -> Self {
+        let strings = || Strings::new(Vec::new());
+        Self { candidates: Vec::new(), args: strings(), env: Environment { strings: strings(), home_room: false } }
+    }
 }
 
 /// envp and, where the config gives no HOME, room for one.
@@ -150,6 +157,10 @@ pub enum Op {
     AwaitStart { listener: Slot },
     /// Writes to a file below an open directory, a procfs as a rule (sysctls, timens_offsets, oom_score_adj, LSM attributes).
     WriteFile { dir: Slot, path: CString, data: Vec<u8> },
+    /// PR_SET_DUMPABLE 0: nobody in the namespaces may look into this process (CVE-2016-9962).
+    NotDumpable,
+    /// A bind over /proc must be a procfs, or LSMs would be fooled (CVE-2019-16884).
+    RequireProcfs { mount: Slot },
     /// Becomes uid and gid 0 of a user namespace that was just entered or mapped.
     BecomeRoot,
 
@@ -331,6 +342,8 @@ impl fmt::Display for Op {
             Self::WriteFile { dir, path, data } => {
                 write!(f, "write({dir}/{}, {:?})", text(path), String::from_utf8_lossy(data))
             }
+            Self::NotDumpable => write!(f, "prctl(PR_SET_DUMPABLE, 0)"),
+            Self::RequireProcfs { mount } => write!(f, "fstatfs({mount}): must be a procfs"),
             Self::BecomeRoot => write!(f, "setresgid(0), setresuid(0)"),
             Self::RootPropagation { propagation } => {
                 write!(f, "mount_setattr(\"/\", AT_RECURSIVE, {})", propagation_name(*propagation))

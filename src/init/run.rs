@@ -14,13 +14,18 @@ use std::sync::atomic::Ordering;
 /// The exit status of a child that could not execute its program; nobody but the runtime sees it.
 const FAILED: i32 = 1;
 
+/// What init writes once it waits for `start`.
+pub const READY: u8 = b'r';
+/// What init writes to `start`, before the errno and a sentence, when a step failed.
+pub const FAILURE: u8 = b'e';
+
 /// Descriptors by number. A slot that holds nothing reads as -1, which every system call answers with EBADF.
 #[derive(Debug, Clone, Copy)]
 pub struct Slots([RawFd; Self::COUNT]);
 
 impl Slots {
-    /// How many there are. Below 64, so that the kernel need not grow the descriptor table.
-    pub const COUNT: usize = 48;
+    /// How many there are.
+    pub const COUNT: usize = 250;
 
     /// What `slot` holds.
     pub fn get(&self, slot: Slot) -> RawFd {
@@ -64,19 +69,29 @@ pub struct Init<'a> {
     pub failures: &'a [String],
 }
 
-/// The child's state while it runs.
+/// The state while steps run.
 struct Executor<'a> {
-    init: &'a Init<'a>,
     slots: Slots,
+    exec: &'a Exec,
+    report: &'a Report,
     /// The runtime, or `start` once that has connected.
     sync: RawFd,
+    /// Whether `start` has connected.
+    started: bool,
     /// The candidate to execute.
     candidate: usize,
 }
 
 /// Executes the steps, then the program. Never returns.
 pub fn run(init: &Init<'_>) -> ! {
-    let mut executor = Executor { init, slots: init.slots, sync: init.sync, candidate: 0 };
+    let mut executor = Executor {
+        slots: init.slots,
+        exec: init.exec,
+        report: init.report,
+        sync: init.sync,
+        started: false,
+        candidate: 0,
+    };
     fs::close(init.sync_of_parent);
     fs::umask(0);
     // Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
@@ -84,38 +99,52 @@ pub fn run(init: &Init<'_>) -> ! {
     for (index, step) in init.steps.iter().enumerate() {
         init.report.step.store(index as u32 + 1, Ordering::Relaxed);
         if let Err(errno) = executor.execute(&step.op) {
-            executor.fail(index, errno);
+            executor.fail(init, index, errno);
         }
         if init.timings {
             init.report.set_time(index, process::now());
         }
     }
     init.report.step.store(init.steps.len() as u32 + 1, Ordering::Relaxed);
-    let errno = executor.exec();
-    executor.fail(init.steps.len(), errno);
+    let errno = executor.exec_program(init.signal_mask);
+    executor.fail(init, init.steps.len(), errno);
+}
+
+/// Executes steps in the calling process: those that the runtime does before the clone, and those of the stage
+/// between runtime and init. What the steps open is left in `slots`.
+///
+/// # Errors
+/// The index of the step that failed, and why.
+pub fn run_here(steps: &[Step], slots: &mut Slots, exec: &Exec, report: &Report) -> Result<(), (usize, Errno)> {
+    let mut executor = Executor { slots: *slots, exec, report, sync: -1, started: false, candidate: 0 };
+    let result = steps
+        .iter()
+        .enumerate()
+        .try_for_each(|(index, step)| executor.execute(&step.op).map_err(|errno| (index, errno)));
+    *slots = executor.slots;
+    result
 }
 
 impl Executor<'_> {
     /// Tells why it ended, and ends.
-    fn fail(&self, index: usize, errno: Errno) -> ! {
-        self.init.report.errno.store(errno as u32, Ordering::Release);
-        if self.sync != self.init.sync {
+    fn fail(&self, init: &Init<'_>, index: usize, errno: Errno) -> ! {
+        self.report.errno.store(errno as u32, Ordering::Release);
+        if self.started {
             // It is `start` that listens now, and it has no Plan to look into.
-            let text = self.init.failures.get(index).map_or("", String::as_str);
-            let _ = fs::write(self.sync, b"e");
+            let text = init.failures.get(index).map_or("", String::as_str);
+            let _ = fs::write(self.sync, &[FAILURE]);
             let _ = fs::write(self.sync, &(errno as u32).to_ne_bytes());
             let _ = fs::write(self.sync, text.as_bytes());
         }
         process::exit(FAILED)
     }
 
-    fn exec(&self) -> Errno {
-        let exec = self.init.exec;
-        let Some(path) = exec.candidates.get(self.candidate) else { return Errno::ENOENT };
-        if let Err(errno) = process::set_signal_mask(self.init.signal_mask) {
+    fn exec_program(&self, signal_mask: u64) -> Errno {
+        let Some(path) = self.exec.candidates.get(self.candidate) else { return Errno::ENOENT };
+        if let Err(errno) = process::set_signal_mask(signal_mask) {
             return errno;
         }
-        process::execveat(fs::CWD, path, &exec.args, &exec.env.strings, 0)
+        process::execve(path, &self.exec.args, &self.exec.env.strings)
     }
 
     #[allow(clippy::too_many_lines)] // one arm an operation
@@ -133,11 +162,18 @@ impl Executor<'_> {
             Op::AwaitRecord => self.await_record(),
             Op::AwaitStart { listener } => {
                 let listener = self.slots.get(*listener);
+                fs::write(self.sync, &[READY])?;
                 self.sync = socket::accept(listener)?;
+                self.started = true;
                 fs::close(listener);
                 Ok(())
             }
             Op::WriteFile { dir, path, data } => self.write_file(*dir, path, data),
+            Op::NotDumpable => process::prctl(libc::PR_SET_DUMPABLE, [0; 4]).map(drop),
+            Op::RequireProcfs { mount } => match fs::file_system(self.slots.get(*mount))? {
+                target::PROC_SUPER_MAGIC => Ok(()),
+                _ => Err(Errno::EPERM),
+            },
             Op::BecomeRoot => {
                 process::setgid(0)?;
                 process::setuid(0)
@@ -172,7 +208,8 @@ impl Executor<'_> {
                 mount::set_attributes(self.slots.get(*mount), c"", flags, &attributes)
             }
             Op::Target { root, path, create, rule, into } => {
-                let place = target::open_target(self.slots.get(*root), path, *create, *rule)?;
+                let create = self.kind_to_create(*create)?;
+                let place = target::open_target(self.slots.get(*root), path, create, *rule)?;
                 self.put(*into, place);
                 Ok(())
             }
@@ -264,10 +301,10 @@ impl Executor<'_> {
                 fs::umask(*mask);
                 Ok(())
             }
-            Op::SetHome { uid } => program::set_home(&self.init.exec.env, *uid),
+            Op::SetHome { uid } => program::set_home(&self.exec.env, *uid),
             Op::ChangeDirectory { path, required } => change_directory(path, *required),
             Op::FindProgram => {
-                self.candidate = program::find(self.init.exec)?;
+                self.candidate = program::find(self.exec)?;
                 Ok(())
             }
             Op::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop),
@@ -280,7 +317,7 @@ impl Executor<'_> {
             Op::Seccomp { program, flags, listener } => {
                 let fd = process::load_seccomp(program, *flags)?;
                 if *listener {
-                    self.init.report.detail.store(fd as u32, Ordering::Release);
+                    self.report.detail.store(fd as u32, Ordering::Release);
                 }
                 Ok(())
             }
@@ -305,11 +342,17 @@ impl Executor<'_> {
         self.slots.set(slot, fd);
     }
 
+    fn kind_to_create(&self, create: super::Create) -> Sys<super::Create> {
+        let super::Create::Like(mount) = create else { return Ok(create) };
+        let is_directory = fs::stat(self.slots.get(mount))?.st_mode & libc::S_IFMT == libc::S_IFDIR;
+        Ok(if is_directory { super::Create::Directory } else { super::Create::File })
+    }
+
     /// Sends the gate's byte and waits for the answer. ECANCELED when the runtime says no or is gone.
     fn meet(&self, gate: Gate) -> Sys {
         fs::write(self.sync, &[gate.byte()])?;
         if gate == Gate::Listener {
-            fs::write(self.sync, &self.init.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
+            fs::write(self.sync, &self.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
         }
         let mut answer = [0u8; 1];
         match fs::read(self.sync, &mut answer)? {
@@ -321,11 +364,11 @@ impl Executor<'_> {
     /// The parent sets the flag and writes a byte; the byte is read only if the flag came too late. A parent that died
     /// before leaves the end of the file.
     fn await_record(&self) -> Sys {
-        if self.init.report.recorded.load(Ordering::Acquire) != 0 {
+        if self.report.recorded.load(Ordering::Acquire) != 0 {
             return Ok(());
         }
         let mut answer = [0u8; 1];
-        match fs::read(self.init.sync, &mut answer)? {
+        match fs::read(self.sync, &mut answer)? {
             1 => Ok(()),
             _ => Err(Errno::ECANCELED),
         }
@@ -447,7 +490,11 @@ fn change_directory(path: &CStr, required: bool) -> Sys {
 
 fn drop_bounding(drop: u64) -> Sys {
     for bit in (0..64).filter(|bit| drop >> bit & 1 == 1) {
-        process::prctl(libc::PR_CAPBSET_DROP, [bit, 0, 0, 0])?;
+        match process::prctl(libc::PR_CAPBSET_DROP, [bit, 0, 0, 0]) {
+            // A kernel that does not know the capability cannot grant it either.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ const PLAIN: u64 = IN_ROOT | libc::RESOLVE_NO_SYMLINKS;
 /// How many symbolic links may be followed while making a path (the kernel's own limit, MAXSYMLINKS).
 const MOST_LINKS: u32 = 40;
 /// statfs(2): procfs.
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+pub const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// Opens what exists at `path` inside `root`.
 pub fn open_in_root(root: RawFd, path: &CStr, flags: i32) -> Sys<RawFd> {

@@ -1,3 +1,281 @@
-//! Spec and Host compiled to a Plan.
+//! Spec + Host → Plan: everything that a start will do, computed before it does anything.
+//!
+//! [`compile`] is a pure function. A [`Plan`] is three lists of steps for [`crate::init`] to execute:
+//!
+//! - `outside`, by the runtime in its own namespaces: copies of mounts that the container could not reach itself;
+//! - `stage`, by a short-lived process between runtime and init, only where a pid or user namespace is joined: both
+//!   take effect for children alone;
+//! - `steps`, by init, from its first instruction to the program's.
 
+pub mod builder;
+mod cgroup_mounts;
+mod cpulist;
+mod devices;
+pub mod explain;
+pub mod lsm;
+mod mounts;
+mod namespaces;
+pub mod overlay;
+pub mod process;
 pub mod seccomp;
+
+pub use mounts::{IdMapping, Outside};
+pub use namespaces::{Joined, flag as namespace_flag};
+pub use overlay::Overlay;
+
+use crate::cgroup::Layout;
+use crate::error::{Error, Result};
+use crate::init::{Exec, Gate, Op, Step};
+use crate::sys::mount::Attributes;
+use builder::{Builder, cstring, slots};
+use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
+use std::path::{Path, PathBuf};
+
+/// What this machine offers, as far as a Plan depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// Whether there is a /proc/kcore, to which /dev/core points.
+    pub has_kcore: bool,
+    /// Whether AppArmor is enabled.
+    pub apparmor: bool,
+    /// Whether SELinux is enabled.
+    pub selinux: bool,
+}
+
+/// Everything that decides what a start does.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// config.json, validated.
+    pub spec: &'a Spec,
+    /// `linux.seccomp`, compiled.
+    pub seccomp: Option<&'a seccomp::Filter>,
+    /// The machine.
+    pub host: &'a Host,
+    /// Its cgroup hierarchies.
+    pub layout: &'a Layout,
+    /// How many v1 hierarchies init has to join.
+    pub cgroups_to_join: usize,
+    /// Its cgroup directories by controller, "" for v2.
+    pub cgroup_directories: &'a [(String, PathBuf)],
+    /// The bundle, absolute.
+    pub bundle: &'a Path,
+    /// root.path, absolute.
+    pub rootfs: &'a Path,
+    /// The container's directory under the state root.
+    pub state_dir: &'a Path,
+    /// The container's id.
+    pub id: &'a str,
+    /// An overlayfs instead of a bind of the root.
+    pub overlay: Option<&'a Overlay>,
+    /// --no-pivot.
+    pub no_pivot: bool,
+    /// Without --no-new-keyring.
+    pub new_keyring: bool,
+    /// --preserve-fds.
+    pub preserve_fds: u32,
+    /// `create`: init waits for `start`.
+    pub wait_for_start: bool,
+    /// --pidfd-socket.
+    pub pidfd_socket: bool,
+    /// Whether the caller lacks the rights of root.
+    pub rootless: bool,
+}
+
+impl<'a> Input<'a> {
+    fn linux(&self) -> Option<&'a Linux> {
+        self.spec.linux().as_ref()
+    }
+
+    fn hooks(&self) -> Option<&'a Hooks> {
+        self.spec.hooks().as_ref()
+    }
+
+    fn process(&self) -> Result<&'a Process> {
+        self.spec.process().as_ref().ok_or_else(|| Error::config("process", "is missing: say what to run"))
+    }
+
+    /// The container's cgroup in the hierarchy of `controller`, "" for v2.
+    fn cgroup_directory(&self, controller: &str) -> Option<&'a Path> {
+        self.cgroup_directories.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
+    }
+
+    /// The path of a namespace: `None` when the config does not have that kind, `Some(None)` for a new one.
+    fn namespace(&self, kind: LinuxNamespaceType) -> Option<Option<&'a Path>> {
+        let namespaces = self.linux()?.namespaces().as_deref()?;
+        let namespace = namespaces.iter().find(|namespace| namespace.typ() == kind)?;
+        Some(namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()))
+    }
+
+    fn creates(&self, kind: LinuxNamespaceType) -> bool {
+        self.namespace(kind) == Some(None)
+    }
+
+    fn creates_user_namespace(&self) -> bool {
+        self.creates(LinuxNamespaceType::User)
+    }
+
+    fn has_user_namespace(&self) -> bool {
+        self.namespace(LinuxNamespaceType::User).is_some()
+    }
+}
+
+/// A compiled start.
+#[derive(Debug)]
+pub struct Plan {
+    /// Flags for clone3(2): the new namespaces.
+    pub clone_flags: u64,
+    /// Whether the child may run in its parent's memory until it executes the program.
+    pub share_memory: bool,
+    /// Namespaces to open before the clone.
+    pub joined: Vec<Joined>,
+    /// User namespaces to make before the clone, and steps of the runtime.
+    pub outside: Outside,
+    /// Steps of the process between runtime and init; empty when there is none.
+    pub stage: Vec<Step>,
+    /// Steps of init.
+    pub steps: Vec<Step>,
+    /// The first of [`Plan::cgroup_slots`] slots for v1 `tasks` files.
+    pub first_cgroup_slot: u8,
+    /// What is executed in the end.
+    pub exec: Exec,
+}
+
+impl Plan {
+    /// The sentence for step `index` of `steps` (the number of steps itself stands for exec) having failed with `errno`.
+    pub fn failure(&self, index: usize, errno: nix::errno::Errno) -> Error {
+        explain::failure(&self.steps, &self.exec, index, errno)
+    }
+}
+
+/// Compiles a container's start.
+///
+/// # Errors
+/// A field that is invalid or contradicts another.
+pub fn compile(input: &Input<'_>) -> Result<Plan> {
+    let process = input.process()?;
+    let mut builder = Builder::default();
+    let mut outside = Outside::default();
+    let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
+    for index in 0..input.cgroups_to_join {
+        let tasks = crate::init::Slot(first_cgroup_slot + index as u8);
+        builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
+    }
+    let mut namespaces = namespaces::compile(&mut builder, input)?;
+    if input.namespace(LinuxNamespaceType::Mount).is_some() {
+        file_system(&mut builder, input, process, &mut outside)?;
+    } else {
+        bare_root(&mut builder, input)?;
+    }
+    system(&mut builder, input)?;
+    let exec = process::compile(
+        &mut builder,
+        process,
+        &process::Context {
+            keyring: input.new_keyring.then_some(input.id),
+            preserve_fds: input.preserve_fds,
+            wait_for_start: input.wait_for_start,
+            start_hooks: has_hooks(input.hooks().and_then(|hooks| hooks.start_container().as_ref())),
+            may_set_groups: namespaces.may_set_groups,
+            seccomp: input.seccomp,
+            pidfd_socket: input.pidfd_socket,
+            host: input.host,
+        },
+    )?;
+    // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
+    // namespace takes effect at once only for a process with memory of its own.
+    namespaces.share_memory &= process.oom_score_adj().is_none();
+    Ok(Plan {
+        clone_flags: namespaces.clone_flags,
+        share_memory: namespaces.share_memory,
+        joined: namespaces.joined,
+        outside,
+        stage: namespaces.stage,
+        steps: builder.finish(),
+        first_cgroup_slot,
+        exec,
+    })
+}
+
+fn has_hooks(hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> bool {
+    hooks.is_some_and(|hooks| !hooks.is_empty())
+}
+
+/// The mounts, the terminal, the hooks that look at them, and the change of the root.
+fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<()> {
+    mounts::prepare_masks(builder, input);
+    mounts::compile(builder, input, outside)?;
+    overlay::working_directory(builder, process.cwd())?;
+    process::terminal(builder, process, true);
+    hook_gate(builder, input);
+    let root = slots::ROOT;
+    builder.push("root.path", if input.no_pivot { Op::MoveRoot { root } } else { Op::PivotRoot { root } });
+    if let Some((propagation, recursive)) = mounts::root_propagation(input)? {
+        let attributes = Attributes { propagation, ..Attributes::default() };
+        builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: root, attributes, recursive });
+    }
+    mounts::hidden_paths(builder, input)?;
+    mounts::finish(builder, input)
+}
+
+/// Without a mount namespace there is only chroot(2): a mount would be the host's.
+fn bare_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    if input.spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+        let problem =
+            "are asked for without a mount namespace, so they would change the host: add one to linux.namespaces";
+        return Err(Error::config("mounts", problem));
+    }
+    let path = builder::cpath("root.path", input.rootfs)?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    builder.push("root.path", Op::OpenHost { path, flags, into: slots::ROOT });
+    hook_gate(builder, input);
+    builder.push("root.path", Op::ChangeRoot { root: slots::ROOT });
+    Ok(())
+}
+
+fn hook_gate(builder: &mut Builder, input: &Input<'_>) {
+    let Some(hooks) = input.hooks() else { return };
+    let prestart = hooks.prestart().as_ref();
+    if [prestart, hooks.create_runtime().as_ref(), hooks.create_container().as_ref()].into_iter().any(has_hooks) {
+        builder.push("hooks", Op::Meet(Gate::Hooks));
+    }
+}
+
+/// What the namespaces are given: names, kernel parameters, network devices, a memory policy.
+fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    if let Some(name) = input.spec.hostname().as_ref().filter(|name| !name.is_empty()) {
+        builder.push("hostname", Op::Hostname { name: cstring("hostname", name)? });
+    }
+    if let Some(name) = input.spec.domainname().as_ref().filter(|name| !name.is_empty()) {
+        builder.push("domainname", Op::Domainname { name: cstring("domainname", name)? });
+    }
+    let Some(linux) = input.linux() else { return Ok(()) };
+    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
+        builder.push("linux.netDevices", Op::Meet(Gate::NetDevices));
+    }
+    if let Some(sysctls) = linux.sysctl() {
+        let mut sorted: Vec<_> = sysctls.iter().collect();
+        sorted.sort();
+        for (name, value) in sorted {
+            let field = format!("linux.sysctl[{name:?}]");
+            let path = cstring(&field, format!("sys/{}", sysctl_path(name)))?;
+            let dir = builder.procfs();
+            builder.push(field, Op::WriteFile { dir, path, data: value.clone().into_bytes() });
+        }
+    }
+    process::memory_policy(builder, linux)?;
+    process::personality(builder, linux)
+}
+
+/// The file of a kernel parameter: "." and "/" trade places when the first of them is a "." (sysctl(8)).
+fn sysctl_path(name: &str) -> String {
+    if name.find('.') < name.find('/') || !name.contains('/') {
+        let swapped = name.chars().map(|c| match c {
+            '.' => '/',
+            '/' => '.',
+            c => c,
+        });
+        swapped.collect()
+    } else {
+        name.to_owned()
+    }
+}

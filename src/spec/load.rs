@@ -34,8 +34,23 @@ pub struct Loaded {
 /// # Errors
 /// One sentence which names the file, or the field that is wrong.
 pub fn load(bundle: &Path) -> Result<Loaded> {
-    let text = read(&bundle.join("config.json"))?;
-    parse(&text)
+    parse(&read_config(bundle)?)
+}
+
+/// Reads and parses the configuration in the file `path`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_file(path: &Path) -> Result<Loaded> {
+    parse(&read(path)?)
+}
+
+/// The bytes of `config.json` of the bundle at `bundle`.
+///
+/// # Errors
+/// A file that is missing, too large or not a regular one.
+pub fn read_config(bundle: &Path) -> Result<Vec<u8>> {
+    read(&bundle.join("config.json"))
 }
 
 /// Parses the bytes of a `config.json`.

@@ -14,7 +14,7 @@ mod seccomp;
 pub mod validate;
 mod warning;
 
-pub use load::{Loaded, load, parse};
+pub use load::{Loaded, load, load_file, parse, read_config};
 pub use process::{load_process, parse_process, parse_resources};
 pub use seccomp::Seccomp;
 pub use validate::validate;

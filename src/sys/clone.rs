@@ -1,7 +1,7 @@
 //! clone3(2): how a container's first process comes to be.
 
 use super::fs::Sys;
-use super::raw::{call, syscall};
+use super::raw::call;
 use nix::errno::Errno;
 use std::os::fd::RawFd;
 
@@ -52,6 +52,22 @@ struct Arguments {
     cgroup: u64,
 }
 
+impl Request {
+    /// The kernel's form; the pidfd will be written to `pidfd`.
+    fn arguments(&self, pidfd: &mut RawFd) -> Arguments {
+        Arguments {
+            flags: self.flags
+                | libc::CLONE_PIDFD as u64
+                | CLONE_CLEAR_SIGHAND
+                | if self.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
+            pidfd: (&raw mut *pidfd) as u64,
+            exit_signal: self.exit_signal as u64,
+            cgroup: self.cgroup.unwrap_or(0) as u64,
+            ..Arguments::default()
+        }
+    }
+}
+
 /// Makes a child that runs `main(argument)` and never returns from it.
 ///
 /// With [`SHARE_MEMORY`] the child runs in this process's memory, on a stack of its own, at the same time as the
@@ -67,16 +83,7 @@ struct Arguments {
 /// `argument` must outlive the child's use of it, which the borrow checker cannot see across processes.
 pub unsafe fn spawn<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &T) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
-    let mut arguments = Arguments {
-        flags: request.flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
-        pidfd: (&raw mut pidfd) as u64,
-        exit_signal: request.exit_signal as u64,
-        ..Arguments::default()
-    };
-    if let Some(cgroup) = request.cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup as u64;
-    }
+    let mut arguments = request.arguments(&mut pidfd);
     let pid = if request.flags & SHARE_MEMORY == 0 {
         // SAFETY: the child gets a copy of this stack and runs main at once.
         match unsafe { call!(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }? {
@@ -176,30 +183,28 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
     if result < 0 { Err(Errno::from_raw(-result as i32)) } else { Ok(result as usize) }
 }
 
-/// Makes a child that copies this process's memory and continues after this call, as fork(2) does; `None` in the
-/// child. For helpers that are off the start path.
+/// [`spawn`] for an argument that lives for ever.
+///
+/// # Errors
+/// What clone3(2) or mmap(2) answers.
+pub fn spawn_static<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &'static T) -> Sys<Child> {
+    // SAFETY: the argument is never freed.
+    unsafe { spawn(request, main, argument) }
+}
+
+/// Makes a child that copies this process's memory and runs `main(argument)`, as after fork(2): for helpers that are
+/// off the start path.
+///
+/// `main` should make raw system calls only: another thread of this process may have held any lock.
 ///
 /// # Errors
 /// What clone3(2) answers.
-///
-/// # Safety
-/// In a threaded process the child may call only async-signal-safe code until it executes another program.
-pub unsafe fn fork(request: &Request) -> Sys<Option<Child>> {
+pub fn fork_and<T>(request: &Request, argument: T, main: fn(T) -> !) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
-    let mut arguments = Arguments {
-        flags: request.flags | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
-        pidfd: (&raw mut pidfd) as u64,
-        exit_signal: request.exit_signal as u64,
-        ..Arguments::default()
-    };
-    if let Some(cgroup) = request.cgroup {
-        arguments.flags |= CLONE_INTO_CGROUP;
-        arguments.cgroup = cgroup as u64;
-    }
-    let arguments = [&raw const arguments as usize, size_of::<Arguments>(), 0, 0, 0, 0];
-    // SAFETY: passed on to the caller.
-    match unsafe { syscall(libc::SYS_clone3, arguments) }? {
-        0 => Ok(None),
-        pid => Ok(Some(Child { pid: pid as i32, pidfd })),
+    let arguments = request.arguments(&mut pidfd);
+    // SAFETY: the child gets a copy of this stack and runs main at once, which does not return.
+    match unsafe { call!(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }? {
+        0 => main(argument),
+        pid => Ok(Child { pid: pid as i32, pidfd }),
     }
 }

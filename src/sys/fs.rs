@@ -240,6 +240,14 @@ pub fn set_terminal_size(fd: RawFd, rows: u16, columns: u16) -> Sys {
     unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCSWINSZ, &raw const size) }.map(drop)
 }
 
+/// A terminal's size in characters: rows, columns (TIOCGWINSZ). `None` for what is no terminal or has no size.
+pub fn terminal_size(fd: RawFd) -> Option<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: the kernel fills one struct winsize.
+    unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCGWINSZ, &raw mut size) }.ok()?;
+    (size.ws_row > 0 && size.ws_col > 0).then_some((size.ws_row, size.ws_col))
+}
+
 /// Makes the terminal `fd` the session's controlling one (TIOCSCTTY).
 pub fn set_controlling_terminal(fd: RawFd) -> Sys {
     // SAFETY: the request takes an integer.

@@ -14,4 +14,13 @@ pub mod pidfd;
 pub mod process;
 pub mod raw;
 pub mod shared;
+pub mod signalfd;
 pub mod socket;
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Takes over a descriptor that a system call of this module just returned.
+pub fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: the wrappers return descriptors that nobody else has a number for yet.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -13,6 +13,13 @@ pub fn setns(fd: RawFd, kinds: i32) -> Sys {
     unsafe { call!(libc::SYS_setns, fd, kinds) }.map(drop)
 }
 
+/// The kind of the namespace that `fd` refers to, as its `CLONE_NEW*` (ioctl_ns(2), NS_GET_NSTYPE).
+pub fn namespace_kind(fd: RawFd) -> Sys<i32> {
+    const NS_GET_NSTYPE: u32 = 0xb703;
+    // SAFETY: the request takes no argument.
+    unsafe { call!(libc::SYS_ioctl, fd, NS_GET_NSTYPE) }.map(|kind| kind as i32)
+}
+
 /// Leaves the namespaces in `kinds` for new ones (unshare(2)).
 pub fn unshare(kinds: i32) -> Sys {
     // SAFETY: the callers run on a stack of their own; nothing of the memory is unshared.
@@ -228,17 +235,10 @@ pub fn pidfd_getfd(pidfd: RawFd, number: RawFd) -> Sys<RawFd> {
     unsafe { call!(libc::SYS_pidfd_getfd, pidfd, number, 0) }.map(|fd| fd as RawFd)
 }
 
-/// Executes `path` relative to `dir` (execveat(2)); returns only when that failed. `argv` and `envp` end with a null
-/// pointer; [`super::shared::Strings`] makes such lists.
-pub fn execveat(
-    dir: RawFd,
-    path: &CStr,
-    argv: &super::shared::Strings,
-    envp: &super::shared::Strings,
-    flags: i32,
-) -> Errno {
+/// Executes `path` (execve(2)); returns only when that failed.
+pub fn execve(path: &CStr, argv: &super::shared::Strings, envp: &super::shared::Strings) -> Errno {
     // SAFETY: both lists end with null and their strings live as long as the lists.
-    let result = unsafe { call!(libc::SYS_execveat, dir, path.as_ptr(), argv.as_ptr(), envp.as_ptr(), flags) };
+    let result = unsafe { call!(libc::SYS_execve, path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     result.err().unwrap_or(Errno::UnknownErrno)
 }
 
@@ -323,4 +323,43 @@ pub fn now() -> u64 {
     // SAFETY: the kernel fills one struct timespec; this clock cannot fail.
     let _ = unsafe { call!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Has `action` run in the child of `command` between fork and exec.
+pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys + Send + Sync + 'static) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: callers pass actions that make raw system calls only, which is all that a forked child may do.
+    unsafe {
+        command.pre_exec(move || {
+            // What the runtime blocks for itself must not stay blocked in another program.
+            set_signal_mask(0).and_then(|_| action()).map_err(|errno| std::io::Error::from_raw_os_error(errno as i32))
+        });
+    }
+}
+
+/// Whether the child `pid` ends within `timeout`; it is not reaped (poll(2) of a pidfd).
+pub fn ends_within(pid: i32, timeout: std::time::Duration) -> bool {
+    let Ok(pidfd) = pidfd_open(pid) else { return true };
+    let deadline = std::time::Instant::now() + timeout;
+    let ended = loop {
+        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        match poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(left)) {
+            Err(Errno::EINTR) => {}
+            Ok(count) => break count > 0,
+            Err(_) => break true,
+        }
+    };
+    super::fs::close(pidfd);
+    ended
+}
+
+/// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.
+pub fn poll(fds: &mut [libc::pollfd], timeout: Option<std::time::Duration>) -> Sys<usize> {
+    let time = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs() as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    });
+    let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the kernel reads the timeout and writes into fds, both of which outlive the call.
+    unsafe { call!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), time, ptr::null::<u8>(), 8) }
 }

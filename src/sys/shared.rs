@@ -4,7 +4,7 @@ use super::raw::call;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 /// One value in anonymous memory that a clone shares with its parent (mmap(2), MAP_SHARED).
 #[derive(Debug)]
@@ -90,6 +90,20 @@ impl Report {
         (time != 0).then_some(time)
     }
 }
+
+/// What a stage between runtime and init leaves for the runtime.
+#[derive(Debug)]
+pub struct Stage {
+    /// The pid of init; 0 while there is none.
+    pub pid: AtomicI32,
+    /// Its pidfd, in the descriptor table that stage and runtime share.
+    pub pidfd: AtomicI32,
+    /// Why there is none.
+    pub errno: AtomicI32,
+}
+
+// SAFETY: all fields are atomics, for which zero is valid.
+unsafe impl SharedValue for Stage {}
 
 /// A list of C strings that ends with a null pointer, as execve(2) takes it, made before the clone.
 #[derive(Debug)]

@@ -1,0 +1,113 @@
+//! The terminal of a container that runs in the foreground: bytes to and fro, sizes, signals.
+
+use crate::error::{Doing, Result};
+use crate::sys::clone::Child;
+use crate::sys::process::{self, Exit};
+use crate::sys::{fs, signalfd};
+use nix::errno::Errno;
+use nix::sys::termios::{self, SetArg, Termios};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Our own terminal in raw mode, put back when dropped.
+struct Raw {
+    before: Option<Termios>,
+}
+
+impl Raw {
+    /// Puts stdin into raw mode if it is a terminal.
+    fn new() -> Self {
+        let before = termios::tcgetattr(std::io::stdin()).ok();
+        if let Some(before) = &before {
+            let mut raw = before.clone();
+            termios::cfmakeraw(&mut raw);
+            let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw);
+        }
+        Self { before }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, before);
+        }
+    }
+}
+
+/// Serves the terminal until init has ended and everything it wrote has been passed on. All signals must be blocked.
+///
+/// # Errors
+/// What the kernel refuses.
+pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
+    let signals = signalfd::all().doing(|| "make a descriptor for signals")?;
+    let _raw = Raw::new();
+    resize(terminal);
+    let mut exit = None;
+    let mut reading_stdin = true;
+    let mut reading_terminal = true;
+    let mut buffer = vec![0u8; 16 * 1024];
+    while exit.is_none() || reading_terminal {
+        let watch = |fd: RawFd, wanted: bool| libc::pollfd {
+            fd: if wanted { fd } else { -1 },
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut fds = [
+            watch(signals.as_raw_fd(), exit.is_none()),
+            watch(terminal.as_raw_fd(), reading_terminal),
+            watch(libc::STDIN_FILENO, reading_stdin && exit.is_none()),
+        ];
+        match process::poll(&mut fds, None) {
+            Err(Errno::EINTR) => continue,
+            result => result.doing(|| "wait for the terminal")?,
+        };
+        let [signal, output, input] = fds.map(|fd| fd.revents != 0);
+        if signal {
+            exit = handle_signal(child, terminal, &signals)?;
+        }
+        if output {
+            // EIO: nobody has the other side open any more.
+            reading_terminal = copy(terminal.as_raw_fd(), libc::STDOUT_FILENO, &mut buffer);
+        }
+        if input {
+            reading_stdin = copy(libc::STDIN_FILENO, terminal.as_raw_fd(), &mut buffer);
+        }
+        if exit.is_some() && !output {
+            // Init is gone and nothing was waiting; what its children may still write is not waited for.
+            break;
+        }
+    }
+    exit.map_or_else(|| Ok(Exit::Code(0)), Ok)
+}
+
+/// Passes on what is there; whether more may come.
+fn copy(from: RawFd, to: RawFd, buffer: &mut [u8]) -> bool {
+    match fs::read(from, buffer) {
+        Ok(0) | Err(_) => false,
+        Ok(count) => fs::write(to, buffer.get(..count).unwrap_or_default()).is_ok(),
+    }
+}
+
+fn handle_signal(child: Child, terminal: &OwnedFd, signals: &OwnedFd) -> Result<Option<Exit>> {
+    match signalfd::next(signals).doing(|| "read a signal")? {
+        libc::SIGCHLD => process::wait(child.pid, libc::WNOHANG).doing(|| "wait for the container"),
+        libc::SIGWINCH => {
+            resize(terminal);
+            Ok(None)
+        }
+        libc::SIGPIPE | libc::SIGURG => Ok(None),
+        signal => {
+            // An init that just ended is found out by its SIGCHLD.
+            let _ = process::pidfd_send_signal(child.pidfd, signal);
+            Ok(None)
+        }
+    }
+}
+
+/// Gives the container's terminal the size of ours, if we have one.
+fn resize(terminal: &OwnedFd) {
+    if let Some((rows, columns)) = fs::terminal_size(libc::STDIN_FILENO) {
+        // A terminal without a size is still a terminal.
+        let _ = fs::set_terminal_size(terminal.as_raw_fd(), rows, columns);
+    }
+}

@@ -1,0 +1,129 @@
+//! The runtime's side of the meetings with init (see [`crate::init`]).
+
+use super::hooks::{self, Join};
+use super::idmap;
+use super::launch::hooks as hooks_of;
+use super::state::{State, Status};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::init::{FAILURE, Gate, READY};
+use crate::plan::seccomp::{Listener, notify};
+use crate::sys::clone::Child;
+use crate::sys::{fs, process};
+use nix::errno::Errno;
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
+use std::os::fd::{AsFd, RawFd};
+
+/// What a meeting needs to know.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub spec: &'a Spec,
+    pub listener: Option<&'a Listener>,
+    pub rootless: bool,
+    pub state: &'a State,
+    pub child: Child,
+}
+
+/// How the meetings ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Init waits for `start`.
+    Ready,
+    /// Init executed the program, or died; its report tells which.
+    Executed,
+}
+
+/// Answers init until it waits or is gone.
+///
+/// # Errors
+/// What the runtime could not do for init. Init then ends by itself.
+pub(super) fn serve(context: &Context<'_>, sync: RawFd) -> Result<Outcome> {
+    loop {
+        let mut byte = [0u8];
+        if fs::read(sync, &mut byte).unwrap_or(0) == 0 {
+            return Ok(Outcome::Executed);
+        }
+        if byte == [READY] {
+            return Ok(Outcome::Ready);
+        }
+        if byte == [FAILURE] {
+            return Err(last_words(sync));
+        }
+        let Some(gate) = Gate::of(byte[0]) else {
+            return Err(Error::new(Kind::System, format!("init sent {byte:?}, which means nothing")));
+        };
+        context.meet(gate, sync)?;
+        // An init that died meanwhile is found out by the next read.
+        let _ = fs::write(sync, &[gate.byte()]);
+    }
+}
+
+/// Reads what init writes after [`FAILURE`]: an errno and a sentence, to the end.
+fn last_words(sync: RawFd) -> Error {
+    let mut words = Vec::new();
+    let mut buffer = [0u8; 1024];
+    while let Ok(count @ 1..) = fs::read(sync, &mut buffer) {
+        words.extend_from_slice(buffer.get(..count).unwrap_or_default());
+    }
+    match words.split_first_chunk::<4>() {
+        Some((errno, sentence)) => {
+            let errno = Errno::from_raw(u32::from_ne_bytes(*errno) as i32);
+            Error::system(String::from_utf8_lossy(sentence), errno)
+        }
+        None => Error::new(Kind::System, "the container's init failed and could not say why"),
+    }
+}
+
+impl Context<'_> {
+    fn meet(&self, gate: Gate, sync: RawFd) -> Result<()> {
+        match gate {
+            Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec, self.rootless),
+            Gate::Hooks => self.create_hooks(),
+            Gate::StartHooks => self.start_hooks(),
+            Gate::Listener => self.send_listener(sync),
+            Gate::NetDevices => Err(Error::config("linux.netDevices", "is not supported: remove it")),
+        }
+    }
+
+    fn create_hooks(&self) -> Result<()> {
+        let spec = self.spec;
+        let report = self.state.report(Status::Creating, self.child.pid);
+        hooks::run("prestart", hooks_of(spec, Hooks::prestart), &report, None)?;
+        hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report, None)?;
+        hooks::run("createContainer", hooks_of(spec, Hooks::create_container), &report, Some(self.join()))
+    }
+
+    fn start_hooks(&self) -> Result<()> {
+        let spec = self.spec;
+        let report = self.state.report(Status::Created, self.child.pid);
+        hooks::run("startContainer", hooks_of(spec, Hooks::start_container), &report, Some(self.join()))
+    }
+
+    /// The namespaces in which hooks of the container run. Its pid namespace would take a fork more, and its user
+    /// namespace the right to execute the hook.
+    fn join(&self) -> Join {
+        let linux = self.spec.linux().as_ref();
+        let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        let kinds = listed
+            .iter()
+            .map(oci_spec::runtime::LinuxNamespace::typ)
+            .filter(|kind| {
+                !matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Pid | LinuxNamespaceType::Time)
+            })
+            .fold(0, |all, kind| all | crate::plan::namespace_flag(kind));
+        Join { pidfd: self.child.pidfd, kinds }
+    }
+
+    /// Takes the listener out of init and hands it to who asked for it.
+    fn send_listener(&self, sync: RawFd) -> Result<()> {
+        let mut number = [0u8; 4];
+        let read = fs::read(sync, &mut number).doing(|| "read the number of the seccomp listener")?;
+        let (4, Some(listener)) = (read, self.listener) else {
+            return Err(Error::new(Kind::System, "init sent no seccomp listener"));
+        };
+        let fd = process::pidfd_getfd(self.child.pidfd, i32::from_ne_bytes(number))
+            .doing(|| "take the seccomp listener from init")?;
+        let fd = crate::sys::own(fd);
+        let state = notify::process_state(listener, self.child.pid, self.state.of_spec(self.child.pid));
+        notify::send_listener(listener, &state, fd.as_fd())
+    }
+}

@@ -1,0 +1,37 @@
+//! The facts about this machine that a start needs, read only when the configuration asks.
+
+use crate::error::Result;
+use crate::plan::Host;
+use crate::plan::seccomp::{self, Cache, Obtained};
+use crate::spec::Seccomp;
+use oci_spec::runtime::Spec;
+use std::fs;
+use std::path::Path;
+
+/// What [`crate::plan::compile`] has to know.
+pub(super) fn facts(spec: &Spec) -> Host {
+    let process = spec.process().as_ref();
+    let wanted = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
+    Host {
+        has_kcore: Path::new("/proc/kcore").exists(),
+        apparmor: wanted(process.and_then(|process| process.apparmor_profile().as_ref())) && has_apparmor(),
+        selinux: wanted(process.and_then(|process| process.selinux_label().as_ref())) && has_selinux(),
+    }
+}
+
+/// Whether AppArmor is enabled (Documentation/admin-guide/LSM/apparmor.rst).
+pub fn has_apparmor() -> bool {
+    fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"))
+}
+
+/// Whether SELinux is enabled: its file system is mounted.
+pub fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// The filter for `profile`, from the cache below the state root where there is one.
+pub(super) fn seccomp(profile: &Seccomp, root: &Path) -> Result<Obtained> {
+    // A cache that cannot be used costs time, not correctness.
+    let cache = Cache::open(&root.join(".seccomp")).ok();
+    seccomp::obtain(profile, cache.as_ref())
+}

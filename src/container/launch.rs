@@ -1,0 +1,536 @@
+//! From a bundle to a running init: the start path.
+//!
+//! ```text
+//! load, validate ─▶ state directory ─▶ cgroups ─▶ clone3 ─┬─▶ record the pid, restrict devices, copy config.json
+//!                                                         └─▶ init: mounts, pivot, rights … ─▶ exec
+//! ```
+//!
+//! Everything right of the clone happens at the same time. Nothing waits for anything that it does not need: init
+//! waits only before it executes what is not ours, until it is recorded and its devices are restricted.
+
+use super::gates::{self, Outcome};
+use super::host;
+use super::state::{Entry, Process, State, Status, Store};
+use crate::cgroup::{self, Cgroup, Driver, Layout};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::init::{self, Exec, Init, Slot, Slots};
+use crate::plan::builder::slots;
+use crate::plan::{self, Host, Input, Overlay, Plan, explain};
+use crate::spec::{self, Loaded};
+use crate::sys::clone::{self, Child};
+use crate::sys::shared::{Report, Shared};
+use crate::sys::{fs as sys_fs, process, socket};
+use nix::errno::Errno;
+use oci_spec::runtime::{Hook, Spec};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+/// What the command line adds to the bundle.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where containers are recorded.
+    pub store: Store,
+    /// The container's id.
+    pub id: String,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// Who makes the cgroups.
+    pub driver: Driver,
+    /// Whether the caller lacks the rights of root.
+    pub rootless: bool,
+    /// --no-pivot
+    pub no_pivot: bool,
+    /// --no-new-keyring
+    pub no_new_keyring: bool,
+    /// --preserve-fds
+    pub preserve_fds: u32,
+    /// --pid-file
+    pub pid_file: Option<PathBuf>,
+    /// --console-socket
+    pub console_socket: Option<PathBuf>,
+    /// --pidfd-socket
+    pub pidfd_socket: Option<PathBuf>,
+    /// --overlay, over what the annotation says
+    pub overlay: Option<Overlay>,
+    /// `create`: stop before the program.
+    pub wait_for_start: bool,
+    /// `run` in the foreground: the terminal, if the config asks for one, is ours to serve.
+    pub foreground: bool,
+    /// --timings
+    pub timings: bool,
+}
+
+/// What a bundle and the options amount to, before anything exists.
+#[derive(Debug)]
+pub struct Prepared {
+    /// config.json.
+    pub loaded: Loaded,
+    /// Its bytes.
+    pub text: Vec<u8>,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// root.path, absolute.
+    pub rootfs: PathBuf,
+    /// What the cgroups will be.
+    pub cgroup: cgroup::CgroupPlan,
+    /// What init will do.
+    pub plan: Plan,
+    /// The seccomp filter.
+    pub filter: Option<plan::seccomp::Filter>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Loads, validates and compiles: everything that can be refused is refused here.
+///
+/// # Errors
+/// One sentence that names the field or the path.
+pub fn prepare(options: &Options) -> Result<Prepared> {
+    let bundle = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
+    let text = spec::read_config(&bundle)?;
+    let loaded = spec::parse(&text)?;
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
+    let rootfs = rootfs(&loaded.spec, &bundle)?;
+    let filter = match &loaded.seccomp {
+        Some(profile) => {
+            let obtained = host::seccomp(profile, options.store.root())?;
+            warnings.extend(obtained.notes);
+            obtained.filter
+        }
+        None => None,
+    };
+    let (cgroup, layout) = cgroups(options, &loaded.spec)?;
+    warnings.extend(cgroup.warnings.iter().cloned());
+    let handle = cgroup.handle();
+    let overlay = options.overlay.clone().or_else(|| {
+        let annotations = loaded.spec.annotations().as_ref()?;
+        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text))
+    });
+    let directories: Vec<(String, PathBuf)> = handle
+        .v1
+        .iter()
+        .map(|(name, path)| (name.clone(), path.clone()))
+        .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
+        .collect();
+    let machine: Host = host::facts(&loaded.spec);
+    let plan = plan::compile(&Input {
+        spec: &loaded.spec,
+        seccomp: filter.as_ref(),
+        host: &machine,
+        layout: &layout,
+        cgroups_to_join: cgroup
+            .directories
+            .iter()
+            .filter(|directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_)))
+            .count(),
+        cgroup_directories: &directories,
+        bundle: &bundle,
+        rootfs: &rootfs,
+        state_dir: &options.store.root().join(&options.id),
+        id: &options.id,
+        overlay: overlay.as_ref(),
+        no_pivot: options.no_pivot,
+        new_keyring: !options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        wait_for_start: options.wait_for_start,
+        pidfd_socket: options.pidfd_socket.is_some(),
+        rootless: options.rootless,
+    })?;
+    Ok(Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings })
+}
+
+/// root.path, which must be a directory. It is not canonicalised: init opens it, in its own namespace.
+fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
+    let Some(root) = spec.root() else {
+        return Err(Error::config("root", "is missing: name the root directory"));
+    };
+    let rootfs = bundle.join(root.path());
+    match fs::metadata(&rootfs) {
+        Ok(metadata) if metadata.is_dir() => Ok(rootfs),
+        Ok(_) => Err(Error::config("root.path", format!("{} is not a directory: name one", rootfs.display()))),
+        Err(error) => Err(Error::io(
+            format!("config.json: root.path: invalid rootfs: make the directory {} or name another", rootfs.display()),
+            &error,
+        )),
+    }
+}
+
+fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout)> {
+    let linux = spec.linux().as_ref();
+    let paths: Vec<&str> = linux
+        .and_then(|linux| linux.devices().as_deref())
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|device| device.path().to_str())
+        .collect();
+    let request = cgroup::Request {
+        id: &options.id,
+        cgroups_path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        resources: linux.and_then(|linux| linux.resources().as_ref()),
+        own_devices: &paths,
+        driver: options.driver,
+        rootless: options.rootless,
+        owner: None,
+    };
+    let mut needs = request.needs();
+    let cgroup_mount = |mount: &oci_spec::runtime::Mount| mount.typ().as_deref() == Some("cgroup");
+    needs.controllers |= spec.mounts().iter().flatten().any(cgroup_mount);
+    let layout = Layout::probe(needs)?;
+    let plan = cgroup::compile(&request, &layout)?;
+    Ok((plan, layout))
+}
+
+/// A container whose init exists.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its directory.
+    pub entry: Entry,
+    /// What is recorded of it.
+    pub state: State,
+    /// Its init.
+    pub child: Child,
+    /// What the bundle and the options amounted to. Leaked, for init may still run in this memory.
+    pub prepared: &'static Prepared,
+    /// How far init is.
+    pub report: &'static Shared<Report>,
+    /// The terminal's master, in the foreground.
+    pub terminal: Option<OwnedFd>,
+    /// When the clone returned, in nanoseconds of the monotonic clock.
+    pub cloned_at: u64,
+}
+
+/// Brings a container into being: up to its program with [`Options::wait_for_start`], into it otherwise.
+///
+/// When it fails nothing is left: no process, cgroup, directory or file.
+///
+/// # Errors
+/// One sentence: what could not be done, for which field.
+pub fn launch(options: &Options, prepared: Prepared) -> Result<Launched> {
+    let entry = options.store.reserve(&options.id)?;
+    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, pid_file: None };
+    match launch_into(options, prepared, entry, &mut undo) {
+        Ok(launched) => Ok(launched),
+        Err(error) => {
+            undo.everything();
+            Err(error)
+        }
+    }
+}
+
+/// What has been made so far, to be removed when the rest fails.
+struct Undo {
+    entry: Entry,
+    cgroup: Option<Cgroup>,
+    child: Option<Child>,
+    pid_file: Option<PathBuf>,
+}
+
+impl Undo {
+    fn everything(self) {
+        if let Some(child) = self.child {
+            let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
+            let _ = process::wait(child.pid, 0);
+        }
+        if let Some(cgroup) = self.cgroup {
+            cgroup.undo();
+        }
+        if let Some(path) = self.pid_file {
+            let _ = fs::remove_file(path);
+        }
+        let _ = self.entry.remove();
+    }
+}
+
+fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut Undo) -> Result<Launched> {
+    // Init may run in this memory for as long as it waits for `start`, whatever becomes of this process's stack.
+    let prepared: &'static Prepared = Box::leak(Box::new(prepared));
+    let plan = &prepared.plan;
+    let state = initial_state(options, prepared);
+    entry.save(&state)?;
+    let cgroup = &*undo.cgroup.insert(prepared.cgroup.create()?);
+    let mut slots = Slots::default();
+    let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    let report: &'static Shared<Report> =
+        Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the container's init")?));
+    run_outside(plan, &mut slots, report)?;
+    let spawned = spawn(plan, slots, cgroup.join().born_in().map(|directory| directory.as_raw_fd()), report, options)?;
+    let child = spawned.child;
+    let cloned_at = if options.timings { process::now() } else { 0 };
+    undo.child = Some(child);
+    drop(kept.given);
+    undo.pid_file.clone_from(&options.pid_file);
+    record(options, prepared, &entry, cgroup, child)?;
+    let terminal_socket = kept.terminal;
+    report.recorded.store(1, Ordering::Release);
+    // The byte wakes an init that came first. One that is dead by now is found out below.
+    let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[1]);
+    let context = gates::Context {
+        spec: &prepared.loaded.spec,
+        listener: prepared.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
+        rootless: options.rootless,
+        state: &state,
+        child,
+    };
+    let outcome = if options.foreground && !needs_gates(prepared) {
+        Outcome::Executed
+    } else {
+        gates::serve(&context, spawned.sync.as_raw_fd())?
+    };
+    if outcome != Outcome::Ready
+        && !options.foreground
+        && let Some(error) = failure(prepared, report, child)
+    {
+        undo.child = None;
+        return Err(error);
+    }
+    let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
+    Ok(Launched { entry, state, child, prepared, report, terminal, cloned_at })
+}
+
+/// Whether the runtime has anything to do between clone and exec that init waits for.
+fn needs_gates(prepared: &Prepared) -> bool {
+    let meets = |step: &init::Step| matches!(step.op, init::Op::Meet(_));
+    let poststart = prepared.loaded.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    prepared.plan.steps.iter().any(meets) || poststart.is_some_and(|hooks| !hooks.is_empty())
+}
+
+fn initial_state(options: &Options, prepared: &Prepared) -> State {
+    let spec = &prepared.loaded.spec;
+    State {
+        id: options.id.clone(),
+        oci_version: spec.version().clone(),
+        bundle: prepared.bundle.clone(),
+        rootfs: prepared.rootfs.clone(),
+        created: crate::clock::now(),
+        owner: nix::unistd::geteuid().as_raw(),
+        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        cgroup: prepared.cgroup.handle(),
+        resctrl: None,
+    }
+}
+
+/// Descriptors that must live until the clone, and the socket on which the terminal will come.
+struct Kept {
+    given: Vec<OwnedFd>,
+    terminal: Option<OwnedFd>,
+}
+
+/// Opens what init gets from outside.
+fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to: &mut Slots) -> Result<Kept> {
+    let mut kept = Kept { given: Vec::new(), terminal: None };
+    for (index, file) in cgroup.join().files().iter().enumerate() {
+        to.set(Slot(plan.first_cgroup_slot + index as u8), file.as_raw_fd());
+    }
+    let mut give = |slot: Slot, fd: OwnedFd| {
+        to.set(slot, fd.as_raw_fd());
+        kept.given.push(fd);
+    };
+    for joined in &plan.joined {
+        give(joined.slot, open_namespace(joined)?);
+    }
+    for mapping in &plan.outside.id_mappings {
+        give(mapping.slot, super::idmap::user_namespace(&mapping.uids, &mapping.gids)?);
+    }
+    if options.wait_for_start {
+        give(slots::LISTENER, super::start::listen(entry)?);
+    }
+    if let Some(path) = &options.pidfd_socket {
+        give(slots::PIDFD, connect("--pidfd-socket", path)?);
+    }
+    let terminal = plan.steps.iter().any(|step| matches!(step.op, init::Op::Console { .. }));
+    match (&options.console_socket, terminal) {
+        (Some(path), true) => give(slots::CONSOLE, connect("--console-socket", path)?),
+        (Some(_), false) => {
+            let problem =
+                "cannot be used if runc will not detach or allocate tty: set process.terminal, or leave it out";
+            return Err(Error::new(Kind::Usage, format!("--console-socket {problem}")));
+        }
+        (None, true) if options.foreground => {
+            let (ours, theirs) = socket::pair().doing(|| "make a socket pair for the terminal")?;
+            kept.terminal = Some(owned(ours));
+            give(slots::CONSOLE, owned(theirs));
+        }
+        (None, true) => {
+            let problem = "process.terminal: cannot allocate tty if runc will detach without setting console socket: give --console-socket";
+            return Err(Error::new(Kind::Usage, problem));
+        }
+        (None, false) => {}
+    }
+    Ok(kept)
+}
+
+/// Takes over a descriptor that a system call just made.
+pub(super) fn owned(fd: RawFd) -> OwnedFd {
+    crate::sys::own(fd)
+}
+
+fn open_namespace(joined: &plan::Joined) -> Result<OwnedFd> {
+    let path = crate::plan::builder::cpath(&joined.field, &joined.path)?;
+    let fd = sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0)
+        .doing(|| format!("{}.path: open {}", joined.field, joined.path.display()))?;
+    let namespace = owned(fd);
+    let kind = process::namespace_kind(fd);
+    if kind != Ok(joined.kind) {
+        let problem = format!("{} is not a namespace of this type: give the path of one", joined.path.display());
+        return Err(Error::config(&format!("{}.path", joined.field), problem));
+    }
+    Ok(namespace)
+}
+
+/// Connects to the Unix socket at `path`.
+pub(super) fn connect(flag: &str, path: &Path) -> Result<OwnedFd> {
+    use std::os::unix::net::UnixStream;
+    let stream = UnixStream::connect(path).doing(|| format!("{flag}: connect to {}", path.display()))?;
+    Ok(stream.into())
+}
+
+fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
+    let mut name = [0u8; 64];
+    match socket::receive_fd(socket.as_raw_fd(), &mut name) {
+        Ok((_, fd)) => Ok(fd.map(owned)),
+        // The child's end is closed without a message when it failed before: the report says why.
+        Err(Errno::ECONNRESET) => Ok(None),
+        Err(errno) => Err(Error::system("receive the terminal", errno)),
+    }
+}
+
+fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
+    let nothing = Exec::none();
+    init::run_here(&plan.outside.steps, slots, &nothing, report)
+        .map_err(|(index, errno)| explain::failure(&plan.outside.steps, &nothing, index, errno))
+}
+
+/// A clone and the runtime's end of the pair.
+pub(super) struct Spawned {
+    pub child: Child,
+    pub sync: OwnedFd,
+}
+
+/// Clones init, by way of a stage where the Plan has one.
+pub(super) fn spawn(
+    plan: &'static Plan,
+    slots: Slots,
+    cgroup: Option<RawFd>,
+    report: &'static Shared<Report>,
+    options: &Options,
+) -> Result<Spawned> {
+    let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
+    let (sync, sync_of_child) = (owned(sync), owned(sync_of_child));
+    let failures: &'static [String] = if options.wait_for_start { failures(plan) } else { &[] };
+    // The child runs with all signals blocked until exec: a handler of ours would run in its context.
+    let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
+    let init: &'static Init<'static> = Box::leak(Box::new(Init {
+        steps: &plan.steps,
+        exec: &plan.exec,
+        slots,
+        sync: sync_of_child.as_raw_fd(),
+        sync_of_parent: sync.as_raw_fd(),
+        report,
+        timings: options.timings,
+        signal_mask,
+        failures,
+    }));
+    let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };
+    let request = clone::Request { flags: plan.clone_flags | memory, cgroup, exit_signal: libc::SIGCHLD };
+    let child = if plan.stage.is_empty() {
+        clone::spawn_static(&request, init::run, init)
+    } else {
+        super::stage::spawn(plan, &request, init)
+    };
+    if !options.foreground {
+        process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
+    }
+    let child = child.map_err(|errno| {
+        let names = init::namespace_names(plan.clone_flags as i32);
+        Error::system(format!("linux.namespaces: clone3({names})"), errno)
+    })?;
+    Ok(Spawned { child, sync })
+}
+
+/// What `start` says when a step after its connection fails.
+fn failures(plan: &Plan) -> &'static [String] {
+    let sentences = (0..=plan.steps.len()).map(|index| match plan.steps.get(index) {
+        Some(step) => format!("{}: {}", step.field, step.op),
+        None => plan.exec.args.get(0).map(|name| format!("exec: {:?}", name.to_string_lossy())).unwrap_or_default(),
+    });
+    Box::leak(sentences.collect::<Vec<_>>().into_boxed_slice())
+}
+
+/// All that must be on disk, and in force, before init may execute the program.
+fn record(options: &Options, prepared: &Prepared, entry: &Entry, cgroup: &Cgroup, child: Child) -> Result<()> {
+    let process = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
+    entry.record(process)?;
+    cgroup.restrict_devices()?;
+    entry.write("config.json", &prepared.text)?;
+    if let Some(path) = &options.pid_file {
+        write_pid_file(path, child.pid)?;
+    }
+    let adjustment = prepared.loaded.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
+    if let Some(adjustment) = adjustment {
+        set_oom_score_adj(child.pid, adjustment, options.rootless)?;
+    }
+    Ok(())
+}
+
+/// Writes the decimal pid, at once or not at all.
+pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let mut scratch = path.as_os_str().as_bytes().to_vec();
+    let at = scratch.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    scratch.insert(at, b'.');
+    let scratch = PathBuf::from(std::ffi::OsString::from(std::ffi::OsStr::from_bytes(&scratch)));
+    fs::write(&scratch, pid.to_string())
+        .and_then(|()| fs::rename(&scratch, path))
+        .doing(|| format!("--pid-file: write {}", path.display()))
+}
+
+/// `process.oomScoreAdj`. Without the rights of root a value below the present one is refused; then the present one
+/// stays, as in runc.
+pub(super) fn set_oom_score_adj(pid: i32, adjustment: i32, rootless: bool) -> Result<()> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&path, adjustment.to_string()) {
+        Err(error) if rootless && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        written => written.doing(|| format!("process.oomScoreAdj: write {adjustment} to {path}")),
+    }
+}
+
+/// The error of an init that has not executed its program and never will; `None` if it did execute it.
+fn failure(prepared: &Prepared, report: &Report, child: Child) -> Option<Error> {
+    // The pair has been closed: by exec, or by an end that may not be complete yet.
+    let executed = report.step.load(Ordering::Acquire) as usize > prepared.plan.steps.len();
+    if !executed || report.errno.load(Ordering::Acquire) != 0 {
+        let _ = process::wait(child.pid, 0);
+    }
+    failure_of_reaped(prepared, report)
+}
+
+/// As [`failure`], for an init that has been waited for.
+pub(super) fn failure_of_reaped(prepared: &Prepared, report: &Report) -> Option<Error> {
+    let errno = report.errno.load(Ordering::Acquire);
+    let step = report.step.load(Ordering::Acquire) as usize;
+    let plan = &prepared.plan;
+    if errno != 0 {
+        return Some(plan.failure(step.saturating_sub(1), Errno::from_raw(errno as i32)));
+    }
+    let at = plan.steps.get(step.checked_sub(1)?)?;
+    let problem = format!("{}: the container's init was killed while it set itself up, at: {}", at.field, at.op);
+    Some(Error::new(Kind::System, problem))
+}
+
+/// The hooks of one kind, empty when there are none.
+pub(super) fn hooks(spec: &Spec, pick: impl Fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>) -> &[Hook] {
+    spec.hooks().as_ref().and_then(|hooks| pick(hooks).as_deref()).unwrap_or_default()
+}
+
+/// Sends away what `run -d` and `start` owe after the program was executed: poststart hooks. A failing hook stops the
+/// container (runc) and is the error.
+///
+/// # Errors
+/// The hook's.
+pub fn poststart(spec: &Spec, state: &State, init: i32) -> Result<()> {
+    let hooks = hooks(spec, oci_spec::runtime::Hooks::poststart);
+    super::hooks::run("poststart", hooks, &state.report(Status::Running, init), None)
+}

@@ -1,0 +1,170 @@
+//! The verbs that look at a container or end it: state, list, kill, delete.
+
+use super::hooks;
+use super::launch::hooks as hooks_of;
+use super::state::{Entry, Process, Report, State, Status, Store};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::spec;
+use crate::sys::process;
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use oci_spec::runtime::Hooks;
+use std::time::Duration;
+
+/// How long a killed init may take to be gone, as long as runc waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What `state ID` reports.
+///
+/// # Errors
+/// No such container, or one whose state cannot be read.
+pub fn state(store: &Store, id: &str) -> Result<Report> {
+    let entry = store.find(id)?;
+    let state = entry.load()?;
+    let (status, init) = entry.status(Some(&state))?;
+    Ok(state.report(status, init.map_or(0, |init| init.pid)))
+}
+
+/// One container of a list.
+#[derive(Debug)]
+pub struct Listed {
+    /// What `state` says of it.
+    pub report: Report,
+    /// The user who created it.
+    pub owner: u32,
+}
+
+/// What `list` finds.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The containers, by id.
+    pub containers: Vec<Listed>,
+    /// What is wrong with those that cannot be read.
+    pub errors: Vec<Error>,
+}
+
+/// All containers, and what is wrong with those that cannot be read.
+///
+/// # Errors
+/// A state root that cannot be read.
+pub fn list(store: &Store) -> Result<Listing> {
+    let mut listing = Listing::default();
+    for entry in store.all()? {
+        let report = entry.load().and_then(|state| {
+            let (status, init) = entry.status(Some(&state))?;
+            Ok(Listed { report: state.report(status, init.map_or(0, |init| init.pid)), owner: state.owner })
+        });
+        match report {
+            Ok(listed) => listing.containers.push(listed),
+            // One that is being made or deleted at this moment is not there yet, or not any more.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) => listing.errors.push(error),
+        }
+    }
+    Ok(listing)
+}
+
+/// Sends `signal` to init, or to every process of the container.
+///
+/// # Errors
+/// No such container, one that does not run, a signal that cannot be sent.
+pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
+    let entry = store.find(id)?;
+    let state = entry.load()?;
+    let (status, init) = entry.status(Some(&state))?;
+    if all {
+        // The processes of a container without a pid namespace may outlive its init.
+        let signal = Signal::try_from(signal)
+            .map_err(|_| Error::new(Kind::Usage, format!("signal {signal} cannot be sent to all processes")))?;
+        return state.cgroup.kill(signal);
+    }
+    let sent = match init {
+        Some(init) => init.signal(signal),
+        None => Err(Errno::ESRCH),
+    };
+    match sent {
+        Err(Errno::ESRCH) => Err(Error::new(Kind::WrongState, "container not running")),
+        sent => sent.doing(|| format!("send signal {signal} to the container's init")),
+    }?;
+    if status == Status::Paused && signal == libc::SIGKILL {
+        // A frozen v1 cgroup keeps its processes from dying.
+        state.cgroup.thaw()?;
+    }
+    Ok(())
+}
+
+/// Removes the container `id`. With `force` it is killed first, and a container of which anything at all is left over
+/// is removed; one that does not exist is then no error.
+///
+/// # Errors
+/// A container that still runs, or something of it that cannot be removed. Failing poststop hooks are returned as
+/// warnings.
+pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
+    let entry = match store.find(id) {
+        Err(error) if force && error.kind() == Kind::NoContainer => return Ok(Vec::new()),
+        entry => entry?,
+    };
+    let state = match entry.load() {
+        // Cut short by a crash: whatever it made, it made it before this file or recorded it in it.
+        Err(_) if force => None,
+        state => Some(state?),
+    };
+    let (status, init) = entry.status(state.as_ref())?;
+    match (status, init) {
+        (Status::Stopped, _) => {}
+        (Status::Creating, _) if force => {}
+        (Status::Created, Some(init)) => end(&state, init)?,
+        (_, Some(init)) if force => end(&state, init)?,
+        _ => {
+            let status = status.name();
+            let problem = format!("cannot delete container {id} that is not stopped: {status}: stop it or use --force");
+            return Err(Error::new(Kind::WrongState, problem));
+        }
+    }
+    remove(&entry, state.as_ref())
+}
+
+fn end(state: &Option<State>, init: Process) -> Result<()> {
+    let pidfd = match process::pidfd_open(init.pid) {
+        Err(Errno::ESRCH) => return Ok(()),
+        pidfd => crate::sys::own(pidfd.doing(|| format!("open process {}", init.pid))?),
+    };
+    match init.signal(libc::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(errno) => return Err(Error::system("kill the container's init", errno)),
+    }
+    if let Some(state) = state
+        && state.cgroup.is_frozen().unwrap_or(false)
+    {
+        state.cgroup.thaw()?;
+    }
+    let gone = super::wait::ends_within(&pidfd, PATIENCE).doing(|| "wait for the container's init")?;
+    if gone {
+        Ok(())
+    } else {
+        Err(Error::new(
+            Kind::WrongState,
+            format!("the container's init {} does not end: see whether it is stuck in I/O", init.pid),
+        ))
+    }
+}
+
+/// Removes everything that a container without a running init has left, then runs its poststop hooks.
+///
+/// # Errors
+/// What cannot be removed.
+pub fn remove(entry: &Entry, state: Option<&State>) -> Result<Vec<Error>> {
+    let Some(state) = state else {
+        entry.remove()?;
+        return Ok(Vec::new());
+    };
+    // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
+    state.cgroup.kill(Signal::SIGKILL)?;
+    state.cgroup.destroy()?;
+    // Read before the directory goes; a container that never came so far has no hooks to run.
+    let loaded = spec::load_file(&entry.config()).ok();
+    entry.remove()?;
+    let Some(loaded) = loaded else { return Ok(Vec::new()) };
+    let hooks = hooks_of(&loaded.spec, Hooks::poststop);
+    Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))
+}

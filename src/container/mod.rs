@@ -1,0 +1,14 @@
+//! The life cycle: what the verbs do.
+
+mod console;
+mod gates;
+pub mod hooks;
+pub mod host;
+mod idmap;
+pub mod launch;
+pub mod manage;
+pub mod run;
+mod stage;
+pub mod start;
+pub mod state;
+mod wait;

@@ -1,0 +1,87 @@
+//! `create` and `run`.
+
+use super::launch::{self, Launched, Options};
+use super::{manage, wait};
+use crate::error::{Doing, Error, Result};
+use crate::sys::process;
+
+/// What became of a `run`.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit status to end with: the program's, or 128 plus the signal that ended it. 0 when detached.
+    pub status: i32,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// When each step ended, in nanoseconds since the clone, with its call and field; empty unless asked for.
+    pub timings: Vec<Timing>,
+}
+
+/// When a step ended.
+#[derive(Debug, serde::Serialize)]
+pub struct Timing {
+    /// Nanoseconds since the step before ended (since the clone, for the first).
+    pub nanoseconds: u64,
+    /// The call.
+    pub call: String,
+    /// The field of config.json.
+    pub field: String,
+}
+
+/// Creates a container whose init waits for `start`; the warnings.
+///
+/// # Errors
+/// One sentence; then nothing is left of it.
+pub fn create(options: &Options) -> Result<Vec<String>> {
+    let prepared = launch::prepare(options)?;
+    let warnings = prepared.warnings.clone();
+    launch::launch(options, prepared)?;
+    Ok(warnings)
+}
+
+/// Runs a container; in the foreground until it ends, and then removes it unless `keep`.
+///
+/// # Errors
+/// One sentence; then nothing is left of it.
+pub fn run(options: &Options, keep: bool) -> Result<Finished> {
+    let prepared = launch::prepare(options)?;
+    let warnings = prepared.warnings.clone();
+    let launched = launch::launch(options, prepared)?;
+    let spec = &launched.prepared.loaded.spec;
+    let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
+    if poststart.is_err() {
+        let _ = process::pidfd_send_signal(launched.child.pidfd, libc::SIGKILL);
+    }
+    if !options.foreground {
+        poststart?;
+        let timings = timings(&launched);
+        return Ok(Finished { status: 0, warnings, timings });
+    }
+    let exit = match &launched.terminal {
+        Some(terminal) => super::console::serve(launched.child, terminal)?,
+        None => wait::foreground(launched.child).doing(|| "wait for the container")?,
+    };
+    let failed = launch::failure_of_reaped(launched.prepared, launched.report);
+    let timings = timings(&launched);
+    let mut finished = Finished { status: exit.status(), warnings, timings };
+    if failed.is_some() || !keep {
+        let removed = manage::remove(&launched.entry, Some(&launched.state))?;
+        finished.warnings.extend(removed.iter().map(Error::to_string));
+    }
+    match failed {
+        Some(error) => Err(error),
+        None => poststart.map(|()| finished),
+    }
+}
+
+fn timings(launched: &Launched) -> Vec<Timing> {
+    let mut last = launched.cloned_at;
+    let steps = launched.prepared.plan.steps.iter().enumerate();
+    steps
+        .filter_map(|(index, step)| {
+            let ended = launched.report.time(index)?;
+            let nanoseconds = ended.saturating_sub(last);
+            last = ended;
+            Some(Timing { nanoseconds, call: step.op.to_string(), field: step.field.clone() })
+        })
+        .collect()
+}

@@ -1,0 +1,474 @@
+//! A container on disk: `<root>/<id>/`.
+//!
+//! | file | written | holds |
+//! | --- | --- | --- |
+//! | `state.json` | before anything else is made | all that `delete --force` needs to find the rest |
+//! | `init` | right after the clone | pid and start time of init |
+//! | `config.json` | while init sets itself up | the configuration, for `exec` and the later hooks |
+//! | `start.sock` | by `create`, removed by `start` | where a created init waits |
+//!
+//! The directory is the container's lock: mkdir(2) decides who creates an id. Every file is written beside its name
+//! and renamed, so a reader finds it whole or not at all.
+
+use crate::cgroup::Handle;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::process;
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// runtime-spec's version of what [`Report`] says.
+pub const OCI_VERSION: &str = "1.3.0";
+
+/// The most bytes an id may have, as in runc.
+const MAX_ID: usize = 1024;
+
+/// What state.json holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The container's id.
+    pub id: String,
+    /// `ociVersion` of its config.json.
+    pub oci_version: String,
+    /// The bundle, absolute.
+    pub bundle: PathBuf,
+    /// The root directory, absolute.
+    pub rootfs: PathBuf,
+    /// When it was created: RFC 3339, UTC, nanoseconds.
+    pub created: String,
+    /// The user who created it.
+    pub owner: u32,
+    /// `annotations`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Its cgroups.
+    pub cgroup: Handle,
+    /// The resctrl group that was made for it, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<PathBuf>,
+}
+
+/// A process that is told from a later one with the same pid by when it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Process {
+    /// The pid.
+    pub pid: i32,
+    /// Field 22 of proc_pid_stat(5), in clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// The life cycle of runtime-spec runtime.md, "State", and runc's `paused`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Somebody is creating it, or died while doing so.
+    Creating,
+    /// Init waits for `start`.
+    Created,
+    /// The program runs.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Init is gone.
+    Stopped,
+}
+
+impl Status {
+    /// The name that engines know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// Where all containers are: `--root`.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// The store below `root`, which is made when the first container is.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Takes the id: makes the container's directory.
+    ///
+    /// # Errors
+    /// An id that is malformed or taken, a root that cannot be written.
+    pub fn reserve(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        let path = self.root.join(id);
+        let make = || fs::DirBuilder::new().mode(0o711).create(&path);
+        let made = match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let root = || format!("create the state directory {}", self.root.display());
+                fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.root).doing(root)?;
+                make()
+            }
+            made => made,
+        };
+        match made {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
+                Kind::Exists,
+                format!("container with given ID already exists: {id}: choose another or delete it"),
+            )),
+            made => {
+                made.doing(|| format!("create the container's directory {}", path.display()))?;
+                Ok(Entry { path })
+            }
+        }
+    }
+
+    /// The container `id`.
+    ///
+    /// # Errors
+    /// An id that is malformed or that no container has.
+    pub fn find(&self, id: &str) -> Result<Entry> {
+        check_id(id)?;
+        let path = self.root.join(id);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => Ok(Entry { path }),
+            Ok(_) => Err(no_container(id)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_container(id)),
+            Err(error) => Err(Error::io(format!("look at {}", path.display()), &error)),
+        }
+    }
+
+    /// All containers, by id.
+    ///
+    /// # Errors
+    /// A root that cannot be read. One that does not exist has no containers.
+    pub fn all(&self) -> Result<Vec<Entry>> {
+        let reading = || format!("read the state directory {}", self.root.display());
+        let directory = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            directory => directory.doing(reading)?,
+        };
+        let mut entries = Vec::new();
+        for entry in directory {
+            let entry = entry.doing(reading)?;
+            let named = entry.file_name().to_str().is_some_and(|name| check_id(name).is_ok());
+            if named && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                entries.push(Entry { path: entry.path() });
+            }
+        }
+        entries.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(entries)
+    }
+}
+
+fn no_container(id: &str) -> Error {
+    Error::new(Kind::NoContainer, format!("container does not exist: {id}"))
+}
+
+/// Whether `id` may name a container: letters, digits, "_", "+", "-" and ".", as runc has it.
+fn check_id(id: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'+' | b'-' | b'.');
+    let problem = match id {
+        "" => "is empty",
+        "." | ".." => "is a directory",
+        _ if id.len() > MAX_ID => "is longer than 1024 bytes",
+        _ if !id.bytes().all(allowed) => "has other characters than letters, digits, \"_\", \"+\", \"-\" and \".\"",
+        _ => return Ok(()),
+    };
+    let shown: String = id.chars().take(64).collect();
+    Err(Error::new(Kind::Usage, format!("invalid container ID format: {shown:?} {problem}: choose another")))
+}
+
+/// A container's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    path: PathBuf,
+}
+
+impl Entry {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Where a created init waits.
+    pub fn start_socket(&self) -> PathBuf {
+        self.path.join("start.sock")
+    }
+
+    /// Where the copy of config.json is.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    /// Writes `data` to the file `name`, at once or not at all.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write(&self, name: &str, data: &[u8]) -> Result<()> {
+        let path = self.path.join(name);
+        let scratch = self.path.join(format!(".{name}.new"));
+        let written = (|| {
+            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
+            file.write_all(data)?;
+            fs::rename(&scratch, &path)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&scratch);
+        }
+        written.doing(|| format!("write {}", path.display()))
+    }
+
+    /// Writes state.json.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn save(&self, state: &State) -> Result<()> {
+        let text = serde_json::to_vec(state)
+            .map_err(|error| Error::new(Kind::System, format!("write {}/state.json: {error}", self.path.display())))?;
+        self.write("state.json", &text)
+    }
+
+    /// Reads state.json.
+    ///
+    /// # Errors
+    /// A file that is missing, cut short or not ours: `delete --force` removes such a container.
+    pub fn load(&self) -> Result<State> {
+        let path = self.path.join("state.json");
+        let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&text).map_err(|error| {
+            let problem = format!("{} is damaged ({error}): use `delete --force {}`", path.display(), self.id());
+            Error::new(Kind::WrongState, problem)
+        })
+    }
+
+    /// Records init.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn record(&self, init: Process) -> Result<()> {
+        self.write("init", format!("{} {}\n", init.pid, init.start_time).as_bytes())
+    }
+
+    /// The recorded init; `None` before there is one.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn init(&self) -> Result<Option<Process>> {
+        let path = self.path.join("init");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.doing(|| format!("read {}", path.display()))?,
+        };
+        let mut numbers = text.split_whitespace();
+        let pid = numbers.next().and_then(|text| text.parse().ok());
+        let start_time = numbers.next().and_then(|text| text.parse().ok());
+        Ok(pid.zip(start_time).map(|(pid, start_time)| Process { pid, start_time }))
+    }
+
+    /// Where the container is in its life, and its init if that lives.
+    ///
+    /// # Errors
+    /// Files that cannot be read.
+    pub fn status(&self, state: Option<&State>) -> Result<(Status, Option<Process>)> {
+        let Some(init) = self.init()? else { return Ok((Status::Creating, None)) };
+        if !init.is_alive() {
+            return Ok((Status::Stopped, None));
+        }
+        let status = if self.start_socket().exists() {
+            Status::Created
+        } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
+            Status::Paused
+        } else {
+            Status::Running
+        };
+        Ok((status, Some(init)))
+    }
+
+    /// Removes the directory. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn remove(&self) -> Result<()> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.doing(|| format!("remove {}", self.path.display())),
+        }
+    }
+
+    /// The user who owns the directory.
+    pub fn owner(&self) -> u32 {
+        fs::metadata(&self.path).map_or(0, |metadata| metadata.uid())
+    }
+}
+
+impl Process {
+    /// The process that has the number `pid` now.
+    ///
+    /// # Errors
+    /// ESRCH when there is none.
+    pub fn of(pid: i32) -> Result<Self, Errno> {
+        let (_, start_time) = stat(pid)?;
+        Ok(Self { pid, start_time })
+    }
+
+    /// Whether it still runs: a zombie does not.
+    pub fn is_alive(self) -> bool {
+        stat(self.pid).is_ok_and(|(state, start_time)| start_time == self.start_time && !matches!(state, b'Z' | b'X'))
+    }
+
+    /// Sends it a signal, unless another process has its number by now.
+    ///
+    /// # Errors
+    /// ESRCH when it is gone, EPERM.
+    pub fn signal(self, signal: i32) -> Result<(), Errno> {
+        let pidfd = process::pidfd_open(self.pid)?;
+        let result = if self.is_alive() { process::pidfd_send_signal(pidfd, signal) } else { Err(Errno::ESRCH) };
+        crate::sys::fs::close(pidfd);
+        result
+    }
+}
+
+/// State and start time of a process (proc_pid_stat(5), fields 3 and 22).
+fn stat(pid: i32) -> Result<(u8, u64), Errno> {
+    let text = fs::read(format!("/proc/{pid}/stat")).map_err(|_| Errno::ESRCH)?;
+    // The name, field 2, may hold anything; the last ")" ends it.
+    let end = text.iter().rposition(|byte| *byte == b')').ok_or(Errno::ESRCH)?;
+    let rest = str::from_utf8(text.get(end + 1..).unwrap_or_default()).map_err(|_| Errno::ESRCH)?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next().and_then(|field| field.bytes().next()).ok_or(Errno::ESRCH)?;
+    let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    Ok((state, start_time))
+}
+
+/// What `state` prints (runtime-spec runtime.md, "State", and runc's additions) and what hooks get on stdin.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// runtime-spec's version.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// Init as the runtime sees it; 0 when there is none.
+    pub pid: i32,
+    /// `Status::name`.
+    pub status: &'static str,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// The root directory.
+    pub rootfs: PathBuf,
+    /// RFC 3339.
+    pub created: String,
+    /// `annotations`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// The creator's name; empty as in runc for root.
+    pub owner: String,
+}
+
+impl State {
+    /// The report for this container.
+    pub fn report(&self, status: Status, pid: i32) -> Report {
+        Report {
+            oci_version: OCI_VERSION.to_owned(),
+            id: self.id.clone(),
+            pid,
+            status: status.name(),
+            bundle: self.bundle.clone(),
+            rootfs: self.rootfs.clone(),
+            created: self.created.clone(),
+            annotations: self.annotations.clone(),
+            owner: String::new(),
+        }
+    }
+}
+
+impl State {
+    /// The container as runtime-spec's library describes it, for a seccomp agent.
+    pub fn of_spec(&self, pid: i32) -> oci_spec::runtime::State {
+        let mut state = oci_spec::runtime::State::default();
+        state
+            .set_version(OCI_VERSION.to_owned())
+            .set_id(self.id.clone())
+            .set_status(oci_spec::runtime::ContainerState::Creating)
+            .set_pid(Some(pid))
+            .set_bundle(self.bundle.clone())
+            .set_annotations(Some(self.annotations.clone().into_iter().collect()));
+        state
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path().join("root"));
+        (dir, store)
+    }
+
+    #[test]
+    fn an_id_is_given_once() {
+        let (_dir, store) = store();
+        let entry = store.reserve("a.b_c-1+2").unwrap();
+        assert_eq!(entry.id(), "a.b_c-1+2");
+        assert_eq!(store.reserve("a.b_c-1+2").unwrap_err().kind(), Kind::Exists);
+        assert_eq!(store.all().unwrap(), std::slice::from_ref(&entry));
+        entry.remove().unwrap();
+        entry.remove().unwrap();
+        assert_eq!(store.find("a.b_c-1+2").unwrap_err().kind(), Kind::NoContainer);
+    }
+
+    #[test]
+    fn malformed_ids_are_refused_everywhere() {
+        let (_dir, store) = store();
+        for id in ["", ".", "..", "a/b", "/", "a b", "a\n", "ä", "a\0", &"x".repeat(1025)] {
+            assert_eq!(store.reserve(id).unwrap_err().kind(), Kind::Usage, "{id:?}");
+            assert_eq!(store.find(id).unwrap_err().kind(), Kind::Usage, "{id:?}");
+        }
+        assert!(store.all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_state_says_what_to_do() {
+        let (_dir, store) = store();
+        let entry = store.reserve("x").unwrap();
+        for text in ["", "{", "{\"id\":", "null", "[]"] {
+            entry.write("state.json", text.as_bytes()).unwrap();
+            assert!(entry.load().unwrap_err().to_string().contains("delete --force x"));
+            assert_eq!(entry.status(None).unwrap(), (Status::Creating, None));
+        }
+    }
+
+    #[test]
+    fn a_recorded_process_is_told_from_its_successor() {
+        let (_dir, store) = store();
+        let entry = store.reserve("x").unwrap();
+        let own = Process::of(process::getpid()).unwrap();
+        entry.record(own).unwrap();
+        assert_eq!(entry.status(None).unwrap(), (Status::Running, Some(own)));
+        entry.record(Process { start_time: own.start_time + 1, ..own }).unwrap();
+        assert_eq!(entry.status(None).unwrap(), (Status::Stopped, None));
+        entry.write("init", b"12 ").unwrap();
+        assert_eq!(entry.init().unwrap(), None);
+    }
+}

@@ -1,0 +1,42 @@
+//! Waiting for processes, by event.
+
+use crate::sys::clone::Child;
+use crate::sys::process::{self, Exit};
+use nix::errno::Errno;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Whether the process of `pidfd` ends within `patience` (poll(2)).
+pub(super) fn ends_within(pidfd: &OwnedFd, patience: Duration) -> Result<bool, Errno> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let mut fds = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        match process::poll(&mut fds, Some(deadline.saturating_duration_since(Instant::now()))) {
+            Err(Errno::EINTR) => {}
+            result => return result.map(|ready| ready > 0),
+        }
+    }
+}
+
+/// All signals but those that stop or kill without being asked.
+const ALL: u64 = u64::MAX;
+
+/// Waits for init to end and passes every signal that comes meanwhile on to it. All signals must be blocked.
+///
+/// # Errors
+/// What rt_sigtimedwait(2) or wait4(2) answers.
+pub(super) fn foreground(child: Child) -> Result<Exit, Errno> {
+    loop {
+        match process::wait_signal(ALL)? {
+            libc::SIGCHLD => {
+                if let Some(exit) = process::wait(child.pid, libc::WNOHANG)? {
+                    return Ok(exit);
+                }
+            }
+            // What our own writes cause, and what the kernel sends for our own descriptors, is not the container's.
+            libc::SIGPIPE | libc::SIGURG => {}
+            // An init that just ended is found out by its SIGCHLD.
+            signal => drop(process::pidfd_send_signal(child.pidfd, signal)),
+        }
+    }
+}

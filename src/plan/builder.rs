@@ -1,0 +1,122 @@
+//! What all parts of the compiler share: the list of steps, slots and strings.
+
+use crate::error::{Error, Result};
+use crate::init::{Op, Slot, Step};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The slots that have a fixed meaning. Others are handed out by [`Builder::slot`].
+pub mod slots {
+    use crate::init::Slot;
+
+    /// The root of the container.
+    pub const ROOT: Slot = Slot(0);
+    /// A mount that is being made.
+    pub const MOUNT: Slot = Slot(1);
+    /// Where it goes.
+    pub const TARGET: Slot = Slot(2);
+    /// The tmpfs at /dev.
+    pub const DEV: Slot = Slot(3);
+    /// The host's /dev/null, copied for masks.
+    pub const NULL: Slot = Slot(4);
+    /// An empty read-only tmpfs, for masks.
+    pub const EMPTY: Slot = Slot(5);
+    /// A procfs of the runtime's own, in the container's namespaces.
+    pub const PROC: Slot = Slot(6);
+    /// The socket on which a created container waits for `start`.
+    pub const LISTENER: Slot = Slot(7);
+    /// The socket that gets the terminal's master.
+    pub const CONSOLE: Slot = Slot(8);
+    /// The socket that gets a pidfd.
+    pub const PIDFD: Slot = Slot(9);
+    /// A second scratch slot.
+    pub const OTHER: Slot = Slot(10);
+    /// The process to join (exec): its pidfd.
+    pub const JOINED: Slot = Slot(11);
+    /// The first that is handed out.
+    pub const FIRST_FREE: u8 = 12;
+}
+
+/// A list of steps in the making.
+#[derive(Debug)]
+pub struct Builder {
+    steps: Vec<Step>,
+    next_slot: u8,
+    has_proc: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false }
+    }
+}
+
+impl Builder {
+    /// Appends `op`, which `field` asks for.
+    pub fn push(&mut self, field: impl Into<String>, op: Op) {
+        self.steps.push(Step { op, field: field.into() });
+    }
+
+    /// A slot that nobody else uses.
+    ///
+    /// # Errors
+    /// When the config asks for more descriptors at once than there are slots; `field` is blamed.
+    pub fn slot(&mut self, field: &str) -> Result<Slot> {
+        if usize::from(self.next_slot) >= crate::init::Slots::COUNT {
+            return Err(Error::config(field, "asks for too many mounts from outside the container: use fewer"));
+        }
+        self.next_slot += 1;
+        Ok(Slot(self.next_slot - 1))
+    }
+
+    /// `count` slots in a row; the first.
+    ///
+    /// # Errors
+    /// When there are not as many.
+    pub fn slots(&mut self, count: usize) -> Result<u8> {
+        let first = self.next_slot;
+        for _ in 0..count {
+            self.slot("linux.resources")?;
+        }
+        Ok(first)
+    }
+
+    /// Makes sure that the runtime's own procfs is open, and says where.
+    pub fn procfs(&mut self) -> Slot {
+        if !self.has_proc {
+            self.has_proc = true;
+            self.push(
+                "(runtime)",
+                Op::NewFilesystem {
+                    kind: c"proc".into(),
+                    options: Vec::new(),
+                    attributes: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
+                    into: slots::PROC,
+                },
+            );
+        }
+        slots::PROC
+    }
+
+    /// The steps.
+    pub fn finish(self) -> Vec<Step> {
+        self.steps
+    }
+}
+
+/// `text` as a C string.
+///
+/// # Errors
+/// When it has a NUL in it, which names `field`.
+pub fn cstring(field: &str, text: impl AsRef<[u8]>) -> Result<CString> {
+    CString::new(text.as_ref()).map_err(|_| Error::config(field, "has a NUL byte in it: remove it"))
+}
+
+/// `path` as a C string.
+///
+/// # Errors
+/// When it has a NUL in it, which names `field`.
+pub fn cpath(field: &str, path: &Path) -> Result<CString> {
+    cstring(field, path.as_os_str().as_bytes())
+}

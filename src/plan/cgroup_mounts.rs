@@ -1,0 +1,145 @@
+//! Mounts of type cgroup and cgroup2: what the container sees of its cgroups.
+
+use super::Input;
+use super::builder::{Builder, cpath, cstring, slots};
+use super::mounts::{Entry, filesystem_options, propagate};
+use crate::cgroup::layout::Mode;
+use crate::error::{Error, Result};
+use crate::init::{Create, Op, Slot, Source};
+use oci_spec::runtime::LinuxNamespaceType;
+use std::path::Path;
+
+/// Compiles one such mount. On a machine with v2 alone both types mean v2, as in runc.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+    match input.layout.mode {
+        Mode::Unified => unified(builder, input, entry),
+        Mode::Hybrid | Mode::Legacy if entry.kind == "cgroup" => legacy(builder, input, entry),
+        Mode::Hybrid => unified(builder, input, entry),
+        Mode::Legacy | Mode::Absent => {
+            Err(Error::config(&entry.field, "needs a cgroup hierarchy that this machine does not mount: remove it"))
+        }
+    }
+}
+
+fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
+    builder.push(
+        entry.field.clone(),
+        Op::Target {
+            root: slots::ROOT,
+            path: cpath(&format!("{}.destination", entry.field), &entry.destination)?,
+            create: Create::Directory,
+            rule: entry.rule(),
+            into: slots::TARGET,
+        },
+    );
+    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    propagate(builder, entry, mount);
+    Ok(())
+}
+
+/// cgroup v2: a mount of its own shows the root of the cgroup namespace; without one, the container's directory is
+/// bound.
+fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+    if input.namespace(LinuxNamespaceType::Cgroup).is_some() {
+        builder.push(
+            entry.field.clone(),
+            Op::NewFilesystem {
+                kind: c"cgroup2".into(),
+                options: filesystem_options(input, entry)?,
+                attributes: entry.options.set,
+                into: slots::MOUNT,
+            },
+        );
+    } else {
+        let own = input.layout.unified.as_deref().unwrap_or(Path::new("/sys/fs/cgroup"));
+        let directory = input.cgroup_directory("").map_or(own, |path| path);
+        bind(builder, entry, directory, slots::MOUNT)?;
+    }
+    place(builder, entry, slots::MOUNT)
+}
+
+fn bind(builder: &mut Builder, entry: &Entry<'_>, directory: &Path, into: Slot) -> Result<()> {
+    let source = Source::Path(cpath(&entry.field, directory)?);
+    builder.push(entry.field.clone(), Op::CloneTree { source, recursive: false, into });
+    let attributes = crate::sys::mount::Attributes { set: entry.options.set, ..Default::default() };
+    builder.push(entry.field.clone(), Op::SetAttributes { mount: into, attributes, recursive: false });
+    Ok(())
+}
+
+/// cgroup v1: a tmpfs with a directory for each hierarchy, and links where one hierarchy has several controllers.
+fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+    let field = &entry.field;
+    builder.push(
+        field.clone(),
+        Op::NewFilesystem {
+            kind: c"tmpfs".into(),
+            options: vec![(c"source".into(), Some(c"tmpfs".into())), (c"mode".into(), Some(c"755".into()))],
+            attributes: entry.options.set & !libc::MOUNT_ATTR_RDONLY,
+            into: slots::OTHER,
+        },
+    );
+    place(builder, entry, slots::OTHER)?;
+    let namespaced = input.namespace(LinuxNamespaceType::Cgroup).is_some();
+    for mount in &input.layout.v1 {
+        let names: Vec<&str> =
+            mount.controllers.iter().map(|controller| controller.strip_prefix("name=").unwrap_or(controller)).collect();
+        let directory =
+            mount.mount.file_name().map_or_else(|| names.join(","), |name| name.to_string_lossy().into_owned());
+        if namespaced {
+            let mut options = vec![(c"source".to_owned(), Some(c"cgroup".to_owned()))];
+            for controller in &mount.controllers {
+                options.push(match controller.split_once('=') {
+                    Some((key, value)) => (cstring(field, key)?, Some(cstring(field, value)?)),
+                    None => (cstring(field, controller)?, None),
+                });
+            }
+            builder.push(
+                field.clone(),
+                Op::NewFilesystem {
+                    kind: c"cgroup".into(),
+                    options,
+                    attributes: entry.options.set,
+                    into: slots::MOUNT,
+                },
+            );
+        } else {
+            let controller = mount.controllers.first().map_or("", String::as_str);
+            let path = input.cgroup_directory(controller).unwrap_or(&mount.mount);
+            bind(builder, entry, path, slots::MOUNT)?;
+        }
+        sub_mount(builder, entry, &directory)?;
+        for name in names.iter().filter(|name| **name != directory) {
+            let path = cstring(field, name)?;
+            let target = cstring(field, &directory)?;
+            builder.push(field.clone(), Op::MakeLink { root: slots::OTHER, path, target });
+        }
+    }
+    if input.layout.mode == Mode::Hybrid
+        && let Some(path) = input.cgroup_directory("").or(input.layout.unified.as_deref())
+    {
+        bind(builder, entry, path, slots::MOUNT)?;
+        sub_mount(builder, entry, "unified")?;
+    }
+    if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 {
+        let attributes = crate::sys::mount::Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+        builder.push(field.clone(), Op::SetAttributes { mount: slots::OTHER, attributes, recursive: false });
+    }
+    Ok(())
+}
+
+/// Puts what is in [`slots::MOUNT`] into the directory `name` of the tmpfs.
+fn sub_mount(builder: &mut Builder, entry: &Entry<'_>, name: &str) -> Result<()> {
+    builder.push(
+        entry.field.clone(),
+        Op::Target {
+            root: slots::OTHER,
+            path: cstring(&entry.field, name)?,
+            create: Create::Directory,
+            rule: crate::init::Rule::Any,
+            into: slots::TARGET,
+        },
+    );
+    builder.push(entry.field.clone(), Op::Attach { mount: slots::MOUNT, target: slots::TARGET });
+    propagate(builder, entry, slots::MOUNT);
+    Ok(())
+}

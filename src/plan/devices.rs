@@ -1,0 +1,96 @@
+//! `linux.devices`, the devices that every container has, and the links in /dev.
+
+use super::Input;
+use super::builder::{Builder, cpath, slots};
+use crate::error::Result;
+use crate::init::{DeviceNode, Op, Slot};
+use oci_spec::runtime::LinuxDeviceType;
+use std::path::Path;
+
+/// Name, major, minor of what runtime-spec config-linux.md, "Default Devices" lists.
+const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// The links of runtime-linux.md, "Dev symbolic links", and /dev/ptmx of "Default Devices".
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Where the nodes of /dev are made: straight in the new tmpfs, or by way of the root.
+fn place(tmpfs: bool, path: &Path) -> (Slot, &Path) {
+    match path.strip_prefix("/dev") {
+        Ok(name) if tmpfs && name.components().count() == 1 => (slots::DEV, name),
+        _ => (slots::ROOT, path),
+    }
+}
+
+/// Compiles nodes and links; `tmpfs` tells whether /dev is a new tmpfs, which nobody else can reach yet.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> Result<()> {
+    let listed = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    for device in listed {
+        let kind = match device.typ() {
+            LinuxDeviceType::B => libc::S_IFBLK,
+            LinuxDeviceType::P => libc::S_IFIFO,
+            _ => libc::S_IFCHR,
+        };
+        let (root, path) = place(tmpfs, device.path());
+        let node = DeviceNode {
+            path: cpath("linux.devices", path)?,
+            mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
+            dev: libc::makedev(device.major() as u32, device.minor() as u32),
+            uid: device.uid().unwrap_or(0),
+            gid: device.gid().unwrap_or(0),
+        };
+        node_or_bind(builder, input, "linux.devices", root, node, device.path())?;
+    }
+    for (name, major, minor) in DEFAULT_DEVICES {
+        let path = Path::new("/dev").join(name);
+        if listed.iter().any(|device| *device.path() == path) {
+            continue;
+        }
+        let (root, place) = place(tmpfs, &path);
+        let node = DeviceNode {
+            path: cpath("(default devices)", place)?,
+            mode: libc::S_IFCHR | 0o666,
+            dev: libc::makedev(major, minor),
+            uid: 0,
+            gid: 0,
+        };
+        node_or_bind(builder, input, "(default devices)", root, node, &path)?;
+    }
+    for (name, target) in LINKS {
+        let path = Path::new("/dev").join(name);
+        let (root, place) = place(tmpfs, &path);
+        let path = cpath("(default links)", place)?;
+        builder
+            .push("(default links)", Op::MakeLink { root, path, target: cpath("(default links)", target.as_ref())? });
+    }
+    if input.host.has_kcore {
+        let (root, place) = place(tmpfs, Path::new("/dev/core"));
+        let path = cpath("(default links)", place)?;
+        builder.push("(default links)", Op::MakeLink { root, path, target: c"/proc/kcore".into() });
+    }
+    Ok(())
+}
+
+/// A node, or the host's node bound where a user namespace forbids mknod(2).
+fn node_or_bind(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    field: &str,
+    root: Slot,
+    device: DeviceNode,
+    host: &Path,
+) -> Result<()> {
+    let op = if input.has_user_namespace() {
+        Op::BindDevice { root, device, host: cpath(field, host)? }
+    } else {
+        Op::MakeDevice { root, device }
+    };
+    builder.push(field, op);
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! A Plan in words: for `explain`, for timings, and for the sentence that says which step failed.
+
+use super::Plan;
+use crate::error::{Error, Kind, describe};
+use crate::init::{Exec, Gate, Op, Step, namespace_names};
+use nix::errno::Errno;
+use serde::Serialize;
+use std::fmt::Write;
+
+/// One step for tools.
+#[derive(Debug, Serialize)]
+pub struct Line {
+    /// Who executes it: "outside", "stage" or "init".
+    pub who: &'static str,
+    /// What is called.
+    pub call: String,
+    /// The field of config.json that asks for it.
+    pub field: String,
+}
+
+/// All that will happen, in order.
+pub fn lines(plan: &Plan) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut all = |who, steps: &[Step]| {
+        for step in steps {
+            lines.push(Line { who, call: step.op.to_string(), field: step.field.clone() });
+        }
+    };
+    all("outside", &plan.outside.steps);
+    all("stage", &plan.stage);
+    let mut lines_of_init = Vec::new();
+    std::mem::swap(&mut lines, &mut lines_of_init);
+    let mut lines = lines_of_init;
+    for joined in &plan.joined {
+        let call = format!("open({:?}) -> {}", joined.path.to_string_lossy(), joined.slot);
+        lines.insert(0, Line { who: "outside", call, field: joined.field.clone() });
+    }
+    let sharing = if plan.share_memory { "VM|" } else { "" };
+    let call = format!("clone3({sharing}{})", namespace_names(plan.clone_flags as i32));
+    lines.push(Line { who: "runtime", call, field: "linux.namespaces".into() });
+    for step in &plan.steps {
+        lines.push(Line { who: "init", call: step.op.to_string(), field: step.field.clone() });
+    }
+    lines.push(Line { who: "init", call: exec_call(&plan.exec), field: "process.args".into() });
+    lines
+}
+
+/// The Plan as a person reads it: number, who, call, field.
+pub fn text(plan: &Plan) -> String {
+    let lines = lines(plan);
+    let width = lines.iter().map(|line| line.call.len()).max().unwrap_or(0).min(92);
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let number = index + 1;
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{number:>4}  {:<8}{:<width$}  {}", line.who, line.call, line.field);
+    }
+    text
+}
+
+fn exec_call(exec: &Exec) -> String {
+    let args: Vec<_> = exec.args.strings().iter().map(|arg| arg.to_string_lossy()).collect();
+    match exec.candidates.as_slice() {
+        [only] => format!("execve({:?}, {args:?})", only.to_string_lossy()),
+        several => format!("execve(one of {} in PATH, {args:?})", several.len()),
+    }
+}
+
+/// Why step `index` failed, in one sentence that names the call, its arguments and the field. The number of steps
+/// itself stands for exec.
+pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error {
+    let Some(step) = steps.get(index) else { return exec_failure(exec, errno) };
+    match &step.op {
+        Op::FindProgram => exec_failure(exec, errno),
+        Op::ChangeDirectory { path, .. } => {
+            let path = path.to_string_lossy();
+            let problem = match errno {
+                Errno::ENOENT => format!("chdir to cwd ({path:?}) set in config.json failed: {}", describe(errno)),
+                _ => format!(
+                    "chdir to cwd ({path:?}) set in config.json failed: {}: name a directory that the user may enter",
+                    describe(errno)
+                ),
+            };
+            Error::new(Kind::System, format!("process.cwd: {problem}"))
+        }
+        Op::Meet(Gate::Hooks | Gate::StartHooks) => Error::new(Kind::System, "a hook failed"),
+        Op::Meet(_) | Op::AwaitRecord | Op::AwaitStart { .. } if errno == Errno::ECANCELED => {
+            Error::new(Kind::System, format!("{}: the runtime ended before the container could start", step.field))
+        }
+        Op::Target { path, rule, .. } => Error::new(
+            Kind::System,
+            format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),
+        ),
+        Op::RequireProcfs { .. } => Error::new(
+            Kind::Config,
+            format!(
+                "{}: \"/proc\" cannot be mounted because its source is not of type proc: mount a procfs there",
+                step.field
+            ),
+        ),
+        op => Error::system(format!("{}: {op}", step.field), errno),
+    }
+}
+
+fn target_problem(path: &str, rule: crate::init::Rule, errno: Errno) -> String {
+    use crate::init::Rule;
+    match (rule, errno) {
+        (Rule::OffProc, Errno::EPERM) => {
+            format!("{path:?} cannot be mounted because it is inside /proc: choose another destination")
+        }
+        (Rule::PlainDirectory, Errno::ELOOP | Errno::ENOTDIR) => {
+            format!(
+                "{path:?} must be mounted on an ordinary directory: remove the symbolic link or file from the rootfs"
+            )
+        }
+        (_, Errno::ENOTDIR) => {
+            format!("the destination {path:?}: not a directory: source and destination must be of one kind")
+        }
+        _ => format!("make the destination {path:?} in the rootfs: {}", describe(errno)),
+    }
+}
+
+/// As engines know it: they tell 127 from 126 by these words.
+fn exec_failure(exec: &Exec, errno: Errno) -> Error {
+    let name = exec.args.get(0).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let searched = !name.contains('/');
+    let (kind, problem) = match errno {
+        Errno::ENOENT if searched => (Kind::NoProgram, "executable file not found in $PATH".to_owned()),
+        Errno::ENOENT => (Kind::NoProgram, format!("stat {name}: no such file or directory")),
+        Errno::EACCES | Errno::EPERM => (Kind::NotExecutable, "permission denied".to_owned()),
+        Errno::EISDIR => (Kind::NotExecutable, "is a directory".to_owned()),
+        Errno::ENOEXEC => (Kind::NotExecutable, "exec format error".to_owned()),
+        errno => (Kind::System, describe(errno)),
+    };
+    Error::new(kind, format!("exec: {name:?}: {problem}"))
+}

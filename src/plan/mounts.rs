@@ -1,0 +1,406 @@
+//! `root`, `mounts`, devices and the paths that are hidden: the file system that the container sees.
+
+use super::Input;
+use super::builder::{Builder, cpath, cstring, slots};
+use super::cgroup_mounts;
+use crate::error::{Error, Result};
+use crate::init::{Create, Op, Rule, Slot, Source, Step};
+use crate::spec::mount_options::{self, MountOptions};
+use crate::sys::mount::Attributes;
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+use std::ffi::CString;
+use std::path::{Component, Path, PathBuf};
+
+/// Places below /proc over which a mount is allowed: files that tell of load and memory, which LXCFS and its like
+/// replace, and two that CRIU and FIPS need. A mount anywhere else on procfs could fake what LSMs and the runtime
+/// read (CVE-2019-16884).
+const PROC_EXCEPTIONS: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// One entry of `mounts`, understood.
+#[derive(Debug)]
+pub(super) struct Entry<'a> {
+    /// "mounts[3]".
+    pub field: String,
+    /// The destination, absolute and without "." and "..".
+    pub destination: PathBuf,
+    /// `type`; "bind" where the options say so.
+    pub kind: &'a str,
+    /// `source`.
+    pub source: Option<&'a Path>,
+    /// `options`.
+    pub options: MountOptions,
+    /// `uidMappings` and `gidMappings`.
+    pub mappings: Option<(&'a [LinuxIdMapping], &'a [LinuxIdMapping])>,
+}
+
+impl<'a> Entry<'a> {
+    fn new(index: usize, mount: &'a Mount) -> Result<Self> {
+        let field = format!("mounts[{index}]");
+        let options = mount.options().iter().flatten().map(String::as_str);
+        let options = MountOptions::parse(&format!("{field}.options"), options)?;
+        let kind = if options.bind.is_some() { "bind" } else { mount.typ().as_deref().unwrap_or("bind") };
+        let mappings = match (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref()) {
+            (Some(uids), Some(gids)) if !uids.is_empty() && !gids.is_empty() => Some((uids, gids)),
+            _ => None,
+        };
+        Ok(Self {
+            destination: normal(mount.destination()),
+            kind,
+            source: mount.source().as_deref(),
+            options,
+            mappings,
+            field,
+        })
+    }
+
+    /// What the place of the mount must be.
+    pub fn rule(&self) -> Rule {
+        match self.kind {
+            "proc" | "sysfs" => Rule::PlainDirectory,
+            _ if PROC_EXCEPTIONS.iter().any(|path| self.destination == Path::new(path)) => Rule::Any,
+            _ => Rule::OffProc,
+        }
+    }
+
+    fn path(&self) -> Result<CString> {
+        cpath(&format!("{}.destination", self.field), &self.destination)
+    }
+}
+
+/// The path from "/", without "." and "..", as a mount's destination is meant.
+pub(super) fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => normal.push(name),
+            Component::ParentDir => {
+                normal.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    normal
+}
+
+/// A user namespace that the runtime has to make for an id-mapped mount.
+#[derive(Debug)]
+pub struct IdMapping {
+    /// Where its descriptor goes.
+    pub slot: Slot,
+    /// The user ids.
+    pub uids: Vec<LinuxIdMapping>,
+    /// The group ids.
+    pub gids: Vec<LinuxIdMapping>,
+}
+
+/// What the runtime does for the mounts before the clone.
+#[derive(Debug, Default)]
+pub struct Outside {
+    /// Steps in the runtime's own namespaces.
+    pub steps: Vec<Step>,
+    /// User namespaces to make first.
+    pub id_mappings: Vec<IdMapping>,
+}
+
+/// Compiles everything from the first mount to the last.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<()> {
+    let entries = entries(input)?;
+    root(builder, input)?;
+    for entry in &entries {
+        match entry.kind {
+            "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry)?,
+            "bind" if !entry.options.remount => bind(builder, input, entry, outside)?,
+            _ if entry.options.remount => remount(builder, entry)?,
+            _ => filesystem(builder, input, entry)?,
+        }
+    }
+    let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.destination == Path::new("/dev"));
+    if !host_dev {
+        super::devices::compile(builder, input, has_dev_tmpfs(&entries))?;
+    }
+    Ok(())
+}
+
+/// Everything that is done to the mounts once all of them are there and the root has been changed.
+pub(super) fn finish(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let entries = entries(input)?;
+    if let Some(dev) = entries.iter().find(|entry| is_dev_tmpfs(entry))
+        && dev.options.set & libc::MOUNT_ATTR_RDONLY != 0
+    {
+        // Only now: the device nodes had to be made in it.
+        builder.push(dev.field.clone(), set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
+    }
+    if input.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        builder.push("root.readonly", set(slots::ROOT, libc::MOUNT_ATTR_RDONLY));
+    }
+    Ok(())
+}
+
+fn set(mount: Slot, set: u64) -> Op {
+    Op::SetAttributes { mount, attributes: Attributes { set, ..Attributes::default() }, recursive: false }
+}
+
+fn entries<'a>(input: &Input<'a>) -> Result<Vec<Entry<'a>>> {
+    input.spec.mounts().iter().flatten().enumerate().map(|(index, mount)| Entry::new(index, mount)).collect()
+}
+
+/// Whether the mount is a fresh file system at /dev, which holds the device nodes.
+fn is_dev_tmpfs(entry: &Entry<'_>) -> bool {
+    entry.destination == Path::new("/dev") && entry.kind == "tmpfs" && !entry.options.remount
+}
+
+fn has_dev_tmpfs(entries: &[Entry<'_>]) -> bool {
+    entries.iter().any(is_dev_tmpfs)
+}
+
+/// The root itself: a mount of its own, since only a mount can become the root of the namespace.
+fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let path = cpath("root.path", input.rootfs)?;
+    let propagation = root_propagation(input)?;
+    builder.push(
+        "linux.rootfsPropagation",
+        Op::RootPropagation { propagation: propagation.map_or(libc::MS_SLAVE, |(kind, _)| kind) },
+    );
+    if matches!(propagation, Some((libc::MS_SHARED, _))) {
+        builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
+    }
+    match input.overlay {
+        Some(overlay) => super::overlay::compile(builder, input, overlay)?,
+        None => {
+            let source = Source::Path(path.clone());
+            builder.push("root.path", Op::CloneTree { source, recursive: true, into: slots::ROOT });
+        }
+    }
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    builder.push("root.path", Op::OpenHost { path, flags, into: slots::TARGET });
+    builder.push("root.path", Op::Attach { mount: slots::ROOT, target: slots::TARGET });
+    Ok(())
+}
+
+/// `linux.rootfsPropagation`: `MS_SHARED` and its like, and whether recursive.
+pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>> {
+    let Some(name) =
+        input.linux().and_then(|linux| linux.rootfs_propagation().as_deref()).filter(|name| !name.is_empty())
+    else {
+        return Ok(None);
+    };
+    let options = MountOptions::parse("linux.rootfsPropagation", [name])?;
+    match options.propagation.first() {
+        Some(propagation) => Ok(Some(*propagation)),
+        None => Err(Error::config(
+            "linux.rootfsPropagation",
+            format!(
+                "{name:?} is unknown: use shared, slave, private or unbindable, or one of these with an \"r\" before"
+            ),
+        )),
+    }
+}
+
+/// A new file system: proc, tmpfs, devpts, sysfs, ...
+fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+    let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
+    let options = filesystem_options(input, entry)?;
+    // Read-only comes last where something is still to be written.
+    let later = if entry.options.copy_up || into == slots::DEV { libc::MOUNT_ATTR_RDONLY } else { 0 };
+    builder.push(
+        entry.field.clone(),
+        Op::NewFilesystem {
+            kind: cstring(&format!("{}.type", entry.field), entry.kind)?,
+            options,
+            attributes: (entry.options.set | entry.options.set_all) & !later,
+            into,
+        },
+    );
+    builder.push(
+        entry.field.clone(),
+        Op::Target {
+            root: slots::ROOT,
+            path: entry.path()?,
+            create: Create::Directory,
+            rule: entry.rule(),
+            into: slots::TARGET,
+        },
+    );
+    if entry.options.copy_up {
+        builder.push(entry.field.clone(), Op::CopyUp { from: slots::TARGET, to: into });
+        if entry.options.set & later != 0 {
+            builder.push(entry.field.clone(), set(into, later));
+        }
+    }
+    builder.push(entry.field.clone(), Op::Attach { mount: into, target: slots::TARGET });
+    propagate(builder, entry, into);
+    Ok(())
+}
+
+/// Keys and values for fsconfig(2).
+pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
+    let field = format!("{}.options", entry.field);
+    let mut options = Vec::new();
+    if let Some(source) = entry.source {
+        options.push((c"source".to_owned(), Some(cpath(&format!("{}.source", entry.field), source)?)));
+    }
+    for flag in &entry.options.superblock {
+        options.push((cstring(&field, flag)?, None));
+    }
+    for (key, value) in &entry.options.data {
+        let value = value.as_ref().map(|value| cstring(&field, value)).transpose()?;
+        options.push((cstring(&field, key)?, value));
+    }
+    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind) {
+        options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
+    }
+    Ok(options)
+}
+
+/// A file or directory of the host.
+fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<()> {
+    let field = format!("{}.source", entry.field);
+    let source = entry.source.ok_or_else(|| Error::config(&field, "is missing: a bind mount needs a source"))?;
+    let source = cpath(&field, &input.bundle.join(source))?;
+    let recursive = entry.options.bind.unwrap_or(false);
+    let id_mapped = entry.options.idmap.is_some() || entry.mappings.is_some();
+    // With a user namespace of its own the container may not be able to reach the source: then the runtime copies the
+    // mount and init only puts it in place.
+    let mount = if id_mapped || input.creates_user_namespace() {
+        let slot = builder.slot(&entry.field)?;
+        let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
+        outside.steps.push(Step { op, field: entry.field.clone() });
+        if id_mapped {
+            outside.steps.push(id_map(builder, input, entry, slot, &mut outside.id_mappings)?);
+        }
+        slot
+    } else {
+        builder
+            .push(entry.field.clone(), Op::CloneTree { source: Source::Path(source), recursive, into: slots::MOUNT });
+        slots::MOUNT
+    };
+    if entry.destination == Path::new("/proc") {
+        builder.push(entry.field.clone(), Op::RequireProcfs { mount });
+    }
+    let Attributes { set, clear, .. } = attributes(entry.options.set, entry.options.clear);
+    if set != 0 || clear != 0 {
+        let attributes = attributes(set, clear);
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: false });
+    }
+    if entry.options.set_all != 0 || entry.options.clear_all != 0 {
+        let attributes = attributes(entry.options.set_all, entry.options.clear_all);
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
+    }
+    builder.push(
+        entry.field.clone(),
+        Op::Target {
+            root: slots::ROOT,
+            path: entry.path()?,
+            create: Create::Like(mount),
+            rule: entry.rule(),
+            into: slots::TARGET,
+        },
+    );
+    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    propagate(builder, entry, mount);
+    if mount != slots::MOUNT {
+        builder.push(entry.field.clone(), Op::Close { slot: mount });
+    }
+    Ok(())
+}
+
+fn attributes(set: u64, clear: u64) -> Attributes {
+    // The kernel wants the whole access time field cleared when it is set to something.
+    let atime = if set & mount_options::ATIME != 0 { mount_options::ATIME } else { 0 };
+    Attributes { set, clear: clear | atime, ..Attributes::default() }
+}
+
+fn id_map(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entry: &Entry<'_>,
+    mount: Slot,
+    id_mappings: &mut Vec<IdMapping>,
+) -> Result<Step> {
+    let linux = input.linux();
+    let own = linux.and_then(|linux| linux.uid_mappings().as_deref().zip(linux.gid_mappings().as_deref()));
+    let Some((uids, gids)) = entry.mappings.or(own) else {
+        let problem = "is asked for without uidMappings and gidMappings, and linux has none either: add them";
+        return Err(Error::config(&format!("{}.options (idmap)", entry.field), problem));
+    };
+    let slot = builder.slot(&entry.field)?;
+    id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
+    let recursive = entry.options.idmap.unwrap_or(false);
+    Ok(Step { op: Op::SetIdMap { mount, userns: slot, recursive }, field: entry.field.clone() })
+}
+
+/// Changes a mount that is already there.
+fn remount(builder: &mut Builder, entry: &Entry<'_>) -> Result<()> {
+    builder.push(
+        entry.field.clone(),
+        Op::OpenInRoot { root: slots::ROOT, path: entry.path()?, flags: libc::O_PATH, into: slots::TARGET },
+    );
+    builder.push(
+        entry.field.clone(),
+        Op::SetAttributes {
+            mount: slots::TARGET,
+            attributes: attributes(entry.options.set, entry.options.clear),
+            recursive: false,
+        },
+    );
+    propagate(builder, entry, slots::TARGET);
+    Ok(())
+}
+
+pub(super) fn propagate(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
+    for (propagation, recursive) in &entry.options.propagation {
+        let attributes = Attributes { propagation: *propagation, ..Attributes::default() };
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: *recursive });
+    }
+}
+
+/// `linux.maskedPaths` and `linux.readonlyPaths`.
+pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let Some(linux) = input.linux() else { return Ok(()) };
+    let root = slots::ROOT;
+    for path in linux.readonly_paths().iter().flatten() {
+        let path = cstring("linux.readonlyPaths", path)?;
+        builder.push("linux.readonlyPaths", Op::ReadOnly { root, path });
+    }
+    for path in linux.masked_paths().iter().flatten() {
+        let path = cstring("linux.maskedPaths", path)?;
+        builder.push("linux.maskedPaths", Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY });
+    }
+    Ok(())
+}
+
+/// What the masks are made of, fetched while the host's /dev can still be reached.
+pub(super) fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
+    let masks = input.linux().and_then(|linux| linux.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
+    if masks {
+        let field = "linux.maskedPaths";
+        builder.push(
+            field,
+            Op::CloneTree { source: Source::Path(c"/dev/null".into()), recursive: false, into: slots::NULL },
+        );
+        builder.push(
+            field,
+            Op::NewFilesystem {
+                kind: c"tmpfs".into(),
+                options: vec![(c"size".into(), Some(c"0".into())), (c"nr_inodes".into(), Some(c"1".into()))],
+                attributes: libc::MOUNT_ATTR_RDONLY
+                    | libc::MOUNT_ATTR_NOSUID
+                    | libc::MOUNT_ATTR_NODEV
+                    | libc::MOUNT_ATTR_NOEXEC,
+                into: slots::EMPTY,
+            },
+        );
+    }
+}

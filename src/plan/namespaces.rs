@@ -1,0 +1,128 @@
+//! `linux.namespaces`: which are made by clone3, which are joined, and in which order.
+
+use super::Input;
+use super::builder::{Builder, slots};
+use crate::error::Result;
+use crate::init::{Gate, Op, Slot, Step};
+use oci_spec::runtime::LinuxNamespaceType;
+use std::path::PathBuf;
+
+/// `CLONE_NEWTIME` (Linux 5.6).
+pub const CLONE_NEWTIME: i32 = 0x80;
+
+/// A namespace that exists, to be opened before the clone.
+#[derive(Debug)]
+pub struct Joined {
+    /// Where its descriptor goes.
+    pub slot: Slot,
+    /// `CLONE_NEW*`.
+    pub kind: i32,
+    /// Its path on the host.
+    pub path: PathBuf,
+    /// The entry of linux.namespaces.
+    pub field: String,
+}
+
+/// The outcome.
+#[derive(Debug)]
+pub(super) struct Namespaces {
+    pub clone_flags: u64,
+    pub share_memory: bool,
+    pub joined: Vec<Joined>,
+    pub stage: Vec<Step>,
+    /// Whether setgroups(2) is allowed.
+    pub may_set_groups: bool,
+}
+
+/// The flag that stands for a kind.
+pub fn flag(kind: LinuxNamespaceType) -> i32 {
+    match kind {
+        LinuxNamespaceType::Mount => libc::CLONE_NEWNS,
+        LinuxNamespaceType::Cgroup => libc::CLONE_NEWCGROUP,
+        LinuxNamespaceType::Uts => libc::CLONE_NEWUTS,
+        LinuxNamespaceType::Ipc => libc::CLONE_NEWIPC,
+        LinuxNamespaceType::User => libc::CLONE_NEWUSER,
+        LinuxNamespaceType::Pid => libc::CLONE_NEWPID,
+        LinuxNamespaceType::Network => libc::CLONE_NEWNET,
+        LinuxNamespaceType::Time => CLONE_NEWTIME,
+    }
+}
+
+/// Compiles the steps that enter and leave namespaces.
+///
+/// The cgroup namespace is left last, from within the container's cgroup, which thereby becomes its root. A user
+/// namespace comes first, for it owns all others.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namespaces> {
+    let mut found = Namespaces {
+        clone_flags: 0,
+        share_memory: !input.has_user_namespace() && input.namespace(LinuxNamespaceType::Time).is_none(),
+        joined: Vec::new(),
+        stage: Vec::new(),
+        may_set_groups: true,
+    };
+    let listed = input.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let mut entered = Vec::new();
+    for (index, namespace) in listed.iter().enumerate() {
+        let kind = flag(namespace.typ());
+        let field = format!("linux.namespaces[{index}]");
+        match namespace.path().as_ref().filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => {
+                let slot = builder.slot(&field)?;
+                entered.push((kind, slot, field.clone()));
+                found.joined.push(Joined { slot, kind, path: path.clone(), field });
+            }
+            // These two are made by unshare(2), later.
+            None if kind == libc::CLONE_NEWCGROUP || kind == CLONE_NEWTIME => {}
+            None => found.clone_flags |= kind as u64,
+        }
+    }
+    // The user namespace gives the rights to join the others.
+    entered.sort_by_key(|(kind, ..)| (*kind != libc::CLONE_NEWUSER, *kind != libc::CLONE_NEWPID));
+    let joins_user = entered.iter().any(|(kind, ..)| *kind == libc::CLONE_NEWUSER);
+    for (kind, slot, field) in entered {
+        let step = Op::EnterNamespace { ns: slot, kinds: kind };
+        if kind == libc::CLONE_NEWPID || kind == libc::CLONE_NEWUSER {
+            found.stage.push(Step { op: step, field });
+        } else {
+            builder.push(field, step);
+        }
+    }
+    if input.creates_user_namespace() {
+        builder.push("linux.uidMappings", Op::Meet(Gate::Mappings));
+    }
+    if input.creates_user_namespace() || joins_user {
+        builder.push("linux.uidMappings", Op::BecomeRoot);
+        builder.push("(runtime)", Op::NotDumpable);
+    }
+    found.may_set_groups = !(input.rootless && input.creates_user_namespace()) || maps_groups(input);
+    if input.creates(LinuxNamespaceType::Cgroup) {
+        builder.push("linux.namespaces (cgroup)", Op::NewNamespaces { kinds: libc::CLONE_NEWCGROUP });
+    }
+    if input.creates(LinuxNamespaceType::Time) {
+        time(builder, input);
+    }
+    Ok(found)
+}
+
+/// More than one group mapped means that newgidmap(1) wrote the map; a lone one that setgroups(2) had to be denied.
+fn maps_groups(input: &Input<'_>) -> bool {
+    let mappings = input.linux().and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    mappings.len() > 1 || mappings.iter().any(|mapping| mapping.size() > 1)
+}
+
+/// A new time namespace: its offsets can be set only while no process is in it, so it is entered by exec.
+fn time(builder: &mut Builder, input: &Input<'_>) {
+    builder.push("linux.namespaces (time)", Op::NewNamespaces { kinds: CLONE_NEWTIME });
+    let Some(offsets) = input.linux().and_then(|linux| linux.time_offsets().as_ref()) else { return };
+    let mut sorted: Vec<_> = offsets.iter().collect();
+    sorted.sort_by_key(|(clock, _)| *clock);
+    let lines = sorted
+        .iter()
+        .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
+    let data = lines.collect::<String>().into_bytes();
+    if !data.is_empty() {
+        let dir = builder.procfs();
+        debug_assert_eq!(dir, slots::PROC);
+        builder.push("linux.timeOffsets", Op::WriteFile { dir, path: c"self/timens_offsets".into(), data });
+    }
+}

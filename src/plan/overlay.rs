@@ -1,0 +1,106 @@
+//! An overlayfs root made by the runtime: `root.path` below, and above it a directory or a scratch tmpfs.
+
+use super::Input;
+use super::builder::{Builder, cpath, slots};
+use crate::error::Result;
+use crate::init::{Create, Op, Rule};
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The annotation that asks for an overlay, for callers that cannot give flags: "scratch", or a directory.
+pub const ANNOTATION: &str = "org.microrun.overlay";
+
+/// What lies above `root.path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overlay {
+    /// A tmpfs that only the container sees and that ends with it.
+    Scratch,
+    /// `upper` and `work` in this directory of the host, which stay.
+    Directory(PathBuf),
+}
+
+impl Overlay {
+    /// The overlay that the text of a flag or annotation asks for.
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "" | "scratch" => Self::Scratch,
+            directory => Self::Directory(directory.into()),
+        }
+    }
+}
+
+/// Compiles the overlay into [`slots::ROOT`]: a mount of its own, so that no bind of the root is needed.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overlay) -> Result<()> {
+    let field = "(overlay)";
+    let scratch = match overlay {
+        Overlay::Scratch => {
+            // overlayfs takes its layers by path, so the tmpfs needs a place: the container's state directory, in this
+            // mount namespace alone, where it is covered by nothing and reached by nobody.
+            builder.push(
+                field,
+                Op::NewFilesystem {
+                    kind: c"tmpfs".into(),
+                    options: vec![(c"mode".into(), Some(c"0700".into()))],
+                    attributes: libc::MOUNT_ATTR_NODEV,
+                    into: slots::MOUNT,
+                },
+            );
+            let path = cpath(field, input.state_dir)?;
+            builder.push(field, Op::OpenHost { path, flags: libc::O_PATH | libc::O_DIRECTORY, into: slots::TARGET });
+            builder.push(field, Op::Attach { mount: slots::MOUNT, target: slots::TARGET });
+            input.state_dir
+        }
+        Overlay::Directory(directory) => {
+            let path = cpath(field, directory)?;
+            builder.push(field, Op::OpenHost { path, flags: libc::O_PATH | libc::O_DIRECTORY, into: slots::MOUNT });
+            directory.as_path()
+        }
+    };
+    for name in [c"upper", c"work"] {
+        let mode = if name == c"upper" { 0o755 } else { 0o700 };
+        builder.push(field, Op::MakeDirectory { dir: slots::MOUNT, path: name.into(), mode });
+    }
+    let mut options = vec![
+        (c"source".to_owned(), Some(c"overlay".to_owned())),
+        (c"lowerdir".to_owned(), Some(escaped(input.rootfs)?)),
+        (c"upperdir".to_owned(), Some(cpath(field, &scratch.join("upper"))?)),
+        (c"workdir".to_owned(), Some(cpath(field, &scratch.join("work"))?)),
+    ];
+    if *overlay == Overlay::Scratch {
+        // Nothing in a scratch layer outlives the container: umount need not sync it.
+        options.push((c"volatile".to_owned(), None));
+    }
+    builder.push(field, Op::NewFilesystem { kind: c"overlay".into(), options, attributes: 0, into: slots::ROOT });
+    Ok(())
+}
+
+/// `lowerdir` is a list with ":" between, so a path's own colons and backslashes are escaped
+/// (Documentation/filesystems/overlayfs.rst).
+fn escaped(path: &Path) -> Result<CString> {
+    let mut text = Vec::new();
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b':' | b'\\') {
+            text.push(b'\\');
+        }
+        text.push(*byte);
+    }
+    super::builder::cstring("root.path", text)
+}
+
+/// The working directory is made where the image does not have it, as runc does.
+pub(super) fn working_directory(builder: &mut Builder, cwd: &Path) -> Result<()> {
+    if cwd != Path::new("/") {
+        builder.push(
+            "process.cwd",
+            Op::Target {
+                root: slots::ROOT,
+                path: cpath("process.cwd", cwd)?,
+                create: Create::Directory,
+                rule: Rule::Any,
+                into: slots::TARGET,
+            },
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,407 @@
+//! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
+
+use super::builder::{Builder, cpath, cstring, slots};
+use super::{Host, cpulist, lsm};
+use crate::error::{Error, Result};
+use crate::init::{Environment, Exec, Gate, Op};
+use crate::spec::capability;
+use crate::sys::process::SchedAttr;
+use crate::sys::shared::Strings;
+use oci_spec::runtime::{
+    Capabilities, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag,
+    LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
+};
+use std::ffi::CString;
+use std::path::Path;
+
+/// What the command line and the container add to `process`.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Whether a session keyring is made, and for which container.
+    pub keyring: Option<&'a str>,
+    /// How many descriptors from 3 up the program inherits.
+    pub preserve_fds: u32,
+    /// Whether the process waits for `start` before it executes the program.
+    pub wait_for_start: bool,
+    /// Whether startContainer hooks run just before the program.
+    pub start_hooks: bool,
+    /// Whether setgroups is allowed: not in a user namespace without newgidmap.
+    pub may_set_groups: bool,
+    /// The seccomp filter.
+    pub seccomp: Option<&'a super::seccomp::Filter>,
+    /// Whether to send a pidfd of the process away.
+    pub pidfd_socket: bool,
+    /// The machine.
+    pub host: &'a Host,
+}
+
+/// Compiles the steps from the session on to just before exec, and what is executed.
+///
+/// The order is the one that rights allow: what needs capabilities comes before they go, the working directory and the
+/// program are looked up as the container's user, and a filter is loaded last so that it need not allow our own calls.
+pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<Exec> {
+    let exec = exec(process)?;
+    session(builder, process, context)?;
+    scheduling(builder, process)?;
+    limits(builder, process);
+    lsm_labels(builder, process, context.host)?;
+    identity(builder, process, context)?;
+    let filter_needs_admin = !process.no_new_privileges().unwrap_or(false) && context.seccomp.is_some();
+    let sets = CapabilitySets::of(process);
+    let kept = if filter_needs_admin { CAP_SYS_ADMIN } else { 0 };
+    builder.push(
+        "process.capabilities",
+        Op::Capabilities { effective: sets.effective, permitted: sets.permitted | kept, inheritable: sets.inheritable },
+    );
+    if sets.ambient != 0 {
+        builder.push("process.capabilities.ambient", Op::Ambient { raise: sets.ambient });
+    }
+    if process.no_new_privileges().unwrap_or(false) {
+        builder.push("process.noNewPrivileges", Op::NoNewPrivileges);
+    }
+    let cwd = cpath("process.cwd", process.cwd())?;
+    builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: true });
+    builder.push("process.args", Op::FindProgram);
+    builder.push("(runtime)", Op::CloseOnExec { first: 3 + context.preserve_fds });
+    if context.pidfd_socket {
+        builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
+    }
+    builder.push("(runtime)", Op::AwaitRecord);
+    if context.wait_for_start {
+        builder.push("(runtime)", Op::AwaitStart { listener: slots::LISTENER });
+    }
+    if context.start_hooks {
+        builder.push("hooks.startContainer", Op::Meet(Gate::StartHooks));
+    }
+    if let Some(filter) = context.seccomp {
+        if filter_needs_admin {
+            builder.push(
+                "linux.seccomp",
+                Op::Capabilities {
+                    effective: sets.effective | CAP_SYS_ADMIN,
+                    permitted: sets.permitted | CAP_SYS_ADMIN,
+                    inheritable: sets.inheritable,
+                },
+            );
+        }
+        builder.push(
+            "linux.seccomp",
+            Op::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: filter.listener.is_some() },
+        );
+        if filter_needs_admin && (sets.effective & sets.permitted & CAP_SYS_ADMIN) == 0 {
+            builder.push(
+                "process.capabilities",
+                Op::Capabilities {
+                    effective: sets.effective,
+                    permitted: sets.permitted,
+                    inheritable: sets.inheritable,
+                },
+            );
+        }
+        if filter.listener.is_some() {
+            builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
+        }
+    }
+    Ok(exec)
+}
+
+/// Bit 21 of capabilities(7).
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+
+fn session(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<()> {
+    if let Some(id) = context.keyring {
+        let name = cstring("(id)", format!("_ses.{id}"))?;
+        builder.push("(--no-new-keyring omits it)", Op::SessionKeyring { name });
+    }
+    builder.push("process", Op::NewSession);
+    if process.terminal().unwrap_or(false) {
+        builder.push("process.terminal", Op::ControllingTerminal);
+    }
+    Ok(())
+}
+
+/// The terminal becomes stdin, stdout and stderr. For a container's init this comes right after the mounts; `exec` has
+/// its root already.
+pub fn terminal(builder: &mut Builder, process: &Process, bind_console: bool) {
+    if process.terminal().unwrap_or(false) {
+        let size = process.console_size().map(|size| (size.height() as u16, size.width() as u16));
+        builder.push(
+            "process.terminal",
+            Op::Console {
+                root: slots::ROOT,
+                socket: slots::CONSOLE,
+                size,
+                owner: Some(process.user().uid()),
+                bind_console,
+            },
+        );
+    }
+}
+
+/// AppArmor's and SELinux's labels for the program.
+fn lsm_labels(builder: &mut Builder, process: &Process, host: &Host) -> Result<()> {
+    for attribute in lsm::exec_attributes(process, host)? {
+        let dir = builder.procfs();
+        let path = cstring(attribute.field, attribute.path)?;
+        builder.push(attribute.field, Op::WriteFile { dir, path, data: attribute.data });
+    }
+    Ok(())
+}
+
+/// `linux.memoryPolicy`.
+pub fn memory_policy(builder: &mut Builder, linux: &Linux) -> Result<()> {
+    let Some(policy) = linux.memory_policy() else { return Ok(()) };
+    let mode = match policy.mode() {
+        MemoryPolicyModeType::MpolDefault => 0,
+        MemoryPolicyModeType::MpolPreferred => 1,
+        MemoryPolicyModeType::MpolBind => 2,
+        MemoryPolicyModeType::MpolInterleave => 3,
+        MemoryPolicyModeType::MpolLocal => 4,
+        MemoryPolicyModeType::MpolPreferredMany => 5,
+        MemoryPolicyModeType::MpolWeightedInterleave => 6,
+    };
+    let flags = policy.flags().iter().flatten().fold(0, |all, flag| {
+        all | match flag {
+            MemoryPolicyFlagType::MpolFNumaBalancing => 1 << 13,
+            MemoryPolicyFlagType::MpolFRelativeNodes => 1 << 14,
+            MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
+        }
+    });
+    let nodes = match policy.nodes().as_deref().filter(|nodes| !nodes.is_empty()) {
+        Some(nodes) => cpulist::parse("linux.memoryPolicy.nodes", nodes)?,
+        None => Vec::new(),
+    };
+    builder.push("linux.memoryPolicy", Op::MemoryPolicy { mode: mode | flags, nodes });
+    Ok(())
+}
+
+/// `linux.personality`.
+pub fn personality(builder: &mut Builder, linux: &Linux) -> Result<()> {
+    const PER_LINUX32: u64 = 0x0008;
+    let Some(personality) = linux.personality() else { return Ok(()) };
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(Error::config("linux.personality.flags", "are not supported by any kernel interface: remove them"));
+    }
+    let domain = match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    };
+    builder.push("linux.personality", Op::Personality { domain });
+    Ok(())
+}
+
+fn scheduling(builder: &mut Builder, process: &Process) -> Result<()> {
+    if let Some(scheduler) = process.scheduler() {
+        builder.push("process.scheduler", Op::Scheduler { attributes: scheduler_attributes(scheduler)? });
+    }
+    if let Some(priority) = process.io_priority() {
+        builder.push("process.ioPriority", Op::IoPriority { value: io_priority(priority) });
+    }
+    Ok(())
+}
+
+/// execCPUAffinity applies to `exec` alone (runtime-spec config.md): initial before the cgroup is joined, final after.
+pub fn affinity(builder: &mut Builder, field: &str, list: Option<&String>) -> Result<()> {
+    if let Some(list) = list {
+        builder.push(field, Op::Affinity { mask: cpulist::parse(field, list)? });
+    }
+    Ok(())
+}
+
+fn limits(builder: &mut Builder, process: &Process) {
+    for limit in process.rlimits().iter().flatten() {
+        builder.push(
+            format!("process.rlimits ({})", limit.typ()),
+            Op::ResourceLimit { resource: rlimit(limit.typ()), soft: limit.soft(), hard: limit.hard() },
+        );
+    }
+    builder.push("process.user.umask", Op::Umask { mask: process.user().umask().unwrap_or(0o022) });
+}
+
+fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<()> {
+    let user = process.user();
+    if !has_home(process) {
+        builder.push("process.env", Op::SetHome { uid: user.uid() });
+    }
+    // As root first: a directory that only root can enter is allowed as cwd, as in runc.
+    let cwd = cpath("process.cwd", process.cwd())?;
+    if user.uid() != 0 {
+        builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
+    }
+    let bounding = CapabilitySets::of(process).bounding;
+    builder.push("process.capabilities.bounding", Op::DropBounding { drop: known_capabilities() & !bounding });
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    builder.push(
+        "process.user",
+        Op::BecomeUser {
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: context.may_set_groups.then_some(groups),
+            keep_caps: true,
+        },
+    );
+    Ok(())
+}
+
+/// The five capability sets as bits.
+struct CapabilitySets {
+    bounding: u64,
+    effective: u64,
+    inheritable: u64,
+    permitted: u64,
+    ambient: u64,
+}
+
+impl CapabilitySets {
+    fn of(process: &Process) -> Self {
+        let sets = process.capabilities().as_ref();
+        let mask = |set: Option<&Capabilities>| {
+            let bits = set.into_iter().flatten().map(|capability| 1u64 << capability::number(*capability));
+            bits.fold(0, |all, bit| all | bit) & known_capabilities()
+        };
+        Self {
+            bounding: mask(sets.and_then(|sets| sets.bounding().as_ref())),
+            effective: mask(sets.and_then(|sets| sets.effective().as_ref())),
+            inheritable: mask(sets.and_then(|sets| sets.inheritable().as_ref())),
+            permitted: mask(sets.and_then(|sets| sets.permitted().as_ref())),
+            ambient: mask(sets.and_then(|sets| sets.ambient().as_ref())),
+        }
+    }
+}
+
+/// All capabilities of capabilities(7).
+fn known_capabilities() -> u64 {
+    (1 << capability::CAPABILITIES.len()) - 1
+}
+
+fn has_home(process: &Process) -> bool {
+    process.env().iter().flatten().any(|entry| entry.starts_with("HOME=") && entry.len() > "HOME=".len())
+}
+
+fn exec(process: &Process) -> Result<Exec> {
+    let args = process.args().as_deref().unwrap_or_default();
+    let Some(name) = args.first() else {
+        return Err(Error::config("process.args", "is empty: name the program to run"));
+    };
+    let candidates = candidates(name, process.env().as_deref().unwrap_or_default(), process.cwd())?;
+    let args = args.iter().map(|arg| cstring("process.args", arg)).collect::<Result<Vec<_>>>()?;
+    let home_room = !has_home(process);
+    let mut env = Vec::new();
+    if home_room {
+        env.push(home_placeholder());
+    }
+    for entry in process.env().iter().flatten() {
+        if !(home_room && entry.starts_with("HOME=")) {
+            env.push(cstring("process.env", entry)?);
+        }
+    }
+    let env = Environment { strings: Strings::new(env), home_room };
+    Ok(Exec { candidates, args: Strings::new(args), env })
+}
+
+/// "HOME=/" with room for a longer value behind it.
+fn home_placeholder() -> CString {
+    let mut text = b"HOME=/".to_vec();
+    text.resize("HOME=".len() + Environment::HOME_ROOM, b' ');
+    CString::new(text).unwrap_or_default()
+}
+
+/// The paths that execvp(3) would try for `name`, by the PATH of the container.
+fn candidates(name: &str, env: &[String], cwd: &Path) -> Result<Vec<CString>> {
+    if name.contains('/') {
+        return Ok(vec![cstring("process.args[0]", name)?]);
+    }
+    let path = env.iter().rev().find_map(|entry| entry.strip_prefix("PATH=")).unwrap_or_default();
+    let directories = path.split(':').filter(|_| !path.is_empty());
+    directories
+        .map(|directory| match directory {
+            // An empty entry of PATH is the working directory (exec(3)).
+            "" => cpath("process.args[0]", &cwd.join(name)),
+            directory => cpath("process.env (PATH)", &Path::new(directory).join(name)),
+        })
+        .collect()
+}
+
+fn rlimit(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+    .cast_unsigned_or_same()
+}
+
+/// The C libraries disagree on the type of `RLIMIT_*`: unsigned in glibc, signed in musl.
+trait CastUnsigned {
+    fn cast_unsigned_or_same(self) -> u32;
+}
+
+impl CastUnsigned for u32 {
+    fn cast_unsigned_or_same(self) -> u32 {
+        self
+    }
+}
+
+impl CastUnsigned for i32 {
+    fn cast_unsigned_or_same(self) -> u32 {
+        self.cast_unsigned()
+    }
+}
+
+fn io_priority(priority: &LinuxIOPriority) -> i32 {
+    const IOPRIO_CLASS_SHIFT: i32 = 13;
+    let class = match priority.class() {
+        IOPriorityClass::IoprioClassRt => 1,
+        IOPriorityClass::IoprioClassBe => 2,
+        IOPriorityClass::IoprioClassIdle => 3,
+    };
+    class << IOPRIO_CLASS_SHIFT | priority.priority() as i32
+}
+
+fn scheduler_attributes(scheduler: &Scheduler) -> Result<SchedAttr> {
+    let policy = match scheduler.policy() {
+        LinuxSchedulerPolicy::SchedOther => 0,
+        LinuxSchedulerPolicy::SchedFifo => 1,
+        LinuxSchedulerPolicy::SchedRr => 2,
+        LinuxSchedulerPolicy::SchedBatch => 3,
+        LinuxSchedulerPolicy::SchedIso => 4,
+        LinuxSchedulerPolicy::SchedIdle => 5,
+        LinuxSchedulerPolicy::SchedDeadline => 6,
+    };
+    let flags = scheduler.flags().iter().flatten().fold(0u64, |all, flag| {
+        all | match flag {
+            LinuxSchedulerFlag::SchedResetOnFork => 0x01,
+            LinuxSchedulerFlag::SchedFlagReclaim => 0x02,
+            LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
+            LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
+            LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
+        }
+    });
+    let priority = scheduler.priority().unwrap_or(0);
+    Ok(SchedAttr {
+        size: size_of::<SchedAttr>() as u32,
+        policy,
+        flags,
+        nice: scheduler.nice().unwrap_or(0),
+        priority: u32::try_from(priority)
+            .map_err(|_| Error::config("process.scheduler.priority", "is negative: use 0 to 99"))?,
+        runtime: scheduler.runtime().unwrap_or(0),
+        deadline: scheduler.deadline().unwrap_or(0),
+        period: scheduler.period().unwrap_or(0),
+    })
+}
