@@ -11,10 +11,12 @@
 //! ground floor. All `unsafe` code lives in [`sys`].
 
 pub mod cgroup;
+pub mod cli;
 pub mod clock;
 pub mod container;
 pub mod error;
 pub mod init;
+pub mod log;
 pub mod plan;
 pub mod spec;
 pub mod sys;

@@ -1,3 +1,8 @@
 //! The program: parse the arguments, call the library, set the exit code.
 
-fn main() {}
+use std::env;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    microrun::cli::main(env::args_os()).into()
+}

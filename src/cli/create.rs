@@ -1,0 +1,42 @@
+//! `microrun create`
+
+use super::global::Global;
+use super::grammar::{Verb, shared};
+use super::parse::Words;
+use super::{launching, warn};
+use crate::container::launch::Options;
+use crate::container::run;
+use crate::error::Result;
+
+/// The verb.
+pub static VERB: Verb = Verb {
+    name: "create",
+    about: "create a container",
+    operands: "<container-id>",
+    count: (1, 1),
+    details: "\
+Makes the container that the bundle's config.json describes, up to the point where its program would be
+executed. start executes it.
+
+The id is the container's name: unique among the containers of one --root, at most 1024 letters, digits
+and characters of _ + - and \".\".",
+    flags: &[
+        shared::BUNDLE,
+        shared::CONSOLE_SOCKET,
+        shared::PIDFD_SOCKET,
+        shared::PID_FILE,
+        shared::NO_PIVOT,
+        shared::NO_NEW_KEYRING,
+        shared::PRESERVE_FDS,
+        shared::OVERLAY,
+    ],
+    passes_rest: false,
+    failure: 1,
+    call,
+};
+
+fn call(global: &Global, words: &Words) -> Result<u8> {
+    let options = launching::options(global, words, words.id()?, launching::bundle(words))?;
+    warn(run::create(&Options { wait_for_start: true, ..options })?);
+    Ok(0)
+}

@@ -1,0 +1,152 @@
+//! The options that every verb understands.
+
+use super::grammar::Flag;
+use super::parse::{Words, invalid};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
+use nix::unistd::geteuid;
+use std::env;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
+
+/// The global options.
+pub const FLAGS: &[Flag] = &[
+    Flag::switch("debug", "log what is being done"),
+    Flag::value("log", "FILE", "append the log to this file (default: standard error)"),
+    Flag::value("log-format", "FORMAT", "text (default) or json"),
+    Flag::value(
+        "root",
+        "DIR",
+        "where the state of containers is kept (default: /run/microrun, or $XDG_RUNTIME_DIR/microrun for a user)",
+    ),
+    Flag::switch("systemd-cgroup", "let systemd make the cgroups; cgroupsPath then reads slice:prefix:name"),
+    Flag::value(
+        "rootless",
+        "WHEN",
+        "go on without the cgroups that may not be made: true, false, or auto (default: unless the caller is root)",
+    ),
+];
+
+/// The inode of the initial user namespace (linux/nsfs.h, USER_NS_INIT_INO).
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// What the global options say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Global {
+    /// Where the state of containers is kept: an absolute path.
+    pub root: PathBuf,
+    /// Whether --root was given.
+    pub root_is_given: bool,
+    /// Whether systemd makes the cgroups.
+    pub systemd_cgroup: bool,
+    /// `--rootless`: `None` stands for auto.
+    rootless: Option<bool>,
+}
+
+impl Global {
+    /// Reads the global options. `--log` and its like are for [`set_up_log`].
+    ///
+    /// # Errors
+    /// A value is not valid, or the directory for the state of a user's containers cannot be made.
+    pub fn new(words: &Words) -> Result<Self> {
+        let given = words.values("root").last();
+        let root = match given {
+            Some(root) => given_root(Path::new(root))?,
+            None => default_root()?,
+        };
+        let rootless = match words.text("rootless")? {
+            None | Some("auto") => None,
+            Some("true" | "1") => Some(true),
+            Some("false" | "0") => Some(false),
+            Some(other) => return Err(invalid("rootless", other, "true, false or auto")),
+        };
+        Ok(Self { root, root_is_given: given.is_some(), systemd_cgroup: words.has("systemd-cgroup"), rootless })
+    }
+
+    /// Whether to go on where cgroups may not be made or written to.
+    pub fn rootless(&self) -> bool {
+        self.rootless.unwrap_or_else(|| !is_real_root())
+    }
+}
+
+/// Sets the log up as `--log`, `--log-format` and `--debug` say.
+///
+/// # Errors
+/// The format is unknown, or the file cannot be opened.
+pub fn set_up_log(words: &Words) -> Result<()> {
+    let format = match words.text("log-format")? {
+        None | Some("text") => log::Format::Text,
+        Some("json") => log::Format::Json,
+        Some(other) => {
+            return Err(Error::new(Kind::Usage, format!("invalid log-format: {other}: give text or json")));
+        }
+    };
+    log::set_up(words.path("log").as_deref(), format, words.has("debug"))
+}
+
+/// `root` made absolute, without "." and "..", and not the root of the file system.
+fn given_root(root: &Path) -> Result<PathBuf> {
+    let current = if root.is_absolute() {
+        PathBuf::new()
+    } else {
+        env::current_dir().doing(|| "find the current directory".to_owned())?
+    };
+    let mut clean = PathBuf::from("/");
+    for component in current.join(root).components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    if clean == Path::new("/") {
+        return Err(Error::new(
+            Kind::Usage,
+            "Option --root argument should not be set to /: give a directory below it",
+        ));
+    }
+    Ok(clean)
+}
+
+/// /run/microrun, but $XDG_RUNTIME_DIR/microrun for users and for root of a user namespace, as in runc.
+fn default_root() -> Result<PathBuf> {
+    let user = env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty());
+    let Some(user) = user.filter(|_| !is_real_root() && !is_called_root()) else {
+        return Ok(PathBuf::from("/run/microrun"));
+    };
+    let root = Path::new(&user).join("microrun");
+    let doing = || format!("make {} in $XDG_RUNTIME_DIR, which has to be writable", root.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(&root).doing(doing)?;
+    // The sticky bit keeps it from being cleaned away (XDG Base Directory Specification, XDG_RUNTIME_DIR).
+    fs::set_permissions(&root, Permissions::from_mode(0o1700)).doing(doing)?;
+    Ok(root)
+}
+
+/// Root of a user namespace that goes by the name of root wants root's directories.
+fn is_called_root() -> bool {
+    geteuid().is_root() && env::var_os("USER").is_some_and(|name| name == "root")
+}
+
+/// Root, and in the initial user namespace.
+fn is_real_root() -> bool {
+    let in_initial = || fs::metadata("/proc/self/ns/user").is_ok_and(|file| file.ino() == INITIAL_USER_NAMESPACE);
+    geteuid().is_root() && in_initial()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_given_root_is_absolute_and_clean() {
+        assert_eq!(given_root(Path::new("/a/./b/../c/")).unwrap(), Path::new("/a/c"));
+        assert_eq!(given_root(Path::new("x")).unwrap(), env::current_dir().unwrap().join("x"));
+        for root in ["/", "/..", "/a/..", "//"] {
+            let error = given_root(Path::new(root)).unwrap_err().to_string();
+            assert!(error.starts_with("Option --root argument should not be set to /"), "{root}: {error}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `microrun kill`
+
+use super::global::Global;
+use super::grammar::{Flag, Verb};
+use super::parse::Words;
+use super::value;
+use crate::container::manage;
+use crate::container::state::Store;
+use crate::error::{Kind, Result};
+
+/// The verb.
+pub static VERB: Verb = Verb {
+    name: "kill",
+    about: "send a signal (default: SIGTERM) to the first process of a container",
+    operands: "<container-id> [signal]",
+    count: (1, 2),
+    details: "The signal is a number or a name, with or without SIG: 9, KILL, SIGKILL.",
+    flags: &[Flag::switch("all", "send it to all processes of the container").short('a')],
+    passes_rest: false,
+    failure: 1,
+    call,
+};
+
+fn call(global: &Global, words: &Words) -> Result<u8> {
+    let id = words.id()?;
+    let signal = value::signal(words.operand(1)?.filter(|text| !text.is_empty()).unwrap_or("TERM"))?;
+    let all = words.has("all");
+    match manage::kill(&Store::new(&global.root), id, signal, all) {
+        // Engines send --all to containers that have just ended, and then there is nothing left to do.
+        Err(error) if all && error.kind() == Kind::WrongState => Ok(0),
+        result => result.map(|()| 0),
+    }
+}

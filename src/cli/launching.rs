@@ -1,0 +1,64 @@
+//! What `create`, `run` and `explain` have in common.
+
+use super::global::Global;
+use super::parse::Words;
+use crate::cgroup::Driver;
+use crate::container::launch::Options;
+use crate::container::state::Store;
+use crate::error::{Error, Kind, Result};
+use crate::plan::Overlay;
+use std::path::PathBuf;
+
+/// The bundle that --bundle names: by default the current directory.
+pub fn bundle(words: &Words) -> PathBuf {
+    words.path("bundle").unwrap_or_else(|| PathBuf::from("."))
+}
+
+/// What --overlay asks for.
+pub fn overlay(words: &Words) -> Option<Overlay> {
+    words.has("overlay").then(|| words.path("overlay").map_or(Overlay::Scratch, Overlay::Directory))
+}
+
+/// The options that `create` and `run` share.
+///
+/// # Errors
+/// A value that is not valid.
+pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Result<Options> {
+    Ok(Options {
+        no_pivot: words.has("no-pivot"),
+        no_new_keyring: words.has("no-new-keyring"),
+        preserve_fds: words.parsed("preserve-fds", "how many descriptors")?.unwrap_or(0),
+        pid_file: words.path("pid-file"),
+        console_socket: words.path("console-socket"),
+        pidfd_socket: words.path("pidfd-socket"),
+        overlay: overlay(words),
+        ..bare(global, id, bundle)?
+    })
+}
+
+/// The container `id` of `bundle`, with no options at all.
+///
+/// # Errors
+/// A cgroup driver that this build does not have.
+pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Result<Options> {
+    if global.systemd_cgroup {
+        return Err(Error::new(Kind::Usage, "--systemd-cgroup: there is no systemd driver: leave the option out"));
+    }
+    Ok(Options {
+        store: Store::new(&global.root),
+        id: id.to_owned(),
+        bundle,
+        driver: Driver::Cgroupfs,
+        rootless: global.rootless(),
+        no_pivot: false,
+        no_new_keyring: false,
+        preserve_fds: 0,
+        pid_file: None,
+        console_socket: None,
+        pidfd_socket: None,
+        overlay: None,
+        wait_for_start: false,
+        foreground: false,
+        timings: false,
+    })
+}

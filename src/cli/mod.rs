@@ -1,0 +1,110 @@
+//! The command line: one file for each verb, and what they share.
+//!
+//! [`main`] reads the arguments by the [grammar], sets the log up, calls the verb and turns what it returns into the exit
+//! code. A verb's file says what its options are and hands them to [`container`](crate::container).
+
+mod create;
+mod delete;
+mod explain;
+pub mod global;
+pub mod grammar;
+pub mod help;
+mod kill;
+mod launching;
+mod list;
+pub mod parse;
+mod run;
+mod start;
+mod state;
+pub mod value;
+mod version;
+
+use crate::error::{Kind, Result};
+use crate::log;
+use grammar::Verb;
+use parse::Request;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+/// All verbs, in the order of the help.
+pub static VERBS: &[&Verb] =
+    &[&create::VERB, &delete::VERB, &explain::VERB, &kill::VERB, &list::VERB, &run::VERB, &start::VERB, &state::VERB];
+
+/// The exit code of runc for a verb that does not exist.
+const NO_SUCH_VERB: u8 = 3;
+
+/// The verb of that name.
+pub fn verb_named(name: &str) -> Option<&'static Verb> {
+    VERBS.iter().find(|verb| verb.name == name).copied()
+}
+
+/// Does what the command line `args`, program included, asks for, and returns the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let mut args = args.into_iter();
+    let program = program_name(args.next());
+    let (globals, request) = parse::parse(args);
+    // An error on the command line has to reach the log that the same command line names.
+    if let Err(error) = global::set_up_log(&globals) {
+        log::error(error);
+        return 1;
+    }
+    let request = match request {
+        Ok(request) => request,
+        Err(error) => {
+            let code = if error.to_string().starts_with("No help topic") { NO_SUCH_VERB } else { 1 };
+            log::error(error);
+            return code;
+        }
+    };
+    let (done, failure) = match request {
+        Request::Help => (print(&help::program(&program)), 1),
+        Request::VerbHelp(verb) => (print(&help::verb(&program, verb)), 1),
+        Request::Version => (print(&version::text(&program)), 1),
+        Request::Call(verb, words) => {
+            (global::Global::new(&globals).and_then(|global| (verb.call)(&global, &words)), verb.failure)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        let usage = error.kind() == Kind::Usage;
+        log::error(error);
+        if usage { 1 } else { failure }
+    })
+}
+
+/// The name that the program was called by: who links it as `runc` sees that name in the help and in `--version`.
+fn program_name(arg0: Option<OsString>) -> String {
+    let arg0 = arg0.unwrap_or_default();
+    let name = Path::new(&arg0).file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "microrun".to_owned())
+}
+
+/// Writes to standard output. A reader that went away is no error.
+fn print(text: &str) -> Result<u8> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(crate::error::Error::io("write to standard output", &error))
+        }
+        _ => Ok(0),
+    }
+}
+
+/// Writes `value` to standard output as one line of JSON.
+fn print_json(value: &impl serde::Serialize) -> Result<u8> {
+    print(&format!("{}\n", to_json(serde_json::to_string(value))?))
+}
+
+/// Writes `value` to standard output as JSON with two spaces of indent.
+fn print_pretty(value: &impl serde::Serialize) -> Result<u8> {
+    print(&format!("{}\n", to_json(serde_json::to_string_pretty(value))?))
+}
+
+fn to_json(json: serde_json::Result<String>) -> Result<String> {
+    json.map_err(|error| crate::error::Error::new(Kind::System, format!("write as JSON: {error}")))
+}
+
+/// Tells the user what stopped nothing.
+fn warn(warnings: impl IntoIterator<Item = impl std::fmt::Display>) {
+    warnings.into_iter().for_each(log::warn);
+}

@@ -1,0 +1,26 @@
+//! `microrun start`
+
+use super::global::Global;
+use super::grammar::Verb;
+use super::parse::Words;
+use crate::container::start;
+use crate::container::state::Store;
+use crate::error::Result;
+
+/// The verb.
+pub static VERB: Verb = Verb {
+    name: "start",
+    about: "execute the program of a created container",
+    operands: "<container-id>",
+    count: (1, 1),
+    details: "",
+    flags: &[],
+    passes_rest: false,
+    failure: 1,
+    call,
+};
+
+fn call(global: &Global, words: &Words) -> Result<u8> {
+    start::start(&Store::new(&global.root), words.id()?)?;
+    Ok(0)
+}

@@ -1,0 +1,26 @@
+//! `microrun state`
+
+use super::global::Global;
+use super::grammar::Verb;
+use super::parse::Words;
+use super::print_pretty;
+use crate::container::manage;
+use crate::container::state::Store;
+use crate::error::Result;
+
+/// The verb.
+pub static VERB: Verb = Verb {
+    name: "state",
+    about: "print the state of a container",
+    operands: "<container-id>",
+    count: (1, 1),
+    details: "Prints the state as runtime-spec defines it (JSON), with runc's rootfs, created and owner.",
+    flags: &[],
+    passes_rest: false,
+    failure: 1,
+    call,
+};
+
+fn call(global: &Global, words: &Words) -> Result<u8> {
+    print_pretty(&manage::state(&Store::new(&global.root), words.id()?)?)
+}
