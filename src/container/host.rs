@@ -1,21 +1,31 @@
 //! The facts about this machine that a start needs, read only when the configuration asks.
 
 use crate::error::Result;
-use crate::plan::Host;
 use crate::plan::seccomp::{self, Cache, Obtained};
+use crate::plan::{Host, caps};
 use crate::spec::Seccomp;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
 use std::path::Path;
 
 /// What [`crate::plan::compile`] has to know.
 pub(super) fn facts(spec: &Spec) -> Host {
     let process = spec.process().as_ref();
+    let held = caps::Held::probe();
+    let user_namespace = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref())
+        .is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User));
     let wanted = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
     Host {
         has_kcore: Path::new("/proc/kcore").exists(),
         apparmor: wanted(process.and_then(|process| process.apparmor_profile().as_ref())) && has_apparmor(),
-        selinux: wanted(process.and_then(|process| process.selinux_label().as_ref())) && has_selinux(),
+        selinux: (wanted(process.and_then(|process| process.selinux_label().as_ref()))
+            || wanted(spec.linux().as_ref().and_then(|linux| linux.mount_label().as_ref())))
+            && has_selinux(),
+        // Whoever enters a user namespace has every capability there (user_namespaces(7)).
+        capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }
 }
 

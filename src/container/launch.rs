@@ -98,7 +98,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let filter = match &loaded.seccomp {
         Some(profile) => {
             let obtained = host::seccomp(profile, options.store.root())?;
-            warnings.extend(obtained.notes);
+            warnings.extend(obtained.warnings);
             obtained.filter
         }
         None => None,
@@ -117,6 +117,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
         .collect();
     let machine: Host = host::facts(&loaded.spec);
+    warnings.extend(left_out(&loaded.spec, &machine));
     let plan = plan::compile(&Input {
         spec: &loaded.spec,
         seccomp: filter.as_ref(),
@@ -141,6 +142,15 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         rootless: options.rootless,
     })?;
     Ok(Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings })
+}
+
+/// The capabilities that cannot be granted.
+fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(process) = spec.process() {
+        plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
+    }
+    warnings.iter().map(ToString::to_string).collect()
 }
 
 /// root.path, which must be a directory. It is not canonicalised: init opens it, in its own namespace.

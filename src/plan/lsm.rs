@@ -15,7 +15,7 @@ pub struct Attribute {
     pub data: Vec<u8>,
 }
 
-/// The label that the program gets at exec.
+/// The labels that the program gets at exec.
 ///
 /// # Errors
 /// A label for a module that this machine does not run: the isolation that it asks for would be missing.
@@ -26,40 +26,72 @@ pub fn exec_attributes(process: &Process, host: &Host) -> Result<Vec<Attribute>>
             let problem = "is set, but this machine does not run AppArmor: enable it or remove the profile";
             return Err(Error::config("process.apparmorProfile", problem));
         }
+        check("process.apparmorProfile", profile)?;
         attributes.push(Attribute {
             field: "process.apparmorProfile",
             path: "self/attr/apparmor/exec",
             data: format!("exec {profile}").into_bytes(),
         });
     }
-    if let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) {
-        if !host.selinux {
-            let problem = "is set, but this machine does not run SELinux: enable it or remove the label";
-            return Err(Error::config("process.selinuxLabel", problem));
-        }
-        attributes.push(Attribute {
-            field: "process.selinuxLabel",
-            path: "self/attr/exec",
-            data: label.as_bytes().to_vec(),
-        });
-    }
+    attributes.extend(selinux(process, host, "self/attr/exec")?);
     Ok(attributes)
 }
 
+/// The label of the session keyring that is made next; execve(2) resets it.
+///
+/// # Errors
+/// As [`exec_attributes`].
+pub fn keyring_attribute(process: &Process, host: &Host) -> Result<Option<Attribute>> {
+    selinux(process, host, "self/attr/keycreate")
+}
+
+fn selinux(process: &Process, host: &Host, path: &'static str) -> Result<Option<Attribute>> {
+    let field = "process.selinuxLabel";
+    let Some(label) = process.selinux_label().as_deref().filter(|label| !label.is_empty()) else { return Ok(None) };
+    if !host.selinux {
+        let problem = "is set, but this machine does not run SELinux: enable it or remove the label";
+        return Err(Error::config(field, problem));
+    }
+    check(field, label)?;
+    Ok(Some(Attribute { field, path, data: label.as_bytes().to_vec() }))
+}
+
+/// Refuses what would be two values, or a shorter one, in a file of procfs.
+fn check(field: &str, value: &str) -> Result<()> {
+    if value.contains(['\0', '\n']) {
+        return Err(Error::config(field, "contains a line break or a NUL: remove it"));
+    }
+    Ok(())
+}
+
 /// `linux.mountLabel` as an option of a new file system: SELinux labels all its files with it. File systems that label
-/// their files themselves do not take it.
-pub fn mount_context<'a>(linux: Option<&'a Linux>, kind: &str) -> Option<(&'static str, &'a str)> {
-    let label = linux?.mount_label().as_deref().filter(|label| !label.is_empty())?;
-    let labels_itself = matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2" | "devpts" | "securityfs");
-    (!labels_itself).then_some(("context", label))
+/// their files themselves do not take it. fsconfig(2) takes the label as it is; mount(2) would want its commas quoted.
+///
+/// # Errors
+/// A label on a machine that does not run SELinux: file systems there do not know the option.
+pub fn mount_context<'a>(linux: Option<&'a Linux>, kind: &str, host: &Host) -> Result<Option<(&'static str, &'a str)>> {
+    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    let Some(label) = label else { return Ok(None) };
+    if !host.selinux {
+        let problem = "is set, but this machine does not run SELinux: enable it or remove the label";
+        return Err(Error::config("linux.mountLabel", problem));
+    }
+    let labels_itself = matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2" | "securityfs");
+    Ok((!labels_itself).then_some(("context", label)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::caps::Held;
     use oci_spec::runtime::LinuxBuilder;
 
-    const HOST: Host = Host { has_kcore: true, apparmor: true, selinux: true };
+    const HOST: Host = Host {
+        has_kcore: true,
+        apparmor: true,
+        selinux: true,
+        capabilities: Held { known: 0, bounding: 0, permitted: 0 },
+    };
 
     fn process(apparmor: &str, selinux: &str) -> Process {
         let mut process = Process::default();
@@ -73,7 +105,10 @@ mod tests {
         let attributes = exec_attributes(&process("p", "u:r:t:s0"), &HOST).unwrap();
         let writes: Vec<_> = attributes.iter().map(|a| (a.path, str::from_utf8(&a.data).unwrap())).collect();
         assert_eq!(writes, [("self/attr/apparmor/exec", "exec p"), ("self/attr/exec", "u:r:t:s0")]);
+        let keyring = keyring_attribute(&process("", "u:r:t:s0"), &HOST).unwrap().unwrap();
+        assert_eq!((keyring.path, &keyring.data[..]), ("self/attr/keycreate", &b"u:r:t:s0"[..]));
         assert_eq!(exec_attributes(&process("", ""), &HOST).unwrap(), []);
+        assert_eq!(keyring_attribute(&process("", ""), &HOST).unwrap(), None);
     }
 
     #[test]
@@ -88,8 +123,21 @@ mod tests {
     #[test]
     fn new_file_systems_get_the_mount_label() {
         let linux = LinuxBuilder::default().mount_label("u:r:t:s0").build().unwrap();
-        assert_eq!(mount_context(Some(&linux), "tmpfs"), Some(("context", "u:r:t:s0")));
-        assert_eq!(mount_context(Some(&linux), "proc"), None);
-        assert_eq!(mount_context(None, "tmpfs"), None);
+        for (kind, option) in [("tmpfs", Some(("context", "u:r:t:s0"))), ("proc", None)] {
+            assert_eq!(mount_context(Some(&linux), kind, &HOST).unwrap(), option);
+        }
+        assert_eq!(mount_context(None, "tmpfs", &HOST).unwrap(), None);
+        let host = Host { selinux: false, ..HOST };
+        assert_eq!(mount_context(None, "tmpfs", &host).unwrap(), None);
+        let error = mount_context(Some(&linux), "proc", &host).unwrap_err().to_string();
+        assert!(error.contains("linux.mountLabel"), "{error}");
+    }
+
+    #[test]
+    fn what_would_be_more_than_one_value_is_refused() {
+        for value in ["a\nb", "a\0b"] {
+            assert!(exec_attributes(&process(value, ""), &HOST).is_err());
+            assert!(exec_attributes(&process("", value), &HOST).is_err());
+        }
     }
 }

@@ -8,6 +8,7 @@
 //! - `steps`, by init, from its first instruction to the program's.
 
 pub mod builder;
+pub mod caps;
 mod cgroup_mounts;
 mod cpulist;
 mod devices;
@@ -40,6 +41,8 @@ pub struct Host {
     pub apparmor: bool,
     /// Whether SELinux is enabled.
     pub selinux: bool,
+    /// The capabilities that init has to grant.
+    pub capabilities: caps::Held,
 }
 
 /// Everything that decides what a start does.

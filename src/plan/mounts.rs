@@ -258,7 +258,7 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
         let value = value.as_ref().map(|value| cstring(&field, value)).transpose()?;
         options.push((cstring(&field, key)?, value));
     }
-    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind) {
+    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host)? {
         options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
     }
     Ok(options)

@@ -1,15 +1,14 @@
 //! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
 
 use super::builder::{Builder, cpath, cstring, slots};
-use super::{Host, cpulist, lsm};
+use super::{Host, caps, cpulist, lsm};
 use crate::error::{Error, Result};
 use crate::init::{Environment, Exec, Gate, Op};
-use crate::spec::capability;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
-    Capabilities, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag,
-    LinuxSchedulerPolicy, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
+    IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
 };
 use std::ffi::CString;
 use std::path::Path;
@@ -47,7 +46,7 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     lsm_labels(builder, process, context.host)?;
     identity(builder, process, context)?;
     let filter_needs_admin = !process.no_new_privileges().unwrap_or(false) && context.seccomp.is_some();
-    let sets = CapabilitySets::of(process);
+    let sets = capability_sets(process, context.host);
     let kept = if filter_needs_admin { CAP_SYS_ADMIN } else { 0 };
     builder.push(
         "process.capabilities",
@@ -110,6 +109,9 @@ const CAP_SYS_ADMIN: u64 = 1 << 21;
 
 fn session(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<()> {
     if let Some(id) = context.keyring {
+        if let Some(attribute) = lsm::keyring_attribute(process, context.host)? {
+            label(builder, attribute)?;
+        }
         let name = cstring("(id)", format!("_ses.{id}"))?;
         builder.push("(--no-new-keyring omits it)", Op::SessionKeyring { name });
     }
@@ -140,11 +142,13 @@ pub fn terminal(builder: &mut Builder, process: &Process, bind_console: bool) {
 
 /// AppArmor's and SELinux's labels for the program.
 fn lsm_labels(builder: &mut Builder, process: &Process, host: &Host) -> Result<()> {
-    for attribute in lsm::exec_attributes(process, host)? {
-        let dir = builder.procfs();
-        let path = cstring(attribute.field, attribute.path)?;
-        builder.push(attribute.field, Op::WriteFile { dir, path, data: attribute.data });
-    }
+    lsm::exec_attributes(process, host)?.into_iter().try_for_each(|attribute| label(builder, attribute))
+}
+
+fn label(builder: &mut Builder, attribute: lsm::Attribute) -> Result<()> {
+    let dir = builder.procfs();
+    let path = cstring(attribute.field, attribute.path)?;
+    builder.push(attribute.field, Op::WriteFile { dir, path, data: attribute.data });
     Ok(())
 }
 
@@ -228,8 +232,9 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     if user.uid() != 0 {
         builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
     }
-    let bounding = CapabilitySets::of(process).bounding;
-    builder.push("process.capabilities.bounding", Op::DropBounding { drop: known_capabilities() & !bounding });
+    let held = &context.host.capabilities;
+    let drop = caps::dropped(&capability_sets(process, context.host), held);
+    builder.push("process.capabilities.bounding", Op::DropBounding { drop });
     let groups = user.additional_gids().clone().unwrap_or_default();
     builder.push(
         "process.user",
@@ -243,35 +248,9 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     Ok(())
 }
 
-/// The five capability sets as bits.
-struct CapabilitySets {
-    bounding: u64,
-    effective: u64,
-    inheritable: u64,
-    permitted: u64,
-    ambient: u64,
-}
-
-impl CapabilitySets {
-    fn of(process: &Process) -> Self {
-        let sets = process.capabilities().as_ref();
-        let mask = |set: Option<&Capabilities>| {
-            let bits = set.into_iter().flatten().map(|capability| 1u64 << capability::number(*capability));
-            bits.fold(0, |all, bit| all | bit) & known_capabilities()
-        };
-        Self {
-            bounding: mask(sets.and_then(|sets| sets.bounding().as_ref())),
-            effective: mask(sets.and_then(|sets| sets.effective().as_ref())),
-            inheritable: mask(sets.and_then(|sets| sets.inheritable().as_ref())),
-            permitted: mask(sets.and_then(|sets| sets.permitted().as_ref())),
-            ambient: mask(sets.and_then(|sets| sets.ambient().as_ref())),
-        }
-    }
-}
-
-/// All capabilities of capabilities(7).
-fn known_capabilities() -> u64 {
-    (1 << capability::CAPABILITIES.len()) - 1
+/// What can be granted of `process.capabilities`. What cannot is a warning, for who prepares the start.
+fn capability_sets(process: &Process, host: &Host) -> caps::Sets {
+    caps::sets(process.capabilities().as_ref(), &host.capabilities, &mut Vec::new())
 }
 
 fn has_home(process: &Process) -> bool {

@@ -55,8 +55,10 @@ pub struct Obtained {
     pub filter: Option<Filter>,
     /// Whether it was in the cache.
     pub cached: bool,
-    /// What is worth a line in the debug log.
-    pub notes: Vec<String>,
+    /// Why the cache could not be used: the start is slower than it could be.
+    pub warnings: Vec<String>,
+    /// System calls of the profile that nobody knows, for the debug log: profiles are written for many kernels.
+    pub unknown: Vec<String>,
 }
 
 /// The filter for a profile: from `cache` if the same text was compiled before, else compiled and put there.
@@ -65,23 +67,22 @@ pub struct Obtained {
 /// One sentence that names the field that is wrong. A cache that cannot be read or written is only a note.
 pub fn obtain(profile: &Seccomp, cache: Option<&Cache>) -> Result<Obtained> {
     let text = profile.text();
+    let mut obtained = Obtained { filter: None, cached: false, warnings: Vec::new(), unknown: Vec::new() };
     if text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).is_some_and(|inner| inner.trim().is_empty()) {
-        return Ok(Obtained { filter: None, cached: false, notes: Vec::new() });
+        return Ok(obtained);
     }
-    let mut notes = Vec::new();
     if let Some(cache) = cache {
         match cache.load(text.as_bytes()) {
-            Ok(Some(filter)) => return Ok(Obtained { filter: Some(filter), cached: true, notes }),
+            Ok(Some(filter)) => return Ok(Obtained { filter: Some(filter), cached: true, ..obtained }),
             Ok(None) => {}
-            Err(error) => notes.push(error.to_string()),
+            Err(error) => obtained.warnings.push(error.to_string()),
         }
     }
     let (filter, unknown) = compile(&profile.parse()?)?;
-    notes.extend(unknown.iter().map(|name| format!("unknown seccomp syscall {name:?} ignored")));
     if let Some(Err(error)) = cache.map(|cache| cache.store(text.as_bytes(), &filter)) {
-        notes.push(error.to_string());
+        obtained.warnings.push(error.to_string());
     }
-    Ok(Obtained { filter: Some(filter), cached: false, notes })
+    Ok(Obtained { filter: Some(filter), unknown, ..obtained })
 }
 
 /// Compiles a profile. The names of system calls that nobody knows, which are left out, come second.

@@ -557,7 +557,7 @@ fn a_profile_is_compiled_once() {
     let profile = loaded(ENGINE.trim());
     let first = obtain(&profile, Some(&cache)).unwrap();
     let second = obtain(&profile, Some(&cache)).unwrap();
-    assert_eq!((first.cached, second.cached), (false, true), "{:?}", first.notes);
+    assert_eq!((first.cached, second.cached), (false, true), "{:?}", first.warnings);
     let steps = |obtained: Obtained| {
         let program = obtained.filter.unwrap().program;
         program.iter().map(|step| (step.code, step.jt, step.jf, step.k)).collect::<Vec<_>>()
