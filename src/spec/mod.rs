@@ -5,19 +5,20 @@
 //! names ([`capability`]), is parsed here as well.
 
 pub mod capability;
+pub mod cpu_list;
 mod document;
 mod json;
 mod load;
 pub mod mount_options;
 mod process;
 mod seccomp;
-pub mod validate;
+mod validate;
 mod warning;
 
 pub use load::{Loaded, load, load_file, parse, read_config};
 pub use process::{load_process, parse_process, parse_resources};
 pub use seccomp::Seccomp;
-pub use validate::validate;
+pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 
 /// What an option does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
+pub(super) enum Effect {
     /// Nothing: it names the default.
     Nothing,
     /// Sets attributes of the mount (`MOUNT_ATTR_*`).
@@ -112,6 +112,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
 
+/// What the option called `name` does; `None` for what is handed on to the file system.
+pub(super) fn effect(name: &str) -> Option<Effect> {
+    let index = OPTIONS.binary_search_by_key(&name, |(known, _)| known).ok()?;
+    OPTIONS.get(index).map(|(_, effect)| *effect)
+}
+
 /// The options of one mount, in the terms of mount_setattr(2) and fsconfig(2).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MountOptions {
@@ -147,13 +153,9 @@ impl MountOptions {
     pub fn parse<'a>(field: &str, options: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut parsed = Self::default();
         for option in options {
-            match OPTIONS.binary_search_by_key(&option, |(name, _)| name) {
-                Ok(index) => {
-                    if let Some((_, effect)) = OPTIONS.get(index) {
-                        parsed.apply(*effect);
-                    }
-                }
-                Err(_) => parsed.data(field, option)?,
+            match effect(option) {
+                Some(effect) => parsed.apply(effect),
+                None => parsed.data(field, option)?,
             }
         }
         Ok(parsed)

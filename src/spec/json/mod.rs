@@ -49,10 +49,15 @@ impl Place {
 pub(super) fn read<T: DeserializeOwned>(place: Place, text: &[u8]) -> Result<T> {
     let text = std::str::from_utf8(text)
         .map_err(|error| place.error("", &format!("byte {} is not UTF-8: write JSON in UTF-8", error.valid_up_to())))?;
-    match serde_json::from_str(text) {
-        Ok(value) => Ok(value),
-        Err(_) => read_again(place, text),
+    let value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        Err(_) => read_again(place, text)?,
+    };
+    // The only way to write a NUL byte in JSON. The kernel would take the part before it for the whole.
+    if text.contains("\\u0000") {
+        refuse_nul(place, text)?;
     }
+    Ok(value)
 }
 
 /// The second, slow attempt: either it succeeds, or it knows what is wrong and where.
@@ -66,4 +71,33 @@ fn read_again<T: DeserializeOwned>(place: Place, text: &str) -> Result<T> {
         let (path, problem) = sentence::data(&error.path().to_string(), error.inner());
         place.error(&path, &problem)
     })
+}
+
+/// Refuses a NUL byte in any string but annotations, which never reach the kernel.
+#[cold]
+fn refuse_nul(place: Place, text: &str) -> Result<()> {
+    let tree: Value = serde_json::from_str(text).map_err(|error| place.error("", &sentence::syntax(&error)))?;
+    match nul(&tree) {
+        Some(path) => Err(place.error(path.trim_start_matches('.'), "has a NUL byte (\\u0000) in it: remove it")),
+        None => Ok(()),
+    }
+}
+
+/// The path of the first string below `value` that has a NUL byte in it. The parser has bounded the depth.
+fn nul(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => {
+            items.iter().enumerate().find_map(|(index, item)| nul(item).map(|path| format!("[{index}]{path}")))
+        }
+        Value::Object(members) => {
+            members.iter().filter(|(name, _)| *name != "annotations").find_map(|(name, member)| {
+                if name.contains('\0') {
+                    return Some(format!(".{}", name.escape_default()));
+                }
+                nul(member).map(|path| format!(".{name}{path}"))
+            })
+        }
+        _ => None,
+    }
 }

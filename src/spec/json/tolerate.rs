@@ -53,6 +53,14 @@ pub(super) fn resources(resources: &mut Value) {
 /// Forgives in a seccomp object.
 pub(super) fn seccomp(seccomp: &mut Value) {
     drop_nulls(seccomp);
+    // Without an action and rules the section asks for nothing.
+    if let Some(members) = seccomp.as_object_mut() {
+        let says_nothing =
+            |value: Option<&Value>| value.is_none_or(|value| value == "" || *value == Value::Array(vec![]));
+        if says_nothing(members.get("defaultAction")) && says_nothing(members.get("syscalls")) {
+            members.insert("defaultAction".into(), "SCMP_ACT_ALLOW".into());
+        }
+    }
     for syscall in objects(seccomp.get_mut("syscalls")) {
         for argument in objects(syscall.get_mut("args")) {
             argument.entry("index").or_insert(0.into());

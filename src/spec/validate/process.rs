@@ -1,34 +1,153 @@
 //! `process`, in config.json and by itself.
 
-use super::{Check, no_nul};
+use super::{Check, absolute, environment, scheduling};
 use crate::error::{Error, Result};
 use crate::spec::warning::Warning;
-use oci_spec::runtime::Process;
-use std::os::unix::ffi::OsStrExt;
+use crate::spec::{capability, cpu_list};
+use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
+
+/// The most supplementary groups that setgroups(2) takes (linux/limits.h, `NGROUPS_MAX`).
+const MAX_GROUPS: usize = 65536;
 
 /// config.md, "Process".
 pub(super) fn process(check: &mut Check<'_>) -> Result<()> {
     match check.spec.process() {
-        Some(process) => check_process(process, &mut check.warnings),
+        Some(process) => self::check(process, &mut check.warnings),
         None => Err(Error::config("process", "is missing: say what to run")),
     }
 }
 
-/// Checks a process object, be it config.json's or the one that `exec` was given.
-///
-/// # Errors
-/// The first rule that it breaks, in one sentence that names the field.
-pub fn check_process(process: &Process, _warnings: &mut Vec<Warning>) -> Result<()> {
-    let args = process.args().as_deref().unwrap_or_default();
-    if args.first().is_none_or(String::is_empty) {
+/// Goes through the rules for a process object.
+pub(super) fn check(process: &Process, warnings: &mut Vec<Warning>) -> Result<()> {
+    command(process)?;
+    terminal(process)?;
+    user(process)?;
+    rlimits(process)?;
+    if let Some(capabilities) = process.capabilities() {
+        grantable(capabilities, warnings);
+    }
+    oom_score(process)?;
+    labels(process)?;
+    scheduling::scheduler(process)?;
+    scheduling::io_priority(process)?;
+    affinity(process)
+}
+
+fn command(process: &Process) -> Result<()> {
+    if process.args().as_deref().and_then(<[_]>::first).is_none_or(String::is_empty) {
         return Err(Error::config("process.args", "is empty: name the program to run"));
     }
-    for (index, arg) in args.iter().enumerate() {
-        no_nul(|| format!("process.args[{index}]"), arg.as_bytes())?;
+    absolute(|| "process.cwd".into(), process.cwd())?;
+    for (index, entry) in process.env().iter().flatten().enumerate() {
+        environment(|| format!("process.env[{index}]"), entry)?;
     }
-    let cwd = process.cwd();
-    if !cwd.is_absolute() {
-        return Err(Error::config("process.cwd", format!("{cwd:?} is not absolute: begin it with a slash (\"/\")")));
+    Ok(())
+}
+
+/// consoleSize has to be ignored without a terminal; with one it has to fit into a `struct winsize`.
+fn terminal(process: &Process) -> Result<()> {
+    let Some(size) = process.console_size().filter(|_| process.terminal() == Some(true)) else { return Ok(()) };
+    for (side, length) in [("height", size.height()), ("width", size.width())] {
+        if length > u64::from(u16::MAX) {
+            let problem = format!("{length} is too large for a terminal: use at most {}", u16::MAX);
+            return Err(Error::config(&format!("process.consoleSize.{side}"), problem));
+        }
     }
-    no_nul(|| "process.cwd".into(), cwd.as_os_str().as_bytes())
+    Ok(())
+}
+
+fn user(process: &Process) -> Result<()> {
+    let user = process.user();
+    // setuid(2) and its kind take this value for "leave it as it is", or refuse it.
+    for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
+        if id == u32::MAX {
+            return Err(Error::config(
+                &format!("process.user.{field}"),
+                format!("{id} is not an id: use a smaller one"),
+            ));
+        }
+    }
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    if groups.len() > MAX_GROUPS {
+        let problem = format!("has {} groups: the kernel takes at most {MAX_GROUPS}", groups.len());
+        return Err(Error::config("process.user.additionalGids", problem));
+    }
+    match groups.iter().position(|gid| *gid == u32::MAX) {
+        Some(index) => {
+            let field = format!("process.user.additionalGids[{index}]");
+            Err(Error::config(&field, format!("{} is not an id: use a smaller one", u32::MAX)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// config.md: duplicate types are an error. setrlimit(2): so is a soft limit above the hard one.
+fn rlimits(process: &Process) -> Result<()> {
+    let limits = process.rlimits().as_deref().unwrap_or_default();
+    for (index, limit) in limits.iter().enumerate() {
+        if limits.iter().take(index).any(|earlier| earlier.typ() == limit.typ()) {
+            let problem = format!("{} is there twice: remove one", limit.typ());
+            return Err(Error::config(&format!("process.rlimits[{index}].type"), problem));
+        }
+        if limit.soft() > limit.hard() {
+            let problem = format!("{} is above the hard limit {}: lower it", limit.soft(), limit.hard());
+            return Err(Error::config(&format!("process.rlimits[{index}].soft"), problem));
+        }
+    }
+    Ok(())
+}
+
+/// capset(2) and prctl(2): effective lies within permitted, ambient within permitted and inheritable. What cannot be
+/// granted has to be logged and should not be an error (config.md, "Linux Process").
+fn grantable(sets: &LinuxCapabilities, warnings: &mut Vec<Warning>) {
+    let lacking = |wanted: &Option<Capabilities>, within: &Option<Capabilities>| {
+        let has = |capability| within.as_ref().is_some_and(|set| set.contains(capability));
+        let mut lacking: Vec<u8> =
+            wanted.iter().flatten().filter(|wanted| !has(wanted)).map(|wanted| capability::number(*wanted)).collect();
+        lacking.sort_unstable();
+        lacking
+    };
+    for (name, wanted, other, within) in [
+        ("effective", sets.effective(), "permitted", sets.permitted()),
+        ("ambient", sets.ambient(), "permitted", sets.permitted()),
+        ("ambient", sets.ambient(), "inheritable", sets.inheritable()),
+    ] {
+        for number in lacking(wanted, within) {
+            let capability = capability::CAPABILITIES.get(usize::from(number)).map_or("", |(name, _)| name);
+            let problem = format!("{capability} cannot be granted, for {other} is without it");
+            warnings.push(Warning::new(format!("process.capabilities.{name}"), problem));
+        }
+    }
+}
+
+/// proc_pid_oom_score_adj(5).
+fn oom_score(process: &Process) -> Result<()> {
+    match process.oom_score_adj() {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            Err(Error::config("process.oomScoreAdj", format!("{score} is out of range: use -1000 to 1000")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Labels are written to /proc/self/attr in one line each.
+fn labels(process: &Process) -> Result<()> {
+    for (field, label) in
+        [("process.apparmorProfile", process.apparmor_profile()), ("process.selinuxLabel", process.selinux_label())]
+    {
+        if label.as_deref().is_some_and(|label| label.contains('\n')) {
+            return Err(Error::config(field, "has a line break in it: remove it"));
+        }
+    }
+    Ok(())
+}
+
+fn affinity(process: &Process) -> Result<()> {
+    let Some(affinity) = process.exec_cpu_affinity() else { return Ok(()) };
+    for (field, list) in [("initial", affinity.initial()), ("final", affinity.cpu_affinity_final())] {
+        if let Some(list) = list.as_deref().filter(|list| !list.is_empty()) {
+            cpu_list::parse(&format!("process.execCPUAffinity.{field}"), list)?;
+        }
+    }
+    Ok(())
 }

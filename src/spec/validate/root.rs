@@ -1,8 +1,7 @@
-//! The top level of config.json: `ociVersion`, `root`.
+//! The top level of config.json: `ociVersion`, `root`, `annotations`.
 
-use super::{Check, no_nul};
+use super::Check;
 use crate::error::{Error, Result};
-use std::os::unix::ffi::OsStrExt;
 
 /// The newest minor version of runtime-spec 1 that is known here.
 const NEWEST_MINOR: u64 = 3;
@@ -57,7 +56,17 @@ pub(super) fn root(check: &mut Check<'_>) -> Result<()> {
     if root.path().as_os_str().is_empty() {
         return Err(Error::config("root.path", "is empty: name the directory of the root file system"));
     }
-    no_nul(|| "root.path".into(), root.path().as_os_str().as_bytes())
+    Ok(())
+}
+
+/// config.md, "Annotations": keys must not be empty.
+pub(super) fn annotations(check: &mut Check<'_>) -> Result<()> {
+    match check.spec.annotations() {
+        Some(annotations) if annotations.contains_key("") => {
+            Err(Error::config("annotations", "has an empty key: name it or remove it"))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

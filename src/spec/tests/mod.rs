@@ -167,3 +167,16 @@ fn files_that_are_not_regular_or_too_large_are_refused_without_waiting() {
     std::fs::write(&path, minimal("")).unwrap();
     assert_eq!(load(bundle.path()).unwrap().spec.version(), "1.3.0");
 }
+
+/// Every Linux field of runtime-spec 1.3.0 has the name that the spec gives it, and none is lost.
+#[test]
+fn every_field_is_read() {
+    let text = include_str!("samples/complete.json");
+    let loaded = parse(text.as_bytes()).unwrap();
+    assert_eq!(loaded.warnings, []);
+    let mut read = serde_json::to_value(&loaded.spec).unwrap();
+    read["linux"]["seccomp"] = serde_json::to_value(loaded.seccomp.unwrap().parse().unwrap()).unwrap();
+    let written: serde_json::Value = serde_json::from_str(text).unwrap();
+    assert_eq!(read, written);
+    validate(&loaded.spec).unwrap();
+}
