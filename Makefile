@@ -8,7 +8,7 @@ MICRORUN := dist/microrun
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test bundle install clean need
+.PHONY: help build run test test-vm bundle install clean need
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -23,6 +23,10 @@ run: build bundle ## start the "Hello" container in bundle/
 test: build bundle ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) cargo test --locked
+
+test-vm: build bundle ## the integration tests in VMs of unified cgroup v2, with and without systemd
+	scripts/need test vm
+	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
 
 bundle: build $(ACTION) ## bundle/: a root filesystem with the action, and its config.json
 	mkdir -p $(addprefix bundle/rootfs/,dev proc sys tmp)
