@@ -3,6 +3,7 @@
 use super::handle::Handle;
 use super::join::Join;
 use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy};
+use super::systemd::Unit;
 use super::tree;
 use super::write::Target;
 use crate::error::Doing;
@@ -26,6 +27,10 @@ pub struct Cgroup {
     devices_optional: bool,
     /// Whether the v2 directory was there before.
     used: bool,
+    /// What can only be done once there is a process: the systemd unit and its directories.
+    pending: Option<CgroupPlan>,
+    /// The systemd unit that [`Cgroup::admit`] has started.
+    started: Option<Unit>,
 }
 
 impl CgroupPlan {
@@ -41,9 +46,16 @@ impl CgroupPlan {
             devices: self.devices.clone(),
             devices_optional: self.devices_optional,
             used: false,
+            pending: None,
+            started: None,
         };
+        if self.unit.is_some() {
+            self.directories.iter().try_for_each(require_unused)?;
+            cgroup.pending = Some(self.clone());
+            return Ok(cgroup);
+        }
         for directory in &self.directories {
-            let Err(error) = cgroup.add(self, directory) else { continue };
+            let Err(error) = cgroup.add(self, directory, None) else { continue };
             let denied = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
             cgroup.undo_made();
             if self.optional && denied {
@@ -66,7 +78,34 @@ impl Cgroup {
         &mut self.join
     }
 
-    /// How the cgroups are saved in state.json.
+    /// Whether the init has to wait for [`Cgroup::admit`] before it does anything that counts, a new cgroup namespace
+    /// above all.
+    pub fn awaits_init(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Moves the init into cgroups that could not be made without it: systemd starts the unit around the process
+    /// `init`, and the limits are set. Nothing is to be done for other cgroups.
+    ///
+    /// # Errors
+    /// What systemd or the kernel refuses, as one sentence; the caller ends the init and calls [`Cgroup::undo`].
+    pub fn admit(&mut self, init: i32) -> Result<()> {
+        let Some(plan) = self.pending.take() else { return Ok(()) };
+        let Some(unit) = &plan.unit else { return Ok(()) };
+        let cgroup = unit.start(init)?;
+        self.started = Some(unit.unit.clone());
+        plan.directories.iter().try_for_each(|directory| {
+            let mut directory = directory.clone();
+            if directory.hierarchy == Hierarchy::Unified {
+                // The user's manager sits below a cgroup that only it knows.
+                directory.path = directory.mount.join(&cgroup);
+                self.handle.unified = Some(directory.path.clone());
+            }
+            self.add(&plan, &directory, Some(init))
+        })
+    }
+
+    /// How the cgroups are saved in state.json; final after [`Cgroup::admit`].
     pub fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -86,9 +125,12 @@ impl Cgroup {
         }
     }
 
-    /// Removes every directory that [`CgroupPlan::create`] made. Errors are passed over: this is for a start that has
-    /// failed already.
+    /// Removes every directory, and stops the unit, that [`CgroupPlan::create`] and [`Cgroup::admit`] made. Errors are
+    /// passed over: this is for a start that has failed already, and whose init has been ended.
     pub fn undo(mut self) {
+        if let Some(unit) = self.started.take() {
+            let _ = unit.stop();
+        }
         self.undo_made();
     }
 
@@ -98,14 +140,16 @@ impl Cgroup {
         }
     }
 
-    fn add(&mut self, plan: &CgroupPlan, directory: &Directory) -> Result<()> {
+    /// Makes one directory, sets its limits and opens it for joining. The process `init` is put there at once; with
+    /// one, the directory may be in use.
+    fn add(&mut self, plan: &CgroupPlan, directory: &Directory, init: Option<i32>) -> Result<()> {
         let Directory { hierarchy, mount, path, writes } = directory;
         let failed =
             |errno| Error::system(format!("unable to apply cgroup configuration: mkdir {}", path.display()), errno);
         let new = tree::make(mount, path, &mut self.made).map_err(failed)?;
         let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
         let target = Target { directory: fd.as_fd(), path };
-        if !new {
+        if !new && init.is_none() {
             tree::require_unused(path, &target)?;
         }
         if *hierarchy == Hierarchy::Unified {
@@ -121,11 +165,24 @@ impl Cgroup {
         if cpuset {
             inherit_cpuset(path)?;
         }
-        match hierarchy {
-            Hierarchy::Unified => self.join.add_unified(fd),
-            Hierarchy::V1(_) => self.join.add_v1(&fd, path)?,
+        match (init, hierarchy) {
+            (Some(init), Hierarchy::V1(controllers)) if controllers.iter().all(|c| c != "name=systemd") => {
+                let doing = || format!("move process {init} to {}", path.display());
+                target.put("cgroup.procs", &init.to_string()).doing(doing)?;
+            }
+            (Some(_), Hierarchy::V1(_)) => {}
+            (_, Hierarchy::Unified) => self.join.add_unified(fd),
+            (None, Hierarchy::V1(_)) => self.join.add_v1(&fd, path)?,
         }
         Ok(())
+    }
+}
+
+/// Fails if `directory` is there and not fit for a new container.
+fn require_unused(directory: &Directory) -> Result<()> {
+    match tree::open_directory(&directory.path) {
+        Ok(fd) => tree::require_unused(&directory.path, &Target { directory: fd.as_fd(), path: &directory.path }),
+        Err(_) => Ok(()),
     }
 }
 

@@ -2,6 +2,7 @@
 //! Freezing, statistics, events and updates have files of their own.
 
 use super::plan::Driver;
+use super::systemd::Unit;
 use super::tree;
 use super::write::Target;
 use crate::error::{Doing, Kind};
@@ -21,6 +22,9 @@ use std::time::Instant;
 pub struct Handle {
     /// Who made the cgroups.
     pub driver: Driver,
+    /// The systemd unit that they belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     /// The v2 directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unified: Option<PathBuf>,
@@ -31,7 +35,7 @@ pub struct Handle {
 
 impl Handle {
     pub(super) fn new(driver: Driver) -> Self {
-        Self { driver, unified: None, v1: BTreeMap::new() }
+        Self { driver, unit: None, unified: None, v1: BTreeMap::new() }
     }
 
     /// Every directory, each once. The v2 directory comes first: it can tell when it is empty.
@@ -119,12 +123,28 @@ impl Handle {
         tree::wait_empty(directory, deadline).doing(|| format!("wait for the processes of {}", directory.display()))
     }
 
-    /// Removes the cgroups and all that was made inside them. Processes that are still exiting are waited for.
+    /// Moves the process `pid` into the container's cgroups, with systemd's help where there is a unit: for a user
+    /// whose process may not go there by itself, as [`Handle::join`] would have it.
     ///
     /// # Errors
-    /// A directory that still holds processes, or that the kernel will not remove.
+    /// What systemd or the kernel refuses.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            return unit.attach(pid);
+        }
+        self.directories().into_iter().try_for_each(|directory| {
+            let doing = || format!("move process {pid} to {}", directory.display());
+            tree::put(directory, "cgroup.procs", &pid.to_string()).doing(doing)
+        })
+    }
+
+    /// Removes the cgroups and all that was made inside them. Processes that are still exiting are waited for; those
+    /// of a systemd unit are ended by systemd.
+    ///
+    /// # Errors
+    /// A directory that still holds processes, or that the kernel will not remove; a systemd that does not answer.
     pub fn destroy(&self) -> Result<()> {
-        let mut first_error = Ok(());
+        let mut first_error = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for directory in self.directories() {
             let removed = tree::remove(directory);
             if first_error.is_ok() {

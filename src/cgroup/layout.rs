@@ -55,17 +55,19 @@ pub enum Mode {
 }
 
 /// What [`Layout::probe`] shall find out beyond the mode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
     /// The v1 mounts, and the controllers of the v2 hierarchy.
     pub controllers: bool,
     /// The cgroups that this process is in.
     pub own: bool,
+    /// Whether the v1 cpuset hierarchy has this directory, relative to its root.
+    pub cpuset_above: Option<PathBuf>,
 }
 
 impl Needs {
     /// Everything: for reports (`features`), not for the start path.
-    pub const ALL: Self = Self { controllers: true, own: true };
+    pub const ALL: Self = Self { controllers: true, own: true, cpuset_above: None };
 }
 
 /// A mounted v1 hierarchy.
@@ -90,6 +92,8 @@ pub struct Layout {
     pub v1: Vec<V1Mount>,
     /// The cgroup of this process in each hierarchy, by controller and "" for v2; empty unless asked for.
     pub own: BTreeMap<String, PathBuf>,
+    /// Whether the v1 cpuset hierarchy has the directory asked about.
+    pub cpuset_above: bool,
 }
 
 impl Layout {
@@ -104,6 +108,7 @@ impl Layout {
             unified_controllers: Vec::new(),
             v1: Vec::new(),
             own: BTreeMap::new(),
+            cpuset_above: false,
         };
         layout.unified = match layout.mode {
             Mode::Unified => Some(ROOT.into()),
@@ -112,6 +117,9 @@ impl Layout {
         };
         if needs.controllers || layout.mode == Mode::Legacy {
             layout.probe_controllers()?;
+        }
+        if let (Some(above), Some(cpuset)) = (&needs.cpuset_above, layout.v1_mount("cpuset")) {
+            layout.cpuset_above = cpuset.mount.join(above).exists();
         }
         if needs.own {
             layout.own = own_cgroups()?;

@@ -25,6 +25,7 @@ pub mod limits;
 pub mod plan;
 pub mod program;
 pub mod stats;
+pub mod systemd;
 mod tree;
 pub mod update;
 pub mod write;

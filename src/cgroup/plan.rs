@@ -3,13 +3,16 @@
 use super::devices::Policy;
 use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS};
-use super::limits::{self, Limits};
+use super::limits::{self, Limits, Version};
 use super::program::Program;
+use super::systemd::{self, UnitPlan};
 use super::write::Write;
 use crate::error::Kind;
 use crate::{Error, Result};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 /// Who makes the cgroups.
@@ -18,6 +21,8 @@ use std::path::{Component, Path, PathBuf};
 pub enum Driver {
     /// This program, with mkdir(2).
     Cgroupfs,
+    /// systemd, asked over D-Bus (`--systemd-cgroup`).
+    Systemd,
 }
 
 /// What config.json and the command line ask of the cgroups.
@@ -38,6 +43,8 @@ pub struct Request<'a> {
     /// The user that shall own the container's v2 directory, to make cgroups of its own below it: the host's number
     /// for process.user, if there is a cgroup namespace with a writable cgroup mount.
     pub owner: Option<u32>,
+    /// annotations: "org.systemd.property.NAME" are properties of the systemd unit.
+    pub annotations: Option<&'a HashMap<String, String>>,
 }
 
 impl Request<'_> {
@@ -50,11 +57,33 @@ impl Request<'_> {
         self.resources.is_some_and(limits::any)
     }
 
+    /// Whether the container's cgroups are known by name, and expected in every hierarchy.
+    fn names_all(&self) -> bool {
+        self.path().is_some() || self.driver == Driver::Systemd
+    }
+
     /// What [`Layout::probe`] has to find out before [`compile`] can serve this request.
     pub fn needs(&self) -> Needs {
         Needs {
-            controllers: self.has_limits() || self.path().is_some(),
-            own: self.path().map_or(self.rootless, Path::is_relative),
+            controllers: self.has_limits() || self.names_all(),
+            own: self.driver == Driver::Cgroupfs && self.path().map_or(self.rootless, Path::is_relative),
+            cpuset_above: if self.names_all() { self.above() } else { None },
+        }
+    }
+
+    /// The directory above the container's, relative to the root of any hierarchy; `None` for the root itself, and for
+    /// a path that is not known yet or wrong.
+    fn above(&self) -> Option<PathBuf> {
+        let path = match self.driver {
+            Driver::Cgroupfs => Place::of(self).ok()?,
+            Driver::Systemd => {
+                let path = self.path().map(Path::to_string_lossy);
+                Place::Absolute(systemd::unit::Place::of(path.as_deref(), self.id, self.rootless).ok()?.path)
+            }
+        };
+        match path {
+            Place::Absolute(path) => path.parent().filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned),
+            Place::Own(_) => None,
         }
     }
 }
@@ -97,6 +126,9 @@ pub struct DeviceProgram {
 pub struct CgroupPlan {
     /// Who makes them.
     pub driver: Driver,
+    /// The systemd unit that the directories belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<UnitPlan>,
     /// The directories, in the order in which they are made and joined.
     pub directories: Vec<Directory>,
     /// The v2 controllers to be enabled above the container's directory.
@@ -120,11 +152,19 @@ pub struct CgroupPlan {
 /// # Errors
 /// A field that is invalid, contradicts another or asks for a controller that this machine does not have.
 pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
-    let place = Place::of(request)?;
-    let none = LinuxResources::default();
-    let resources = request.resources.unwrap_or(&none);
+    let resources = effective_resources(request);
+    let resources = resources.as_ref();
+    let policy = Policy::compile(resources.devices().as_deref().unwrap_or_default(), request.own_devices)?;
+    let (place, unit) = match request.driver {
+        Driver::Cgroupfs => (Place::of(request)?, None),
+        Driver::Systemd => {
+            let (place, unit) = compile_unit(request, layout, resources, &policy)?;
+            (place, Some(unit))
+        }
+    };
     let mut plan = CgroupPlan {
         driver: request.driver,
+        unit,
         directories: Vec::new(),
         enable: layout.unified_controllers.clone(),
         devices: None,
@@ -150,7 +190,6 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
             "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields of linux.resources",
         ));
     }
-    let policy = Policy::compile(resources.devices().as_deref().unwrap_or_default(), request.own_devices)?;
     for limit in &limits {
         require(layout, limit)?;
     }
@@ -163,7 +202,8 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
         let mut writes = writes_for(&limits, |controller| layout.v1_mount(controller).is_none());
         writes.extend(unified_limits);
         let path = place.under(mount, || layout.own_cgroup(""), true)?;
-        plan.directories.push(Directory { hierarchy: Hierarchy::Unified, mount: mount.clone(), path, writes });
+        let mount = mount.clone();
+        plan.directories.push(Directory { hierarchy: Hierarchy::Unified, mount, path, writes });
         if !v1_devices && !policy.allows_all() {
             let program = Program::assemble(&policy)?;
             plan.devices = Some(DeviceProgram { policy, program });
@@ -172,10 +212,40 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
     Ok(plan)
 }
 
+/// linux.resources, with the CPU quota that systemd will make of it.
+fn effective_resources<'a>(request: &Request<'a>) -> Cow<'a, LinuxResources> {
+    let resources = request.resources.map_or_else(|| Cow::Owned(LinuxResources::default()), Cow::Borrowed);
+    if request.driver == Driver::Systemd { systemd::unit::round_quota(resources) } else { resources }
+}
+
+/// The unit, and where systemd will put it.
+fn compile_unit(
+    request: &Request<'_>,
+    layout: &Layout,
+    resources: &LinuxResources,
+    policy: &Policy,
+) -> Result<(Place, UnitPlan)> {
+    let version = if layout.mode == Mode::Unified { Version::V2 } else { Version::V1 };
+    if request.rootless && version == Version::V1 {
+        let problem = "cannot use rootless systemd cgroups manager on cgroup v1: do without --systemd-cgroup";
+        return Err(Error::new(Kind::Config, problem));
+    }
+    let path = request.path().map(Path::to_string_lossy);
+    let place = systemd::unit::Place::of(path.as_deref(), request.id, request.rootless)?;
+    let mut properties = systemd::unit::base_properties(request.id, &place, version);
+    if let Some(annotations) = request.annotations {
+        properties.extend(systemd::unit::annotated_properties(annotations)?);
+    }
+    properties.extend(systemd::unit::resource_properties(resources, version, Some(policy))?);
+    let unit = systemd::Unit { name: place.unit, user: request.rootless };
+    Ok((Place::Absolute(place.path), UnitPlan { unit, properties }))
+}
+
 impl CgroupPlan {
     /// How the cgroups will be known once they are made.
     pub fn handle(&self) -> Handle {
         let mut handle = Handle::new(self.driver);
+        handle.unit = self.unit.as_ref().map(|plan| plan.unit.clone());
         for directory in &self.directories {
             match &directory.hierarchy {
                 Hierarchy::Unified => handle.unified = Some(directory.path.clone()),
@@ -224,10 +294,11 @@ fn require(layout: &Layout, limit: &Limits) -> Result<()> {
 ///
 /// Joining costs, so only those are joined that are needed: the limits' controllers and, without cgroup v2, what
 /// stands in for its core files and device programs. Who names a cgroupsPath, though, expects the directories of all
-/// controllers there, with device rules in devices.list, and gets them.
+/// controllers there, with device rules in devices.list, and gets them; but for cpuset, where a directory costs the
+/// most and means nothing unless it is below one that someone has limited.
 fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits]) -> Vec<&'a [String]> {
     let needed = |controller: &str| {
-        request.path().is_some()
+        request.names_all() && (controller != "cpuset" || layout.cpuset_above)
             || limits.iter().any(|limit| limit.controller == controller)
             || layout.mode == Mode::Legacy && matches!(controller, "devices" | "freezer")
     };

@@ -4,12 +4,15 @@ use super::create;
 use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs};
 use super::limits::{self, Limits, Version};
+use super::systemd;
 use super::tree;
-use super::write::{Target, Write};
+use super::write::Write;
 use crate::error::{Doing, Kind};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice, LinuxWeightDevice};
+use std::borrow::Cow;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The limits in force after an update by `new` of a container with the limits `old`.
@@ -130,7 +133,7 @@ impl Handle {
     /// What the kernel refuses, as one sentence; then the old limits are written again.
     pub fn update(&mut self, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
         let merged = merge(old, new);
-        let layout = Layout::probe(Needs { controllers: true, own: false })?;
+        let layout = Layout::probe(Needs { controllers: true, ..Needs::default() })?;
         if let Err(error) = self.apply(&merged, &layout) {
             // The old limits held before; that they hold again is all that can be tried.
             let _ = self.apply(old, &layout);
@@ -140,6 +143,13 @@ impl Handle {
     }
 
     fn apply(&mut self, resources: &LinuxResources, layout: &Layout) -> Result<()> {
+        let rounded;
+        let resources = if self.unit.is_some() {
+            rounded = systemd::unit::round_quota(Cow::Borrowed(resources));
+            rounded.as_ref()
+        } else {
+            resources
+        };
         let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
         let unified = limits::unified(resources)?;
         if !unified.is_empty() && layout.mode != Mode::Unified {
@@ -148,6 +158,13 @@ impl Handle {
                 "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields",
             ));
         }
+        if let (Some(directory), Some(memory)) = (&self.unified, resources.memory()) {
+            check_usage(memory, directory)?;
+        }
+        if let Some(unit) = &self.unit {
+            let version = if layout.mode == Mode::Unified { Version::V2 } else { Version::V1 };
+            unit.set(&systemd::unit::resource_properties(resources, version, None)?)?;
+        }
         for Limits { controller, mut writes } in limits {
             let directory = match layout.version_of(controller) {
                 Version::V2 => self.unified.clone(),
@@ -155,8 +172,9 @@ impl Handle {
             };
             let Some(directory) = directory else { return Err(no_cgroup(&writes)) };
             Self::with_target(&directory, |target| {
-                if let ("memory", Some(memory)) = (controller, resources.memory()) {
-                    writes = memory_writes(memory, target, writes)?;
+                let limit = target.get("memory.limit_in_bytes").ok().and_then(|text| text.trim().parse().ok());
+                if let ("memory", Some(memory), Some(current)) = (controller, resources.memory(), limit) {
+                    writes = limits::memory_v1(memory, Some(current))?;
                 }
                 target.write_all(&writes)
             })?;
@@ -220,24 +238,18 @@ fn no_cgroup(writes: &[Write]) -> Error {
     Error::config(field, problem)
 }
 
-/// The memory writes in the order that the limits in force need, after the check that the user may ask for.
-fn memory_writes(memory: &LinuxMemory, target: &Target<'_>, writes: Vec<Write>) -> Result<Vec<Write>> {
-    let number = |file: &str| target.get(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
-    if let Some(current) = number("memory.limit_in_bytes") {
-        return limits::memory_v1(memory, Some(current));
+/// The check that memory.checkBeforeUpdate asks for: a limit below the usage would have the kernel kill processes.
+fn check_usage(memory: &LinuxMemory, directory: &Path) -> Result<()> {
+    if memory.check_before_update() != Some(true) {
+        return Ok(());
     }
-    if memory.check_before_update() == Some(true)
-        && let Some(usage) = number("memory.current")
-    {
-        let reject = |what: &str, limit: Option<i64>| match limit.filter(|limit| *limit > 0) {
-            Some(limit) if limit.unsigned_abs() <= usage => {
-                let problem = format!("rejecting {what} limit {limit} <= usage {usage}: use a higher limit");
-                Err(Error::new(Kind::Config, format!("linux.resources.memory: {problem}")))
-            }
-            _ => Ok(()),
-        };
-        reject("memory+swap", memory.swap())?;
-        reject("memory", memory.limit())?;
+    let Ok(text) = fs::read_to_string(directory.join("memory.current")) else { return Ok(()) };
+    let usage: u64 = text.trim().parse().unwrap_or(0);
+    for (what, limit) in [("memory+swap", memory.swap()), ("memory", memory.limit())] {
+        if let Some(limit) = limit.filter(|limit| *limit > 0 && limit.unsigned_abs() <= usage) {
+            let problem = format!("rejecting {what} limit {limit} <= usage {usage}: use a higher limit");
+            return Err(Error::new(Kind::Config, format!("linux.resources.memory: {problem}")));
+        }
     }
-    Ok(writes)
+    Ok(())
 }

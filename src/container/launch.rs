@@ -185,6 +185,7 @@ fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout
         driver: options.driver,
         rootless: options.rootless,
         owner: None,
+        annotations: spec.annotations().as_ref(),
     };
     let mut needs = request.needs();
     let cgroup_mount = |mount: &oci_spec::runtime::Mount| mount.typ().as_deref() == Some("cgroup");

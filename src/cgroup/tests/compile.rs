@@ -2,6 +2,7 @@ use super::{hybrid, legacy, resources, unified};
 use crate::cgroup::layout::{Layout, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Hierarchy, Request, compile};
 use oci_spec::runtime::LinuxResources;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -14,6 +15,7 @@ fn request<'a>(path: Option<&'a str>, resources: &'a LinuxResources) -> Request<
         driver: Driver::Cgroupfs,
         rootless: false,
         owner: None,
+        annotations: None,
     }
 }
 
@@ -151,6 +153,42 @@ fn a_named_path_joins_every_controller() {
     let handle = plan.handle();
     assert_eq!(handle.v1["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/box"));
     assert_eq!(handle.directories().len(), expected.len());
+
+    let nothing_above = Layout { cpuset_above: false, ..hybrid() };
+    let without = compile(&request(Some("/docker/box"), &resources("{}")), &nothing_above).unwrap();
+    assert!(!without.directories.iter().any(|directory| directory.carries("cpuset")));
+    let limited = compile(&request(Some("/box"), &resources(r#"{"cpu": {"cpus": "0"}}"#)), &nothing_above).unwrap();
+    assert!(limited.directories.iter().any(|directory| directory.carries("cpuset")));
+}
+
+#[test]
+fn the_systemd_driver_makes_a_scope() {
+    let json = resources(r#"{"cpu": {"quota": 1234}, "pids": {"limit": 5}}"#);
+    let annotations = HashMap::from([("org.systemd.property.CollectMode".to_owned(), "'inactive'".to_owned())]);
+    let request =
+        Request { driver: Driver::Systemd, annotations: Some(&annotations), ..request(Some("a-b.slice:p:box"), &json) };
+    let plan = compile(&request, &unified()).unwrap();
+    assert_eq!(
+        text(&plan),
+        "\
+v2 /sys/fs/cgroup/a.slice/a-b.slice/p-box.scope
+  pids.max = 5 (pids.limit)
+  cpu.max = 2000 100000 (cpu.quota)
+"
+    );
+    let unit = plan.unit.as_ref().unwrap();
+    assert_eq!((unit.unit.name.as_str(), unit.unit.user), ("p-box.scope", false));
+    let properties: Vec<_> = unit.properties.iter().map(|p| format!("{}={}", p.name, p.value)).collect();
+    for expected in
+        ["Slice=\"a-b.slice\"", "Delegate=true", "CollectMode=\"inactive\"", "CPUQuotaPerSecUSec=20000", "TasksMax=5"]
+    {
+        assert!(properties.iter().any(|property| property == expected), "{expected}: {properties:?}");
+    }
+    assert_eq!(plan.handle().unit, Some(unit.unit.clone()));
+    let v1 = compile(&request, &hybrid()).unwrap();
+    assert!(v1.unit.unwrap().properties.iter().any(|property| property.name == "BlockIOAccounting"));
+    let error = compile(&Request { rootless: true, ..request }, &hybrid()).unwrap_err().to_string();
+    assert!(error.contains("cannot use rootless systemd cgroups manager on cgroup v1"), "{error}");
 }
 
 #[test]
@@ -175,8 +213,9 @@ fn needs_are_no_more_than_the_request_asks() {
     let limits = resources(r#"{"pids": {"limit": 5}}"#);
     assert_eq!(request(None, &none).needs(), Needs::default());
     assert_eq!(request(Some(""), &none).needs(), Needs::default());
-    assert_eq!(request(None, &limits).needs(), Needs { controllers: true, own: false });
-    assert_eq!(request(Some("/x"), &none).needs(), Needs { controllers: true, own: false });
+    assert_eq!(request(None, &limits).needs(), Needs { controllers: true, ..Needs::default() });
+    assert_eq!(request(Some("/x"), &none).needs(), Needs { controllers: true, ..Needs::default() });
+    assert_eq!(request(Some("/a/b/x"), &none).needs().cpuset_above.as_deref(), Some(Path::new("a/b")));
     assert_eq!(request(Some("x"), &none).needs(), Needs::ALL);
     assert!(Request { rootless: true, ..request(None, &none) }.needs().own);
 }

@@ -23,6 +23,7 @@ fn unified() -> Layout {
         unified_controllers: controllers.map(String::from).into(),
         v1: Vec::new(),
         own: BTreeMap::from([(String::new(), "/user.slice/session-1.scope".into())]),
+        cpuset_above: false,
     }
 }
 
@@ -40,6 +41,7 @@ fn hybrid() -> Layout {
         unified_controllers: vec!["hugetlb".into()],
         v1: mounts.iter().map(|controllers| mount(controllers)).collect(),
         own: BTreeMap::from([(String::new(), "/".into()), ("memory".into(), "/mine".into())]),
+        cpuset_above: true,
     }
 }
 

@@ -64,6 +64,7 @@ impl Parent {
             driver: Driver::Cgroupfs,
             rootless: false,
             owner: None,
+            annotations: None,
         }
     }
 
@@ -84,6 +85,16 @@ impl Drop for Parent {
     }
 }
 
+/// Whether this machine has all of `controllers`, in any version; says that the test is skipped if not.
+fn have(controllers: &[&str]) -> bool {
+    let layout = Layout::probe(Needs::ALL).unwrap();
+    let missing = controllers.iter().find(|c| layout.v1_mount(c).is_none() && !layout.unified_has(c));
+    if let Some(missing) = missing {
+        println!("skipped: needs the {missing} controller");
+    }
+    missing.is_none()
+}
+
 fn mode() -> Mode {
     Layout::probe(Needs::default()).unwrap().mode
 }
@@ -94,7 +105,11 @@ fn directories_are_made_limited_and_removed() {
         return;
     }
     let parent = Parent::new();
-    let json = if mode() == Mode::Unified { "{}" } else { r#"{"pids": {"limit": 42}, "memory": {"limit": 33554432}}"# };
+    let json = if have(&["pids", "memory", "cpu"]) {
+        r#"{"pids": {"limit": 42}, "memory": {"limit": 33554432}, "cpu": {"shares": 512, "quota": 5000, "period": 20000}}"#
+    } else {
+        "{}"
+    };
     let plan = parent.plan(json);
     let cgroup = plan.create().unwrap();
     cgroup.restrict_devices().unwrap();
@@ -119,14 +134,13 @@ fn a_limit_that_the_kernel_refuses_names_field_and_file_and_leaves_nothing() {
     if !may_run() {
         return;
     }
-    if mode() == Mode::Unified {
-        println!("skipped: the v2 view has no controllers");
+    if !have(&["cpu"]) {
         return;
     }
     let parent = Parent::new();
     let plan = parent.plan(r#"{"cpu": {"quota": 5}}"#);
     let error = plan.create().unwrap_err().to_string();
-    assert!(error.starts_with("config.json: linux.resources.cpu.quota: write \"5\" to /sys/fs/cgroup/cpu"), "{error}");
+    assert!(error.starts_with("config.json: linux.resources.cpu.quota: write \"5"), "{error}");
     assert!(error.contains("invalid argument"), "{error}");
     for directory in &plan.directories {
         assert!(!directory.path.exists(), "{}", directory.path.display());
@@ -137,7 +151,7 @@ fn a_limit_that_the_kernel_refuses_names_field_and_file_and_leaves_nothing() {
 #[test]
 fn cpu_shares_that_the_kernel_would_round_are_refused() {
     if !may_run() || mode() == Mode::Unified {
-        println!("skipped: needs cgroup v1 controllers");
+        println!("skipped: needs the v1 cpu controller");
         return;
     }
     let error = Parent::new().plan(r#"{"cpu": {"shares": 1}}"#).create().unwrap_err().to_string();
@@ -357,9 +371,49 @@ fn an_update_joins_the_controllers_that_it_needs() {
 }
 
 #[test]
+fn a_v2_update_is_written_checked_and_rolled_back() {
+    if !may_run() || mode() != Mode::Unified || !have(&["memory", "pids", "cpu", "io"]) {
+        println!("skipped: needs cgroup v2 with controllers");
+        return;
+    }
+    let parent = Parent::new();
+    let old =
+        resources(r#"{"memory": {"limit": 33554432, "swap": 67108864}, "cpu": {"quota": 50000, "period": 100000}}"#);
+    let plan = parent.plan(&serde_json::to_string(&old).unwrap());
+    let mut handle = plan.create().unwrap().handle().clone();
+    let mut child = spawn(&handle, "exec sleep 60");
+    wait_joined(&handle, &child);
+    let directory = handle.unified.clone().unwrap();
+    let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
+    assert!(read("cgroup.controllers").split(' ').any(|c| c == "io"), "every controller is enabled");
+    let update = |handle: &mut Handle, json: &str| handle.update(&old, &resources(json));
+    let merged = update(&mut handle, r#"{"cpu": {"quota": 20000, "burst": 1000}, "pids": {"limit": 9}}"#).unwrap();
+    assert_eq!(
+        (read("cpu.max").as_str(), read("pids.max").as_str(), read("memory.max").as_str()),
+        ("20000 100000", "9", "33554432")
+    );
+    assert_eq!(merged.cpu().as_ref().unwrap().period(), Some(100_000));
+    let error =
+        update(&mut handle, r#"{"memory": {"limit": 4096, "swap": 8192, "checkBeforeUpdate": true}}"#).unwrap_err();
+    assert!(error.to_string().contains("rejecting memory+swap limit 8192 <= usage"), "{error}");
+    let error = update(&mut handle, r#"{"pids": {"limit": 3}, "cpu": {"quota": 5}}"#).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.cpu.quota: write \"5 100000\""), "{error}");
+    assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("50000 100000", "33554432"));
+    let error = update(&mut handle, r#"{"unified": {"nonsense.max": "1"}}"#).unwrap_err().to_string();
+    assert!(error.contains("unified[\"nonsense.max\"]: controller \"nonsense\" is not available"), "{error}");
+    update(&mut handle, r#"{"memory": {"limit": -1}}"#).unwrap();
+    assert_eq!(read("memory.max"), "max");
+    let stats = handle.stats().unwrap();
+    assert_eq!((stats.pids.current, stats.memory.usage.limit), (1, u64::MAX));
+    assert!(stats.memory.usage.usage > 0 && stats.memory.raw.contains_key("anon"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    handle.destroy().unwrap();
+}
+
+#[test]
 fn running_out_of_memory_is_told() {
-    if !may_run() || mode() != Mode::Hybrid {
-        println!("skipped: needs a memory controller");
+    if !may_run() || !have(&["memory"]) {
         return;
     }
     let parent = Parent::new();
@@ -372,4 +426,98 @@ fn running_out_of_memory_is_told() {
     assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     handle.destroy().unwrap();
+}
+
+/// A property of a unit, as systemctl prints it.
+fn show(unit: &str, property: &str) -> String {
+    let output = Command::new("systemctl").args(["show", unit, "--value", "-p", property]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn systemd_makes_limits_and_removes_the_cgroup() {
+    if !may_run() || !Path::new("/run/systemd/system").exists() {
+        println!("skipped: needs a machine run by systemd");
+        return;
+    }
+    let id = format!("box{}", std::process::id());
+    let path = PathBuf::from(format!("machine-microruntest.slice:test:{id}"));
+    let old = resources(
+        r#"{"pids": {"limit": 42}, "memory": {"limit": 33554432}, "cpu": {"shares": 512, "quota": 12345, "cpus": "0"},
+            "devices": [{"allow": false, "access": "rwm"}], "unified": {"memory.high": "30000000"}}"#,
+    );
+    let request = Request {
+        id: &id,
+        cgroups_path: Some(&path),
+        resources: Some(&old),
+        driver: Driver::Systemd,
+        ..Parent::request()
+    };
+    let plan = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
+    let mut cgroup = plan.create().unwrap();
+    assert!(cgroup.awaits_init() && cgroup.join().born_in().is_none());
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    cgroup.admit(child.id() as i32).unwrap();
+    cgroup.restrict_devices().unwrap();
+    let mut handle = cgroup.handle().clone();
+    assert_eq!(handle, plan.handle(), "the plan knew where systemd would put it");
+    assert_eq!(handle.pids(true).unwrap(), [child.id() as i32]);
+    let unit = handle.unit.clone().unwrap();
+    assert_eq!(unit.name, format!("test-{id}.scope"));
+    let directory = handle.unified.clone().unwrap();
+    let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
+    assert_eq!((read("pids.max").as_str(), show(&unit.name, "TasksMax").as_str()), ("42", "42"));
+    assert_eq!((read("memory.max").as_str(), show(&unit.name, "MemoryMax").as_str()), ("33554432", "33554432"));
+    assert_eq!((read("cpu.weight").as_str(), show(&unit.name, "CPUWeight").as_str()), ("59", "59"));
+    assert_eq!((read("cpu.max").as_str(), show(&unit.name, "CPUQuotaPerSecUSec").as_str()), ("13000 100000", "130ms"));
+    assert_eq!((read("cpuset.cpus").as_str(), show(&unit.name, "AllowedCPUs").as_str()), ("0", "0"));
+    assert_eq!(read("memory.high"), "29999104");
+    assert_eq!((show(&unit.name, "Delegate").as_str(), show(&unit.name, "DevicePolicy").as_str()), ("yes", "strict"));
+    let programs = {
+        let directory = fs::File::open(&directory).unwrap();
+        crate::sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&directory)).unwrap().len()
+    };
+    assert_eq!(programs, 1, "ours took the place of systemd's");
+
+    let error = plan.create().unwrap_err().to_string();
+    assert!(error.contains("container's cgroup is not empty"), "{error}");
+    let new = resources(r#"{"pids": {"limit": 7}, "cpu": {"quota": -1}}"#);
+    handle.update(&old, &new).unwrap();
+    assert_eq!((read("pids.max").as_str(), show(&unit.name, "TasksMax").as_str()), ("7", "7"));
+    assert_eq!((read("cpu.max").as_str(), show(&unit.name, "CPUQuotaPerSecUSec").as_str()), ("max 100000", "infinity"));
+    assert_eq!(read("memory.max"), "33554432");
+
+    let mut second = Command::new("sleep").arg("60").spawn().unwrap();
+    handle.attach(second.id() as i32).unwrap();
+    assert_eq!(handle.pids(true).unwrap().len(), 2);
+    handle.freeze().unwrap();
+    handle.kill(Signal::SIGKILL).unwrap();
+    assert!(handle.wait_empty(Instant::now() + Duration::from_secs(5)).unwrap());
+    child.wait().unwrap();
+    second.wait().unwrap();
+    handle.destroy().unwrap();
+    assert!(!directory.exists());
+    handle.destroy().unwrap();
+}
+
+#[test]
+fn systemd_that_refuses_is_quoted() {
+    if !may_run() || !Path::new("/run/systemd/system").exists() {
+        println!("skipped: needs a machine run by systemd");
+        return;
+    }
+    let annotations =
+        std::collections::HashMap::from([("org.systemd.property.Nonsense".to_owned(), "true".to_owned())]);
+    let request = Request { driver: Driver::Systemd, annotations: Some(&annotations), ..Parent::request() };
+    let plan = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    let mut cgroup = plan.create().unwrap();
+    let error = cgroup.admit(child.id() as i32).unwrap_err().to_string();
+    assert!(
+        error.starts_with("unable to start unit \"microrun-box.scope\": ") && error.contains("Nonsense"),
+        "{error}"
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    cgroup.undo();
 }
