@@ -206,6 +206,8 @@ pub struct Launched {
     pub child: Child,
     /// What the bundle and the options amounted to. Leaked, for init may still run in this memory.
     pub prepared: &'static Prepared,
+    /// The helper that made its network namespace, still to be reaped in the foreground.
+    pub helper: Option<Child>,
     /// How far init is.
     pub report: &'static Shared<Report>,
     /// The terminal's master, in the foreground.
@@ -222,7 +224,7 @@ pub struct Launched {
 /// One sentence: what could not be done, for which field.
 pub fn launch(options: &Options, prepared: Prepared) -> Result<Launched> {
     let entry = options.store.reserve(&options.id)?;
-    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, pid_file: None };
+    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None };
     match launch_into(options, prepared, entry, &mut undo) {
         Ok(launched) => Ok(launched),
         Err(error) => {
@@ -237,12 +239,13 @@ struct Undo {
     entry: Entry,
     cgroup: Option<Cgroup>,
     child: Option<Child>,
+    helper: Option<Child>,
     pid_file: Option<PathBuf>,
 }
 
 impl Undo {
     fn everything(self) {
-        if let Some(child) = self.child {
+        for child in [self.child, self.helper].into_iter().flatten() {
             let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
             let _ = process::wait(child.pid, 0);
         }
@@ -268,6 +271,8 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     let report: &'static Shared<Report> =
         Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the container's init")?));
     run_outside(plan, &mut slots, report)?;
+    let helper = network_helper(plan, &mut slots, report)?;
+    undo.helper = helper;
     let spawned = spawn(plan, slots, cgroup.join().born_in().map(|directory| directory.as_raw_fd()), report, options)?;
     let child = spawned.child;
     let cloned_at = if options.timings { process::now() } else { 0 };
@@ -298,8 +303,12 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
         undo.child = None;
         return Err(error);
     }
+    if let Some(helper) = undo.helper.filter(|_| !options.foreground) {
+        // It has nothing left to do once init is in its namespace.
+        let _ = process::wait(helper.pid, 0);
+    }
     let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
-    Ok(Launched { entry, state, child, prepared, report, terminal, cloned_at })
+    Ok(Launched { entry, state, child, helper, prepared, report, terminal, cloned_at })
 }
 
 /// Whether the runtime has anything to do between clone and exec that init waits for.
@@ -413,6 +422,19 @@ fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
     let nothing = Exec::none();
     init::run_here(&plan.outside.steps, slots, &nothing, report)
         .map_err(|(index, errno)| explain::failure(&plan.outside.steps, &nothing, index, errno))
+}
+
+/// Starts the helper that makes the network namespace, on another CPU; where there is none, init does it alone.
+fn network_helper(plan: &Plan, slots: &mut Slots, report: &'static Shared<Report>) -> Result<Option<Child>> {
+    if !plan.network_helper {
+        return Ok(None);
+    }
+    let request = clone::Request { flags: clone::SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
+    let helper = clone::spawn_static(&request, init::help_with_network, report)
+        .doing(|| "linux.namespaces (network): clone a helper")?;
+    slots.set(slots::NETWORK, helper.pidfd);
+    process::move_to_another_cpu(helper.pid);
+    Ok(Some(helper))
 }
 
 /// A clone and the runtime's end of the pair.

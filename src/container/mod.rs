@@ -8,6 +8,7 @@ mod idmap;
 pub mod launch;
 pub mod manage;
 pub mod run;
+pub mod sealed;
 mod stage;
 pub mod start;
 pub mod state;

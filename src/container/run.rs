@@ -58,7 +58,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     }
     let exit = match &launched.terminal {
         Some(terminal) => super::console::serve(launched.child, terminal)?,
-        None => wait::foreground(launched.child).doing(|| "wait for the container")?,
+        None => wait::foreground(launched.child, launched.helper).doing(|| "wait for the container")?,
     };
     let failed = launch::failure_of_reaped(launched.prepared, launched.report);
     let timings = timings(&launched);

@@ -21,14 +21,19 @@ pub(super) fn ends_within(pidfd: &OwnedFd, patience: Duration) -> Result<bool, E
 /// All signals but those that stop or kill without being asked.
 const ALL: u64 = u64::MAX;
 
-/// Waits for init to end and passes every signal that comes meanwhile on to it. All signals must be blocked.
+/// Waits for init to end and passes every signal that comes meanwhile on to it; reaps the helper by the way. All signals must be blocked.
 ///
 /// # Errors
 /// What rt_sigtimedwait(2) or wait4(2) answers.
-pub(super) fn foreground(child: Child) -> Result<Exit, Errno> {
+pub(super) fn foreground(child: Child, mut helper: Option<Child>) -> Result<Exit, Errno> {
     loop {
         match process::wait_signal(ALL)? {
             libc::SIGCHLD => {
+                if let Some(ended) = helper
+                    && process::wait(ended.pid, libc::WNOHANG)?.is_some()
+                {
+                    helper = None;
+                }
                 if let Some(exit) = process::wait(child.pid, libc::WNOHANG)? {
                     return Ok(exit);
                 }

@@ -17,10 +17,12 @@
 
 mod console;
 mod copy;
+mod network;
 mod op;
 mod program;
 mod run;
 mod target;
 
+pub use network::help as help_with_network;
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step, namespace_names};
 pub use run::{FAILURE, Init, READY, Slots, run, run_here};

@@ -149,6 +149,10 @@ pub enum Op {
     EnterNamespace { ns: Slot, kinds: i32 },
     /// unshare(2).
     NewNamespaces { kinds: i32 },
+    /// A new network namespace with its loopback up: the helper's, or one of its own.
+    NewNetwork { helper: Slot },
+    /// The loopback device of a network namespace that clone3 made.
+    LoopbackUp,
     /// Meets the runtime.
     Meet(Gate),
     /// Waits until the runtime has recorded this pid: a container that nobody can find must not run.
@@ -336,6 +340,10 @@ impl fmt::Display for Op {
             Self::JoinCgroup { tasks } => write!(f, "write({tasks}, \"0\")"),
             Self::EnterNamespace { ns, kinds } => write!(f, "setns({ns}, {})", namespace_names(*kinds)),
             Self::NewNamespaces { kinds } => write!(f, "unshare({})", namespace_names(*kinds)),
+            Self::NewNetwork { helper } => {
+                write!(f, "setns({helper}, NEWNET) of the helper, or unshare(NEWNET), ioctl(SIOCSIFFLAGS, lo up)")
+            }
+            Self::LoopbackUp => write!(f, "ioctl(SIOCSIFFLAGS, lo up)"),
             Self::Meet(gate) => write!(f, "meet the runtime: {gate:?}"),
             Self::AwaitRecord => write!(f, "wait until the runtime has recorded the pid"),
             Self::AwaitStart { listener } => write!(f, "accept4({listener}): wait for `start`"),

@@ -158,6 +158,8 @@ impl Executor<'_> {
             }
             Op::EnterNamespace { ns, kinds } => process::setns(self.slots.get(*ns), *kinds),
             Op::NewNamespaces { kinds } => process::unshare(*kinds),
+            Op::NewNetwork { helper } => super::network::enter(self.report, self.slots.get(*helper)),
+            Op::LoopbackUp => crate::sys::net::loopback_up(),
             Op::Meet(gate) => self.meet(*gate),
             Op::AwaitRecord => self.await_record(),
             Op::AwaitStart { listener } => {

@@ -34,8 +34,10 @@ pub mod slots {
     pub const OTHER: Slot = Slot(10);
     /// The process to join (exec): its pidfd.
     pub const JOINED: Slot = Slot(11);
+    /// The pidfd of the helper that makes the network namespace.
+    pub const NETWORK: Slot = Slot(12);
     /// The first that is handed out.
-    pub const FIRST_FREE: u8 = 12;
+    pub const FIRST_FREE: u8 = 13;
 }
 
 /// A list of steps in the making.
@@ -44,11 +46,12 @@ pub struct Builder {
     steps: Vec<Step>,
     next_slot: u8,
     has_proc: bool,
+    network: Option<Op>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false }
+        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false, network: None }
     }
 }
 
@@ -97,6 +100,18 @@ impl Builder {
             );
         }
         slots::PROC
+    }
+
+    /// Leaves the network namespace to be entered as late as possible, by `op`.
+    pub fn defer_network(&mut self, op: Op) {
+        self.network = Some(op);
+    }
+
+    /// Enters the network namespace, if that is still to be done: what comes now depends on it.
+    pub fn need_network(&mut self) {
+        if let Some(op) = self.network.take() {
+            self.push("linux.namespaces (network)", op);
+        }
     }
 
     /// The steps.

@@ -135,6 +135,8 @@ pub struct Plan {
     pub outside: Outside,
     /// Steps of the process between runtime and init; empty when there is none.
     pub stage: Vec<Step>,
+    /// Whether a helper is to make the network namespace at the same time ([`crate::init::help_with_network`]).
+    pub network_helper: bool,
     /// Steps of init.
     pub steps: Vec<Step>,
     /// The first of [`Plan::cgroup_slots`] slots for v1 `tasks` files.
@@ -169,6 +171,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     } else {
         bare_root(&mut builder, input)?;
     }
+    builder.need_network();
     system(&mut builder, input)?;
     let exec = process::compile(
         &mut builder,
@@ -192,6 +195,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         share_memory: namespaces.share_memory,
         joined: namespaces.joined,
         outside,
+        network_helper: namespaces.network_helper,
         stage: namespaces.stage,
         steps: builder.finish(),
         first_cgroup_slot,
@@ -239,6 +243,7 @@ fn hook_gate(builder: &mut Builder, input: &Input<'_>) {
     let Some(hooks) = input.hooks() else { return };
     let prestart = hooks.prestart().as_ref();
     if [prestart, hooks.create_runtime().as_ref(), hooks.create_container().as_ref()].into_iter().any(has_hooks) {
+        builder.need_network();
         builder.push("hooks", Op::Meet(Gate::Hooks));
     }
 }

@@ -210,6 +210,10 @@ pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>>
 
 /// A new file system: proc, tmpfs, devpts, sysfs, ...
 fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+    if entry.kind == "sysfs" {
+        // What it shows is the network namespace of who mounts it.
+        builder.need_network();
+    }
     let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
     let options = filesystem_options(input, entry)?;
     // Read-only comes last where something is still to be written.

@@ -30,6 +30,7 @@ pub(super) struct Namespaces {
     pub share_memory: bool,
     pub joined: Vec<Joined>,
     pub stage: Vec<Step>,
+    pub network_helper: bool,
     /// Whether setgroups(2) is allowed.
     pub may_set_groups: bool,
 }
@@ -58,6 +59,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
         share_memory: !input.has_user_namespace() && input.namespace(LinuxNamespaceType::Time).is_none(),
         joined: Vec::new(),
         stage: Vec::new(),
+        network_helper: false,
         may_set_groups: true,
     };
     let listed = input.linux().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
@@ -95,6 +97,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
         builder.push("(runtime)", Op::NotDumpable);
     }
     found.may_set_groups = !(input.rootless && input.creates_user_namespace()) || maps_groups(input);
+    if input.creates(LinuxNamespaceType::Network) {
+        network(builder, &mut found);
+    }
     if input.creates(LinuxNamespaceType::Cgroup) {
         builder.push("linux.namespaces (cgroup)", Op::NewNamespaces { kinds: libc::CLONE_NEWCGROUP });
     }
@@ -102,6 +107,17 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
         time(builder, input);
     }
     Ok(found)
+}
+
+/// A network namespace that belongs to our own user namespace can be made by a helper, at the same time as the rest.
+fn network(builder: &mut Builder, found: &mut Namespaces) {
+    found.network_helper = found.share_memory && found.stage.is_empty();
+    if found.network_helper {
+        found.clone_flags &= !(libc::CLONE_NEWNET as u64);
+        builder.defer_network(Op::NewNetwork { helper: slots::NETWORK });
+    } else {
+        builder.push("linux.namespaces (network)", Op::LoopbackUp);
+    }
 }
 
 /// More than one group mapped means that newgidmap(1) wrote the map; a lone one that setgroups(2) had to be denied.

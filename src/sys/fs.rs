@@ -154,6 +154,16 @@ pub fn statfs(fd: RawFd) -> Sys<libc::statfs> {
     }
 }
 
+/// `STATX_ATTR_*` of an open file (statx(2)).
+pub fn file_attributes(fd: RawFd) -> Sys<u64> {
+    let mut info = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the kernel fills a struct statx, which is valid when zeroed as well.
+    unsafe {
+        call!(libc::SYS_statx, fd, c"".as_ptr(), libc::AT_EMPTY_PATH, 0, info.as_mut_ptr())?;
+        Ok(info.assume_init().stx_attributes)
+    }
+}
+
 /// Changes the working directory to an open one (fchdir(2)).
 pub fn fchdir(fd: RawFd) -> Sys {
     // SAFETY: no memory is involved.

@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod clone;
 pub mod fs;
 pub mod mount;
+pub mod net;
 pub mod pidfd;
 pub mod process;
 pub mod raw;

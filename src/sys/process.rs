@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Enters the namespace(s) that `fd` refers to (setns(2)); `kinds` is a set of `CLONE_NEW*`.
 pub fn setns(fd: RawFd, kinds: i32) -> Sys {
@@ -24,6 +25,52 @@ pub fn namespace_kind(fd: RawFd) -> Sys<i32> {
 pub fn unshare(kinds: i32) -> Sys {
     // SAFETY: the callers run on a stack of their own; nothing of the memory is unshared.
     unsafe { call!(libc::SYS_unshare, kinds) }.map(drop)
+}
+
+/// Waits until `word` is no longer `value`, for ten seconds at most (futex(2), FUTEX_WAIT).
+///
+/// # Errors
+/// ETIMEDOUT.
+pub fn wait_while(word: &AtomicU32, value: u32) -> Sys {
+    let time = libc::timespec { tv_sec: 10, tv_nsec: 0 };
+    while word.load(Ordering::Acquire) == value {
+        // SAFETY: the kernel reads the word and the timeout, which outlive the call.
+        let waited = unsafe { call!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const time) };
+        // Others mean that it has changed already (EAGAIN) or that one has to look again (EINTR).
+        if waited == Err(Errno::ETIMEDOUT) {
+            return Err(Errno::ETIMEDOUT);
+        }
+    }
+    Ok(())
+}
+
+/// Sets `word` to `value` and wakes whoever waits for that (futex(2), FUTEX_WAKE).
+pub fn set_and_wake(word: &AtomicU32, value: u32) {
+    word.store(value, Ordering::Release);
+    // SAFETY: only the address is used.
+    let _ = unsafe { call!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// Moves the process `pid` to another CPU than this one, so that it starts at once: a new process is queued behind the
+/// one that made it. Whether there is another one that it may use.
+pub fn move_to_another_cpu(pid: i32) -> bool {
+    let (mut allowed, mut cpu) = ([0u64; 16], 0u32);
+    // SAFETY: the kernel writes one int, and at most the size of the mask.
+    let known = unsafe {
+        call!(libc::SYS_getcpu, &raw mut cpu, ptr::null::<u8>(), ptr::null::<u8>())
+            .and_then(|_| call!(libc::SYS_sched_getaffinity, 0, size_of_val(&allowed), allowed.as_mut_ptr()))
+    };
+    if known.is_err() {
+        return false;
+    }
+    if let Some(word) = allowed.get_mut(cpu as usize / 64) {
+        *word &= !(1 << (cpu % 64));
+    }
+    if allowed.iter().all(|word| *word == 0) {
+        return false;
+    }
+    // SAFETY: the kernel reads the mask.
+    unsafe { call!(libc::SYS_sched_setaffinity, pid, size_of_val(&allowed), allowed.as_ptr()) }.is_ok()
 }
 
 /// Starts a session (setsid(2)).
@@ -248,6 +295,14 @@ pub fn exit(code: i32) -> ! {
         // SAFETY: the call does not return.
         let _ = unsafe { call!(libc::SYS_exit_group, code) };
     }
+}
+
+/// Executes the file that `fd` holds (execveat(2)); returns only when that failed.
+pub fn execute_fd(fd: RawFd, argv: &super::shared::Strings, envp: &super::shared::Strings) -> Errno {
+    // SAFETY: both lists end with null and their strings live as long as the lists.
+    let result =
+        unsafe { call!(libc::SYS_execveat, fd, c"".as_ptr(), argv.as_ptr(), envp.as_ptr(), libc::AT_EMPTY_PATH) };
+    result.err().unwrap_or(Errno::UnknownErrno)
 }
 
 /// Installs a seccomp filter (seccomp(2), SECCOMP_SET_MODE_FILTER) with `SECCOMP_FILTER_FLAG_*` flags. The answer is

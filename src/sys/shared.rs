@@ -62,6 +62,8 @@ pub struct Report {
     pub errno: AtomicU32,
     /// A detail that only the step knows (which candidate of a list, a descriptor's number, ...).
     pub detail: AtomicU32,
+    /// Who makes the network namespace, and how far that is: see [`crate::init`].
+    pub network: AtomicU32,
     /// Set by the parent once it has recorded the child's pid; the child executes nothing foreign before.
     pub recorded: AtomicU32,
     /// With timings: the monotonic clock at the end of each step, in nanoseconds, low and high half.

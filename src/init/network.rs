@@ -1,0 +1,69 @@
+//! A network namespace made while init does something else.
+
+use crate::sys::fs::Sys;
+use crate::sys::shared::{Report, Shared};
+use crate::sys::{net, process};
+use nix::errno::Errno;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A new network namespace takes the kernel as long as all else of a start together, so a helper makes it at the same
+/// time. But CPUs are not always free: a helper that has not begun when init needs the namespace must not be waited
+/// for. So the work is claimed, by whoever comes first.
+///
+/// These are the values of [`Report::network`].
+mod state {
+    /// Nobody has begun.
+    pub const FREE: u32 = 0;
+    /// The helper is at it.
+    pub const BEGUN: u32 = 1;
+    /// The helper stands in the new namespace, for init to join.
+    pub const READY: u32 = 2;
+    /// Nobody needs the helper any more.
+    pub const DONE: u32 = 3;
+    /// The helper failed; its errno is added.
+    pub const FAILED: u32 = 0x1_0000;
+}
+
+fn claim(word: &AtomicU32, to: u32) -> bool {
+    word.compare_exchange(state::FREE, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+fn make() -> Sys {
+    process::unshare(libc::CLONE_NEWNET)?;
+    net::loopback_up()
+}
+
+/// The helper: makes the namespace and stays in it until init has joined.
+pub fn help(report: &Shared<Report>) -> ! {
+    // Without the runtime there is no init to wait for.
+    let _ = process::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]);
+    let word = &report.network;
+    if claim(word, state::BEGUN) {
+        match make() {
+            Ok(()) => {
+                process::set_and_wake(word, state::READY);
+                let _ = process::wait_while(word, state::READY);
+            }
+            Err(errno) => process::set_and_wake(word, state::FAILED | errno as u32),
+        }
+    }
+    process::exit(0)
+}
+
+/// Init: into the namespace of the helper, or into one of its own if the helper has not begun.
+pub(super) fn enter(report: &Report, helper: RawFd) -> Sys {
+    let word = &report.network;
+    if claim(word, state::DONE) {
+        return make();
+    }
+    process::wait_while(word, state::BEGUN)?;
+    match word.load(Ordering::Acquire) {
+        state::READY => {
+            let joined = process::setns(helper, libc::CLONE_NEWNET);
+            process::set_and_wake(word, state::DONE);
+            joined
+        }
+        failed => Err(Errno::from_raw((failed & !state::FAILED) as i32)),
+    }
+}
