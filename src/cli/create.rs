@@ -5,7 +5,7 @@ use super::grammar::{Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
 use crate::container::launch::Options;
-use crate::container::run;
+use crate::container::{run, sealed};
 use crate::error::Result;
 
 /// The verb.
@@ -36,6 +36,7 @@ and characters of _ + - and \".\".",
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
+    sealed::ensure(None)?;
     let options = launching::options(global, words, words.id()?, launching::bundle(words))?;
     warn(run::create(&Options { wait_for_start: true, ..options })?);
     Ok(0)

@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
 use crate::container::launch::Options;
-use crate::container::run;
+use crate::container::{run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
 use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -44,6 +44,7 @@ the id, and the bundle is the one of --bundle.",
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
+    sealed::ensure(None)?;
     let (id, bundle) = id_and_bundle(words)?;
     let timings = words.path("timings");
     let options = Options {

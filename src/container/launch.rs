@@ -94,6 +94,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     let loaded = spec::parse(&text)?;
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
+    super::sealed::ensure(loaded.spec.process().as_ref())?;
     let rootfs = rootfs(&loaded.spec, &bundle)?;
     let filter = match &loaded.seccomp {
         Some(profile) => {

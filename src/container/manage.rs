@@ -8,7 +8,7 @@ use crate::spec;
 use crate::sys::process;
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, Spec};
 use std::time::Duration;
 
 /// How long a killed init may take to be gone, as long as runc waits.
@@ -158,13 +158,20 @@ pub fn remove(entry: &Entry, state: Option<&State>) -> Result<Vec<Error>> {
         entry.remove()?;
         return Ok(Vec::new());
     };
-    // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
-    state.cgroup.kill(Signal::SIGKILL)?;
-    state.cgroup.destroy()?;
     // Read before the directory goes; a container that never came so far has no hooks to run.
     let loaded = spec::load_file(&entry.config()).ok();
+    // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
+    state.cgroup.kill(Signal::SIGKILL)?;
+    remove_empty(entry, state, loaded.as_ref().map(|loaded| &loaded.spec))
+}
+
+/// As [`remove`], for a container of which it is known that no process is left.
+///
+/// # Errors
+/// What cannot be removed.
+pub(super) fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
+    state.cgroup.destroy()?;
     entry.remove()?;
-    let Some(loaded) = loaded else { return Ok(Vec::new()) };
-    let hooks = hooks_of(&loaded.spec, Hooks::poststop);
+    let hooks = spec.map(|spec| hooks_of(spec, Hooks::poststop)).unwrap_or_default();
     Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))
 }

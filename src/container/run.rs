@@ -4,6 +4,7 @@ use super::launch::{self, Launched, Options};
 use super::{manage, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::process;
+use nix::sys::signal::Signal;
 
 /// What became of a `run`.
 #[derive(Debug)]
@@ -64,13 +65,22 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let timings = timings(&launched);
     let mut finished = Finished { status: exit.status(), warnings, timings };
     if failed.is_some() || !keep {
-        let removed = manage::remove(&launched.entry, Some(&launched.state))?;
+        let removed = remove(&launched)?;
         finished.warnings.extend(removed.iter().map(Error::to_string));
     }
     match failed {
         Some(error) => Err(error),
         None => poststart.map(|()| finished),
     }
+}
+
+/// Removes a container whose init has ended. The kernel has ended all others in its pid namespace with it (pid_namespaces(7)).
+fn remove(launched: &Launched) -> Result<Vec<Error>> {
+    let spec = &launched.prepared.loaded.spec;
+    if launched.prepared.plan.clone_flags & libc::CLONE_NEWPID as u64 == 0 {
+        launched.state.cgroup.kill(Signal::SIGKILL)?;
+    }
+    manage::remove_empty(&launched.entry, &launched.state, Some(spec))
 }
 
 fn timings(launched: &Launched) -> Vec<Timing> {

@@ -25,7 +25,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Makes sure that no program of a container can write to the executable of this process, which may execute itself
-/// again for that: call it before anything else is done.
+/// again for that: call it before anything else is done, and again once the container's `process` is known.
 ///
 /// # Errors
 /// When our executable can be neither proven safe nor copied.

@@ -12,12 +12,14 @@
 
 use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::process;
+use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -308,6 +310,13 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn remove(&self) -> Result<()> {
+        // The usual files by name; whatever else there is takes a look into the directory.
+        for name in ["state.json", "init", "config.json"] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        if fs::remove_dir(&self.path).is_ok() {
+            return Ok(());
+        }
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.doing(|| format!("remove {}", self.path.display())),
@@ -349,7 +358,11 @@ impl Process {
 
 /// State and start time of a process (proc_pid_stat(5), fields 3 and 22).
 fn stat(pid: i32) -> Result<(u8, u64), Errno> {
-    let text = fs::read(format!("/proc/{pid}/stat")).map_err(|_| Errno::ESRCH)?;
+    let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::ESRCH)?;
+    let file = own(sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0).map_err(|_| Errno::ESRCH)?);
+    let mut text = [0u8; 1024];
+    let length = sys_fs::read(file.as_raw_fd(), &mut text)?;
+    let text = text.get(..length).unwrap_or_default();
     // The name, field 2, may hold anything; the last ")" ends it.
     let end = text.iter().rposition(|byte| *byte == b')').ok_or(Errno::ESRCH)?;
     let rest = str::from_utf8(text.get(end + 1..).unwrap_or_default()).map_err(|_| Errno::ESRCH)?;

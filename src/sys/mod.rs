@@ -6,6 +6,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod arena;
 pub mod bpf;
 pub mod clone;
 pub mod fs;
