@@ -6,7 +6,9 @@
 
 pub mod capability;
 pub mod cpu_list;
+pub mod default;
 mod document;
+pub mod features;
 mod json;
 mod load;
 pub mod mount_options;
@@ -15,6 +17,7 @@ mod seccomp;
 mod validate;
 mod warning;
 
+pub use features::features;
 pub use load::{Loaded, load, load_file, parse, read_config};
 pub use process::{load_process, parse_process, parse_resources};
 pub use seccomp::Seccomp;

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 /// What an option does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
-    /// Nothing: it names the default.
+    /// Nothing: it names the default, or what fsconfig(2) has no word for: the kernel counts i_version by itself
+    /// wherever a file system can, and is loud or silent about nothing that these mounts could meet.
     Nothing,
     /// Sets attributes of the mount (`MOUNT_ATTR_*`).
     Set(u64),
@@ -41,7 +42,6 @@ const STRICTATIME: u64 = 0x20;
 
 /// Every option by name.
 const OPTIONS: &[(&str, Effect)] = &[
-    ("acl", Effect::Superblock("acl", true)),
     ("async", Effect::Superblock("sync", false)),
     ("atime", Effect::AccessTime(RELATIME)),
     ("bind", Effect::Bind(false)),
@@ -51,18 +51,17 @@ const OPTIONS: &[(&str, Effect)] = &[
     ("dirsync", Effect::Superblock("dirsync", true)),
     ("exec", Effect::Clear(libc::MOUNT_ATTR_NOEXEC)),
     ("idmap", Effect::IdMap(false)),
-    ("iversion", Effect::Superblock("iversion", true)),
+    ("iversion", Effect::Nothing),
     ("lazytime", Effect::Superblock("lazytime", true)),
     ("loud", Effect::Nothing),
     ("mand", Effect::Superblock("mand", true)),
-    ("noacl", Effect::Superblock("noacl", true)),
     ("noatime", Effect::AccessTime(NOATIME)),
     ("nodev", Effect::Set(libc::MOUNT_ATTR_NODEV)),
     ("nodiratime", Effect::Set(libc::MOUNT_ATTR_NODIRATIME)),
     ("noexec", Effect::Set(libc::MOUNT_ATTR_NOEXEC)),
-    ("noiversion", Effect::Superblock("noiversion", true)),
+    ("noiversion", Effect::Nothing),
     ("nolazytime", Effect::Superblock("lazytime", false)),
-    ("nomand", Effect::Nothing),
+    ("nomand", Effect::Superblock("mand", false)),
     ("norelatime", Effect::AccessTime(STRICTATIME)),
     ("nostrictatime", Effect::AccessTime(RELATIME)),
     ("nosuid", Effect::Set(libc::MOUNT_ATTR_NOSUID)),

@@ -20,6 +20,8 @@ mod root;
 mod scheduling;
 mod sysctl;
 
+pub(super) use hooks::HOOKS;
+
 /// One rule: it refuses the configuration with an error, or adds warnings.
 type Rule = fn(&mut Check<'_>) -> Result<()>;
 
