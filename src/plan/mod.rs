@@ -10,7 +10,6 @@
 pub mod builder;
 pub mod caps;
 mod cgroup_mounts;
-mod cpulist;
 mod devices;
 pub mod explain;
 pub mod lsm;

@@ -1,9 +1,10 @@
 //! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
 
 use super::builder::{Builder, cpath, cstring, slots};
-use super::{Host, caps, cpulist, lsm};
+use super::{Host, caps, lsm};
 use crate::error::{Error, Result};
 use crate::init::{Environment, Exec, Gate, Op};
+use crate::spec::cpu_list;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
@@ -172,7 +173,7 @@ pub fn memory_policy(builder: &mut Builder, linux: &Linux) -> Result<()> {
         }
     });
     let nodes = match policy.nodes().as_deref().filter(|nodes| !nodes.is_empty()) {
-        Some(nodes) => cpulist::parse("linux.memoryPolicy.nodes", nodes)?,
+        Some(nodes) => cpu_list::parse("linux.memoryPolicy.nodes", nodes)?,
         None => Vec::new(),
     };
     builder.push("linux.memoryPolicy", Op::MemoryPolicy { mode: mode | flags, nodes });
@@ -206,8 +207,8 @@ fn scheduling(builder: &mut Builder, process: &Process) -> Result<()> {
 
 /// execCPUAffinity applies to `exec` alone (runtime-spec config.md): initial before the cgroup is joined, final after.
 pub fn affinity(builder: &mut Builder, field: &str, list: Option<&String>) -> Result<()> {
-    if let Some(list) = list {
-        builder.push(field, Op::Affinity { mask: cpulist::parse(field, list)? });
+    if let Some(list) = list.filter(|list| !list.is_empty()) {
+        builder.push(field, Op::Affinity { mask: cpu_list::parse(field, list)? });
     }
     Ok(())
 }
