@@ -24,7 +24,7 @@ test: build bundle ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) cargo test --locked
 
-test-vm: build bundle ## the integration tests in VMs of unified cgroup v2, with and without systemd
+test-vm: build bundle ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
 	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
 
