@@ -4,7 +4,7 @@
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
 # shellcheck disable=SC2034  # used by the scripts that source this file
 root=$(dirname "$(dirname "$here")")
-cache=${VM_CACHE:-${CARGO_TARGET_DIR:-$root/target}/vm}
+cache=$(readlink -m "${VM_CACHE:-${CARGO_TARGET_DIR:-$root/target}/vm}")
 PATH=$PATH:/usr/sbin:/sbin # mke2fs, debugfs and debootstrap live there
 
 # 125 means "the VM could not be used", as with env(1) and docker run: no
