@@ -18,7 +18,6 @@ use std::os::fd::{AsFd, RawFd};
 pub(super) struct Context<'a> {
     pub spec: &'a Spec,
     pub listener: Option<&'a Listener>,
-    pub rootless: bool,
     pub state: &'a State,
     pub child: Child,
 }
@@ -76,7 +75,7 @@ fn last_words(sync: RawFd) -> Error {
 impl Context<'_> {
     fn meet(&self, gate: Gate, sync: RawFd) -> Result<()> {
         match gate {
-            Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec, self.rootless),
+            Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
             Gate::StartHooks => self.start_hooks(),
             Gate::Listener => self.send_listener(sync),

@@ -12,15 +12,15 @@ use std::process::Command;
 ///
 /// # Errors
 /// The file or program that refused them.
-pub(super) fn write_mappings(pid: i32, spec: &Spec, rootless: bool) -> Result<()> {
+pub(super) fn write_mappings(pid: i32, spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
     let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
     let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    if rootless {
-        write_rootless(pid, uids, gids)
-    } else {
+    if nix::unistd::geteuid().is_root() {
         write_map(pid, "uid_map", "linux.uidMappings", uids)?;
         write_map(pid, "gid_map", "linux.gidMappings", gids)
+    } else {
+        write_rootless(pid, uids, gids)
     }
 }
 

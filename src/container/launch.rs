@@ -140,7 +140,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         preserve_fds: options.preserve_fds,
         wait_for_start: options.wait_for_start,
         pidfd_socket: options.pidfd_socket.is_some(),
-        rootless: options.rootless,
+        privileged: nix::unistd::geteuid().is_root(),
     })?;
     Ok(Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings })
 }
@@ -284,11 +284,10 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     let terminal_socket = kept.terminal;
     report.recorded.store(1, Ordering::Release);
     // The byte wakes an init that came first. One that is dead by now is found out below.
-    let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[1]);
+    let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
     let context = gates::Context {
         spec: &prepared.loaded.spec,
         listener: prepared.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
-        rootless: options.rootless,
         state: &state,
         child,
     };
@@ -471,18 +470,14 @@ pub(super) fn spawn(
     let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };
     let request = clone::Request { flags: plan.clone_flags | memory, cgroup, exit_signal: libc::SIGCHLD };
     let child = if plan.stage.is_empty() {
-        clone::spawn_static(&request, init::run, init)
+        clone::spawn_static(&request, init::run, init).map_err(|errno| super::stage::clone_error(&request, errno))
     } else {
         super::stage::spawn(plan, &request, init)
     };
     if !options.foreground {
         process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     }
-    let child = child.map_err(|errno| {
-        let names = init::namespace_names(plan.clone_flags as i32);
-        Error::system(format!("linux.namespaces: clone3({names})"), errno)
-    })?;
-    Ok(Spawned { child, sync })
+    Ok(Spawned { child: child?, sync })
 }
 
 /// What `start` says when a step after its connection fails.

@@ -61,7 +61,6 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let context = gates::Context {
         spec: &loaded.spec,
         listener: listener.as_ref(),
-        rootless: false,
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
     };

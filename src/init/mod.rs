@@ -25,4 +25,4 @@ mod target;
 
 pub use network::help as help_with_network;
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step, namespace_names};
-pub use run::{FAILURE, Init, READY, Slots, run, run_here};
+pub use run::{FAILURE, Init, READY, RECORDED, Slots, run, run_here};

@@ -161,8 +161,8 @@ pub enum Op {
     AwaitStart { listener: Slot },
     /// Writes to a file below an open directory, a procfs as a rule (sysctls, timens_offsets, oom_score_adj, LSM attributes).
     WriteFile { dir: Slot, path: CString, data: Vec<u8> },
-    /// PR_SET_DUMPABLE 0: nobody in the namespaces may look into this process (CVE-2016-9962).
-    NotDumpable,
+    /// PR_SET_DUMPABLE: with `false` nobody in the namespaces may look into this process (CVE-2016-9962).
+    Dumpable(bool),
     /// A bind over /proc must be a procfs, or LSMs would be fooled (CVE-2019-16884).
     RequireProcfs { mount: Slot },
     /// Becomes uid and gid 0 of a user namespace that was just entered or mapped.
@@ -350,7 +350,7 @@ impl fmt::Display for Op {
             Self::WriteFile { dir, path, data } => {
                 write!(f, "write({dir}/{}, {:?})", text(path), String::from_utf8_lossy(data))
             }
-            Self::NotDumpable => write!(f, "prctl(PR_SET_DUMPABLE, 0)"),
+            Self::Dumpable(on) => write!(f, "prctl(PR_SET_DUMPABLE, {})", u8::from(*on)),
             Self::RequireProcfs { mount } => write!(f, "fstatfs({mount}): must be a procfs"),
             Self::BecomeRoot => write!(f, "setresgid(0), setresuid(0)"),
             Self::RootPropagation { propagation } => {

@@ -14,6 +14,8 @@ use std::sync::atomic::Ordering;
 /// The exit status of a child that could not execute its program; nobody but the runtime sees it.
 const FAILED: i32 = 1;
 
+/// What the runtime writes once it has recorded the pid. It may come while init waits for something else.
+pub const RECORDED: u8 = 1;
 /// What init writes once it waits for `start`.
 pub const READY: u8 = b'r';
 /// What init writes to `start`, before the errno and a sentence, when a step failed.
@@ -171,7 +173,7 @@ impl Executor<'_> {
                 Ok(())
             }
             Op::WriteFile { dir, path, data } => self.write_file(*dir, path, data),
-            Op::NotDumpable => process::prctl(libc::PR_SET_DUMPABLE, [0; 4]).map(drop),
+            Op::Dumpable(on) => process::prctl(libc::PR_SET_DUMPABLE, [usize::from(*on), 0, 0, 0]).map(drop),
             Op::RequireProcfs { mount } => match fs::file_system(self.slots.get(*mount))? {
                 target::PROC_SUPER_MAGIC => Ok(()),
                 _ => Err(Errno::EPERM),
@@ -356,11 +358,13 @@ impl Executor<'_> {
         if gate == Gate::Listener {
             fs::write(self.sync, &self.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
         }
-        let mut answer = [0u8; 1];
-        match fs::read(self.sync, &mut answer)? {
-            1 if answer == [gate.byte()] => Ok(()),
-            _ => Err(Errno::ECANCELED),
+        let mut answer = [RECORDED];
+        while answer == [RECORDED] {
+            if fs::read(self.sync, &mut answer)? != 1 {
+                return Err(Errno::ECANCELED);
+            }
         }
+        if answer == [gate.byte()] { Ok(()) } else { Err(Errno::ECANCELED) }
     }
 
     /// The parent sets the flag and writes a byte; the byte is read only if the flag came too late. A parent that died
@@ -505,8 +509,10 @@ fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>, keep_caps: bool) -> S
     if keep_caps {
         process::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0])?;
     }
-    if let Some(groups) = groups {
-        process::setgroups(groups)?;
+    match groups.map(process::setgroups) {
+        // In a user namespace that denies setgroups(2) the groups stay as they are (user_namespaces(7)).
+        Some(Err(Errno::EPERM)) if groups.is_some_and(<[u32]>::is_empty) => {}
+        set => set.unwrap_or(Ok(()))?,
     }
     process::setgid(gid)?;
     process::setuid(uid)?;

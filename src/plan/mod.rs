@@ -79,8 +79,8 @@ pub struct Input<'a> {
     pub wait_for_start: bool,
     /// --pidfd-socket.
     pub pidfd_socket: bool,
-    /// Whether the caller lacks the rights of root.
-    pub rootless: bool,
+    /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
+    pub privileged: bool,
 }
 
 impl<'a> Input<'a> {
@@ -99,6 +99,12 @@ impl<'a> Input<'a> {
     /// The container's cgroup in the hierarchy of `controller`, "" for v2.
     fn cgroup_directory(&self, controller: &str) -> Option<&'a Path> {
         self.cgroup_directories.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
+    }
+
+    /// Whether sources of mounts are looked up by the runtime: in its user namespace init is another user, who may not
+    /// reach them. A runtime without rights of its own gains them only inside, where init is this same user.
+    fn mounts_from_outside(&self) -> bool {
+        self.privileged && self.has_user_namespace()
     }
 
     /// The path of a namespace: `None` when the config does not have that kind, `Some(None)` for a new one.

@@ -275,9 +275,8 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     let source = cpath(&field, &input.bundle.join(source))?;
     let recursive = entry.options.bind.unwrap_or(false);
     let id_mapped = entry.options.idmap.is_some() || entry.mappings.is_some();
-    // With a user namespace of its own the container may not be able to reach the source: then the runtime copies the
-    // mount and init only puts it in place.
-    let mount = if id_mapped || input.creates_user_namespace() {
+    // What the runtime copies, init only puts in place.
+    let mount = if id_mapped || input.mounts_from_outside() {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
         outside.steps.push(Step { op, field: entry.field.clone() });

@@ -80,7 +80,6 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     }
     // The user namespace gives the rights to join the others.
     entered.sort_by_key(|(kind, ..)| (*kind != libc::CLONE_NEWUSER, *kind != libc::CLONE_NEWPID));
-    let joins_user = entered.iter().any(|(kind, ..)| *kind == libc::CLONE_NEWUSER);
     for (kind, slot, field) in entered {
         let step = Op::EnterNamespace { ns: slot, kinds: kind };
         if kind == libc::CLONE_NEWPID || kind == libc::CLONE_NEWUSER {
@@ -92,19 +91,20 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     if input.creates_user_namespace() {
         builder.push("linux.uidMappings", Op::Meet(Gate::Mappings));
     }
-    if input.creates_user_namespace() || joins_user {
-        builder.push("linux.uidMappings", Op::BecomeRoot);
-        builder.push("(runtime)", Op::NotDumpable);
+    // As the user that nobody inside is: its files below /proc belong to another once it is the container's root.
+    if input.creates(LinuxNamespaceType::Time) {
+        time(builder, input);
     }
-    found.may_set_groups = !(input.rootless && input.creates_user_namespace()) || maps_groups(input);
+    if input.has_user_namespace() {
+        builder.push("linux.uidMappings", Op::BecomeRoot);
+        builder.push("(runtime)", Op::Dumpable(false));
+    }
+    found.may_set_groups = input.privileged || !input.creates_user_namespace() || maps_groups(input);
     if input.creates(LinuxNamespaceType::Network) {
         network(builder, &mut found);
     }
     if input.creates(LinuxNamespaceType::Cgroup) {
         builder.push("linux.namespaces (cgroup)", Op::NewNamespaces { kinds: libc::CLONE_NEWCGROUP });
-    }
-    if input.creates(LinuxNamespaceType::Time) {
-        time(builder, input);
     }
     Ok(found)
 }
@@ -137,8 +137,11 @@ fn time(builder: &mut Builder, input: &Input<'_>) {
         .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
     let data = lines.collect::<String>().into_bytes();
     if !data.is_empty() {
+        if input.has_user_namespace() {
+            // Entering it may have taken the file away from us (ptrace(2), "PTRACE_MODE_*": dumpable).
+            builder.push("linux.timeOffsets", Op::Dumpable(true));
+        }
         let dir = builder.procfs();
-        debug_assert_eq!(dir, slots::PROC);
         builder.push("linux.timeOffsets", Op::WriteFile { dir, path: c"self/timens_offsets".into(), data });
     }
 }

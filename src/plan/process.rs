@@ -237,6 +237,11 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     let drop = caps::dropped(&capability_sets(process, context.host), held);
     builder.push("process.capabilities.bounding", Op::DropBounding { drop });
     let groups = user.additional_gids().clone().unwrap_or_default();
+    if !context.may_set_groups && !groups.is_empty() {
+        let problem = "cannot set any additional groups in a rootless container that maps one group alone: map more \
+                       in linux.gidMappings (for which newgidmap is needed), or leave it out";
+        return Err(Error::config("process.user.additionalGids", problem));
+    }
     builder.push(
         "process.user",
         Op::BecomeUser {

@@ -102,6 +102,8 @@ pub struct Stage {
     pub pidfd: AtomicI32,
     /// Why there is none.
     pub errno: AtomicI32,
+    /// Which of the stage's steps failed; the number of steps itself stands for the clone.
+    pub step: AtomicU32,
 }
 
 // SAFETY: all fields are atomics, for which zero is valid.
