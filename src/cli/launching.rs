@@ -5,7 +5,7 @@ use super::parse::Words;
 use crate::cgroup::Driver;
 use crate::container::launch::Options;
 use crate::container::state::Store;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::plan::Overlay;
 use std::path::PathBuf;
 
@@ -39,16 +39,13 @@ pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Res
 /// The container `id` of `bundle`, with no options at all.
 ///
 /// # Errors
-/// A cgroup driver that this build does not have.
+/// A value that is not valid.
 pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Result<Options> {
-    if global.systemd_cgroup {
-        return Err(Error::new(Kind::Usage, "--systemd-cgroup: there is no systemd driver: leave the option out"));
-    }
     Ok(Options {
         store: Store::new(&global.root),
         id: id.to_owned(),
         bundle,
-        driver: Driver::Cgroupfs,
+        driver: if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs },
         rootless: global.rootless(),
         no_pivot: false,
         no_new_keyring: false,

@@ -75,6 +75,8 @@ fn last_words(sync: RawFd) -> Error {
 impl Context<'_> {
     fn meet(&self, gate: Gate, sync: RawFd) -> Result<()> {
         match gate {
+            // Done before the first meeting.
+            Gate::Cgroup => Ok(()),
             Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
             Gate::StartHooks => self.start_hooks(),

@@ -106,6 +106,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     };
     let (cgroup, layout) = cgroups(options, &loaded.spec)?;
     warnings.extend(cgroup.warnings.iter().cloned());
+    let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
+    let v1_directories = cgroup.directories.iter().filter(is_v1).count();
     let handle = cgroup.handle();
     let overlay = options.overlay.clone().or_else(|| {
         let annotations = loaded.spec.annotations().as_ref()?;
@@ -124,11 +126,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         seccomp: filter.as_ref(),
         host: &machine,
         layout: &layout,
-        cgroups_to_join: cgroup
-            .directories
-            .iter()
-            .filter(|directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_)))
-            .count(),
+        cgroup_awaits_init: cgroup.unit.is_some(),
+        cgroups_to_join: if cgroup.unit.is_some() { 0 } else { v1_directories },
         cgroup_directories: &directories,
         bundle: &bundle,
         rootfs: &rootfs,
@@ -264,9 +263,9 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     // Init may run in this memory for as long as it waits for `start`, whatever becomes of this process's stack.
     let prepared: &'static Prepared = Box::leak(Box::new(prepared));
     let plan = &prepared.plan;
-    let state = initial_state(options, prepared);
+    let mut state = initial_state(options, prepared);
     entry.save(&state)?;
-    let cgroup = &*undo.cgroup.insert(prepared.cgroup.create()?);
+    let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report: &'static Shared<Report> =
@@ -279,6 +278,11 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     let cloned_at = if options.timings { process::now() } else { 0 };
     undo.child = Some(child);
     drop(kept.given);
+    if cgroup.awaits_init() {
+        cgroup.admit(child.pid)?;
+        state.cgroup = cgroup.handle().clone();
+        entry.save(&state)?;
+    }
     undo.pid_file.clone_from(&options.pid_file);
     record(options, prepared, &entry, cgroup, child)?;
     let terminal_socket = kept.terminal;

@@ -59,6 +59,8 @@ pub enum Source {
 /// A place where init and the runtime meet: one byte each way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
+    /// The runtime has put init into its cgroups: systemd makes them around a process that exists.
+    Cgroup,
     /// The runtime writes the id mappings.
     Mappings,
     /// The runtime runs prestart, createRuntime and createContainer hooks.
@@ -75,6 +77,7 @@ impl Gate {
     /// The byte that init sends.
     pub fn byte(self) -> u8 {
         match self {
+            Self::Cgroup => b'c',
             Self::Mappings => b'm',
             Self::Hooks => b'h',
             Self::StartHooks => b's',
@@ -85,7 +88,7 @@ impl Gate {
 
     /// The gate that a byte stands for.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Mappings, Self::Hooks, Self::StartHooks, Self::Listener, Self::NetDevices]
+        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::StartHooks, Self::Listener, Self::NetDevices]
             .into_iter()
             .find(|gate| gate.byte() == byte)
     }

@@ -82,6 +82,8 @@ struct Executor<'a> {
     started: bool,
     /// The candidate to execute.
     candidate: usize,
+    /// Which stand-ins for masked paths are attached, for files and for directories.
+    masks_attached: [bool; 2],
 }
 
 /// Executes the steps, then the program. Never returns.
@@ -93,6 +95,7 @@ pub fn run(init: &Init<'_>) -> ! {
         sync: init.sync,
         started: false,
         candidate: 0,
+        masks_attached: [false; 2],
     };
     fs::close(init.sync_of_parent);
     fs::umask(0);
@@ -118,7 +121,8 @@ pub fn run(init: &Init<'_>) -> ! {
 /// # Errors
 /// The index of the step that failed, and why.
 pub fn run_here(steps: &[Step], slots: &mut Slots, exec: &Exec, report: &Report) -> Result<(), (usize, Errno)> {
-    let mut executor = Executor { slots: *slots, exec, report, sync: -1, started: false, candidate: 0 };
+    let mut executor =
+        Executor { slots: *slots, exec, report, sync: -1, started: false, candidate: 0, masks_attached: [false; 2] };
     let result = steps
         .iter()
         .enumerate()
@@ -233,16 +237,13 @@ impl Executor<'_> {
                 result => result,
             },
             Op::CopyUp { from, to } => super::copy::copy_up(self.slots.get(*from), self.slots.get(*to)),
-            Op::MakeDevice { root, device } => {
-                let (dir, name) = target::open_parent(self.slots.get(*root), &device.path)?;
-                let result = match fs::mknod(dir, name, device.mode, device.dev) {
+            Op::MakeDevice { root, device } => target::in_parent(self.slots.get(*root), &device.path, |dir, name| {
+                match fs::mknod(dir, name, device.mode, device.dev) {
                     Err(Errno::EEXIST) => Ok(()),
                     Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
                     result => result,
-                };
-                fs::close(dir);
-                result
-            }
+                }
+            }),
             Op::BindDevice { root, device, host } => {
                 let tree = mount::open_tree_clone(fs::CWD, host, 0)?;
                 let place = target::open_target(
@@ -257,13 +258,10 @@ impl Executor<'_> {
                 result
             }
             Op::MakeLink { root, path, target } => {
-                let (dir, name) = target::open_parent(self.slots.get(*root), path)?;
-                let result = match fs::symlink(target, dir, name) {
+                target::in_parent(self.slots.get(*root), path, |dir, name| match fs::symlink(target, dir, name) {
                     Err(Errno::EEXIST) => Ok(()),
                     result => result,
-                };
-                fs::close(dir);
-                result
+                })
             }
             Op::Console { root, socket, size, owner, bind_console } => {
                 let socket = self.slots.get(*socket);
@@ -388,12 +386,22 @@ impl Executor<'_> {
         result
     }
 
-    fn mask(&self, root: Slot, path: &CStr, null: Slot, empty: Slot) -> Sys {
+    /// The first file and the first directory get the stand-ins themselves, all others copies of these: a mount that is
+    /// attached nowhere can be copied only since Linux 6.15.
+    fn mask(&mut self, root: Slot, path: &CStr, null: Slot, empty: Slot) -> Sys {
         let Some(place) = existing(self.slots.get(root), path)? else { return Ok(()) };
         let is_directory = fs::stat(place)?.st_mode & libc::S_IFMT == libc::S_IFDIR;
-        let tree = mount::open_tree_clone(self.slots.get(if is_directory { empty } else { null }), c"", 0)?;
-        let result = mount::attach(tree, place);
-        fs::close(tree);
+        let stand_in = self.slots.get(if is_directory { empty } else { null });
+        let [files, directories] = &mut self.masks_attached;
+        let attached = std::mem::replace(if is_directory { directories } else { files }, true);
+        let result = if attached {
+            let tree = mount::open_tree_clone(stand_in, c"", 0)?;
+            let result = mount::attach(tree, place);
+            fs::close(tree);
+            result
+        } else {
+            mount::attach(stand_in, place)
+        };
         fs::close(place);
         result
     }

@@ -27,11 +27,12 @@ pub fn open_in_root(root: RawFd, path: &CStr, flags: i32) -> Sys<RawFd> {
 /// Opens the destination of a mount as an `O_PATH` descriptor, made first where it is missing.
 pub fn open_target(root: RawFd, path: &CStr, create: Create, rule: Rule) -> Sys<RawFd> {
     let resolve = if rule == Rule::PlainDirectory { PLAIN } else { IN_ROOT };
-    let target = match fs::open_resolved(root, path, libc::O_PATH, 0, resolve) {
+    let directory = if create == Create::Directory { libc::O_DIRECTORY } else { 0 };
+    let target = match fs::open_resolved(root, path, libc::O_PATH | directory, 0, resolve) {
         Err(Errno::ENOENT) => make(root, path, create)?,
         result => result?,
     };
-    match check(target, create, rule) {
+    match check(target, rule) {
         Ok(()) => Ok(target),
         Err(errno) => {
             fs::close(target);
@@ -41,31 +42,26 @@ pub fn open_target(root: RawFd, path: &CStr, create: Create, rule: Rule) -> Sys<
 }
 
 /// Whether an opened destination is what `rule` wants.
-fn check(target: RawFd, create: Create, rule: Rule) -> Sys {
-    if rule == Rule::PlainDirectory || create == Create::Directory {
-        let stat = fs::stat(target)?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
-            return Err(Errno::ENOTDIR);
-        }
-    }
+fn check(target: RawFd, rule: Rule) -> Sys {
     if rule == Rule::OffProc && fs::file_system(target)? == PROC_SUPER_MAGIC {
         return Err(Errno::EPERM);
     }
     Ok(())
 }
 
-/// Opens the directory that holds the last component of `path`, made where missing, and gives that component's name.
-pub fn open_parent(root: RawFd, path: &CStr) -> Sys<(RawFd, &CStr)> {
+/// Calls `make` with the directory that holds the last component of `path`, made where missing, and that component's
+/// name.
+pub fn in_parent(root: RawFd, path: &CStr, make: impl FnOnce(RawFd, &CStr) -> Sys) -> Sys {
     let bytes = path.to_bytes_with_nul();
-    let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else {
-        return Ok((fs::open_resolved(root, c".", libc::O_PATH | libc::O_DIRECTORY, 0, PLAIN)?, path));
-    };
+    let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return make(root, path) };
     let mut parent = Name::new();
     parent.append(bytes.get(..slash).unwrap_or_default())?;
     parent.append(b"/")?;
     let dir = open_target(root, parent.as_cstr()?, Create::Directory, Rule::Any)?;
     let name = CStr::from_bytes_with_nul(bytes.get(slash + 1..).unwrap_or_default()).map_err(|_| Errno::EINVAL)?;
-    Ok((dir, name))
+    let result = make(dir, name);
+    fs::close(dir);
+    result
 }
 
 /// Makes the missing part of `path` inside `root` and opens the end of it.
@@ -331,11 +327,16 @@ mod tests {
     fn the_parent_and_the_name() {
         let dir = tempfile::tempdir().unwrap();
         let root = root_of(dir.path());
-        let (parent, name) = open_parent(root, c"/dev/x/null").unwrap();
-        assert!(path_of(parent).ends_with("/dev/x"));
-        assert_eq!(name, c"null");
-        let (parent, name) = open_parent(root, c"null").unwrap();
-        assert_eq!(path_of(parent), std_fs::canonicalize(dir.path()).unwrap().to_str().unwrap());
-        assert_eq!(name, c"null");
+        in_parent(root, c"/dev/x/null", |parent, name| {
+            assert!(path_of(parent).ends_with("/dev/x"));
+            assert_eq!(name, c"null");
+            Ok(())
+        })
+        .unwrap();
+        in_parent(root, c"null", |parent, name| {
+            assert_eq!((parent, name), (root, c"null"));
+            Ok(())
+        })
+        .unwrap();
     }
 }

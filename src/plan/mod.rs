@@ -57,6 +57,8 @@ pub struct Input<'a> {
     pub layout: &'a Layout,
     /// How many v1 hierarchies init has to join.
     pub cgroups_to_join: usize,
+    /// Whether the runtime puts init into its cgroups, once there is an init.
+    pub cgroup_awaits_init: bool,
     /// Its cgroup directories by controller, "" for v2.
     pub cgroup_directories: &'a [(String, PathBuf)],
     /// The bundle, absolute.
@@ -169,6 +171,9 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     for index in 0..input.cgroups_to_join {
         let tasks = crate::init::Slot(first_cgroup_slot + index as u8);
         builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
+    }
+    if input.cgroup_awaits_init {
+        builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
     let mut namespaces = namespaces::compile(&mut builder, input)?;
     if input.namespace(LinuxNamespaceType::Mount).is_some() {
