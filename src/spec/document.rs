@@ -34,17 +34,20 @@ pub(super) struct Document {
 impl Document {
     pub(super) fn finish(self, warnings: &mut Vec<Warning>) -> (oci::Spec, Option<Seccomp>) {
         let mut seccomp = None;
+        // Its types can be made by way of their defaults only, which are another runtime's idea of a container: every
+        // field is replaced, and the parts of the one default are used again, for they cost more than the parsing.
         let mut spec = oci::Spec::default();
-        // The defaults are another runtime's idea of a container: every field is replaced.
+        let process = spec.process_mut().take().unwrap_or_default();
+        let linux = spec.linux_mut().take().unwrap_or_default();
         spec.set_version(self.oci_version)
             .set_root(self.root)
             .set_mounts(self.mounts)
-            .set_process(self.process.map(|process| process.finish("process", warnings)))
+            .set_process(self.process.map(|read| read.finish(process, warnings)))
             .set_hostname(self.hostname)
             .set_domainname(self.domainname)
             .set_hooks(self.hooks)
             .set_annotations(self.annotations)
-            .set_linux(self.linux.map(|linux| linux.finish(&mut seccomp)));
+            .set_linux(self.linux.map(|read| read.finish(linux, &mut seccomp)));
         (spec, seccomp)
     }
 }
@@ -73,9 +76,9 @@ struct Linux {
 }
 
 impl Linux {
-    fn finish(self, seccomp: &mut Option<Seccomp>) -> oci::Linux {
+    /// All of it, into a `linux` of which nothing is kept.
+    fn finish(self, mut linux: oci::Linux, seccomp: &mut Option<Seccomp>) -> oci::Linux {
         *seccomp = self.seccomp.map(Seccomp::new);
-        let mut linux = oci::Linux::default();
         linux
             .set_net_devices(self.net_devices)
             .set_uid_mappings(self.uid_mappings)
@@ -174,13 +177,13 @@ struct Affinity {
 }
 
 impl Process {
-    pub(super) fn finish(self, field: &str, warnings: &mut Vec<Warning>) -> oci::Process {
+    /// All of it, into a `process` of which nothing is kept.
+    pub(super) fn finish(self, mut process: oci::Process, warnings: &mut Vec<Warning>) -> oci::Process {
         let affinity = self.exec_cpu_affinity.map(|from| {
             let mut affinity = oci::ExecCPUAffinity::default();
             affinity.set_initial(from.initial).set_cpu_affinity_final(from.last);
             affinity
         });
-        let mut process = oci::Process::default();
         process
             .set_terminal(self.terminal)
             .set_console_size(self.console_size)
@@ -188,7 +191,7 @@ impl Process {
             .set_args(self.args)
             .set_env(self.env)
             .set_cwd(self.cwd)
-            .set_capabilities(self.capabilities.map(|sets| sets.finish(field, warnings)))
+            .set_capabilities(self.capabilities.map(|sets| sets.finish(warnings)))
             .set_rlimits(self.rlimits)
             .set_no_new_privileges(self.no_new_privileges)
             .set_apparmor_profile(self.apparmor_profile)
@@ -212,7 +215,7 @@ struct Capabilities {
 }
 
 impl Capabilities {
-    fn finish(self, process: &str, warnings: &mut Vec<Warning>) -> oci::LinuxCapabilities {
+    fn finish(self, warnings: &mut Vec<Warning>) -> oci::LinuxCapabilities {
         let mut known = |set: Option<Vec<Entry>>, name: &str| -> Option<oci::Capabilities> {
             Some(
                 set?.into_iter()
@@ -220,14 +223,15 @@ impl Capabilities {
                         Entry::Known(capability) => Some(capability),
                         Entry::Unknown(text) => {
                             let problem = format!("unknown capability {text:?} is left out");
-                            warnings.push(Warning::new(format!("{process}.capabilities.{name}"), problem));
+                            warnings.push(Warning::new(format!("process.capabilities.{name}"), problem));
                             None
                         }
                     })
                     .collect(),
             )
         };
-        let mut capabilities = oci::LinuxCapabilities::default();
+        // Five empty sets by way of JSON are cheaper than the five full ones of its default.
+        let mut capabilities: oci::LinuxCapabilities = serde_json::from_str("{}").unwrap_or_default();
         capabilities
             .set_bounding(known(self.bounding, "bounding"))
             .set_effective(known(self.effective, "effective"))

@@ -23,7 +23,7 @@ pub fn load_process(path: &Path) -> Result<(oci::Process, Vec<Warning>)> {
 pub fn parse_process(text: &[u8]) -> Result<(oci::Process, Vec<Warning>)> {
     let process: Process = json::read(Place::PROCESS, text)?;
     let mut warnings = Vec::new();
-    let process = process.finish("process", &mut warnings);
+    let process = process.finish(oci::Process::default(), &mut warnings);
     Ok((process, warnings))
 }
 

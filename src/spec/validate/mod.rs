@@ -96,14 +96,12 @@ pub fn validate_rootless(spec: &Spec) -> Result<()> {
     ids::rootless(&Check { spec, warnings: Vec::new() })
 }
 
-/// Checks a process object by itself, as `exec` gets it, and returns what has to be logged.
+/// Checks a process object by itself, as `exec` gets it.
 ///
 /// # Errors
 /// The first rule that it breaks, in one sentence that names the field.
-pub fn validate_process(process: &Process) -> Result<Vec<Warning>> {
-    let mut warnings = Vec::new();
-    process::check(process, &mut warnings)?;
-    Ok(warnings)
+pub fn validate_process(process: &Process) -> Result<()> {
+    process::check(process)
 }
 
 /// Refuses a path that does not begin with a slash.

@@ -2,9 +2,8 @@
 
 use super::{Check, absolute, environment, scheduling};
 use crate::error::{Error, Result};
-use crate::spec::warning::Warning;
-use crate::spec::{capability, cpu_list};
-use oci_spec::runtime::{Capabilities, LinuxCapabilities, Process};
+use crate::spec::cpu_list;
+use oci_spec::runtime::Process;
 
 /// The most supplementary groups that setgroups(2) takes (linux/limits.h, `NGROUPS_MAX`).
 const MAX_GROUPS: usize = 65536;
@@ -12,20 +11,17 @@ const MAX_GROUPS: usize = 65536;
 /// config.md, "Process".
 pub(super) fn process(check: &mut Check<'_>) -> Result<()> {
     match check.spec.process() {
-        Some(process) => self::check(process, &mut check.warnings),
+        Some(process) => self::check(process),
         None => Err(Error::config("process", "is missing: say what to run")),
     }
 }
 
-/// Goes through the rules for a process object.
-pub(super) fn check(process: &Process, warnings: &mut Vec<Warning>) -> Result<()> {
+/// Goes through the rules for a process object. What its capabilities can be granted, the Plan says.
+pub(super) fn check(process: &Process) -> Result<()> {
     command(process)?;
     terminal(process)?;
     user(process)?;
     rlimits(process)?;
-    if let Some(capabilities) = process.capabilities() {
-        grantable(capabilities, warnings);
-    }
     oom_score(process)?;
     labels(process)?;
     scheduling::scheduler(process)?;
@@ -95,29 +91,6 @@ fn rlimits(process: &Process) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// capset(2) and prctl(2): effective lies within permitted, ambient within permitted and inheritable. What cannot be
-/// granted has to be logged and should not be an error (config.md, "Linux Process").
-fn grantable(sets: &LinuxCapabilities, warnings: &mut Vec<Warning>) {
-    let lacking = |wanted: &Option<Capabilities>, within: &Option<Capabilities>| {
-        let has = |capability| within.as_ref().is_some_and(|set| set.contains(capability));
-        let mut lacking: Vec<u8> =
-            wanted.iter().flatten().filter(|wanted| !has(wanted)).map(|wanted| capability::number(*wanted)).collect();
-        lacking.sort_unstable();
-        lacking
-    };
-    for (name, wanted, other, within) in [
-        ("effective", sets.effective(), "permitted", sets.permitted()),
-        ("ambient", sets.ambient(), "permitted", sets.permitted()),
-        ("ambient", sets.ambient(), "inheritable", sets.inheritable()),
-    ] {
-        for number in lacking(wanted, within) {
-            let capability = capability::CAPABILITIES.get(usize::from(number)).map_or("", |(name, _)| name);
-            let problem = format!("{capability} cannot be granted, for {other} is without it");
-            warnings.push(Warning::new(format!("process.capabilities.{name}"), problem));
-        }
-    }
 }
 
 /// proc_pid_oom_score_adj(5).
