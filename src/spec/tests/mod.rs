@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod fuzz;
+
 /// The smallest configuration that is accepted, with `members` added to it.
 fn minimal(members: &str) -> String {
     let comma = if members.is_empty() { "" } else { "," };
@@ -179,4 +181,27 @@ fn every_field_is_read() {
     let written: serde_json::Value = serde_json::from_str(text).unwrap();
     assert_eq!(read, written);
     validate(&loaded.spec).unwrap();
+}
+
+/// What the engines write is accepted, and needs no second attempt.
+#[test]
+fn the_engines_configurations_are_accepted() {
+    let joined = |list: &str| {
+        format!("linux.{list}: is not applied: the user namespace that is joined (\"/proc/4321/ns/user\") has its own")
+    };
+    for (text, expected) in [
+        (include_str!("samples/docker.json"), vec![]),
+        (include_str!("samples/podman-rootless.json"), vec![]),
+        (include_str!("samples/cri.json"), vec![joined("uidMappings"), joined("gidMappings")]),
+        (include_str!("samples/minimal.json"), vec![]),
+    ] {
+        serde_json::from_str::<document::Document>(text).unwrap();
+        let loaded = parse(text.as_bytes()).unwrap();
+        if let Some(seccomp) = &loaded.seccomp {
+            serde_json::from_str::<oci_spec::runtime::LinuxSeccomp>(seccomp.text()).unwrap();
+            seccomp.parse().unwrap();
+        }
+        let warnings = loaded.warnings.into_iter().chain(validate(&loaded.spec).unwrap());
+        assert_eq!(warnings.map(|warning| warning.to_string()).collect::<Vec<_>>(), expected);
+    }
 }
