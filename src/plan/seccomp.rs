@@ -141,9 +141,9 @@ fn refuse_newer(tables: &mut Tables, profile: &Profile) -> Result<()> {
             Arch::ScmpArchArm => 0..=0x000e_ffff,
             _ => 0..=u32::MAX,
         };
-        let last = profile.known.iter().filter_map(|name| profile::number(arch, name));
+        let mentioned = profile.known.values().flatten().filter(|(of, _)| *of == arch).map(|(_, number)| *number);
         // As runc, a profile that mentions nothing, or nothing but number 0, has no age.
-        let Some(last) = last.filter(|number| numbers.contains(number) && *number > 0).max() else { continue };
+        let Some(last) = mentioned.filter(|number| numbers.contains(number) && *number > 0).max() else { continue };
         if last < *numbers.end() {
             tables.set(profile::audit(arch), last + 1, *numbers.end(), missing);
         }

@@ -104,8 +104,8 @@ pub(super) struct Profile {
     pub archs: Vec<Arch>,
     /// The rules of each system call in the profile's order, without those that ask for the default action.
     pub rules: BTreeMap<String, Vec<Rule>>,
-    /// Every name that the profile mentions and this libseccomp or [`NEWER`] knows.
-    pub known: BTreeSet<String>,
+    /// Every name that the profile mentions and this libseccomp or [`NEWER`] knows, and its number where it has one.
+    pub known: BTreeMap<String, Vec<(Arch, u32)>>,
     /// Names that nobody knows: they are left out, as a profile is written for many kernels.
     pub unknown: Vec<String>,
     /// Whether a rule notifies.
@@ -135,7 +135,7 @@ impl Profile {
             default,
             archs,
             rules: BTreeMap::new(),
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             unknown: Vec::new(),
             notifies: false,
         };
@@ -158,7 +158,9 @@ impl Profile {
                 self.unknown.push(name.clone());
                 continue;
             }
-            self.known.insert(name.clone());
+            if !self.known.contains_key(name) {
+                self.known.insert(name.clone(), self.numbers(name));
+            }
             if action == self.default {
                 continue;
             }
@@ -189,8 +191,13 @@ impl Profile {
 
     /// Where the system call `name` is: architecture (AUDIT_ARCH_*) and number, for each of the profile's
     /// architectures that has it.
-    pub fn places(&self, name: &str) -> impl Iterator<Item = (u32, u32)> {
-        self.archs.iter().filter_map(move |&arch| Some((audit(arch), number(arch, name)?)))
+    pub fn places(&self, name: &str) -> Vec<(u32, u32)> {
+        let known = self.known.get(name).cloned().unwrap_or_else(|| self.numbers(name));
+        known.into_iter().map(|(arch, number)| (audit(arch), number)).collect()
+    }
+
+    fn numbers(&self, name: &str) -> Vec<(Arch, u32)> {
+        self.archs.iter().filter_map(|&arch| Some((arch, number(arch, name)?))).collect()
     }
 
     /// Divides the rules: for most system calls the profile says one thing, whatever the arguments, and that is
@@ -222,7 +229,7 @@ impl Profile {
             }
         }
         if !self.rules.contains_key(ANCHOR) {
-            plain.extend(self.places(ANCHOR).map(|place| (place, self.default)));
+            plain.extend(self.places(ANCHOR).into_iter().map(|place| (place, self.default)));
         }
         (plain, intricate)
     }
