@@ -31,6 +31,8 @@ test-vm: build bundle ## the same tests in VMs of unified cgroup v2, with and wi
 bundle: build $(ACTION) ## bundle/: a root filesystem with the action, and its config.json
 	mkdir -p $(addprefix bundle/rootfs/,dev proc sys tmp)
 	install -m 755 $(ACTION) bundle/rootfs/hello
+	rm -f bundle/config.json
+	$(MICRORUN) spec --bundle bundle --action /hello
 
 $(ACTION): rootfs/hello-$(ARCH).S
 	@mkdir -p dist

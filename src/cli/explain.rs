@@ -36,7 +36,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         (None, _) => launching::bundle(words),
     };
     let id = words.text("id")?.unwrap_or("explained");
-    let options = launching::bare(global, id, bundle)?;
+    let options = launching::bare(global, id, bundle);
     let prepared = launch::prepare(&Options { overlay: launching::overlay(words), foreground: true, ..options })?;
     warn(&prepared.warnings);
     if words.has("json") {

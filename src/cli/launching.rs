@@ -32,16 +32,13 @@ pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Res
         console_socket: words.path("console-socket"),
         pidfd_socket: words.path("pidfd-socket"),
         overlay: overlay(words),
-        ..bare(global, id, bundle)?
+        ..bare(global, id, bundle)
     })
 }
 
 /// The container `id` of `bundle`, with no options at all.
-///
-/// # Errors
-/// A value that is not valid.
-pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Result<Options> {
-    Ok(Options {
+pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Options {
+    Options {
         store: Store::new(&global.root),
         id: id.to_owned(),
         bundle,
@@ -57,5 +54,5 @@ pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Result<Options> {
         wait_for_start: false,
         foreground: false,
         timings: false,
-    })
+    }
 }

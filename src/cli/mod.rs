@@ -6,6 +6,7 @@
 mod create;
 mod delete;
 mod explain;
+mod features;
 pub mod global;
 pub mod grammar;
 pub mod help;
@@ -14,6 +15,7 @@ mod launching;
 mod list;
 pub mod parse;
 mod run;
+mod spec;
 mod start;
 mod state;
 pub mod value;
@@ -28,8 +30,18 @@ use std::io::{self, Write};
 use std::path::Path;
 
 /// All verbs, in the order of the help.
-pub static VERBS: &[&Verb] =
-    &[&create::VERB, &delete::VERB, &explain::VERB, &kill::VERB, &list::VERB, &run::VERB, &start::VERB, &state::VERB];
+pub static VERBS: &[&Verb] = &[
+    &create::VERB,
+    &delete::VERB,
+    &explain::VERB,
+    &features::VERB,
+    &kill::VERB,
+    &list::VERB,
+    &run::VERB,
+    &spec::VERB,
+    &start::VERB,
+    &state::VERB,
+];
 
 /// The exit code of runc for a verb that does not exist.
 const NO_SUCH_VERB: u8 = 3;

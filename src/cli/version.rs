@@ -2,16 +2,22 @@
 
 use libseccomp::ScmpVersion;
 
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it was built from, if the build knew.
+pub const COMMIT: Option<&str> = option_env!("MICRORUN_COMMIT");
+
+/// The version of libseccomp that is linked in.
+pub fn libseccomp() -> (u32, u32, u32) {
+    ScmpVersion::current().map_or((0, 0, 0), |version| (version.major, version.minor, version.micro))
+}
+
 /// The text, for a program that was called by the name `program`. No other line may have the word "version": Docker takes
 /// the last line that has it.
 pub fn text(program: &str) -> String {
-    let mut text = format!("{program} version {}\n", env!("CARGO_PKG_VERSION"));
-    if let Some(commit) = option_env!("MICRORUN_COMMIT") {
-        text.push_str(&format!("commit: {commit}\n"));
-    }
-    text.push_str(&format!("spec: {}\n", crate::container::state::OCI_VERSION));
-    if let Ok(ScmpVersion { major, minor, micro }) = ScmpVersion::current() {
-        text.push_str(&format!("libseccomp: {major}.{minor}.{micro}\n"));
-    }
-    text
+    let (major, minor, micro) = libseccomp();
+    let commit = COMMIT.map(|commit| format!("commit: {commit}\n")).unwrap_or_default();
+    let spec = crate::container::state::OCI_VERSION;
+    format!("{program} version {VERSION}\n{commit}spec: {spec}\nlibseccomp: {major}.{minor}.{micro}\n")
 }

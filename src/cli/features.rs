@@ -1,0 +1,33 @@
+//! `microrun features`
+
+use super::global::Global;
+use super::grammar::Verb;
+use super::parse::Words;
+use super::{print, version};
+use crate::error::Result;
+use crate::plan::seccomp;
+use crate::spec::features::{Facts, features};
+use libseccomp::ScmpArch;
+
+/// The verb.
+pub static VERB: Verb = Verb {
+    name: "features",
+    about: "print what this runtime and this kernel support",
+    operands: "",
+    count: (0, 0),
+    details: "Prints the features document of runtime-spec (JSON). Engines decide by it what they may ask for.",
+    flags: &[],
+    passes_rest: false,
+    failure: 1,
+    call,
+};
+
+fn call(_: &Global, _: &Words) -> Result<u8> {
+    print(&features(&Facts {
+        libseccomp: version::libseccomp(),
+        seccomp_arch: |name| name.parse::<ScmpArch>().is_ok(),
+        seccomp_flag: |name| seccomp::supported_flags().iter().any(|(known, _)| *known == name),
+        version: version::VERSION,
+        commit: version::COMMIT.unwrap_or_default(),
+    }))
+}
