@@ -410,10 +410,8 @@ pub fn ends_within(pid: i32, timeout: std::time::Duration) -> bool {
 
 /// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.
 pub fn poll(fds: &mut [libc::pollfd], timeout: Option<std::time::Duration>) -> Sys<usize> {
-    let time = timeout.map(|timeout| libc::timespec {
-        tv_sec: timeout.as_secs() as libc::time_t,
-        tv_nsec: timeout.subsec_nanos().into(),
-    });
+    let time = timeout
+        .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() });
     let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the kernel reads the timeout and writes into fds, both of which outlive the call.
     unsafe { call!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), time, ptr::null::<u8>(), 8) }
