@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod exec;
 mod explain;
 mod features;
 pub mod global;
@@ -33,6 +34,7 @@ use std::path::Path;
 pub static VERBS: &[&Verb] = &[
     &create::VERB,
     &delete::VERB,
+    &exec::VERB,
     &explain::VERB,
     &features::VERB,
     &kill::VERB,

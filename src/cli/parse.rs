@@ -31,6 +31,11 @@ impl Words {
         self.last(name).is_some_and(|value| value != OFF)
     }
 
+    /// Whether the option is there at all, be it to turn a switch off.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.last(name).is_some()
+    }
+
     /// The value of an option; an empty one is as good as none, as in runc.
     pub fn value(&self, name: &str) -> Option<&OsStr> {
         self.last(name).filter(|value| !value.is_empty())
@@ -83,6 +88,14 @@ impl Words {
     /// All operands.
     pub fn operands(&self) -> &[OsString] {
         &self.operands
+    }
+
+    /// The operands after the first, as text: what belongs to another program.
+    ///
+    /// # Errors
+    /// One of them is not UTF-8.
+    pub fn rest(&self) -> Result<Vec<String>> {
+        self.operands.iter().skip(1).map(|word| utf8("an argument", word).map(str::to_owned)).collect()
     }
 
     /// The container's id: the first operand.

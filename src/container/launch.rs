@@ -145,7 +145,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
 }
 
 /// The capabilities that cannot be granted.
-fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
+pub(super) fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(process) = spec.process() {
         plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
@@ -273,7 +273,10 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     run_outside(plan, &mut slots, report)?;
     let helper = network_helper(plan, &mut slots, report)?;
     undo.helper = helper;
-    let spawned = spawn(plan, slots, cgroup.join().born_in().map(|directory| directory.as_raw_fd()), report, options)?;
+    let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
+    let manner =
+        Manner { wait_for_start: options.wait_for_start, timings: options.timings, foreground: options.foreground };
+    let spawned = spawn(plan, slots, birth, report, manner)?;
     let child = spawned.child;
     let cloned_at = if options.timings { process::now() } else { 0 };
     undo.child = Some(child);
@@ -302,7 +305,7 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     };
     if outcome != Outcome::Ready
         && !options.foreground
-        && let Some(error) = failure(prepared, report, child)
+        && let Some(error) = failure(plan, report, child)
     {
         undo.child = None;
         return Err(error);
@@ -334,6 +337,7 @@ fn initial_state(options: &Options, prepared: &Prepared) -> State {
         annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
         cgroup: prepared.cgroup.handle(),
         resctrl: None,
+        no_new_keyring: options.no_new_keyring,
     }
 }
 
@@ -365,26 +369,46 @@ fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to
     if let Some(path) = &options.pidfd_socket {
         give(slots::PIDFD, connect("--pidfd-socket", path)?);
     }
-    let terminal = plan.steps.iter().any(|step| matches!(step.op, init::Op::Console { .. }));
-    match (&options.console_socket, terminal) {
-        (Some(path), true) => give(slots::CONSOLE, connect("--console-socket", path)?),
-        (Some(_), false) => {
-            let problem =
-                "cannot be used if runc will not detach or allocate tty: set process.terminal, or leave it out";
-            return Err(Error::new(Kind::Usage, format!("--console-socket {problem}")));
+    let wanted = plan.steps.iter().any(|step| matches!(step.op, init::Op::Console { .. }));
+    let terminal = terminal_socket(wanted, options.console_socket.as_deref(), options.foreground)?;
+    if let Some(socket) = terminal.given {
+        give(slots::CONSOLE, socket);
+    }
+    kept.terminal = terminal.kept;
+    Ok(kept)
+}
+
+/// Where a terminal's master goes: into `given`, and comes out of `kept` if the runtime serves it itself.
+#[derive(Debug, Default)]
+pub(super) struct TerminalSocket {
+    pub given: Option<OwnedFd>,
+    pub kept: Option<OwnedFd>,
+}
+
+/// The socket for the terminal that a process wants.
+///
+/// # Errors
+/// A process in the background without --console-socket, or that option where it makes no sense.
+pub(super) fn terminal_socket(wanted: bool, path: Option<&Path>, foreground: bool) -> Result<TerminalSocket> {
+    match (path, wanted) {
+        (Some(path), true) if !foreground => {
+            Ok(TerminalSocket { given: Some(connect("--console-socket", path)?), kept: None })
         }
-        (None, true) if options.foreground => {
+        (Some(_), _) => {
+            let problem = "cannot use console socket if runc will not detach or allocate tty: leave out \
+                           --console-socket, or detach and set process.terminal";
+            Err(Error::new(Kind::Usage, problem))
+        }
+        (None, true) if foreground => {
             let (ours, theirs) = socket::pair().doing(|| "make a socket pair for the terminal")?;
-            kept.terminal = Some(owned(ours));
-            give(slots::CONSOLE, owned(theirs));
+            Ok(TerminalSocket { given: Some(owned(theirs)), kept: Some(owned(ours)) })
         }
         (None, true) => {
             let problem = "process.terminal: cannot allocate tty if runc will detach without setting console socket: give --console-socket";
-            return Err(Error::new(Kind::Usage, problem));
+            Err(Error::new(Kind::Usage, problem))
         }
-        (None, false) => {}
+        (None, false) => Ok(TerminalSocket::default()),
     }
-    Ok(kept)
 }
 
 /// Takes over a descriptor that a system call just made.
@@ -412,7 +436,7 @@ pub(super) fn connect(flag: &str, path: &Path) -> Result<OwnedFd> {
     Ok(stream.into())
 }
 
-fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
+pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
     let mut name = [0u8; 64];
     match socket::receive_fd(socket.as_raw_fd(), &mut name) {
         Ok((_, fd)) => Ok(fd.map(owned)),
@@ -441,6 +465,17 @@ fn network_helper(plan: &Plan, slots: &mut Slots, report: &'static Shared<Report
     Ok(Some(helper))
 }
 
+/// How a clone is treated.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    /// Whether it waits for `start` before it executes the program.
+    pub wait_for_start: bool,
+    /// Whether it notes when each step ended.
+    pub timings: bool,
+    /// Whether the runtime waits for it, with all signals blocked.
+    pub foreground: bool,
+}
+
 /// A clone and the runtime's end of the pair.
 pub(super) struct Spawned {
     pub child: Child,
@@ -453,11 +488,11 @@ pub(super) fn spawn(
     slots: Slots,
     cgroup: Option<RawFd>,
     report: &'static Shared<Report>,
-    options: &Options,
+    manner: Manner,
 ) -> Result<Spawned> {
     let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
     let (sync, sync_of_child) = (owned(sync), owned(sync_of_child));
-    let failures: &'static [String] = if options.wait_for_start { failures(plan) } else { &[] };
+    let failures: &'static [String] = if manner.wait_for_start { failures(plan) } else { &[] };
     // The child runs with all signals blocked until exec: a handler of ours would run in its context.
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let init: &'static Init<'static> = Box::leak(Box::new(Init {
@@ -467,7 +502,7 @@ pub(super) fn spawn(
         sync: sync_of_child.as_raw_fd(),
         sync_of_parent: sync.as_raw_fd(),
         report,
-        timings: options.timings,
+        timings: manner.timings,
         signal_mask,
         failures,
     }));
@@ -478,7 +513,7 @@ pub(super) fn spawn(
     } else {
         super::stage::spawn(plan, &request, init)
     };
-    if !options.foreground {
+    if !manner.foreground {
         process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     }
     Ok(Spawned { child: child?, sync })
@@ -531,20 +566,19 @@ pub(super) fn set_oom_score_adj(pid: i32, adjustment: i32, rootless: bool) -> Re
 }
 
 /// The error of an init that has not executed its program and never will; `None` if it did execute it.
-fn failure(prepared: &Prepared, report: &Report, child: Child) -> Option<Error> {
+pub(super) fn failure(plan: &Plan, report: &Report, child: Child) -> Option<Error> {
     // The pair has been closed: by exec, or by an end that may not be complete yet.
-    let executed = report.step.load(Ordering::Acquire) as usize > prepared.plan.steps.len();
+    let executed = report.step.load(Ordering::Acquire) as usize > plan.steps.len();
     if !executed || report.errno.load(Ordering::Acquire) != 0 {
         let _ = process::wait(child.pid, 0);
     }
-    failure_of_reaped(prepared, report)
+    failure_of_reaped(plan, report)
 }
 
 /// As [`failure`], for an init that has been waited for.
-pub(super) fn failure_of_reaped(prepared: &Prepared, report: &Report) -> Option<Error> {
+pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     let errno = report.errno.load(Ordering::Acquire);
     let step = report.step.load(Ordering::Acquire) as usize;
-    let plan = &prepared.plan;
     if errno != 0 {
         return Some(plan.failure(step.saturating_sub(1), Errno::from_raw(errno as i32)));
     }

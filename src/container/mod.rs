@@ -1,6 +1,7 @@
 //! The life cycle: what the verbs do.
 
 mod console;
+pub mod exec;
 mod gates;
 pub mod hooks;
 pub mod host;

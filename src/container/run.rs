@@ -61,7 +61,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         Some(terminal) => super::console::serve(launched.child, terminal)?,
         None => wait::foreground(launched.child, launched.helper).doing(|| "wait for the container")?,
     };
-    let failed = launch::failure_of_reaped(launched.prepared, launched.report);
+    let failed = launch::failure_of_reaped(&launched.prepared.plan, launched.report);
     let timings = timings(&launched);
     let mut finished = Finished { status: exit.status(), warnings, timings };
     if failed.is_some() || !keep {

@@ -53,6 +53,9 @@ pub struct State {
     /// The resctrl group that was made for it, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<PathBuf>,
+    /// Whether it was left the caller's session keyring.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_keyring: bool,
 }
 
 /// A process that is told from a later one with the same pid by when it started.

@@ -69,9 +69,9 @@ fn exec_call(exec: &Exec) -> String {
 /// Why step `index` failed, in one sentence that names the call, its arguments and the field. The number of steps
 /// itself stands for exec.
 pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error {
-    let Some(step) = steps.get(index) else { return exec_failure(exec, errno) };
+    let Some(step) = steps.get(index) else { return refused_by_execve(exec, errno) };
     match &step.op {
-        Op::FindProgram => exec_failure(exec, errno),
+        Op::FindProgram => not_found(exec, errno),
         Op::ChangeDirectory { path, .. } => {
             let path = path.to_string_lossy();
             let problem = match errno {
@@ -120,9 +120,23 @@ fn target_problem(path: &str, rule: crate::init::Rule, errno: Errno) -> String {
     }
 }
 
+fn program(exec: &Exec) -> String {
+    exec.args.get(0).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The program was found, and yet the kernel does not execute it: its interpreter is missing, or it is no program.
+fn refused_by_execve(exec: &Exec, errno: Errno) -> Error {
+    let kind = match errno {
+        Errno::ENOENT => Kind::NoProgram,
+        Errno::EACCES | Errno::EPERM | Errno::ENOEXEC => Kind::NotExecutable,
+        _ => Kind::System,
+    };
+    Error::new(kind, format!("exec {}: {}", program(exec), describe(errno)))
+}
+
 /// As engines know it: they tell 127 from 126 by these words.
-fn exec_failure(exec: &Exec, errno: Errno) -> Error {
-    let name = exec.args.get(0).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+fn not_found(exec: &Exec, errno: Errno) -> Error {
+    let name = program(exec);
     let searched = !name.contains('/');
     let (kind, problem) = match errno {
         Errno::ENOENT if searched => (Kind::NoProgram, "executable file not found in $PATH".to_owned()),

@@ -11,6 +11,7 @@ pub mod builder;
 pub mod caps;
 mod cgroup_mounts;
 mod devices;
+pub mod exec;
 pub mod explain;
 pub mod lsm;
 mod mounts;

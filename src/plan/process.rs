@@ -213,6 +213,11 @@ pub fn affinity(builder: &mut Builder, field: &str, list: Option<&String>) -> Re
     Ok(())
 }
 
+/// All CPUs that the cgroup allows: what the runtime itself happens to be bound to is not the container's business.
+pub fn any_cpu(builder: &mut Builder) {
+    builder.push("process.execCPUAffinity", Op::Affinity { mask: vec![u64::MAX; cpu_list::WORDS] });
+}
+
 fn limits(builder: &mut Builder, process: &Process) {
     for limit in process.rlimits().iter().flatten() {
         builder.push(

@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 /// More CPUs than any kernel is built for; a number beyond that is a slip.
 const HIGHEST: usize = 8191;
 
+/// Words of a mask that has every CPU.
+pub const WORDS: usize = (HIGHEST + 1) / 64;
+
 /// The list as a bit mask, 64 numbers a word. Spaces around a number are allowed, as are commas without one.
 ///
 /// # Errors

@@ -82,6 +82,19 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     fill(&mut file, metadata.len() as usize, path)
 }
 
+/// Reads what is at `path` to its end, be it a file or a pipe; standard input without a path.
+pub(super) fn read_stream(path: Option<&Path>) -> Result<Vec<u8>> {
+    let name = path.unwrap_or(Path::new("standard input"));
+    let doing = || format!("read {}", name.display());
+    let mut text = Vec::new();
+    let read = match path {
+        Some(path) => File::open(path).doing(doing)?.take(MAX_BYTES + 1).read_to_end(&mut text),
+        None => std::io::stdin().take(MAX_BYTES + 1).read_to_end(&mut text),
+    };
+    read.doing(doing)?;
+    if text.len() as u64 > MAX_BYTES { Err(too_large(name)) } else { Ok(text) }
+}
+
 /// Reads `file` to its end; `expected` is its length in bytes unless somebody writes to it meanwhile.
 fn fill(file: &mut File, expected: usize, path: &Path) -> Result<Vec<u8>> {
     let mut text = vec![0; expected];

@@ -19,7 +19,7 @@ mod warning;
 
 pub use features::features;
 pub use load::{Loaded, load, load_file, parse, read_config};
-pub use process::{load_process, parse_process, parse_resources};
+pub use process::{load_process, load_resources, parse_process, parse_resources};
 pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;

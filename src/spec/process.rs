@@ -8,12 +8,13 @@ use crate::error::Result;
 use oci_spec::runtime as oci;
 use std::path::Path;
 
-/// Reads the process object at `path`, as `exec --process` takes it: the `process` of a config.json by itself.
+/// Reads the process object at `path`, as `exec --process` takes it: the `process` of a config.json by itself. It may be
+/// a pipe.
 ///
 /// # Errors
 /// One sentence which names the file, or the field that is wrong.
 pub fn load_process(path: &Path) -> Result<(oci::Process, Vec<Warning>)> {
-    parse_process(&load::read(path)?)
+    parse_process(&load::read_stream(Some(path))?)
 }
 
 /// Parses the bytes of a process object.
@@ -25,6 +26,14 @@ pub fn parse_process(text: &[u8]) -> Result<(oci::Process, Vec<Warning>)> {
     let mut warnings = Vec::new();
     let process = process.finish(oci::Process::default(), &mut warnings);
     Ok((process, warnings))
+}
+
+/// Reads the resources object at `path`, which may be a pipe, or on standard input where `path` is `None`.
+///
+/// # Errors
+/// One sentence which names the file, or the field that is wrong.
+pub fn load_resources(path: Option<&Path>) -> Result<oci::LinuxResources> {
+    parse_resources(&load::read_stream(path)?)
 }
 
 /// Parses the bytes of a resources object, as `update --resources` takes it: the `linux.resources` of a config.json

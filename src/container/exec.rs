@@ -1,0 +1,329 @@
+//! `exec`: another process in a container that exists.
+//!
+//! ```text
+//! find, load ─▶ pidfd of init ─▶ compile ─▶ stage: non-dumpable, setns ─▶ clone3 ─▶ process: rights … ─▶ exec
+//! ```
+//!
+//! The pidfd is opened before it is looked whether init lives, so it is init's and nobody else's. The stage is gone
+//! by the time that the process runs, which is the runtime's child.
+
+mod process;
+
+pub use process::{Changes, Wanted};
+
+use super::gates;
+use super::launch::{self, Manner};
+use super::state::{Entry, Process, State, Status, Store};
+use super::{console, host, sealed, wait};
+use crate::cgroup::Join;
+use crate::cgroup::join::SubCgroups;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::init::{Op, RECORDED, Slot, Slots};
+use crate::plan::builder::slots;
+use crate::plan::{self, Plan, seccomp};
+use crate::spec::{self, Warning};
+use crate::sys::clone::Child;
+use crate::sys::shared::{Report, Shared};
+use crate::sys::{fs as sys_fs, own, process as sys_process};
+use nix::errno::Errno;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+/// What the command line asks for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where containers are recorded.
+    pub store: Store,
+    /// The container's id.
+    pub id: String,
+    /// The process.
+    pub wanted: Wanted,
+    /// Whether the caller lacks the rights of root.
+    pub rootless: bool,
+    /// --detach
+    pub detach: bool,
+    /// --ignore-paused
+    pub ignore_paused: bool,
+    /// --preserve-fds
+    pub preserve_fds: u32,
+    /// --pid-file
+    pub pid_file: Option<PathBuf>,
+    /// --console-socket
+    pub console_socket: Option<PathBuf>,
+    /// --pidfd-socket
+    pub pidfd_socket: Option<PathBuf>,
+    /// --cgroup
+    pub sub_cgroups: SubCgroups,
+}
+
+/// What became of an `exec`.
+#[derive(Debug)]
+pub struct Finished {
+    /// The exit status to end with: the program's, or 128 plus the signal that ended it. 0 when detached.
+    pub status: i32,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// The container and what it is joined by.
+struct Target {
+    entry: Entry,
+    state: State,
+    init: Process,
+    pidfd: OwnedFd,
+}
+
+/// What the options and the container amount to, before anything exists.
+struct Prepared {
+    spec: Spec,
+    filter: Option<seccomp::Filter>,
+    machine: plan::Host,
+    namespaces: i32,
+    /// Whether setgroups(2) is allowed in the container's user namespace.
+    may_set_groups: bool,
+    warnings: Vec<String>,
+}
+
+/// Runs a process in the container; in the foreground until it ends.
+///
+/// # Errors
+/// One sentence: a container that does not run, a process that cannot be started.
+pub fn exec(options: &Options) -> Result<Finished> {
+    let target = find(options)?;
+    let prepared = prepare(options, &target)?;
+    let warnings = prepared.warnings.clone();
+    let status = start(options, &target, &prepared)?;
+    Ok(Finished { status, warnings })
+}
+
+fn stopped() -> Error {
+    Error::new(Kind::WrongState, "cannot exec in a stopped container")
+}
+
+fn find(options: &Options) -> Result<Target> {
+    let entry = options.store.find(&options.id)?;
+    let state = entry.load()?;
+    let init = entry.init()?.ok_or_else(stopped)?;
+    let pidfd = match sys_process::pidfd_open(init.pid) {
+        Err(Errno::ESRCH) => return Err(stopped()),
+        pidfd => own(pidfd.doing(|| format!("open process {}", init.pid))?),
+    };
+    match entry.status(Some(&state))? {
+        (Status::Paused, _) if !options.ignore_paused => {
+            Err(Error::new(Kind::WrongState, "cannot exec in a paused container (use --ignore-paused to override)"))
+        }
+        (_, Some(alive)) if alive == init => Ok(Target { entry, state, init, pidfd }),
+        _ => Err(stopped()),
+    }
+}
+
+fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
+    let loaded = spec::load_file(&target.entry.config())?;
+    let mut spec = loaded.spec;
+    let mut notes = Vec::new();
+    let nothing = oci_spec::runtime::Process::default();
+    let process = process::resolve(&options.wanted, spec.process().as_ref().unwrap_or(&nothing), &mut notes)?;
+    spec::validate_process(&process)?;
+    sealed::ensure(Some(&process))?;
+    spec.set_process(Some(process));
+    let mut warnings: Vec<String> = notes.iter().map(Warning::to_string).collect();
+    let filter = match &loaded.seccomp {
+        Some(profile) => {
+            let obtained = host::seccomp(profile, options.store.root())?;
+            warnings.extend(obtained.warnings);
+            obtained.filter
+        }
+        None => None,
+    };
+    let machine = host::facts(&spec);
+    warnings.extend(launch::left_out(&spec, &machine));
+    let namespaces = namespaces(&spec, target.init.pid);
+    let may_set_groups = namespaces & libc::CLONE_NEWUSER == 0 || may_set_groups(target.init.pid);
+    Ok(Prepared { spec, filter, machine, namespaces, may_set_groups, warnings })
+}
+
+/// Whether setgroups(2) is allowed in the user namespace of `pid` (user_namespaces(7)).
+fn may_set_groups(pid: i32) -> bool {
+    fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| !text.starts_with(b"deny"))
+}
+
+/// The kinds of namespaces that the container has. Its user namespace counts only if it is not ours as well: setns(2)
+/// refuses that.
+fn namespaces(spec: &Spec, init: i32) -> i32 {
+    let linux = spec.linux().as_ref();
+    let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let kinds = listed.iter().map(oci_spec::runtime::LinuxNamespace::typ);
+    kinds
+        .filter(|kind| *kind != LinuxNamespaceType::User || !shares_user_namespace(init))
+        .fold(0, |all, kind| all | plan::namespace_flag(kind))
+}
+
+fn shares_user_namespace(init: i32) -> bool {
+    let namespace =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/user")).map(|file| (file.dev(), file.ino()));
+    matches!((namespace("self"), namespace(&init.to_string())), (Ok(ours), Ok(theirs)) if ours == theirs)
+}
+
+/// A process that exists.
+struct Started {
+    plan: &'static Plan,
+    child: Child,
+    sync: OwnedFd,
+    report: &'static Shared<Report>,
+}
+
+/// Starts the process and sees it through; its status.
+fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<i32> {
+    let terminal = prepared.process()?.terminal().unwrap_or(false);
+    let terminal = launch::terminal_socket(terminal, options.console_socket.as_deref(), !options.detach)?;
+    let pidfd_socket = options.pidfd_socket.as_ref().map(|path| launch::connect("--pidfd-socket", path)).transpose()?;
+    let mut slots = Slots::default();
+    slots.set(slots::JOINED, target.pidfd.as_raw_fd());
+    for (slot, fd) in [(slots::CONSOLE, &terminal.given), (slots::PIDFD, &pidfd_socket)] {
+        if let Some(fd) = fd {
+            slots.set(slot, fd.as_raw_fd());
+        }
+    }
+    let started = clone(options, target, prepared, slots)?;
+    drop((terminal.given, pidfd_socket));
+    see_through(options, target, prepared, &started, terminal.kept).inspect_err(|_| {
+        let _ = sys_process::pidfd_send_signal(started.child.pidfd, libc::SIGKILL);
+        let _ = sys_process::wait(started.child.pid, 0);
+    })
+}
+
+/// Clones the process into the container's cgroups. Where those take none (init has made cgroups below its own and
+/// enabled controllers for them: EBUSY; or has moved away, and the cgroup is gone) it goes where init is now, unless
+/// --cgroup names a place. Without the rights of root it stays where it is.
+fn clone(options: &Options, target: &Target, prepared: &Prepared, slots: Slots) -> Result<Started> {
+    let cgroups = &target.state.cgroup;
+    let init = target.init.pid;
+    let elsewhere = |error: Error| match cgroups.join_init(init) {
+        Ok(join) if options.sub_cgroups.is_empty() => Ok(join),
+        _ if options.rootless => Ok(Join::default()),
+        _ => Err(error),
+    };
+    let join = match cgroups.join(&options.sub_cgroups).map_err(adding) {
+        Err(error) if error.kind() == Kind::Usage => return Err(error),
+        join => join.or_else(elsewhere)?,
+    };
+    match clone_into(options, target, prepared, slots, &join) {
+        Err(error) if matches!(error.errno(), Some(Errno::EBUSY | Errno::ENODEV)) => {
+            clone_into(options, target, prepared, slots, &elsewhere(adding(error))?)
+        }
+        started => started,
+    }
+}
+
+fn adding(error: Error) -> Error {
+    match error.kind() {
+        Kind::Usage => error,
+        _ => error.context("error adding pid of the new process to cgroups"),
+    }
+}
+
+fn clone_into(
+    options: &Options,
+    target: &Target,
+    prepared: &Prepared,
+    mut slots: Slots,
+    join: &Join,
+) -> Result<Started> {
+    let plan = plan::exec::compile(&plan::exec::Input {
+        process: prepared.process()?,
+        linux: prepared.spec.linux().as_ref(),
+        namespaces: prepared.namespaces,
+        may_set_groups: prepared.may_set_groups,
+        seccomp: prepared.filter.as_ref(),
+        host: &prepared.machine,
+        keyring: (!target.state.no_new_keyring).then_some(options.id.as_str()),
+        cgroups_to_join: join.files().len(),
+        preserve_fds: options.preserve_fds,
+        pidfd_socket: options.pidfd_socket.is_some(),
+    })?;
+    let plan: &'static Plan = Box::leak(Box::new(plan));
+    for (index, file) in join.files().iter().enumerate() {
+        slots.set(Slot(plan.first_cgroup_slot + index as u8), file.as_raw_fd());
+    }
+    let report: &'static Shared<Report> =
+        Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the new process")?));
+    if !prepared.must_be_recorded(options, target) {
+        report.recorded.store(1, Ordering::Release);
+    }
+    let manner = Manner { wait_for_start: false, timings: false, foreground: !options.detach };
+    let birth = join.born_in().map(|directory| directory.as_raw_fd());
+    let spawned = launch::spawn(plan, slots, birth, report, manner).map_err(|error| match error.errno() {
+        Some(Errno::ESRCH) => stopped(),
+        _ => error,
+    })?;
+    Ok(Started { plan, child: spawned.child, sync: spawned.sync, report })
+}
+
+impl Prepared {
+    fn process(&self) -> Result<&oci_spec::runtime::Process> {
+        self.spec.process().as_ref().ok_or_else(|| Error::config("process", "is missing"))
+    }
+
+    fn oom_score_adj(&self) -> Option<i32> {
+        self.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj)
+    }
+
+    /// Whether the runtime has something to do before the program may be executed.
+    fn must_be_recorded(&self, options: &Options, target: &Target) -> bool {
+        options.pid_file.is_some() || self.oom_score_adj().is_some() || target.state.resctrl.is_some()
+    }
+}
+
+/// From the clone to the end of the process or, detached, to its exec.
+fn see_through(
+    options: &Options,
+    target: &Target,
+    prepared: &Prepared,
+    started: &Started,
+    terminal: Option<OwnedFd>,
+) -> Result<i32> {
+    let Started { plan, child, sync, report } = started;
+    if prepared.must_be_recorded(options, target) {
+        record(options, target, prepared, *child)?;
+        report.recorded.store(1, Ordering::Release);
+        // The byte wakes a process that came first. One that is dead by now is found out below.
+        let _ = sys_fs::write(sync.as_raw_fd(), &[RECORDED]);
+    }
+    if options.detach || plan.steps.iter().any(|step| matches!(step.op, Op::Meet(_))) {
+        let context = gates::Context {
+            spec: &prepared.spec,
+            listener: prepared.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
+            state: &target.state,
+            child: *child,
+        };
+        gates::serve(&context, sync.as_raw_fd())?;
+    }
+    if options.detach {
+        return launch::failure(plan, report, *child).map_or(Ok(0), Err);
+    }
+    let terminal = terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
+    let exit = match &terminal {
+        Some(terminal) => console::serve(*child, terminal)?,
+        None => wait::foreground(*child, None).doing(|| "wait for the process")?,
+    };
+    launch::failure_of_reaped(plan, report).map_or(Ok(exit.status()), Err)
+}
+
+/// What is owed before the program is executed.
+fn record(options: &Options, target: &Target, prepared: &Prepared, child: Child) -> Result<()> {
+    if let Some(group) = &target.state.resctrl {
+        let tasks = group.join("tasks");
+        fs::write(&tasks, child.pid.to_string()).doing(|| format!("linux.intelRdt: write {}", tasks.display()))?;
+    }
+    if let Some(adjustment) = prepared.oom_score_adj() {
+        launch::set_oom_score_adj(child.pid, adjustment, options.rootless)?;
+    }
+    match &options.pid_file {
+        Some(path) => launch::write_pid_file(path, child.pid),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,109 @@
+//! The Plan of `exec`: a new process in the namespaces and cgroups of a container that exists.
+//!
+//! The stage enters all namespaces at once, by a pidfd of the container's init, before it clones: the new process is
+//! never seen in the container's pid namespace while it still has the host's file system as its root.
+
+use super::builder::{Builder, slots};
+use super::{Host, Outside, Plan, process, seccomp};
+use crate::error::Result;
+use crate::init::{Op, Slot};
+use oci_spec::runtime::{Linux, Process};
+
+/// Everything that decides what an `exec` does.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// The process.
+    pub process: &'a Process,
+    /// `linux` of the container's configuration.
+    pub linux: Option<&'a Linux>,
+    /// The namespaces to enter, `CLONE_NEW*`.
+    pub namespaces: i32,
+    /// Whether setgroups(2) is allowed there.
+    pub may_set_groups: bool,
+    /// `linux.seccomp`, compiled.
+    pub seccomp: Option<&'a seccomp::Filter>,
+    /// The machine.
+    pub host: &'a Host,
+    /// The container whose session keyring is joined, if it has one of its own.
+    pub keyring: Option<&'a str>,
+    /// How many v1 hierarchies have to be joined.
+    pub cgroups_to_join: usize,
+    /// --preserve-fds.
+    pub preserve_fds: u32,
+    /// --pidfd-socket.
+    pub pidfd_socket: bool,
+}
+
+/// Compiles an `exec`. [`slots::JOINED`] is to hold a pidfd of the container's init.
+///
+/// # Errors
+/// A field of the process that is invalid.
+pub fn compile(input: &Input<'_>) -> Result<Plan> {
+    let process = input.process;
+    let affinity = process.exec_cpu_affinity().as_ref();
+    let mut stage = Builder::default();
+    let initial = affinity.and_then(|affinity| affinity.initial().as_ref());
+    process::affinity(&mut stage, "process.execCPUAffinity.initial", initial)?;
+    enter(&mut stage, input.namespaces);
+
+    let mut builder = Builder::default();
+    let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
+    for index in 0..input.cgroups_to_join {
+        let tasks = Slot(first_cgroup_slot + index as u8);
+        builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
+    }
+    let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref());
+    process::affinity(&mut builder, "process.execCPUAffinity.final", last)?;
+    if initial.is_none() && last.is_none() {
+        process::any_cpu(&mut builder);
+    }
+    if process.terminal().unwrap_or(false) {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        builder.push("process.terminal", Op::OpenHost { path: c"/".into(), flags, into: slots::ROOT });
+        process::terminal(&mut builder, process, false);
+    }
+    if let Some(linux) = input.linux {
+        process::memory_policy(&mut builder, linux)?;
+        process::personality(&mut builder, linux)?;
+    }
+    let exec = process::compile(
+        &mut builder,
+        process,
+        &process::Context {
+            keyring: input.keyring,
+            preserve_fds: input.preserve_fds,
+            wait_for_start: false,
+            start_hooks: false,
+            may_set_groups: input.may_set_groups,
+            seccomp: input.seccomp,
+            pidfd_socket: input.pidfd_socket,
+            host: input.host,
+        },
+    )?;
+    Ok(Plan {
+        clone_flags: 0,
+        share_memory: false,
+        joined: Vec::new(),
+        outside: Outside::default(),
+        network_helper: false,
+        stage: stage.finish(),
+        steps: builder.finish(),
+        first_cgroup_slot,
+        exec,
+    })
+}
+
+/// Enters `namespaces`, and becomes root of a user namespace among them.
+///
+/// From the first moment on, and again after its ids have changed, which makes a process dumpable, nobody in the
+/// container may look into it (CVE-2016-9962).
+fn enter(stage: &mut Builder, namespaces: i32) {
+    stage.push("(runtime)", Op::Dumpable(false));
+    if namespaces != 0 {
+        stage.push("linux.namespaces", Op::EnterNamespace { ns: slots::JOINED, kinds: namespaces });
+    }
+    if namespaces & libc::CLONE_NEWUSER != 0 {
+        stage.push("linux.uidMappings", Op::BecomeRoot);
+        stage.push("(runtime)", Op::Dumpable(false));
+    }
+}
