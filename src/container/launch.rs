@@ -21,7 +21,7 @@ use crate::sys::clone::{self, Child};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hook, Spec};
+use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -118,6 +118,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         .iter()
         .map(|(name, path)| (name.clone(), path.clone()))
         .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
+        // Whether one that may be missing could be made is not known yet.
+        .filter(|_| !cgroup.optional)
         .collect();
     let machine: Host = host::facts(&loaded.spec);
     warnings.extend(left_out(&loaded.spec, &machine));
@@ -169,6 +171,30 @@ fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     }
 }
 
+/// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
+/// from inside.
+fn cgroup_owner(spec: &Spec) -> Option<u32> {
+    let linux = spec.linux().as_ref()?;
+    let own_namespace =
+        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none();
+    let writable = |mount: &Mount| {
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    };
+    let delegates =
+        linux.namespaces().iter().flatten().any(own_namespace) && spec.mounts().iter().flatten().any(writable);
+    if !delegates {
+        return None;
+    }
+    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    let host = |map: &LinuxIdMapping| {
+        let offset = uid.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
+        map.host_id().checked_add(offset)
+    };
+    if mappings.is_empty() { Some(uid) } else { mappings.iter().find_map(host) }
+}
+
 fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout)> {
     let linux = spec.linux().as_ref();
     let paths: Vec<&str> = linux
@@ -184,13 +210,10 @@ fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout
         own_devices: &paths,
         driver: options.driver,
         rootless: options.rootless,
-        owner: None,
+        owner: cgroup_owner(spec),
         annotations: spec.annotations().as_ref(),
     };
-    let mut needs = request.needs();
-    let cgroup_mount = |mount: &oci_spec::runtime::Mount| mount.typ().as_deref() == Some("cgroup");
-    needs.controllers |= spec.mounts().iter().flatten().any(cgroup_mount);
-    let layout = Layout::probe(needs)?;
+    let layout = Layout::probe(request.needs())?;
     let plan = cgroup::compile(&request, &layout)?;
     Ok((plan, layout))
 }

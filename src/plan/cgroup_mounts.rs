@@ -1,4 +1,7 @@
 //! Mounts of type cgroup and cgroup2: what the container sees of its cgroups.
+//!
+//! It sees the hierarchies in which it has a cgroup of its own and no others: what it would see there is the runtime's
+//! cgroup, or the whole machine's, and with a writable mount it could change them (CVE-2023-25809).
 
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
@@ -38,7 +41,7 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
 }
 
 /// cgroup v2: a mount of its own shows the root of the cgroup namespace; without one, the container's directory is
-/// bound.
+/// bound, or nothing shown if it has none.
 fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     if input.namespace(LinuxNamespaceType::Cgroup).is_some() {
         builder.push(
@@ -50,10 +53,11 @@ fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Resul
                 into: slots::MOUNT,
             },
         );
-    } else {
-        let own = input.layout.unified.as_deref().unwrap_or(Path::new("/sys/fs/cgroup"));
-        let directory = input.cgroup_directory("").map_or(own, |path| path);
+    } else if let Some(directory) = input.cgroup_directory("") {
         bind(builder, entry, directory, slots::MOUNT)?;
+    } else {
+        let attributes = entry.options.set | libc::MOUNT_ATTR_RDONLY;
+        builder.push(entry.field.clone(), tmpfs(attributes, slots::MOUNT));
     }
     place(builder, entry, slots::MOUNT)
 }
@@ -66,21 +70,20 @@ fn bind(builder: &mut Builder, entry: &Entry<'_>, directory: &Path, into: Slot) 
     Ok(())
 }
 
+fn tmpfs(attributes: u64, into: Slot) -> Op {
+    let options = vec![(c"source".into(), Some(c"tmpfs".into())), (c"mode".into(), Some(c"755".into()))];
+    Op::NewFilesystem { kind: c"tmpfs".into(), options, attributes, into }
+}
+
 /// cgroup v1: a tmpfs with a directory for each hierarchy, and links where one hierarchy has several controllers.
 fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     let field = &entry.field;
-    builder.push(
-        field.clone(),
-        Op::NewFilesystem {
-            kind: c"tmpfs".into(),
-            options: vec![(c"source".into(), Some(c"tmpfs".into())), (c"mode".into(), Some(c"755".into()))],
-            attributes: entry.options.set & !libc::MOUNT_ATTR_RDONLY,
-            into: slots::OTHER,
-        },
-    );
+    builder.push(field.clone(), tmpfs(entry.options.set & !libc::MOUNT_ATTR_RDONLY, slots::OTHER));
     place(builder, entry, slots::OTHER)?;
     let namespaced = input.namespace(LinuxNamespaceType::Cgroup).is_some();
     for mount in &input.layout.v1 {
+        let controller = mount.controllers.first().map_or("", String::as_str);
+        let Some(own) = input.cgroup_directory(controller) else { continue };
         let names: Vec<&str> =
             mount.controllers.iter().map(|controller| controller.strip_prefix("name=").unwrap_or(controller)).collect();
         let directory =
@@ -103,9 +106,7 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
                 },
             );
         } else {
-            let controller = mount.controllers.first().map_or("", String::as_str);
-            let path = input.cgroup_directory(controller).unwrap_or(&mount.mount);
-            bind(builder, entry, path, slots::MOUNT)?;
+            bind(builder, entry, own, slots::MOUNT)?;
         }
         sub_mount(builder, entry, &directory)?;
         for name in names.iter().filter(|name| **name != directory) {
@@ -115,7 +116,7 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
         }
     }
     if input.layout.mode == Mode::Hybrid
-        && let Some(path) = input.cgroup_directory("").or(input.layout.unified.as_deref())
+        && let Some(path) = input.cgroup_directory("")
     {
         bind(builder, entry, path, slots::MOUNT)?;
         sub_mount(builder, entry, "unified")?;

@@ -1,0 +1,391 @@
+//! What the black-box tests share: a laboratory with a state root, bundles and cgroups of its own, which leaves nothing.
+
+#![allow(dead_code, reason = "no test file uses all of it")]
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use serde_json::{Value, json};
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tempfile::TempDir;
+
+/// The program under test: `$MICRORUN`, or what cargo has just built.
+pub fn program() -> PathBuf {
+    std::env::var_os("MICRORUN").map_or_else(|| env!("CARGO_BIN_EXE_microrun").into(), PathBuf::from)
+}
+
+/// Ends the test as skipped, and says why.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        println!("skipped: {}", format_args!($($why)*));
+        return;
+    }};
+}
+
+/// A [`Lab`](common::Lab), or the end of the test where there cannot be one.
+#[macro_export]
+macro_rules! lab {
+    () => {
+        match common::Lab::new() {
+            Ok(lab) => lab,
+            Err(why) => $crate::skip!("{why}"),
+        }
+    };
+}
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code; 128 and the signal if one ended it.
+    pub code: i32,
+    /// Its stdout, without white space around.
+    pub stdout: String,
+    /// Its stderr, without white space around.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Its stdout; it must have succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{self:#?}");
+        self.stdout
+    }
+
+    /// Its stderr; it must have failed.
+    #[track_caller]
+    pub fn failed(self) -> String {
+        assert_ne!(self.code, 0, "{self:#?}");
+        self.stderr
+    }
+}
+
+/// Runs `command` to its end, for a minute at most.
+pub fn output(mut command: Command) -> Output {
+    command.stdin(Stdio::null());
+    let mut limited = Command::new("timeout");
+    limited.args(["-k", "5", "60"]).arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (key, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(key, value),
+            None => limited.env_remove(key),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        limited.current_dir(directory);
+    }
+    let output = limited.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    Output {
+        code: output.status.code().unwrap_or_else(|| 128 + signal.unwrap_or(0)),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
+}
+
+/// Runs a host program; its stdout. It must succeed.
+#[track_caller]
+pub fn host(program: &str, args: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(args);
+    output(command).ok()
+}
+
+/// A laboratory.
+pub struct Lab {
+    dir: TempDir,
+    user: Option<User>,
+    made: Cell<u32>,
+}
+
+/// The user that an unprivileged laboratory belongs to.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The numbers of user and group.
+    pub ids: (u32, u32),
+}
+
+/// Counts the laboratories of this process.
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+impl Lab {
+    /// A laboratory for root.
+    ///
+    /// # Errors
+    /// Why there cannot be one on this machine.
+    pub fn new() -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("needs root".into());
+        }
+        Self::with_user(None)
+    }
+
+    /// A laboratory for a user without rights, who has subordinate ids if `ids` says so (subuid(5)). The user is called
+    /// "rootless" and made if need be.
+    ///
+    /// # Errors
+    /// Why there cannot be one on this machine.
+    pub fn for_user() -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("needs root, to become another user".into());
+        }
+        let find = || nix::unistd::User::from_name("rootless").ok().flatten();
+        let user = match find() {
+            Some(user) => user,
+            None => {
+                let mut command = Command::new("useradd");
+                command.args(["--create-home", "rootless"]);
+                let made = output(command);
+                find().ok_or_else(|| format!("there is no user \"rootless\" and none can be made: {}", made.stderr))?
+            }
+        };
+        Self::with_user(Some(User { name: user.name, ids: (user.uid.as_raw(), user.gid.as_raw()) }))
+    }
+
+    fn with_user(user: Option<User>) -> Result<Self, String> {
+        if !Path::new(BUSYBOX).exists() {
+            return Err(format!("needs {BUSYBOX} (Debian's package busybox-static)"));
+        }
+        let dir = tempfile::Builder::new().prefix("microrun-test-").tempdir().unwrap();
+        // Containers with a user namespace of their own have to get to their rootfs.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        LABS.fetch_add(1, Ordering::Relaxed);
+        let lab = Self { dir, user, made: Cell::new(0) };
+        fs::copy(program(), lab.path("microrun")).unwrap();
+        fs::create_dir(lab.path("run")).unwrap();
+        lab.own(&lab.path("run"));
+        Ok(lab)
+    }
+
+    /// A path in the laboratory's own directory.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The user that it belongs to; none for root.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+
+    /// Gives `path` and all below it to the laboratory's user.
+    pub fn own(&self, path: &Path) {
+        if let Some(user) = &self.user {
+            host("chown", &["-hR", &format!("{}:{}", user.ids.0, user.ids.1), path.to_str().unwrap()]);
+        }
+    }
+
+    /// A new bundle: a root filesystem with busybox, and a config.json that `change` has changed.
+    pub fn bundle(&self, change: impl FnOnce(&mut Value)) -> Bundle {
+        let number = self.made.replace(self.made.get() + 1);
+        let path = self.path(format!("bundle{number}"));
+        let bundle = Bundle { id: format!("test-{}-{number}", self.unique()), path };
+        make_rootfs(&bundle.rootfs());
+        let mut config = if self.user.is_some() { self.rootless_config() } else { self.config(&bundle.id) };
+        change(&mut config);
+        fs::write(bundle.path.join("config.json"), config.to_string()).unwrap();
+        self.own(&bundle.path);
+        bundle
+    }
+
+    /// A name that no other laboratory has, of this process or another.
+    fn unique(&self) -> String {
+        let name = self.dir.path().file_name().and_then(OsStr::to_str).unwrap_or_default();
+        format!("{}-{}", std::process::id(), name.trim_start_matches("microrun-test-"))
+    }
+
+    /// Runs `script` with the container's shell, in a new bundle that `change` has changed.
+    pub fn shell(&self, script: &str, change: impl FnOnce(&mut Value)) -> Output {
+        let bundle = self.bundle(|config| {
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            change(config);
+        });
+        self.run(&bundle, &[])
+    }
+
+    /// `microrun run` of a bundle, with further options.
+    pub fn run(&self, bundle: &Bundle, options: &[&str]) -> Output {
+        let mut args = vec!["run", "--bundle", bundle.path.to_str().unwrap()];
+        args.extend(options);
+        args.push(&bundle.id);
+        self.microrun(&args)
+    }
+
+    /// `microrun create` of a bundle, with further options.
+    pub fn create(&self, bundle: &Bundle, options: &[&str]) -> Output {
+        let mut args = vec!["create", "--bundle", bundle.path.to_str().unwrap()];
+        args.extend(options);
+        args.push(&bundle.id);
+        // The container inherits what `create` writes to, and would keep our end of a pipe open.
+        let (out, err) = (self.path("create.out"), self.path("create.err"));
+        let mut command = self.command(&args);
+        command.stdin(Stdio::null());
+        command.stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
+        let code = command.status().unwrap().code().unwrap_or(-1);
+        let text = |path: &Path| fs::read_to_string(path).unwrap().trim().to_owned();
+        Output { code, stdout: text(&out), stderr: text(&err) }
+    }
+
+    /// A container that is created, and its init's pid.
+    #[track_caller]
+    pub fn created(&self, bundle: &Bundle) -> i32 {
+        let file = bundle.path.join("pid");
+        self.create(bundle, &["--pid-file", file.to_str().unwrap()]).ok();
+        fs::read_to_string(file).unwrap().parse().unwrap()
+    }
+
+    /// A container that runs, and its init's pid.
+    #[track_caller]
+    pub fn started(&self, bundle: &Bundle) -> i32 {
+        let pid = self.created(bundle);
+        self.microrun(&["start", &bundle.id]).ok();
+        pid
+    }
+
+    /// Any verb, in the laboratory's own state root.
+    pub fn microrun(&self, args: &[&str]) -> Output {
+        output(self.command(args))
+    }
+
+    /// The command for a verb, to be run in another way.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = match &self.user {
+            None => Command::new(self.path("microrun")),
+            Some(user) => {
+                let mut command = Command::new("setpriv");
+                command.args(["--reuid", &user.ids.0.to_string(), "--regid", &user.ids.1.to_string()]);
+                command.arg("--clear-groups").arg(self.path("microrun")).env("XDG_RUNTIME_DIR", self.path("run"));
+                command
+            }
+        };
+        if self.user.is_none() {
+            command.arg("--root").arg(self.path("run"));
+        }
+        command.args(args).env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+        command
+    }
+
+    /// runc's default configuration, in a cgroup of its own.
+    fn config(&self, id: &str) -> Value {
+        let mut config = base_config();
+        config["linux"]["cgroupsPath"] = json!(format!("/microrun-test-{}/{id}", self.unique()));
+        config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "network"}));
+        config["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]
+        }));
+        config
+    }
+
+    /// The configuration of `spec --rootless`: the user is root inside.
+    fn rootless_config(&self) -> Value {
+        let (uid, gid) = self.user.as_ref().map_or((0, 0), |user| user.ids);
+        let mut config = base_config();
+        let linux = &mut config["linux"];
+        linux["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+        linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+        config["mounts"].as_array_mut().unwrap().push(json!({
+            "destination": "/sys", "type": "none", "source": "/sys",
+            "options": ["rbind", "nosuid", "noexec", "nodev", "ro"]
+        }));
+        config
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let listed = self.microrun(&["list", "-q"]).stdout;
+        for id in listed.lines() {
+            self.microrun(&["delete", "--force", id]);
+        }
+        remove_cgroups(&format!("microrun-test-{}", self.unique()));
+    }
+}
+
+/// Removes the empty cgroup `name` from every hierarchy.
+fn remove_cgroups(name: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let _ = fs::remove_dir(root.join(name));
+    for hierarchy in fs::read_dir(root).into_iter().flatten().flatten() {
+        let _ = fs::remove_dir(hierarchy.path().join(name));
+    }
+}
+
+/// A bundle.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// The id that its container gets.
+    pub id: String,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+impl Bundle {
+    /// Its root filesystem.
+    pub fn rootfs(&self) -> PathBuf {
+        self.path.join("rootfs")
+    }
+}
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// The tools that scripts in the containers use.
+const APPLETS: &str = "sh awk cat chgrp chmod chown chrt cmp cp cut date dd df dirname echo env false find getopt grep \
+    head hostname id ionice ip kill ln ls mkdir mknod mount mv nc nice nproc od printf ps pwd readlink rm rmdir sed \
+    seq setsid sleep sort stat stty sync tail tee test timeout touch tr true tty umount uname uniq usleep wc which xargs";
+
+fn make_rootfs(rootfs: &Path) {
+    for directory in ["bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp"] {
+        fs::create_dir_all(rootfs.join(directory)).unwrap();
+    }
+    fs::write(rootfs.join("mnt/file"), "").unwrap();
+    fs::copy(BUSYBOX, rootfs.join("bin/busybox")).unwrap();
+    for applet in APPLETS.split_whitespace() {
+        symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+    }
+}
+
+/// What the configurations for root and for users share.
+fn base_config() -> Value {
+    let capabilities = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
+    json!({
+        "ociVersion": "1.3.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["true"],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "noNewPrivileges": true
+        },
+        "root": {"path": "rootfs", "readonly": true},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}
+        ],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}],
+            "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
+            "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+        }
+    })
+}
+
+/// Adds an item to the list `list`.
+pub fn push(list: &mut Value, item: Value) {
+    match list {
+        Value::Array(items) => items.push(item),
+        other => *other = json!([item]),
+    }
+}

@@ -1,0 +1,330 @@
+//! Namespaces: new ones, joined ones, and what a user namespace changes.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Lab, host, push};
+use serde_json::{Value, json};
+use std::fs;
+
+/// All kinds, as config.json and as /proc/PID/ns call them.
+const KINDS: [(&str, &str); 8] = [
+    ("user", "user"),
+    ("mount", "mnt"),
+    ("pid", "pid"),
+    ("network", "net"),
+    ("ipc", "ipc"),
+    ("uts", "uts"),
+    ("cgroup", "cgroup"),
+    ("time", "time"),
+];
+
+const MAPPED: u32 = 100_000;
+
+/// Gives the container a user namespace in which root is user 100000 of the host.
+fn with_user_namespace(config: &mut Value) {
+    let linux = &mut config["linux"];
+    push(&mut linux["namespaces"], json!({"type": "user"}));
+    for field in ["uidMappings", "gidMappings"] {
+        linux[field] = json!([{"containerID": 0, "hostID": MAPPED, "size": 65536}]);
+    }
+}
+
+fn namespaces_of(pid: &str) -> Vec<String> {
+    let link = |(_, name): &(&str, &str)| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+    KINDS.iter().map(|kind| link(kind).to_str().unwrap().to_owned()).collect()
+}
+
+/// A shell script that prints what [`namespaces_of`] returns.
+fn script() -> String {
+    let paths: Vec<String> = KINDS.iter().map(|(_, name)| format!("/proc/self/ns/{name}")).collect();
+    format!("for n in {}; do readlink $n; done", paths.join(" "))
+}
+
+#[test]
+fn every_kind_can_be_new() {
+    let lab = lab!();
+    let own = namespaces_of("self");
+    let inside = lab
+        .shell(&script(), |config| {
+            with_user_namespace(config);
+            for kind in ["cgroup", "time"] {
+                push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+            }
+        })
+        .ok();
+    for (index, inside) in inside.lines().enumerate() {
+        assert_ne!(inside, own[index], "{:?}", KINDS[index]);
+    }
+    assert_eq!(inside.lines().count(), KINDS.len());
+}
+
+#[test]
+fn what_is_not_listed_is_the_runtimes_own() {
+    let lab = lab!();
+    let own = namespaces_of("self");
+    let inside = lab.shell(&script(), |config| config["linux"]["namespaces"] = json!([{"type": "mount"}])).ok();
+    for (index, inside) in inside.lines().enumerate() {
+        assert_eq!(inside == own[index], KINDS[index].0 != "mount", "{:?}", KINDS[index]);
+    }
+}
+
+/// A container that sleeps in new namespaces of every kind; its pid.
+fn sleeper(lab: &Lab) -> i32 {
+    let bundle = lab.bundle(|config| {
+        with_user_namespace(config);
+        for kind in ["cgroup", "time"] {
+            push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+        }
+        config["process"]["args"] = json!(["sleep", "1000"]);
+    });
+    lab.started(&bundle)
+}
+
+#[test]
+fn each_kind_can_be_joined() {
+    let lab = lab!();
+    let pid = sleeper(&lab).to_string();
+    let theirs = namespaces_of(&pid);
+    // A namespace without a filesystem of ours in it has no rootfs: the mount namespace has a test of its own.
+    for (index, (kind, name)) in KINDS.iter().enumerate().filter(|(_, (kind, _))| *kind != "mount") {
+        let inside = lab.shell(&script(), |config| {
+            let list = config["linux"]["namespaces"].as_array_mut().unwrap();
+            list.retain(|namespace| namespace["type"] != *kind);
+            // The rights over these are those over the user namespace that they belong to.
+            for (needed, name) in [("user", "user"), (*kind, *name)].iter().skip(usize::from(*kind == "user")) {
+                list.push(json!({"type": needed, "path": format!("/proc/{pid}/ns/{name}")}));
+            }
+        });
+        assert_eq!(inside.ok().lines().nth(index), Some(theirs[index].as_str()), "{kind}");
+    }
+}
+
+#[test]
+fn all_kinds_can_be_joined_at_once() {
+    let lab = lab!();
+    let pid = sleeper(&lab).to_string();
+    let theirs = namespaces_of(&pid);
+    let inside = lab.shell(&script(), |config| {
+        let joined = KINDS.iter().filter(|(kind, _)| *kind != "mount");
+        let mut list: Vec<Value> =
+            joined.map(|(kind, name)| json!({"type": kind, "path": format!("/proc/{pid}/ns/{name}")})).collect();
+        list.push(json!({"type": "mount"}));
+        config["linux"]["namespaces"] = json!(list);
+    });
+    for (index, inside) in inside.ok().lines().enumerate() {
+        assert_eq!(inside == theirs[index], KINDS[index].0 != "mount", "{:?}", KINDS[index]);
+    }
+}
+
+#[test]
+fn a_joined_mount_namespace_is_where_the_rootfs_is_looked_up() {
+    let lab = lab!();
+    let mut holder = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sleep", "1000"])
+        .spawn()
+        .unwrap();
+    let path = format!("/proc/{}/ns/mnt", holder.id());
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    while fs::read_link(&path).unwrap() == own {
+        std::thread::yield_now();
+    }
+    let theirs = fs::read_link(&path).unwrap();
+    let output = lab.shell("readlink /proc/self/ns/mnt", |config| {
+        let list = config["linux"]["namespaces"].as_array_mut().unwrap();
+        list.retain(|namespace| namespace["type"] != "mount");
+        list.push(json!({"type": "mount", "path": path}));
+    });
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(output.ok(), theirs.to_str().unwrap());
+}
+
+#[test]
+fn a_joined_pid_namespace_shows_its_processes() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let pid = lab.started(&bundle);
+    let seen = lab
+        .shell("cat /proc/1/cmdline | tr '\\0' ' '; echo $$", |config| {
+            for namespace in config["linux"]["namespaces"].as_array_mut().unwrap() {
+                if namespace["type"] == "pid" {
+                    namespace["path"] = json!(format!("/proc/{pid}/ns/pid"));
+                }
+            }
+        })
+        .ok();
+    assert!(seen.starts_with("sleep 1000"), "{seen}");
+    assert_ne!(seen.lines().last(), Some("1"));
+}
+
+#[test]
+fn a_path_of_another_kind_is_refused() {
+    let lab = lab!();
+    let error = lab
+        .shell("true", |config| {
+            config["linux"]["namespaces"][0] = json!({"type": "pid", "path": "/proc/self/ns/net"});
+        })
+        .failed();
+    assert!(error.contains("linux.namespaces[0].path"), "{error}");
+    let error = lab
+        .shell("true", |config| {
+            config["linux"]["namespaces"][0] = json!({"type": "pid", "path": "/no/such"});
+        })
+        .failed();
+    assert!(error.contains("linux.namespaces[0].path") && error.contains("/no/such"), "{error}");
+}
+
+#[test]
+fn a_stage_that_fails_names_the_namespace() {
+    let lab = lab!();
+    // Nobody may enter the user namespace that he is in.
+    let error = lab
+        .shell("true", |config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "user", "path": "/proc/self/ns/user"}));
+        })
+        .failed();
+    assert!(error.contains("linux.namespaces[5]") && error.contains("setns"), "{error}");
+}
+
+#[test]
+fn a_user_namespace_maps_ids() {
+    let lab = lab!();
+    let output = lab
+        .shell("id; cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; ls -ln /tmp/f", |config| {
+            with_user_namespace(config);
+            config["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [7, 8]});
+            push(
+                &mut config["mounts"],
+                json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]}),
+            );
+            let args = config["process"]["args"][2].as_str().unwrap();
+            config["process"]["args"][2] = json!(format!("touch /tmp/f; {args}"));
+        })
+        .ok();
+    let lines: Vec<String> = output.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(lines[0], "uid=5 gid=6 groups=7,8");
+    assert_eq!(lines[1..4], ["0 100000 65536", "0 100000 65536", "allow"]);
+    assert!(lines[4].contains(" 5 6 "), "{output}");
+}
+
+#[test]
+fn devices_are_bound_where_they_cannot_be_made() {
+    let lab = lab!();
+    let output = lab
+        .shell(
+            "for d in null zero full random urandom tty fuse; do stat -c '%n %F %t:%T %a' /dev/$d; done; \
+             echo x > /dev/null; head -c 2 /dev/zero | od -An -tx1; readlink /dev/ptmx",
+            |config| {
+                with_user_namespace(config);
+                config["linux"]["devices"] =
+                    json!([{"path": "/dev/fuse", "type": "c", "major": 1, "minor": 5, "fileMode": 438}]);
+                push(
+                    &mut config["linux"]["resources"]["devices"],
+                    json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}),
+                );
+            },
+        )
+        .ok();
+    assert!(output.contains("/dev/null character special file 1:3 666"), "{output}");
+    assert!(output.ends_with("00 00\npts/ptmx"), "{output}");
+}
+
+#[test]
+fn sources_that_only_the_host_can_reach_are_bound() {
+    let lab = lab!();
+    let secret = lab.path("secret");
+    fs::create_dir_all(secret.join("dir")).unwrap();
+    fs::write(secret.join("dir/file"), "seen").unwrap();
+    host("chmod", &["700", secret.to_str().unwrap()]);
+    for (source, destination) in [("dir", "/mnt"), ("dir/file", "/mnt/file")] {
+        let output = lab.shell("cat /mnt/file", |config| {
+            with_user_namespace(config);
+            push(
+                &mut config["mounts"],
+                json!({"destination": destination, "source": secret.join(source), "options": ["bind", "ro"]}),
+            );
+        });
+        assert_eq!(output.ok(), "seen", "{source}");
+    }
+}
+
+#[test]
+fn time_offsets_apply_to_both_clocks() {
+    let lab = lab!();
+    for user_namespace in [false, true] {
+        let output = lab
+            .shell("cat /proc/self/timens_offsets; cat /proc/uptime", |config| {
+                if user_namespace {
+                    with_user_namespace(config);
+                }
+                push(&mut config["linux"]["namespaces"], json!({"type": "time"}));
+                config["linux"]["timeOffsets"] =
+                    json!({"monotonic": {"secs": 7881, "nanosecs": 2718281}, "boottime": {"secs": 1_000_000_000}});
+            })
+            .ok();
+        let fields: Vec<&str> = output.split_whitespace().collect();
+        assert_eq!(fields[..6], ["monotonic", "7881", "2718281", "boottime", "1000000000", "0"], "{output}");
+        assert!(fields[6].parse::<f64>().unwrap() > 1e9, "{output}");
+    }
+}
+
+#[test]
+fn a_cgroup_namespace_begins_at_the_containers_cgroup() {
+    let lab = lab!();
+    for (listed, root) in [(true, true), (false, false)] {
+        let output = lab
+            .shell("grep ^0:: /proc/self/cgroup", |config| {
+                if listed {
+                    push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+                }
+            })
+            .ok();
+        assert_eq!(output == "0::/", root, "{output}");
+    }
+}
+
+#[test]
+fn an_id_that_is_not_mapped_is_refused_by_name() {
+    let lab = lab!();
+    for (user, field) in [
+        (json!({"uid": 70000, "gid": 0}), "process.user.uid"),
+        (json!({"uid": 0, "gid": 70000}), "process.user.gid"),
+        (json!({"uid": 0, "gid": 0, "additionalGids": [1, 70000]}), "process.user.additionalGids"),
+    ] {
+        let error = lab
+            .shell("true", |config| {
+                with_user_namespace(config);
+                config["process"]["user"] = user;
+            })
+            .failed();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
+fn a_cgroup_mount_shows_the_containers_cgroups_and_no_others() {
+    let lab = lab!();
+    for (namespace, path) in [(false, true), (true, true), (false, false)] {
+        let output = lab
+            .shell(
+                "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -f $d/cgroup.procs ] && [ ! -L $d ] && \
+                 grep -c -x 1 $d/cgroup.procs; done; true",
+                |config| {
+                    if namespace {
+                        push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+                    }
+                    if !path {
+                        config["linux"]["cgroupsPath"] = Value::Null;
+                    }
+                    let options = json!(["nosuid", "noexec", "nodev", "ro"]);
+                    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options});
+                    push(&mut config["mounts"], mount);
+                },
+            )
+            .ok();
+        // The container's init is in each cgroup that is shown at the top of a hierarchy.
+        assert!(!output.is_empty() && output.lines().all(|count| count == "1"), "{output}");
+    }
+}

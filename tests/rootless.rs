@@ -1,0 +1,162 @@
+//! Containers of a user who has no rights on the machine.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Lab, output, push};
+use serde_json::json;
+use std::fs;
+use std::process::Command;
+
+macro_rules! user_lab {
+    () => {
+        match Lab::for_user() {
+            Ok(lab) => lab,
+            Err(why) => skip!("{why}"),
+        }
+    };
+}
+
+/// The first of at least 1000 ids in a row that `file` (subuid(5)) gives to `user`.
+fn subordinate(file: &str, user: &str) -> Option<u32> {
+    let text = fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (owner, first, count) = (fields.next()?, fields.next()?, fields.next()?);
+        (owner == user && count.parse::<u32>().ok()? >= 1000).then(|| first.parse().ok())?
+    })
+}
+
+#[test]
+fn a_container_runs_without_any_right() {
+    let lab = user_lab!();
+    let (uid, _) = lab.user().unwrap().ids;
+    let output = lab.shell("id -u; id -g; cat /proc/self/uid_map; cat /proc/self/setgroups; echo > /x", |_| {});
+    assert!(output.stderr.contains("Read-only file system"), "{output:?}");
+    let words: Vec<&str> = output.stdout.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "0", &uid.to_string(), "1", "deny"]);
+}
+
+#[test]
+fn its_state_lies_in_the_users_runtime_directory() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let pid = lab.created(&bundle);
+    assert!(lab.path("run/microrun").join(&bundle.id).is_dir());
+    let state =
+        |lab: &Lab| -> serde_json::Value { serde_json::from_str(&lab.microrun(&["state", &bundle.id]).ok()).unwrap() };
+    assert_eq!(state(&lab)["status"], "created");
+    assert_eq!(state(&lab)["pid"], pid);
+    lab.microrun(&["start", &bundle.id]).ok();
+    assert_eq!(state(&lab)["status"], "running");
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert_eq!(
+        fs::read_dir(lab.path("run/microrun")).unwrap().flatten().filter(|e| e.file_name() == *bundle.id).count(),
+        0
+    );
+}
+
+#[test]
+fn more_ids_are_mapped_by_the_helpers() {
+    let lab = user_lab!();
+    let user = lab.user().unwrap().clone();
+    let (Some(uids), Some(gids)) = (subordinate("/etc/subuid", &user.name), subordinate("/etc/subgid", &user.name))
+    else {
+        skip!("/etc/subuid and /etc/subgid give {} no ids", user.name)
+    };
+    if !output(Command::new("newuidmap")).stderr.contains("usage") {
+        skip!("there is no newuidmap (Debian's package uidmap)");
+    }
+    let maps = |own: u32, first: u32| json!([{"containerID": 0, "hostID": own, "size": 1}, {"containerID": 1, "hostID": first, "size": 1000}]);
+    let run = |uids: u32| {
+        lab.shell("id; cat /proc/self/setgroups; ls -ln /tmp/f", |config| {
+            config["linux"]["uidMappings"] = maps(user.ids.0, uids);
+            config["linux"]["gidMappings"] = maps(user.ids.1, gids);
+            config["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [7]});
+            let tmp = json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]});
+            push(&mut config["mounts"], tmp);
+            let script = config["process"]["args"][2].as_str().unwrap();
+            config["process"]["args"][2] = json!(format!("touch /tmp/f; {script}"));
+        })
+    };
+    let output = run(uids).ok();
+    assert!(output.starts_with("uid=5 gid=6 groups=7\nallow\n"), "{output}");
+    assert!(output.split_whitespace().collect::<Vec<_>>().join(" ").contains(" 5 6 "), "{output}");
+    let error = run(uids.wrapping_add(3_000_000)).failed();
+    assert!(error.contains("linux.uidMappings") && error.contains("/etc/subuid"), "{error}");
+}
+
+#[test]
+fn groups_that_cannot_be_set_are_refused() {
+    let lab = user_lab!();
+    let error = lab.shell("true", |config| config["process"]["user"]["additionalGids"] = json!([0])).failed();
+    assert!(error.contains("process.user.additionalGids"), "{error}");
+}
+
+#[test]
+fn the_network_may_be_new_too() {
+    let lab = user_lab!();
+    let output = lab
+        .shell("ls /sys/class/net; ip link show lo", |config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "network"}));
+            for mount in config["mounts"].as_array_mut().unwrap() {
+                if mount["destination"] == "/sys" {
+                    *mount = json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]});
+                }
+            }
+        })
+        .ok();
+    assert!(output.starts_with("lo\n") && output.contains("LOOPBACK,UP"), "{output}");
+}
+
+#[test]
+fn the_score_of_the_oom_killer_can_be_raised_and_is_otherwise_left_alone() {
+    let lab = user_lab!();
+    let score = |value: i32| {
+        lab.shell("cat /proc/self/oom_score_adj", |config| config["process"]["oomScoreAdj"] = json!(value)).ok()
+    };
+    assert_eq!(score(500), "500");
+    assert_eq!(score(-900), fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim());
+}
+
+#[test]
+fn times_and_names_are_the_users_to_set() {
+    let lab = user_lab!();
+    let output = lab
+        .shell(
+            "cat /proc/uptime; hostname; cat /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_default_ttl",
+            |config| {
+                for kind in ["time", "network", "cgroup"] {
+                    push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+                }
+                config["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000}});
+                config["hostname"] = json!("host");
+                config["domainname"] = json!("domain");
+                config["linux"]["sysctl"] = json!({"net.ipv4.ip_default_ttl": "77"});
+            },
+        )
+        .ok();
+    assert!(output.parse::<f64>().is_err() && output.starts_with("1000"), "{output}");
+    assert!(output.ends_with("host\ndomain\n77"), "{output}");
+}
+
+#[test]
+fn limits_without_cgroups_are_refused() {
+    let lab = user_lab!();
+    let error =
+        lab.shell("true", |config| config["linux"]["resources"] = json!({"memory": {"limit": 100_000_000}})).failed();
+    assert!(error.contains("unable to apply cgroup configuration") && error.contains("permission denied"), "{error}");
+}
+
+#[test]
+fn a_users_cgroups_are_hidden_without_a_namespace_of_their_own() {
+    let lab = user_lab!();
+    // CVE-2023-25809: what the user owns on the host must not be writable inside.
+    let output = lab.shell("ls /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs", |config| {
+        push(&mut config["mounts"], json!({"destination": "/sys/fs/cgroup", "type": "cgroup"}));
+    });
+    assert_eq!(output.stdout, "", "{output:?}");
+    assert!(output.stderr.contains("No such file"), "{output:?}");
+}
