@@ -25,7 +25,8 @@ pub fn rootless(unified: bool, uid: u32, gid: u32) -> String {
 /// The leanest safe configuration for one static binary, at the path `program` in the root file system.
 ///
 /// - All of its namespaces are new; the root file system and /dev, the only mount, are read-only. What is not there
-///   (/proc, /sys) needs no masking: who adds one should take the masked and read-only paths of [`runc`]'s too.
+///   (/proc, /sys) needs no masking: who adds one should take the masked and read-only paths of [`runc`]'s too. runc
+///   itself cannot start it without a /proc.
 /// - It runs as nobody, without any capability, and cannot gain one.
 /// - It has 128 MiB of memory, one CPU, 64 tasks, no core dumps, and no devices but the default ones.
 /// - It may make the system calls that a static program does: read and write, memory, time, signals, waiting, and
