@@ -2,7 +2,7 @@
 
 use super::handle::Handle;
 use super::join::Join;
-use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy};
+use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy, IfDenied};
 use super::systemd::Unit;
 use super::tree;
 use super::write::Target;
@@ -58,8 +58,17 @@ impl CgroupPlan {
             let Err(error) = cgroup.add(self, directory, None) else { continue };
             let denied = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
             cgroup.undo_made();
-            if self.optional && denied {
-                return Ok(Cgroup { handle: Handle::new(self.driver), join: Join::default(), devices: None, ..cgroup });
+            cgroup.join = Join::default();
+            match self.if_denied {
+                IfDenied::DoWithout if denied => {
+                    return Ok(Cgroup { handle: Handle::new(self.driver), devices: None, ..cgroup });
+                }
+                IfDenied::FailForLimits if denied => {
+                    let hint = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups: \
+                                leave linux.resources out, or have a cgroup delegated";
+                    return Err(error.context(hint));
+                }
+                _ => {}
             }
             return Err(error);
         }

@@ -41,7 +41,8 @@ struct Memory {
 }
 
 impl Handle {
-    /// Starts to watch. Without a memory cgroup (nothing in config.json needed one on v1) only the end is seen.
+    /// Starts to watch. Without a memory cgroup (on v1, if config.json needed none) only the end is seen; without
+    /// cgroup v2, the end is seen only when the memory cgroup is removed, and the caller had better watch the init.
     ///
     /// # Errors
     /// A kernel that refuses to watch.

@@ -5,6 +5,8 @@
 //! controller is needed, at their usual places first and in /proc/self/mountinfo last.
 
 use super::limits::Version;
+use super::tree;
+use super::write::read_whole;
 use crate::error::Doing;
 use crate::{Error, Result, error::Kind};
 use nix::errno::Errno;
@@ -57,7 +59,7 @@ pub enum Mode {
 /// What [`Layout::probe`] shall find out beyond the mode.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Needs {
-    /// The v1 mounts, and the controllers of the v2 hierarchy.
+    /// On a hybrid machine, the v1 mounts and the controllers of the v2 hierarchy; elsewhere they are always found out.
     pub controllers: bool,
     /// The cgroups that this process is in.
     pub own: bool,
@@ -86,9 +88,9 @@ pub struct Layout {
     pub mode: Mode,
     /// Where cgroup v2 is mounted.
     pub unified: Option<PathBuf>,
-    /// The controllers that the root of the v2 mount offers; empty unless asked for.
+    /// The controllers that the root of the v2 mount offers; on a hybrid machine empty unless asked for.
     pub unified_controllers: Vec<String>,
-    /// The v1 hierarchies; empty unless asked for.
+    /// The v1 hierarchies; on a hybrid machine empty unless asked for.
     pub v1: Vec<V1Mount>,
     /// The cgroup of this process in each hierarchy, by controller and "" for v2; empty unless asked for.
     pub own: BTreeMap<String, PathBuf>,
@@ -115,7 +117,8 @@ impl Layout {
             Mode::Hybrid => Some(HYBRID.into()),
             Mode::Legacy | Mode::Absent => None,
         };
-        if needs.controllers || layout.mode == Mode::Legacy {
+        // On v2 the controllers are always enabled for a container: statistics and OOM events need them.
+        if needs.controllers || matches!(layout.mode, Mode::Unified | Mode::Legacy) {
             layout.probe_controllers()?;
         }
         if let (Some(above), Some(cpuset)) = (&needs.cpuset_above, layout.v1_mount("cpuset")) {
@@ -130,7 +133,7 @@ impl Layout {
     fn probe_controllers(&mut self) -> Result<()> {
         if let Some(unified) = &self.unified {
             let file = unified.join("cgroup.controllers");
-            let text = fs::read_to_string(&file).doing(|| format!("read {}", file.display()))?;
+            let text = tree::open_file(&file).and_then(read_whole).doing(|| format!("read {}", file.display()))?;
             self.unified_controllers = text.split_whitespace().map(str::to_owned).collect();
         }
         if matches!(self.mode, Mode::Hybrid | Mode::Legacy) {

@@ -121,6 +121,18 @@ pub struct DeviceProgram {
     pub program: Program,
 }
 
+/// What it means if the kernel denies the rights to make cgroups (`EACCES`, `EPERM`, `EROFS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum IfDenied {
+    /// Fail: root may, or the user has named a path.
+    Fail,
+    /// Fail, and say that it is for the limits: without them a rootless container needs no cgroup.
+    FailForLimits,
+    /// Do without cgroups.
+    DoWithout,
+}
+
 /// All that making a container's cgroups takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CgroupPlan {
@@ -137,8 +149,8 @@ pub struct CgroupPlan {
     pub devices: Option<DeviceProgram>,
     /// The owner of the v2 directory.
     pub owner: Option<u32>,
-    /// Do without cgroups if the kernel denies them.
-    pub optional: bool,
+    /// What it means if the kernel denies making them.
+    pub if_denied: IfDenied,
     /// Whether a failing device program is passed over: an unprivileged user may not load one, and cannot make or open
     /// the host's devices either.
     pub devices_optional: bool,
@@ -169,12 +181,16 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
         enable: layout.unified_controllers.clone(),
         devices: None,
         owner: request.owner,
-        optional: request.rootless && request.path().is_none() && !request.has_limits(),
+        if_denied: match (request.rootless && request.path().is_none(), request.has_limits()) {
+            (false, _) => IfDenied::Fail,
+            (true, true) => IfDenied::FailForLimits,
+            (true, false) => IfDenied::DoWithout,
+        },
         devices_optional: request.rootless,
         warnings: warnings(resources),
     };
     if layout.mode == Mode::Absent {
-        if plan.optional {
+        if plan.if_denied == IfDenied::DoWithout {
             return Ok(plan);
         }
         return Err(Error::new(

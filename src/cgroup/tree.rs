@@ -27,6 +27,9 @@ const MODE: Mode = Mode::from_bits_truncate(0o755);
 /// # Errors
 /// Those of mkdir(2).
 pub fn make(mount: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<bool, Errno> {
+    /// How often the directory above may be removed by someone else just after it was made or found.
+    const RACES: u32 = 10;
+    let mut races = 0;
     loop {
         match mkdir(path, MODE) {
             Ok(()) => {
@@ -34,7 +37,8 @@ pub fn make(mount: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<bool, 
                 return Ok(true);
             }
             Err(Errno::EEXIST) => return Ok(false),
-            Err(Errno::ENOENT) if path != mount && path.starts_with(mount) => {
+            Err(Errno::ENOENT) if path != mount && path.starts_with(mount) && races < RACES => {
+                races += 1;
                 make(mount, path.parent().unwrap_or(mount), made)?;
             }
             Err(errno) => return Err(errno),

@@ -1,6 +1,6 @@
 use super::{hybrid, legacy, resources, unified};
 use crate::cgroup::layout::{Layout, Needs};
-use crate::cgroup::plan::{CgroupPlan, Driver, Hierarchy, Request, compile};
+use crate::cgroup::plan::{CgroupPlan, Driver, Hierarchy, IfDenied, Request, compile};
 use oci_spec::runtime::LinuxResources;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -204,7 +204,7 @@ fn relative_paths_are_beside_the_own_v2_cgroup_and_below_the_own_v1_cgroup() {
     let request = Request { rootless: true, ..request(None, &json) };
     let plan = compile(&request, &hybrid()).unwrap();
     assert!(text(&plan).starts_with("v1 /sys/fs/cgroup/memory/mine/box\n"), "{}", text(&plan));
-    assert!(!plan.optional, "limits need cgroups");
+    assert_eq!(plan.if_denied, IfDenied::FailForLimits);
 }
 
 #[test]
