@@ -72,7 +72,7 @@ fn open_for_joining(directory: &OwnedFd, file: &str) -> nix::Result<OwnedFd> {
 /// Cgroups below the container's own that a process shall join instead, by controller; "" is the v2 hierarchy.
 pub type SubCgroups = BTreeMap<String, PathBuf>;
 
-/// Reads the arguments of `exec --cgroup`: "path" for cgroup v2, "controller[,controller]:path" for v1.
+/// Reads the arguments of `exec --cgroup`: `path` for cgroup v2, `controller[,controller]:path` for v1.
 ///
 /// # Errors
 /// An empty controller, or one named twice.

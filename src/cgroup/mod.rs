@@ -6,7 +6,7 @@
 //! ```
 //!
 //! - [`layout`]: which hierarchies the machine has (unified, hybrid, v1), read as cheaply as the request allows.
-//! - [`compile`](plan::compile): the pure step from config.json to directories, writes and a device program.
+//! - [`compile`]: the pure step from config.json to directories, writes and a device program.
 //! - [`CgroupPlan::create`]: makes the directories and sets the limits, before the init exists. The caller clones the
 //!   init as [`Join`] says and meanwhile attaches the device program ([`Cgroup::restrict_devices`]).
 //! - [`Handle`]: the same cgroups as saved in state.json, and all that is done with them later.
