@@ -1,7 +1,7 @@
 //! Whatever comes in, an answer comes out: properties of the parsers under random and damaged input.
 
 use crate::spec::{cpu_list, default, mount_options::MountOptions};
-use crate::spec::{parse, parse_process, parse_resources, validate, validate_rootless};
+use crate::spec::{parse, parse_process, parse_resources, validate, validate_process, validate_rootless};
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
@@ -28,7 +28,9 @@ fn digest(text: &[u8]) {
         }
         Err(error) => is_a_sentence(&error.to_string()),
     }
-    let _ = parse_process(text);
+    if let Ok((process, _)) = parse_process(text) {
+        let _ = validate_process(&process);
+    }
     let _ = parse_resources(text);
 }
 
