@@ -119,7 +119,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         .map(|(name, path)| (name.clone(), path.clone()))
         .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
         // Whether one that may be missing could be made is not known yet.
-        .filter(|_| !cgroup.optional)
+        .filter(|_| cgroup.if_denied != cgroup::plan::IfDenied::DoWithout)
         .collect();
     let machine: Host = host::facts(&loaded.spec);
     warnings.extend(left_out(&loaded.spec, &machine));
