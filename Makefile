@@ -2,13 +2,14 @@
 
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
+SHARE ?= $(PREFIX)/share
 ARCH := $(shell uname -m)
 
 MICRORUN := dist/microrun
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-vm bundle install clean need
+.PHONY: help build run test test-vm bundle man install clean need
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -40,8 +41,16 @@ $(ACTION): rootfs/hello-$(ARCH).S
 	ld -n -s -z noseparate-code --build-id=none -o $@ $@.o
 	@rm $@.o
 
-install: build ## install into PREFIX (/usr/local), below DESTDIR if given
+man: need ## manual pages and shell completions, in dist, and docs/cli.md
+	cargo run --quiet --locked --example manual -- dist
+	cp dist/cli.md docs/cli.md
+
+install: build man ## install into PREFIX (/usr/local), below DESTDIR if given
 	install -D -m 755 $(MICRORUN) $(DESTDIR)$(BINDIR)/microrun
+	install -D -m 644 -t $(DESTDIR)$(SHARE)/man/man8 dist/man/*.8
+	install -D -m 644 dist/completions/microrun.bash $(DESTDIR)$(SHARE)/bash-completion/completions/microrun
+	install -D -m 644 dist/completions/microrun.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/microrun.fish
+	install -D -m 644 dist/completions/_microrun $(DESTDIR)$(SHARE)/zsh/site-functions/_microrun
 
 clean: ## remove what the targets made
 	cargo clean

@@ -4,13 +4,31 @@ use super::grammar::{Flag, Takes, Verb};
 use super::{VERBS, global};
 use std::fmt::Write;
 
-/// What microrun is, in one line. The name before it is the one that the program was called by.
-const ABOUT: &str = "Open Container Initiative runtime";
+/// What microrun is, in one line.
+pub const ABOUT: &str = "Open Container Initiative runtime";
 
-const DETAILS: &str = "\
+/// How to begin.
+pub const DETAILS: &str = "\
 Runs containers from OCI bundles: a bundle is a directory with a config.json and a root filesystem.
 
 To run one: run BUNDLE/, or run -b BUNDLE ID. To see what a run would do: explain BUNDLE/.";
+
+/// What docs/cli.md says before the help of each verb.
+const MARKDOWN: &str = "\
+# The command line
+
+Generated from the program's own help by `make man`; a test compares the two.
+
+Verbs, options, output and exit codes are runc's. Options may stand before and after the id; `--name value`, `--name=value` and
+`-name value` are the same; of an option that is given twice the last counts, but for those that say otherwise. All that follows
+the id of `exec` and `ps` belongs to the program that they start. Global options are understood after the verb, too.
+
+Exit codes: 1 for an error, 3 for a verb that does not exist, 255 for an `exec` that cannot start its process. `run` and
+`exec` otherwise exit as the process did, or with 128 + N when signal N ended it.
+
+An error is one line on standard error. With `--log FILE` it is there as well, in the format of `--log-format`, which engines read.
+
+";
 
 /// The help of the program, which was called by the name `program`.
 pub fn program(program: &str) -> String {
@@ -33,6 +51,16 @@ pub fn verb(program: &str, verb: &Verb) -> String {
     }
     let own = [("--help, -h".to_owned(), "show this help")];
     let _ = write!(text, "OPTIONS:\n{}", columns(flag_lines(verb.flags).chain(own)));
+    text
+}
+
+/// The whole reference, as docs/cli.md has it.
+pub fn markdown() -> String {
+    let mut text = String::from(MARKDOWN);
+    let _ = write!(text, "```\n{}```\n", program("microrun"));
+    for each in VERBS {
+        let _ = write!(text, "\n## {}\n\n```\n{}```\n", each.name, verb("microrun", each));
+    }
     text
 }
 
