@@ -1,5 +1,7 @@
 //! The command line from outside: help, mistakes, exit codes, and the log as engines read it.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, which the lint takes for something else.
+
 use microrun::cli::{VERBS, help};
 use serde_json::Value;
 use std::fs;
