@@ -8,6 +8,7 @@
 //! Everything right of the clone happens at the same time. Nothing waits for anything that it does not need: init
 //! waits only before it executes what is not ours, until it is recorded and its devices are restricted.
 
+use super::ahead::Ahead;
 use super::gates::{self, Outcome};
 use super::host;
 use super::state::{Entry, Process, State, Status, Store};
@@ -89,8 +90,14 @@ pub struct Prepared {
 /// # Errors
 /// One sentence that names the field or the path.
 pub fn prepare(options: &Options) -> Result<Prepared> {
+    prepare_and(options, |_| Ok(())).map(|(prepared, ())| prepared)
+}
+
+/// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
+pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
     let bundle = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&bundle)?;
+    let begun = begin(&text)?;
     let loaded = spec::parse(&text)?;
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
@@ -143,7 +150,7 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
         pidfd_socket: options.pidfd_socket.is_some(),
         privileged: nix::unistd::geteuid().is_root(),
     })?;
-    Ok(Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings })
+    Ok((Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings }, begun))
 }
 
 /// The capabilities that cannot be granted.
@@ -245,10 +252,10 @@ pub struct Launched {
 ///
 /// # Errors
 /// One sentence: what could not be done, for which field.
-pub fn launch(options: &Options, prepared: Prepared) -> Result<Launched> {
+pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None };
-    match launch_into(options, prepared, entry, &mut undo) {
+    match launch_into(options, prepared, ahead, entry, &mut undo) {
         Ok(launched) => Ok(launched),
         Err(error) => {
             undo.everything();
@@ -282,7 +289,13 @@ impl Undo {
     }
 }
 
-fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut Undo) -> Result<Launched> {
+fn launch_into(
+    options: &Options,
+    prepared: Prepared,
+    mut ahead: Ahead,
+    entry: Entry,
+    undo: &mut Undo,
+) -> Result<Launched> {
     // Init may run in this memory for as long as it waits for `start`, whatever becomes of this process's stack.
     let prepared: &'static Prepared = Box::leak(Box::new(prepared));
     let plan = &prepared.plan;
@@ -291,11 +304,14 @@ fn launch_into(options: &Options, prepared: Prepared, entry: Entry, undo: &mut U
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
-    let report: &'static Shared<Report> =
-        Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the container's init")?));
+    let report = ahead.report;
     run_outside(plan, &mut slots, report)?;
-    let helper = network_helper(plan, &mut slots, report)?;
+    let helper = if plan.network_helper { ahead.take_helper()? } else { None };
+    drop(ahead);
     undo.helper = helper;
+    if let Some(helper) = helper {
+        slots.set(slots::NETWORK, helper.pidfd);
+    }
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let manner =
         Manner { wait_for_start: options.wait_for_start, timings: options.timings, foreground: options.foreground };
@@ -473,19 +489,6 @@ fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
     let nothing = Exec::none();
     init::run_here(&plan.outside.steps, slots, &nothing, report)
         .map_err(|(index, errno)| explain::failure(&plan.outside.steps, &nothing, index, errno))
-}
-
-/// Starts the helper that makes the network namespace, on another CPU; where there is none, init does it alone.
-fn network_helper(plan: &Plan, slots: &mut Slots, report: &'static Shared<Report>) -> Result<Option<Child>> {
-    if !plan.network_helper {
-        return Ok(None);
-    }
-    let request = clone::Request { flags: clone::SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
-    let helper = clone::spawn_static(&request, init::help_with_network, report)
-        .doing(|| "linux.namespaces (network): clone a helper")?;
-    slots.set(slots::NETWORK, helper.pidfd);
-    process::move_to_another_cpu(helper.pid);
-    Ok(Some(helper))
 }
 
 /// How a clone is treated.

@@ -1,5 +1,6 @@
 //! The life cycle: what the verbs do.
 
+mod ahead;
 mod console;
 pub mod exec;
 mod gates;

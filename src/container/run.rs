@@ -1,5 +1,6 @@
 //! `create` and `run`.
 
+use super::ahead::Ahead;
 use super::launch::{self, Launched, Options};
 use super::{manage, wait};
 use crate::error::{Doing, Error, Result};
@@ -33,9 +34,9 @@ pub struct Timing {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn create(options: &Options) -> Result<Vec<String>> {
-    let prepared = launch::prepare(options)?;
+    let (prepared, ahead) = launch::prepare_and(options, Ahead::begin)?;
     let warnings = prepared.warnings.clone();
-    launch::launch(options, prepared)?;
+    launch::launch(options, prepared, ahead)?;
     Ok(warnings)
 }
 
@@ -44,9 +45,9 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
-    let prepared = launch::prepare(options)?;
+    let (prepared, ahead) = launch::prepare_and(options, Ahead::begin)?;
     let warnings = prepared.warnings.clone();
-    let launched = launch::launch(options, prepared)?;
+    let launched = launch::launch(options, prepared, ahead)?;
     let spec = &launched.prepared.loaded.spec;
     let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
     if poststart.is_err() {

@@ -3,7 +3,7 @@
 //! | file | written | holds |
 //! | --- | --- | --- |
 //! | `state.json` | before anything else is made | all that `delete --force` needs to find the rest |
-//! | `init` | right after the clone | pid and start time of init |
+//! | `init` | right after the clone | pid and start time of init, as a symbolic link's text |
 //! | `config.json` | while init sets itself up | the configuration, for `exec` and the later hooks |
 //! | `start.sock` | by `create`, removed by `start` | where a created init waits |
 //!
@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::symlink;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -270,7 +271,9 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn record(&self, init: Process) -> Result<()> {
-        self.write("init", format!("{} {}\n", init.pid, init.start_time).as_bytes())
+        // The text of a symbolic link is written at once, by one system call.
+        let path = self.path.join("init");
+        symlink(format!("{} {}", init.pid, init.start_time), &path).doing(|| format!("write {}", path.display()))
     }
 
     /// The recorded init; `None` before there is one.
@@ -279,10 +282,11 @@ impl Entry {
     /// A file that cannot be read.
     pub fn init(&self) -> Result<Option<Process>> {
         let path = self.path.join("init");
-        let text = match fs::read_to_string(&path) {
+        let text = match fs::read_link(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.doing(|| format!("read {}", path.display()))?,
+            text => text.doing(|| format!("read the symbolic link {}", path.display()))?,
         };
+        let text = text.to_string_lossy();
         let mut numbers = text.split_whitespace();
         let pid = numbers.next().and_then(|text| text.parse().ok());
         let start_time = numbers.next().and_then(|text| text.parse().ok());
@@ -482,9 +486,11 @@ mod tests {
         let own = Process::of(process::getpid()).unwrap();
         entry.record(own).unwrap();
         assert_eq!(entry.status(None).unwrap(), (Status::Running, Some(own)));
+        fs::remove_file(entry.path().join("init")).unwrap();
         entry.record(Process { start_time: own.start_time + 1, ..own }).unwrap();
         assert_eq!(entry.status(None).unwrap(), (Status::Stopped, None));
-        entry.write("init", b"12 ").unwrap();
+        fs::remove_file(entry.path().join("init")).unwrap();
+        symlink("12 ", entry.path().join("init")).unwrap();
         assert_eq!(entry.init().unwrap(), None);
     }
 }
