@@ -2,7 +2,7 @@
 //!
 //! A Plan is a list of [`Step`]s. [`run`] executes them in order, in a child that may share its parent's memory: it
 //! allocates nothing, locks nothing, never panics and uses no stdio, so the same code serves the command line, a
-//! resident pool and a threaded shim. The step that runs is noted in [`Report`]; when one fails its errno is noted
+//! resident pool and a threaded shim. The step that runs is noted in [`Report`](crate::sys::shared::Report); when one fails its errno is noted
 //! too and the child ends. The parent turns the pair into a sentence.
 //!
 //! ```text

@@ -21,7 +21,7 @@ impl fmt::Display for Slot {
 pub struct Step {
     /// What is done.
     pub op: Op,
-    /// The field it comes from ("mounts[3]", "linux.maskedPaths"), for people.
+    /// The field it comes from (`mounts[3]`, `linux.maskedPaths`), for people.
     pub field: String,
 }
 

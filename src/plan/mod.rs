@@ -147,7 +147,7 @@ pub struct Plan {
     pub network_helper: bool,
     /// Steps of init.
     pub steps: Vec<Step>,
-    /// The first of [`Plan::cgroup_slots`] slots for v1 `tasks` files.
+    /// The first of the slots for v1 `tasks` files.
     pub first_cgroup_slot: u8,
     /// What is executed in the end.
     pub exec: Exec,
