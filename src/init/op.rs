@@ -131,7 +131,7 @@ impl Exec {
 /// envp and, where the config gives no HOME, room for one.
 #[derive(Debug)]
 pub struct Environment {
-    /// The strings. The first is `HOME=` with [`Environment::HOME_ROOM`] bytes of room if `home_room`.
+    /// The strings, after a `HOME=` with [`Environment::HOME_ROOM`] bytes of room if `home_room`.
     pub strings: Strings,
     /// Whether HOME is to be looked up in the container's /etc/passwd.
     pub home_room: bool,

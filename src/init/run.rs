@@ -545,6 +545,6 @@ fn raise_ambient(raise: u64) -> Sys {
 impl Environment {
     /// Writes HOME into the room that was left for it.
     pub(super) fn write_home(&self, value: &[u8]) -> Sys {
-        if self.home_room { self.strings.overwrite(0, b"HOME=", value) } else { Ok(()) }
+        if self.home_room { self.strings.set_first(b"HOME=", value) } else { Ok(()) }
     }
 }

@@ -277,23 +277,18 @@ fn exec(process: &Process) -> Result<Exec> {
     let args = args.iter().map(|arg| cstring("process.args", arg)).collect::<Result<Vec<_>>>()?;
     let home_room = !has_home(process);
     let mut env = Vec::new();
-    if home_room {
-        env.push(home_placeholder());
-    }
     for entry in process.env().iter().flatten() {
         if !(home_room && entry.starts_with("HOME=")) {
             env.push(cstring("process.env", entry)?);
         }
     }
-    let env = Environment { strings: Strings::new(env), home_room };
+    let strings = if home_room {
+        Strings::with_room(b"HOME=/", "HOME=".len() + Environment::HOME_ROOM, env)
+    } else {
+        Strings::new(env)
+    };
+    let env = Environment { strings, home_room };
     Ok(Exec { candidates, args: Strings::new(args), env })
-}
-
-/// "HOME=/" with room for a longer value behind it.
-fn home_placeholder() -> CString {
-    let mut text = b"HOME=/".to_vec();
-    text.resize("HOME=".len() + Environment::HOME_ROOM, b' ');
-    CString::new(text).unwrap_or_default()
 }
 
 /// The paths that execvp(3) would try for `name`, by the PATH of the container.

@@ -4,7 +4,7 @@ use super::raw::call;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 
 /// One value in anonymous memory that a clone shares with its parent (mmap(2), MAP_SHARED).
 #[derive(Debug)]
@@ -112,11 +112,13 @@ unsafe impl SharedValue for Stage {}
 /// A list of C strings that ends with a null pointer, as execve(2) takes it, made before the clone.
 #[derive(Debug)]
 pub struct Strings {
+    /// A string that may still change; empty when there is none.
+    first: Box<[AtomicU8]>,
     strings: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
 }
 
-// SAFETY: the pointers lead into the strings that the list owns and never changes while shared.
+// SAFETY: the pointers lead into strings that the list owns; what may change is atomic.
 unsafe impl Send for Strings {}
 // SAFETY: as above.
 unsafe impl Sync for Strings {}
@@ -124,7 +126,7 @@ unsafe impl Sync for Strings {}
 impl Strings {
     /// The list of `strings`.
     pub fn new(strings: Vec<CString>) -> Self {
-        let mut list = Self { strings, pointers: Vec::new() };
+        let mut list = Self { first: Box::default(), strings, pointers: Vec::new() };
         list.pointers = list.strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect();
         list
     }
@@ -139,25 +141,30 @@ impl Strings {
         self.strings.get(index).map(CString::as_c_str)
     }
 
-    /// Overwrites the string at `index` with `prefix` and `value`, in place: in the child, before exec.
+    /// The list of `strings` after one more, which is `initial` and has room for `room` bytes: the child may set it with
+    /// [`Strings::set_first`].
+    pub fn with_room(initial: &[u8], room: usize, strings: Vec<CString>) -> Self {
+        let byte = |index: usize| AtomicU8::new(initial.get(index).copied().unwrap_or(0));
+        let first: Box<[AtomicU8]> = (0..=room.max(initial.len())).map(byte).collect();
+        let mut list = Self::new(strings);
+        list.pointers.insert(0, first.as_ptr().cast());
+        list.first = first;
+        list
+    }
+
+    /// Sets the first string to `prefix` and `value`: in the child, before exec.
     ///
     /// # Errors
-    /// ENAMETOOLONG when there is no room, EINVAL when there is no such string or the value has a NUL.
-    pub fn overwrite(&self, index: usize, prefix: &[u8], value: &[u8]) -> Result<(), Errno> {
-        let string = self.strings.get(index).ok_or(Errno::EINVAL)?;
+    /// ENAMETOOLONG when there is no room, EINVAL when the value has a NUL.
+    pub fn set_first(&self, prefix: &[u8], value: &[u8]) -> Result<(), Errno> {
         if value.contains(&0) {
             return Err(Errno::EINVAL);
         }
-        if prefix.len() + value.len() > string.as_bytes().len() {
+        if prefix.len() + value.len() >= self.first.len() {
             return Err(Errno::ENAMETOOLONG);
         }
-        let place = string.as_ptr().cast_mut().cast::<u8>();
-        // SAFETY: the string is at least that long, and its old NUL stays behind the new one. Only the child, which is
-        // the list's only user by then, writes here.
-        unsafe {
-            place.copy_from_nonoverlapping(prefix.as_ptr(), prefix.len());
-            place.add(prefix.len()).copy_from_nonoverlapping(value.as_ptr(), value.len());
-            place.add(prefix.len() + value.len()).write(0);
+        for (place, byte) in self.first.iter().zip(prefix.iter().chain(value).chain(&[0])) {
+            place.store(*byte, Ordering::Relaxed);
         }
         Ok(())
     }
