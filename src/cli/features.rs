@@ -7,7 +7,7 @@ use super::{print, version};
 use crate::error::Result;
 use crate::plan::seccomp;
 use crate::spec::features::{Facts, features};
-use libseccomp::ScmpArch;
+use libseccomp::{ScmpArch, ScmpSyscall};
 
 /// The verb.
 pub static VERB: Verb = Verb {
@@ -25,9 +25,14 @@ pub static VERB: Verb = Verb {
 fn call(_: &Global, _: &Words) -> Result<u8> {
     print(&features(&Facts {
         libseccomp: version::libseccomp(),
-        seccomp_arch: |name| name.parse::<ScmpArch>().is_ok(),
+        seccomp_arch,
         seccomp_flag: |name| seccomp::supported_flags().iter().any(|(known, _)| *known == name),
         version: version::VERSION,
         commit: version::COMMIT.unwrap_or_default(),
     }))
+}
+
+/// Whether the libseccomp that is linked can compile for an architecture: its Rust binding knows names that are newer.
+fn seccomp_arch(name: &str) -> bool {
+    name.parse::<ScmpArch>().is_ok_and(|arch| ScmpSyscall::from_name_by_arch("read", arch).is_ok())
 }
