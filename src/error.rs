@@ -73,6 +73,13 @@ impl Error {
         self
     }
 
+    /// The same error, and `other`, which came after it.
+    #[must_use]
+    pub fn and(mut self, other: impl fmt::Display) -> Self {
+        self.message = format!("{}; then: {other}", self.message);
+        self
+    }
+
     /// What sort of failure it was.
     pub fn kind(&self) -> Kind {
         self.kind

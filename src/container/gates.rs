@@ -1,6 +1,6 @@
 //! The runtime's side of the meetings with init (see [`crate::init`]).
 
-use super::hooks::{self, Join};
+use super::hooks;
 use super::idmap;
 use super::launch::hooks as hooks_of;
 use super::state::{State, Status};
@@ -10,7 +10,7 @@ use crate::plan::seccomp::{Listener, notify};
 use crate::sys::clone::Child;
 use crate::sys::{fs, process};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Hooks, Spec};
 use std::os::fd::{AsFd, RawFd};
 
 /// What a meeting needs to know.
@@ -66,7 +66,9 @@ fn last_words(sync: RawFd) -> Error {
     match words.split_first_chunk::<4>() {
         Some((errno, sentence)) => {
             let errno = Errno::from_raw(u32::from_ne_bytes(*errno) as i32);
-            Error::system(String::from_utf8_lossy(sentence), errno)
+            let sentence = String::from_utf8_lossy(sentence);
+            // What a hook said is all there is to say.
+            if errno == Errno::ECHILD { Error::new(Kind::System, sentence) } else { Error::system(sentence, errno) }
         }
         None => Error::new(Kind::System, "the container's init failed and could not say why"),
     }
@@ -79,7 +81,6 @@ impl Context<'_> {
             Gate::Cgroup => Ok(()),
             Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
-            Gate::StartHooks => self.start_hooks(),
             Gate::Listener => self.send_listener(sync),
             Gate::NetDevices => Err(Error::config("linux.netDevices", "is not supported: remove it")),
         }
@@ -88,30 +89,8 @@ impl Context<'_> {
     fn create_hooks(&self) -> Result<()> {
         let spec = self.spec;
         let report = self.state.report(Status::Creating, self.child.pid);
-        hooks::run("prestart", hooks_of(spec, Hooks::prestart), &report, None)?;
-        hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report, None)?;
-        hooks::run("createContainer", hooks_of(spec, Hooks::create_container), &report, Some(self.join()))
-    }
-
-    fn start_hooks(&self) -> Result<()> {
-        let spec = self.spec;
-        let report = self.state.report(Status::Created, self.child.pid);
-        hooks::run("startContainer", hooks_of(spec, Hooks::start_container), &report, Some(self.join()))
-    }
-
-    /// The namespaces in which hooks of the container run. Its pid namespace would take a fork more, and its user
-    /// namespace the right to execute the hook.
-    fn join(&self) -> Join {
-        let linux = self.spec.linux().as_ref();
-        let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-        let kinds = listed
-            .iter()
-            .map(oci_spec::runtime::LinuxNamespace::typ)
-            .filter(|kind| {
-                !matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Pid | LinuxNamespaceType::Time)
-            })
-            .fold(0, |all, kind| all | crate::plan::namespace_flag(kind));
-        Join { pidfd: self.child.pidfd, kinds }
+        hooks::run("prestart", hooks_of(spec, Hooks::prestart), &report)?;
+        hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report)
     }
 
     /// Takes the listener out of init and hands it to who asked for it.

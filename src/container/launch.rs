@@ -69,6 +69,8 @@ pub struct Options {
 pub struct Prepared {
     /// config.json.
     pub loaded: Loaded,
+    /// What will be recorded of the container.
+    pub state: State,
     /// Its bytes.
     pub text: Vec<u8>,
     /// The bundle, absolute.
@@ -130,6 +132,8 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
         .collect();
     let machine: Host = host::facts(&loaded.spec);
     warnings.extend(left_out(&loaded.spec, &machine));
+    let state = initial_state(options, &loaded.spec, &bundle, &rootfs, handle.clone());
+    let hook_states = hook_states(&loaded.spec, &state)?;
     let plan = plan::compile(&Input {
         spec: &loaded.spec,
         seccomp: filter.as_ref(),
@@ -148,9 +152,10 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
         preserve_fds: options.preserve_fds,
         wait_for_start: options.wait_for_start,
         pidfd_socket: options.pidfd_socket.is_some(),
+        hook_states: hook_states.as_ref(),
         privileged: nix::unistd::geteuid().is_root(),
     })?;
-    Ok((Prepared { loaded, text, bundle, rootfs, cgroup, plan, filter, warnings }, begun))
+    Ok((Prepared { loaded, state, text, bundle, rootfs, cgroup, plan, filter, warnings }, begun))
 }
 
 /// The capabilities that cannot be granted.
@@ -254,13 +259,10 @@ pub struct Launched {
 /// One sentence: what could not be done, for which field.
 pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
     let entry = options.store.reserve(&options.id)?;
-    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None };
+    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None, begun: None };
     match launch_into(options, prepared, ahead, entry, &mut undo) {
         Ok(launched) => Ok(launched),
-        Err(error) => {
-            undo.everything();
-            Err(error)
-        }
+        Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
 }
 
@@ -271,10 +273,13 @@ struct Undo {
     child: Option<Child>,
     helper: Option<Child>,
     pid_file: Option<PathBuf>,
+    /// The container whose poststop hooks are due: one that began to exist.
+    begun: Option<&'static Prepared>,
 }
 
 impl Undo {
-    fn everything(self) {
+    /// Removes everything; the errors of poststop hooks.
+    fn everything(self) -> Vec<Error> {
         for child in [self.child, self.helper].into_iter().flatten() {
             let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
             let _ = process::wait(child.pid, 0);
@@ -286,6 +291,9 @@ impl Undo {
             let _ = fs::remove_file(path);
         }
         let _ = self.entry.remove();
+        let Some(Prepared { loaded, state, .. }) = self.begun else { return Vec::new() };
+        let hooks = hooks(&loaded.spec, oci_spec::runtime::Hooks::poststop);
+        super::hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0))
     }
 }
 
@@ -299,7 +307,7 @@ fn launch_into(
     // Init may run in this memory for as long as it waits for `start`, whatever becomes of this process's stack.
     let prepared: &'static Prepared = Box::leak(Box::new(prepared));
     let plan = &prepared.plan;
-    let mut state = initial_state(options, prepared);
+    let mut state = prepared.state.clone();
     entry.save(&state)?;
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
     let mut slots = Slots::default();
@@ -319,6 +327,7 @@ fn launch_into(
     let child = spawned.child;
     let cloned_at = if options.timings { process::now() } else { 0 };
     undo.child = Some(child);
+    undo.begun = Some(prepared);
     drop(kept.given);
     if cgroup.awaits_init() {
         cgroup.admit(child.pid)?;
@@ -328,7 +337,7 @@ fn launch_into(
     undo.pid_file.clone_from(&options.pid_file);
     record(options, prepared, &entry, cgroup, child)?;
     let terminal_socket = kept.terminal;
-    report.recorded.store(1, Ordering::Release);
+    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
     // The byte wakes an init that came first. One that is dead by now is found out below.
     let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
     let context = gates::Context {
@@ -337,13 +346,10 @@ fn launch_into(
         state: &state,
         child,
     };
-    let outcome = if options.foreground && !needs_gates(prepared) {
-        Outcome::Executed
-    } else {
-        gates::serve(&context, spawned.sync.as_raw_fd())?
-    };
+    let waits = !options.foreground || needs_gates(prepared);
+    let outcome = if waits { gates::serve(&context, spawned.sync.as_raw_fd())? } else { Outcome::Executed };
     if outcome != Outcome::Ready
-        && !options.foreground
+        && waits
         && let Some(error) = failure(plan, report, child)
     {
         undo.child = None;
@@ -364,20 +370,31 @@ fn needs_gates(prepared: &Prepared) -> bool {
     prepared.plan.steps.iter().any(meets) || poststart.is_some_and(|hooks| !hooks.is_empty())
 }
 
-fn initial_state(options: &Options, prepared: &Prepared) -> State {
-    let spec = &prepared.loaded.spec;
+fn initial_state(options: &Options, spec: &Spec, bundle: &Path, rootfs: &Path, cgroup: cgroup::Handle) -> State {
     State {
         id: options.id.clone(),
         oci_version: spec.version().clone(),
-        bundle: prepared.bundle.clone(),
-        rootfs: prepared.rootfs.clone(),
+        bundle: bundle.to_owned(),
+        rootfs: rootfs.to_owned(),
         created: crate::clock::now(),
         owner: nix::unistd::geteuid().as_raw(),
         annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        cgroup: prepared.cgroup.handle(),
+        cgroup,
         resctrl: None,
         no_new_keyring: options.no_new_keyring,
     }
+}
+
+/// What the hooks that init runs will read, if there are any.
+fn hook_states(spec: &Spec, state: &State) -> Result<Option<plan::hooks::States>> {
+    use oci_spec::runtime::Hooks;
+    if hooks(spec, Hooks::create_container).is_empty() && hooks(spec, Hooks::start_container).is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(plan::hooks::States {
+        creating: super::hooks::state(&state.report(Status::Creating, 0))?,
+        created: super::hooks::state(&state.report(Status::Created, 0))?,
+    }))
 }
 
 /// Descriptors that must live until the clone, and the socket on which the terminal will come.
@@ -548,6 +565,7 @@ pub(super) fn spawn(
 /// What `start` says when a step after its connection fails.
 fn failures(plan: &Plan) -> &'static [String] {
     let sentences = (0..=plan.steps.len()).map(|index| match plan.steps.get(index) {
+        Some(init::Step { op: init::Op::RunHook(hook), .. }) => plan::hooks::failure(hook, "").to_string(),
         Some(step) => format!("{}: {}", step.field, step.op),
         None => plan.exec.args.get(0).map(|name| format!("exec: {:?}", name.to_string_lossy())).unwrap_or_default(),
     });
@@ -605,6 +623,10 @@ pub(super) fn failure(plan: &Plan, report: &Report, child: Child) -> Option<Erro
 pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     let errno = report.errno.load(Ordering::Acquire);
     let step = report.step.load(Ordering::Acquire) as usize;
+    let words: Vec<u8> = report.words().collect();
+    if !words.is_empty() {
+        return Some(plan.failure_in_words(step.saturating_sub(1), &String::from_utf8_lossy(&words)));
+    }
     if errno != 0 {
         return Some(plan.failure(step.saturating_sub(1), Errno::from_raw(errno as i32)));
     }
@@ -625,5 +647,5 @@ pub(super) fn hooks(spec: &Spec, pick: impl Fn(&oci_spec::runtime::Hooks) -> &Op
 /// The hook's.
 pub fn poststart(spec: &Spec, state: &State, init: i32) -> Result<()> {
     let hooks = hooks(spec, oci_spec::runtime::Hooks::poststart);
-    super::hooks::run("poststart", hooks, &state.report(Status::Running, init), None)
+    super::hooks::run("poststart", hooks, &state.report(Status::Running, init))
 }

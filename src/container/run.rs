@@ -46,7 +46,7 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 /// One sentence; then nothing is left of it.
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let (prepared, ahead) = launch::prepare_and(options, Ahead::begin)?;
-    let warnings = prepared.warnings.clone();
+    let mut warnings = prepared.warnings.clone();
     let launched = launch::launch(options, prepared, ahead)?;
     let spec = &launched.prepared.loaded.spec;
     let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
@@ -54,7 +54,12 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         let _ = process::pidfd_send_signal(launched.child.pidfd, libc::SIGKILL);
     }
     if !options.foreground {
-        poststart?;
+        if let Err(error) = poststart {
+            // The container ends here (runtime-spec runtime.md, "Lifecycle").
+            let _ = process::wait(launched.child.pid, 0);
+            options.pid_file.iter().for_each(|path| drop(std::fs::remove_file(path)));
+            return Err(remove(&launched)?.into_iter().fold(error, Error::and));
+        }
         let timings = timings(&launched);
         return Ok(Finished { status: 0, warnings, timings });
     }
@@ -64,14 +69,14 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     };
     let failed = launch::failure_of_reaped(&launched.prepared.plan, launched.report);
     let timings = timings(&launched);
-    let mut finished = Finished { status: exit.status(), warnings, timings };
-    if failed.is_some() || !keep {
-        let removed = remove(&launched)?;
-        finished.warnings.extend(removed.iter().map(Error::to_string));
-    }
+    let failed = failed.or(poststart.err());
+    let removed = if failed.is_some() || !keep { remove(&launched)? } else { Vec::new() };
     match failed {
-        Some(error) => Err(error),
-        None => poststart.map(|()| finished),
+        Some(error) => Err(removed.into_iter().fold(error, Error::and)),
+        None => {
+            warnings.extend(removed.iter().map(Error::to_string));
+            Ok(Finished { status: exit.status(), warnings, timings })
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! runtime                                 init (the child)
 //!    │ clone3 ──────────────────────────────▶ steps …
 //!    │ write uid_map, gid_map ◀── Gate 'm' ── (only with a new user namespace)
-//!    │ run hooks              ◀── Gate 'h' ── (only with prestart, createRuntime, createContainer hooks)
+//!    │ run hooks              ◀── Gate 'h' ── (only with prestart, createRuntime hooks)
 //!    │ record the pid ─────────────────────▶ AwaitRecord: nothing foreign runs before the pid is on disk
 //!    │                                        AwaitStart (create): until `start` connects
 //!    │ end of file on the pair ◀───────────── execve: the pair is closed on exec
@@ -17,12 +17,14 @@
 
 mod console;
 mod copy;
+mod hook;
 mod network;
 mod op;
 mod program;
 mod run;
 mod target;
 
+pub use hook::{Caller, Hook, Words, run as run_hook};
 pub use network::help as help_with_network;
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step, namespace_names};
 pub use run::{FAILURE, Init, READY, RECORDED, Slots, run, run_here};

@@ -63,10 +63,8 @@ pub enum Gate {
     Cgroup,
     /// The runtime writes the id mappings.
     Mappings,
-    /// The runtime runs prestart, createRuntime and createContainer hooks.
+    /// The runtime runs prestart and createRuntime hooks.
     Hooks,
-    /// The runtime runs startContainer hooks.
-    StartHooks,
     /// The runtime takes the seccomp listener, whose number is the report's detail.
     Listener,
     /// The runtime moves network devices into the namespace.
@@ -80,7 +78,6 @@ impl Gate {
             Self::Cgroup => b'c',
             Self::Mappings => b'm',
             Self::Hooks => b'h',
-            Self::StartHooks => b's',
             Self::Listener => b'l',
             Self::NetDevices => b'n',
         }
@@ -88,7 +85,7 @@ impl Gate {
 
     /// The gate that a byte stands for.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::StartHooks, Self::Listener, Self::NetDevices]
+        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::Listener, Self::NetDevices]
             .into_iter()
             .find(|gate| gate.byte() == byte)
     }
@@ -158,6 +155,8 @@ pub enum Op {
     LoopbackUp,
     /// Meets the runtime.
     Meet(Gate),
+    /// Runs a createContainer or startContainer hook.
+    RunHook(Box<super::Hook>),
     /// Waits until the runtime has recorded this pid: a container that nobody can find must not run.
     AwaitRecord,
     /// `create`: waits for `start` to connect.
@@ -348,6 +347,7 @@ impl fmt::Display for Op {
             }
             Self::LoopbackUp => write!(f, "ioctl(SIOCSIFFLAGS, lo up)"),
             Self::Meet(gate) => write!(f, "meet the runtime: {gate:?}"),
+            Self::RunHook(hook) => write!(f, "fork, execve({:?}), wait4: the {}", text(hook.path()), hook.name),
             Self::AwaitRecord => write!(f, "wait until the runtime has recorded the pid"),
             Self::AwaitStart { listener } => write!(f, "accept4({listener}): wait for `start`"),
             Self::WriteFile { dir, path, data } => {

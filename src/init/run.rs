@@ -82,6 +82,8 @@ struct Executor<'a> {
     started: bool,
     /// The candidate to execute.
     candidate: usize,
+    /// The signal mask of the program, and of hooks.
+    signal_mask: u64,
     /// Which stand-ins for masked paths are attached, for files and for directories.
     masks_attached: [bool; 2],
 }
@@ -95,6 +97,7 @@ pub fn run(init: &Init<'_>) -> ! {
         sync: init.sync,
         started: false,
         candidate: 0,
+        signal_mask: init.signal_mask,
         masks_attached: [false; 2],
     };
     fs::close(init.sync_of_parent);
@@ -111,7 +114,7 @@ pub fn run(init: &Init<'_>) -> ! {
         }
     }
     init.report.step.store(init.steps.len() as u32 + 1, Ordering::Relaxed);
-    let errno = executor.exec_program(init.signal_mask);
+    let errno = executor.exec_program();
     executor.fail(init, init.steps.len(), errno);
 }
 
@@ -121,8 +124,16 @@ pub fn run(init: &Init<'_>) -> ! {
 /// # Errors
 /// The index of the step that failed, and why.
 pub fn run_here(steps: &[Step], slots: &mut Slots, exec: &Exec, report: &Report) -> Result<(), (usize, Errno)> {
-    let mut executor =
-        Executor { slots: *slots, exec, report, sync: -1, started: false, candidate: 0, masks_attached: [false; 2] };
+    let mut executor = Executor {
+        slots: *slots,
+        exec,
+        report,
+        sync: -1,
+        started: false,
+        candidate: 0,
+        signal_mask: 0,
+        masks_attached: [false; 2],
+    };
     let result = steps
         .iter()
         .enumerate()
@@ -141,13 +152,16 @@ impl Executor<'_> {
             let _ = fs::write(self.sync, &[FAILURE]);
             let _ = fs::write(self.sync, &(errno as u32).to_ne_bytes());
             let _ = fs::write(self.sync, text.as_bytes());
+            for byte in self.report.words() {
+                let _ = fs::write(self.sync, &[byte]);
+            }
         }
         process::exit(FAILED)
     }
 
-    fn exec_program(&self, signal_mask: u64) -> Errno {
+    fn exec_program(&self) -> Errno {
         let Some(path) = self.exec.candidates.get(self.candidate) else { return Errno::ENOENT };
-        if let Err(errno) = process::set_signal_mask(signal_mask) {
+        if let Err(errno) = process::set_signal_mask(self.signal_mask) {
             return errno;
         }
         process::execve(path, &self.exec.args, &self.exec.env.strings)
@@ -167,6 +181,7 @@ impl Executor<'_> {
             Op::NewNetwork { helper } => super::network::enter(self.report, self.slots.get(*helper)),
             Op::LoopbackUp => crate::sys::net::loopback_up(),
             Op::Meet(gate) => self.meet(*gate),
+            Op::RunHook(hook) => self.run_hook(hook),
             Op::AwaitRecord => self.await_record(),
             Op::AwaitStart { listener } => {
                 let listener = self.slots.get(*listener);
@@ -348,6 +363,23 @@ impl Executor<'_> {
         let super::Create::Like(mount) = create else { return Ok(create) };
         let is_directory = fs::stat(self.slots.get(mount))?.st_mode & libc::S_IFMT == libc::S_IFDIR;
         Ok(if is_directory { super::Create::Directory } else { super::Create::File })
+    }
+
+    /// ECHILD stands for the words in the report.
+    fn run_hook(&self, hook: &super::Hook) -> Sys {
+        let caller = super::Caller {
+            pid: self.report.recorded.load(Ordering::Acquire) as i32,
+            environment: &self.exec.env,
+            signal_mask: self.signal_mask,
+            slots: &self.slots,
+            report: self.report,
+        };
+        let mut words = super::Words::default();
+        if super::hook::run(hook, &caller, &mut words) {
+            return Ok(());
+        }
+        self.report.say(words.bytes());
+        Err(Errno::ECHILD)
     }
 
     /// Sends the gate's byte and waits for the answer. ECANCELED when the runtime says no or is gone.

@@ -61,6 +61,11 @@ impl Builder {
         self.steps.push(Step { op, field: field.into() });
     }
 
+    /// Appends `steps`.
+    pub fn extend(&mut self, steps: Vec<Step>) {
+        self.steps.extend(steps);
+    }
+
     /// A slot that nobody else uses.
     ///
     /// # Errors

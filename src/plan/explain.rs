@@ -83,7 +83,7 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             };
             Error::new(Kind::System, format!("process.cwd: {problem}"))
         }
-        Op::Meet(Gate::Hooks | Gate::StartHooks) => Error::new(Kind::System, "a hook failed"),
+        Op::Meet(Gate::Hooks) => Error::new(Kind::System, "a hook failed"),
         Op::Meet(_) | Op::AwaitRecord | Op::AwaitStart { .. } if errno == Errno::ECANCELED => {
             Error::new(Kind::System, format!("{}: the runtime ended before the container could start", step.field))
         }

@@ -13,6 +13,7 @@ mod cgroup_mounts;
 mod devices;
 pub mod exec;
 pub mod explain;
+pub mod hooks;
 pub mod lsm;
 mod mounts;
 mod namespaces;
@@ -82,6 +83,8 @@ pub struct Input<'a> {
     pub wait_for_start: bool,
     /// --pidfd-socket.
     pub pidfd_socket: bool,
+    /// What hooks that init runs read; needed if there are any.
+    pub hook_states: Option<&'a hooks::States>,
     /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
     pub privileged: bool,
 }
@@ -158,6 +161,17 @@ impl Plan {
     pub fn failure(&self, index: usize, errno: nix::errno::Errno) -> Error {
         explain::failure(&self.steps, &self.exec, index, errno)
     }
+
+    /// As [`Plan::failure`], for a step that said in `words` why it failed.
+    pub fn failure_in_words(&self, index: usize, words: &str) -> Error {
+        match self.steps.get(index) {
+            Some(Step { op: Op::RunHook(hook), .. }) => hooks::failure(hook, words),
+            step => {
+                let field = step.map_or("process.args", |step| step.field.as_str());
+                Error::new(crate::error::Kind::System, format!("{field}: {words}"))
+            }
+        }
+    }
 }
 
 /// Compiles a container's start.
@@ -191,7 +205,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
             keyring: input.new_keyring.then_some(input.id),
             preserve_fds: input.preserve_fds,
             wait_for_start: input.wait_for_start,
-            start_hooks: has_hooks(input.hooks().and_then(|hooks| hooks.start_container().as_ref())),
+            start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_states),
             may_set_groups: namespaces.may_set_groups,
             seccomp: input.seccomp,
             pidfd_socket: input.pidfd_socket,
@@ -224,7 +238,7 @@ fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outs
     mounts::compile(builder, input, outside)?;
     overlay::working_directory(builder, process.cwd())?;
     process::terminal(builder, process, true);
-    hook_gate(builder, input);
+    create_hooks(builder, input)?;
     let root = slots::ROOT;
     builder.push("root.path", if input.no_pivot { Op::MoveRoot { root } } else { Op::PivotRoot { root } });
     if let Some((propagation, recursive)) = mounts::root_propagation(input)? {
@@ -245,18 +259,20 @@ fn bare_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let path = builder::cpath("root.path", input.rootfs)?;
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     builder.push("root.path", Op::OpenHost { path, flags, into: slots::ROOT });
-    hook_gate(builder, input);
+    create_hooks(builder, input)?;
     builder.push("root.path", Op::ChangeRoot { root: slots::ROOT });
     Ok(())
 }
 
-fn hook_gate(builder: &mut Builder, input: &Input<'_>) {
-    let Some(hooks) = input.hooks() else { return };
+/// The hooks that run before the root is changed.
+fn create_hooks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let Some(hooks) = input.hooks() else { return Ok(()) };
     let prestart = hooks.prestart().as_ref();
-    if [prestart, hooks.create_runtime().as_ref(), hooks.create_container().as_ref()].into_iter().any(has_hooks) {
+    if [prestart, hooks.create_runtime().as_ref()].into_iter().any(has_hooks) {
         builder.need_network();
         builder.push("hooks", Op::Meet(Gate::Hooks));
     }
+    hooks::create_container(builder, input)
 }
 
 /// What the namespaces are given: names, kernel parameters, network devices, a memory policy.

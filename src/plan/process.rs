@@ -3,12 +3,12 @@
 use super::builder::{Builder, cpath, cstring, slots};
 use super::{Host, caps, lsm};
 use crate::error::{Error, Result};
-use crate::init::{Environment, Exec, Gate, Op};
+use crate::init::{Environment, Exec, Gate, Op, Step};
 use crate::spec::cpu_list;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
-    IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
+    Hook, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
 };
 use std::ffi::CString;
@@ -23,8 +23,8 @@ pub struct Context<'a> {
     pub preserve_fds: u32,
     /// Whether the process waits for `start` before it executes the program.
     pub wait_for_start: bool,
-    /// Whether startContainer hooks run just before the program.
-    pub start_hooks: bool,
+    /// The startContainer hooks, which run just before the program, and what they read.
+    pub start_hooks: Option<(&'a [Hook], &'a super::hooks::States)>,
     /// Whether setgroups is allowed: not in a user namespace without newgidmap.
     pub may_set_groups: bool,
     /// The seccomp filter.
@@ -70,39 +70,49 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     if context.wait_for_start {
         builder.push("(runtime)", Op::AwaitStart { listener: slots::LISTENER });
     }
-    if context.start_hooks {
-        builder.push("hooks.startContainer", Op::Meet(Gate::StartHooks));
+    let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
+    if let Some((hooks, states)) = context.start_hooks {
+        super::hooks::start_container(builder, hooks, &states.created, || {
+            let mut steps = confine();
+            for step in &mut steps {
+                if let Op::Seccomp { flags, listener, .. } = &mut step.op {
+                    // The agent is the program's: a hook is refused what the agent would be asked for (seccomp(2)).
+                    *flags &= !(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32);
+                    *listener = false;
+                }
+            }
+            steps
+        })?;
     }
-    if let Some(filter) = context.seccomp {
-        if filter_needs_admin {
-            builder.push(
-                "linux.seccomp",
-                Op::Capabilities {
-                    effective: sets.effective | CAP_SYS_ADMIN,
-                    permitted: sets.permitted | CAP_SYS_ADMIN,
-                    inheritable: sets.inheritable,
-                },
-            );
-        }
-        builder.push(
-            "linux.seccomp",
-            Op::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: filter.listener.is_some() },
-        );
-        if filter_needs_admin && (sets.effective & sets.permitted & CAP_SYS_ADMIN) == 0 {
-            builder.push(
-                "process.capabilities",
-                Op::Capabilities {
-                    effective: sets.effective,
-                    permitted: sets.permitted,
-                    inheritable: sets.inheritable,
-                },
-            );
-        }
-        if filter.listener.is_some() {
-            builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
-        }
+    builder.extend(confine());
+    if context.seccomp.is_some_and(|filter| filter.listener.is_some()) {
+        builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
     }
     Ok(exec)
+}
+
+/// The steps that load `filter`; with `needs_admin` it takes a capability that the program may not have.
+fn load_filter(filter: &super::seccomp::Filter, sets: &caps::Sets, needs_admin: bool) -> Vec<Step> {
+    let capabilities = |field: &str, more: u64| Step {
+        op: Op::Capabilities {
+            effective: sets.effective | more,
+            permitted: sets.permitted | more,
+            inheritable: sets.inheritable,
+        },
+        field: field.into(),
+    };
+    let mut steps = Vec::new();
+    if needs_admin {
+        steps.push(capabilities("linux.seccomp", CAP_SYS_ADMIN));
+    }
+    steps.push(Step {
+        op: Op::Seccomp { program: filter.program.clone(), flags: filter.flags, listener: filter.listener.is_some() },
+        field: "linux.seccomp".into(),
+    });
+    if needs_admin && (sets.effective & sets.permitted & CAP_SYS_ADMIN) == 0 {
+        steps.push(capabilities("process.capabilities", 0));
+    }
+    steps
 }
 
 /// Bit 21 of capabilities(7).

@@ -70,6 +70,26 @@ pub fn write(fd: RawFd, mut data: &[u8]) -> Sys {
     Ok(())
 }
 
+/// A file in memory, `O_CLOEXEC` (memfd_create(2)).
+pub fn memory_file() -> Sys<RawFd> {
+    /// Linux 6.3; a machine may be set to refuse files in memory that could be executed (vm.memfd_noexec).
+    const MFD_NOEXEC_SEAL: u32 = 8;
+    let make = |flags: u32| {
+        // SAFETY: the name is static.
+        unsafe { call!(libc::SYS_memfd_create, c"microrun".as_ptr(), libc::MFD_CLOEXEC | flags) }.map(|fd| fd as RawFd)
+    };
+    match make(MFD_NOEXEC_SEAL) {
+        Err(Errno::EINVAL) => make(0),
+        made => made,
+    }
+}
+
+/// Goes back to the beginning of an open file (lseek(2)).
+pub fn seek_start(fd: RawFd) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_lseek, fd, 0, libc::SEEK_SET) }.map(drop)
+}
+
 /// Repeats a call that a signal interrupted.
 pub fn retry<T>(mut call: impl FnMut() -> Sys<T>) -> Sys<T> {
     loop {

@@ -392,20 +392,17 @@ pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys
     }
 }
 
-/// Whether the child `pid` ends within `timeout`; it is not reaped (poll(2) of a pidfd).
-pub fn ends_within(pid: i32, timeout: std::time::Duration) -> bool {
-    let Ok(pidfd) = pidfd_open(pid) else { return true };
-    let deadline = std::time::Instant::now() + timeout;
-    let ended = loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+/// Whether the process of `pidfd` ends within `timeout`; it is not reaped (poll(2)).
+pub fn ends_in(pidfd: RawFd, timeout: std::time::Duration) -> bool {
+    let deadline = std::time::Duration::from_nanos(now()).saturating_add(timeout);
+    loop {
+        let left = deadline.saturating_sub(std::time::Duration::from_nanos(now()));
         match poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(left)) {
             Err(Errno::EINTR) => {}
-            Ok(count) => break count > 0,
-            Err(_) => break true,
+            Ok(count) => return count > 0,
+            Err(_) => return true,
         }
-    };
-    super::fs::close(pidfd);
-    ended
+    }
 }
 
 /// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.

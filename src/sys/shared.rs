@@ -64,8 +64,12 @@ pub struct Report {
     pub detail: AtomicU32,
     /// Who makes the network namespace, and how far that is: see [`crate::init`].
     pub network: AtomicU32,
-    /// Set by the parent once it has recorded the child's pid; the child executes nothing foreign before.
+    /// The child's pid as the parent sees it, once it has recorded it; the child executes nothing foreign before.
     pub recorded: AtomicU32,
+    /// How many of `words` there are.
+    words_length: AtomicU32,
+    /// Why the step failed, where an errno does not tell.
+    words: [AtomicU8; Report::WORDS],
     /// With timings: the monotonic clock at the end of each step, in nanoseconds, low and high half.
     pub times: [[AtomicU32; 2]; Report::STEPS],
 }
@@ -76,6 +80,23 @@ unsafe impl SharedValue for Report {}
 impl Report {
     /// For how many steps there is room for a time. Further steps are executed, not timed.
     pub const STEPS: usize = 500;
+
+    /// For how many bytes of words there is room.
+    pub const WORDS: usize = 1024;
+
+    /// Notes why the step failed.
+    pub fn say(&self, words: &[u8]) {
+        for (place, byte) in self.words.iter().zip(words) {
+            place.store(*byte, Ordering::Relaxed);
+        }
+        self.words_length.store(words.len().min(Self::WORDS) as u32, Ordering::Release);
+    }
+
+    /// The words in which a step said why it failed; none, if an errno tells all.
+    pub fn words(&self) -> impl Iterator<Item = u8> {
+        let length = self.words_length.load(Ordering::Acquire) as usize;
+        self.words.iter().take(length).map(|byte| byte.load(Ordering::Relaxed))
+    }
 
     /// Notes the end of step `index` (counted from 0) at `nanoseconds`.
     pub fn set_time(&self, index: usize, nanoseconds: u64) {
