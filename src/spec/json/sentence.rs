@@ -1,5 +1,6 @@
 //! serde's messages, reworded for somebody who writes a config.json.
 
+use super::path::Place;
 use serde_json::error::Category;
 
 /// What is wrong with a text that is not JSON, and where.
@@ -15,15 +16,19 @@ pub(super) fn syntax(error: &serde_json::Error) -> String {
     }
 }
 
-/// The field that is meant by `error`, which came up at `path`, and what is wrong with it.
-pub(super) fn data(path: &str, error: &serde_json::Error) -> (String, String) {
-    let path = if path == "." { "" } else { path };
+/// The field that is meant by `error`, which came up at `place`, and what is wrong with it.
+pub(super) fn data(place: &Place, error: &serde_json::Error) -> (String, String) {
     let message = bare(error);
     if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        let dot = if path.is_empty() { "" } else { "." };
-        return (format!("{path}{dot}{field}"), "is missing: add it".into());
+        let dot = if place.container.is_empty() { "" } else { "." };
+        return (format!("{}{dot}{field}", place.container), "is missing: add it".into());
     }
-    (path.into(), reworded(&message))
+    // The text is JSON: a syntax error can only be about an object or array where the parser wants a name.
+    let problem = match error.classify() {
+        Category::Syntax => "is an object or an array: give a string".into(),
+        _ => reworded(&message),
+    };
+    (place.value.clone(), problem)
 }
 
 /// The message of `error` without its line and column.

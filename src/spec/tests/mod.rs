@@ -205,3 +205,42 @@ fn the_engines_configurations_are_accepted() {
         assert_eq!(warnings.map(|warning| warning.to_string()).collect::<Vec<_>>(), expected);
     }
 }
+
+/// Whatever field is of the wrong type, the sentence names that one.
+#[test]
+fn every_field_of_the_wrong_type_is_named() {
+    let good: serde_json::Value = serde_json::from_str(include_str!("samples/complete.json")).unwrap();
+    let mut leaves = Vec::new();
+    find_leaves(&good, "", "", &mut leaves);
+    assert!(leaves.len() > 200, "{}", leaves.len());
+    for (pointer, path) in leaves {
+        for (wrong, is) in [(serde_json::json!({}), "an object"), (serde_json::json!([]), "an array")] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(&pointer).unwrap() = wrong;
+            let error = parse(bad.to_string().as_bytes())
+                .and_then(|loaded| loaded.seccomp.unwrap().parse().map(drop))
+                .unwrap_err()
+                .to_string();
+            let named = |is: &str| error.starts_with(&format!("config.json: {path}: is {is}: give "));
+            assert!(named(is) || named("an object or an array"), "{path}: {error}");
+        }
+    }
+}
+
+/// The JSON pointer and the path of every value below `value` that is no object or array.
+fn find_leaves(value: &serde_json::Value, pointer: &str, path: &str, leaves: &mut Vec<(String, String)>) {
+    match value {
+        serde_json::Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                find_leaves(item, &format!("{pointer}/{index}"), &format!("{path}[{index}]"), leaves);
+            }
+        }
+        serde_json::Value::Object(members) => {
+            for (name, member) in members {
+                let dot = if path.is_empty() { "" } else { "." };
+                find_leaves(member, &format!("{pointer}/{name}"), &format!("{path}{dot}{name}"), leaves);
+            }
+        }
+        _ => leaves.push((pointer.into(), path.into())),
+    }
+}
