@@ -149,6 +149,9 @@ pub enum Op {
     EnterNamespace { ns: Slot, kinds: i32 },
     /// unshare(2).
     NewNamespaces { kinds: i32 },
+    /// setns(2) to the time namespace that unshare(2) made for children: it takes effect for this process by exec only
+    /// since Linux 6.3.
+    EnterOwnTime { proc: Slot },
     /// A new network namespace with its loopback up: the helper's, or one of its own.
     NewNetwork { helper: Slot },
     /// The loopback device of a network namespace that clone3 made.
@@ -342,6 +345,7 @@ impl fmt::Display for Op {
             Self::JoinCgroup { tasks } => write!(f, "write({tasks}, \"0\")"),
             Self::EnterNamespace { ns, kinds } => write!(f, "setns({ns}, {})", namespace_names(*kinds)),
             Self::NewNamespaces { kinds } => write!(f, "unshare({})", namespace_names(*kinds)),
+            Self::EnterOwnTime { proc } => write!(f, "setns({proc}/self/ns/time_for_children, NEWTIME)"),
             Self::NewNetwork { helper } => {
                 write!(f, "setns({helper}, NEWNET) of the helper, or unshare(NEWNET), ioctl(SIOCSIFFLAGS, lo up)")
             }

@@ -126,9 +126,20 @@ fn maps_groups(input: &Input<'_>) -> bool {
     mappings.len() > 1 || mappings.iter().any(|mapping| mapping.size() > 1)
 }
 
-/// A new time namespace: its offsets can be set only while no process is in it, so it is entered by exec.
+/// A new time namespace: made, given its offsets, which can be set only while no process is in it, and entered.
 fn time(builder: &mut Builder, input: &Input<'_>) {
-    builder.push("linux.namespaces (time)", Op::NewNamespaces { kinds: CLONE_NEWTIME });
+    let field = "linux.namespaces (time)";
+    builder.push(field, Op::NewNamespaces { kinds: CLONE_NEWTIME });
+    if input.has_user_namespace() {
+        // Entering it may have taken our files below /proc away from us (ptrace(2), "PTRACE_MODE_*": dumpable).
+        builder.push(field, Op::Dumpable(true));
+    }
+    time_offsets(builder, input);
+    let proc = builder.procfs();
+    builder.push(field, Op::EnterOwnTime { proc });
+}
+
+fn time_offsets(builder: &mut Builder, input: &Input<'_>) {
     let Some(offsets) = input.linux().and_then(|linux| linux.time_offsets().as_ref()) else { return };
     let mut sorted: Vec<_> = offsets.iter().collect();
     sorted.sort_by_key(|(clock, _)| *clock);
@@ -137,10 +148,6 @@ fn time(builder: &mut Builder, input: &Input<'_>) {
         .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0)));
     let data = lines.collect::<String>().into_bytes();
     if !data.is_empty() {
-        if input.has_user_namespace() {
-            // Entering it may have taken the file away from us (ptrace(2), "PTRACE_MODE_*": dumpable).
-            builder.push("linux.timeOffsets", Op::Dumpable(true));
-        }
         let dir = builder.procfs();
         builder.push("linux.timeOffsets", Op::WriteFile { dir, path: c"self/timens_offsets".into(), data });
     }

@@ -259,7 +259,8 @@ impl Lab {
         let mut command = match &self.user {
             None => Command::new(self.path("microrun")),
             Some(user) => {
-                let mut command = Command::new("setpriv");
+                // By its path: busybox's timeout(1) would prefer its own.
+                let mut command = Command::new("/usr/bin/setpriv");
                 command.args(["--reuid", &user.ids.0.to_string(), "--regid", &user.ids.1.to_string()]);
                 command.arg("--clear-groups").arg(self.path("microrun")).env("XDG_RUNTIME_DIR", self.path("run"));
                 command
