@@ -255,6 +255,11 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
     if let Some(source) = entry.source {
         options.push((c"source".to_owned(), Some(cpath(&format!("{}.source", entry.field), source)?)));
     }
+    if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 && entry.source.is_some_and(|source| source.starts_with("/dev"))
+    {
+        // A device that is read-only itself can be mounted in no other way.
+        options.push((c"ro".to_owned(), None));
+    }
     for flag in &entry.options.superblock {
         options.push((cstring(&field, flag)?, None));
     }

@@ -11,6 +11,7 @@ use oci_spec::runtime::{
     Hook, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
 };
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -287,7 +288,7 @@ fn exec(process: &Process) -> Result<Exec> {
     let args = args.iter().map(|arg| cstring("process.args", arg)).collect::<Result<Vec<_>>>()?;
     let home_room = !has_home(process);
     let mut env = Vec::new();
-    for entry in process.env().iter().flatten() {
+    for entry in last_of_each(process.env().as_deref().unwrap_or_default()) {
         if !(home_room && entry.starts_with("HOME=")) {
             env.push(cstring("process.env", entry)?);
         }
@@ -299,6 +300,16 @@ fn exec(process: &Process) -> Result<Exec> {
     };
     let env = Environment { strings, home_room };
     Ok(Exec { candidates, args: Strings::new(args), env })
+}
+
+/// The entries of an environment, each variable once: the last of several counts, as in runc, whatever the program's C
+/// library would make of them.
+fn last_of_each(env: &[String]) -> Vec<&String> {
+    let name = |entry: &str| entry.split_once('=').map_or(entry.len(), |(name, _)| name.len());
+    let mut seen = HashSet::with_capacity(env.len());
+    let mut kept: Vec<&String> = env.iter().rev().filter(|entry| seen.insert(&entry[..name(entry)])).collect();
+    kept.reverse();
+    kept
 }
 
 /// The paths that execvp(3) would try for `name`, by the PATH of the container.
@@ -399,4 +410,15 @@ fn scheduler_attributes(scheduler: &Scheduler) -> Result<SchedAttr> {
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_variable_that_is_there_twice_the_last_counts() {
+        let env = ["A=1", "B=2", "A=3", "C", "A=4", "AB=5"].map(str::to_owned);
+        assert_eq!(last_of_each(&env), ["B=2", "C", "A=4", "AB=5"]);
+    }
 }
