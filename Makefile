@@ -23,7 +23,7 @@ run: build bundle ## start the "Hello" container in bundle/
 
 test: build bundle ## every test that this machine can run
 	scripts/need test
-	MICRORUN=$(CURDIR)/$(MICRORUN) cargo test --locked
+	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
 
 test-vm: build bundle ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
