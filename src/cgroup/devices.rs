@@ -30,17 +30,16 @@ impl Access {
         self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut bits = 0;
-        for letter in text.bytes() {
-            bits |= match letter {
+    /// The letters of "rwm" in `text`. Others mean nothing, as in runc; [`has_other_letters`] finds them.
+    fn parse(text: &str) -> Self {
+        Self(text.bytes().fold(0, |bits, letter| {
+            bits | match letter {
                 b'r' => Self::READ.0,
                 b'w' => Self::WRITE.0,
                 b'm' => Self::MKNOD.0,
-                _ => return None,
-            };
-        }
-        Some(Self(bits))
+                _ => 0,
+            }
+        }))
     }
 
     fn union(self, other: Self) -> Self {
@@ -116,6 +115,11 @@ impl Serialize for Exception {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+/// Whether an access has letters that mean nothing.
+pub(super) fn has_other_letters(access: &str) -> bool {
+    !access.bytes().all(|letter| b"rwm".contains(&letter))
 }
 
 /// A device policy: what holds by default, and the exceptions.
@@ -198,7 +202,7 @@ impl Policy {
         let access = match rule.access() {
             None => return Err("access is missing: name at least one of r, w and m".to_owned()),
             Some(text) => match Access::parse(text) {
-                Some(access) if !access.is_empty() => access,
+                access if !access.is_empty() => access,
                 _ => return Err(format!("access is {text:?}: use letters of \"rwm\", at least one")),
             },
         };

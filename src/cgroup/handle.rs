@@ -6,10 +6,9 @@ use super::systemd::Unit;
 use super::tree;
 use super::write::Target;
 use crate::error::{Doing, Kind};
+use crate::sys::process;
 use crate::{Error, Result};
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -72,14 +71,14 @@ impl Handle {
         }
     }
 
-    /// Sends `signal` to every process of the container, so that none can escape by forking meanwhile: SIGKILL through
+    /// Sends `signal`, by its number, to every process of the container, so that none can escape by forking meanwhile: SIGKILL through
     /// cgroup.kill (Linux 5.14), others while the container is frozen. A paused container stays paused, but for
     /// SIGKILL, which a v1 freezer would hold back. Removed cgroups have no process, which is no error.
     ///
     /// # Errors
     /// A kernel that refuses, or a container that does not freeze.
-    pub fn kill(&self, signal: Signal) -> Result<()> {
-        if signal == Signal::SIGKILL
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL
             && let Some(directory) = &self.unified
         {
             match tree::put(directory, "cgroup.kill", "1") {
@@ -97,17 +96,17 @@ impl Handle {
             self.freeze()?;
         }
         let sent = self.send(signal);
-        if !paused || signal == Signal::SIGKILL {
+        if !paused || signal == libc::SIGKILL {
             self.thaw()?;
         }
         sent
     }
 
-    fn send(&self, signal: Signal) -> Result<()> {
+    fn send(&self, signal: i32) -> Result<()> {
         for pid in self.pids(true)? {
-            match kill(Pid::from_raw(pid), signal) {
+            match process::kill(pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => return Err(Error::system(format!("send {signal} to process {pid}"), errno)),
+                Err(errno) => return Err(Error::system(format!("send signal {signal} to process {pid}"), errno)),
             }
         }
         Ok(())

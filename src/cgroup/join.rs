@@ -69,10 +69,12 @@ fn open_for_joining(directory: &OwnedFd, file: &str) -> nix::Result<OwnedFd> {
     openat(directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
-/// Cgroups below the container's own that a process shall join instead, by controller; "" is the v2 hierarchy.
+/// Cgroups below the container's own that a process shall join instead, by controller; "" is the v2 hierarchy and every
+/// v1 controller that is not named.
 pub type SubCgroups = BTreeMap<String, PathBuf>;
 
-/// Reads the arguments of `exec --cgroup`: `path` for cgroup v2, `controller[,controller]:path` for v1.
+/// Reads the arguments of `exec --cgroup`: `path` for cgroup v2 and whatever is not named otherwise,
+/// `controller[,controller]:path` for v1.
 ///
 /// # Errors
 /// An empty controller, or one named twice.
@@ -102,16 +104,16 @@ impl Handle {
     /// joined.
     pub fn join(&self, sub: &SubCgroups) -> Result<Join> {
         if let Some(unknown) =
-            sub.keys().find(|c| if c.is_empty() { self.unified.is_none() } else { !self.v1.contains_key(*c) })
+            sub.keys().find(|controller| !controller.is_empty() && !self.v1.contains_key(*controller))
         {
             let problem =
-                format!("--cgroup: the container has no cgroup for controller {unknown:?}: name one that it has");
+                format!("--cgroup: unknown controller {unknown:?}: name one in which the container has a cgroup");
             return Err(Error::new(Kind::Usage, problem));
         }
         let mut join = Join::default();
         let mut joined: Vec<PathBuf> = Vec::new();
         for (controller, directory) in &self.v1 {
-            let path = below(directory, sub.get(controller))?;
+            let path = below(directory, sub.get(controller).or_else(|| sub.get("")))?;
             if !joined.contains(&path) {
                 join.add_v1(&tree::open_directory(&path).doing(|| format!("open {}", path.display()))?, &path)?;
                 joined.push(path);

@@ -1,6 +1,6 @@
 //! From config.json to a cgroup plan: pure, so that it can be printed, and tested without root.
 
-use super::devices::Policy;
+use super::devices::{self, Policy};
 use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS};
 use super::limits::{self, Limits, Version};
@@ -283,13 +283,19 @@ impl Directory {
     }
 }
 
-/// Deprecated fields that the kernel does not know any more.
+/// Deprecated fields that the kernel does not know any more, and letters that mean nothing.
 fn warnings(resources: &LinuxResources) -> Vec<String> {
     #[allow(deprecated, reason = "to say that it is ignored")]
     let kernel = resources.memory().as_ref().is_some_and(|m| m.kernel().is_some() || m.kernel_tcp().is_some());
     let text = "config.json: linux.resources.memory.kernel and kernelTCP are ignored: the runtime spec deprecates \
                 kernel memory limits and Linux does not have them any more";
-    kernel.then(|| text.to_owned()).into_iter().collect()
+    let rules = resources.devices().iter().flatten().enumerate();
+    let letters = rules.filter_map(|(index, rule)| {
+        let access = rule.access().as_deref().filter(|access| devices::has_other_letters(access))?;
+        let problem = "letters other than r, w and m mean nothing and are left out";
+        Some(format!("config.json: linux.resources.devices[{index}].access: {access:?}: {problem}"))
+    });
+    kernel.then(|| text.to_owned()).into_iter().chain(letters).collect()
 }
 
 /// Fails if a hybrid or v1 machine has no hierarchy for what `limit` asks. (On v2, a missing file tells.)

@@ -5,6 +5,7 @@
 
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod explain;
 mod features;
@@ -15,10 +16,14 @@ mod kill;
 mod launching;
 mod list;
 pub mod parse;
+mod pause;
+mod ps;
+mod resume;
 mod run;
 mod spec;
 mod start;
 mod state;
+mod update;
 pub mod value;
 mod version;
 
@@ -34,15 +39,20 @@ use std::path::Path;
 pub static VERBS: &[&Verb] = &[
     &create::VERB,
     &delete::VERB,
+    &events::VERB,
     &exec::VERB,
     &explain::VERB,
     &features::VERB,
     &kill::VERB,
     &list::VERB,
+    &pause::VERB,
+    &ps::VERB,
+    &resume::VERB,
     &run::VERB,
     &spec::VERB,
     &start::VERB,
     &state::VERB,
+    &update::VERB,
 ];
 
 /// The exit code of runc for a verb that does not exist.

@@ -26,7 +26,7 @@ use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, own, process as sys_process};
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{BoxBuilder, LinuxNamespaceType, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -128,6 +128,7 @@ fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
     let nothing = oci_spec::runtime::Process::default();
     let process = process::resolve(&options.wanted, spec.process().as_ref().unwrap_or(&nothing), &mut notes)?;
     spec::validate_process(&process)?;
+    let process = sized(process, options);
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
     let mut warnings: Vec<String> = notes.iter().map(Warning::to_string).collect();
@@ -149,6 +150,15 @@ fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
 /// Whether setgroups(2) is allowed in the user namespace of `pid` (user_namespaces(7)).
 fn may_set_groups(pid: i32) -> bool {
     fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| !text.starts_with(b"deny"))
+}
+
+/// In the foreground a terminal has the size of ours from the beginning; later changes are passed on.
+fn sized(mut process: oci_spec::runtime::Process, options: &Options) -> oci_spec::runtime::Process {
+    let wanted = process.terminal().unwrap_or(false) && process.console_size().is_none() && !options.detach;
+    if wanted && let Some((rows, columns)) = sys_fs::terminal_size(libc::STDIN_FILENO) {
+        process.set_console_size(BoxBuilder::default().height(rows).width(columns).build().ok());
+    }
+    process
 }
 
 /// The kinds of namespaces that the container has. Its user namespace counts only if it is not ours as well: setns(2)
@@ -237,6 +247,7 @@ fn clone_into(
         process: prepared.process()?,
         linux: prepared.spec.linux().as_ref(),
         namespaces: prepared.namespaces,
+        privileged: nix::unistd::geteuid().is_root(),
         may_set_groups: prepared.may_set_groups,
         seccomp: prepared.filter.as_ref(),
         host: &prepared.machine,
@@ -252,6 +263,7 @@ fn clone_into(
     let report: &'static Shared<Report> =
         Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the new process")?));
     if !prepared.must_be_recorded(options, target) {
+        // Only hooks ask which pid it is, and here are none.
         report.recorded.store(1, Ordering::Release);
     }
     let manner = Manner { wait_for_start: false, timings: false, foreground: !options.detach };
@@ -289,7 +301,7 @@ fn see_through(
     let Started { plan, child, sync, report } = started;
     if prepared.must_be_recorded(options, target) {
         record(options, target, prepared, *child)?;
-        report.recorded.store(1, Ordering::Release);
+        report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
         // The byte wakes a process that came first. One that is dead by now is found out below.
         let _ = sys_fs::write(sync.as_raw_fd(), &[RECORDED]);
     }

@@ -382,7 +382,16 @@ fn initial_state(options: &Options, spec: &Spec, bundle: &Path, rootfs: &Path, c
         cgroup,
         resctrl: None,
         no_new_keyring: options.no_new_keyring,
+        shares_pids: !has_own_pids(spec),
+        resources: None,
     }
+}
+
+/// Whether the container gets a new pid namespace.
+fn has_own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let new = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && new(namespace.path()))
 }
 
 /// What the hooks that init runs will read, if there are any.

@@ -7,7 +7,6 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::spec;
 use crate::sys::process;
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
 use oci_spec::runtime::{Hooks, Spec};
 use std::time::Duration;
 
@@ -73,9 +72,10 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let state = entry.load()?;
     let (status, init) = entry.status(Some(&state))?;
     if all {
-        // The processes of a container without a pid namespace may outlive its init.
-        let signal = Signal::try_from(signal)
-            .map_err(|_| Error::new(Kind::Usage, format!("signal {signal} cannot be sent to all processes")))?;
+        return state.cgroup.kill(signal);
+    }
+    // Without a pid namespace of its own others outlive init, and may be there though init is not.
+    if signal == libc::SIGKILL && state.shares_pids && state.cgroup.exists() {
         return state.cgroup.kill(signal);
     }
     let sent = match init {
@@ -161,7 +161,7 @@ pub fn remove(entry: &Entry, state: Option<&State>) -> Result<Vec<Error>> {
     // Read before the directory goes; a container that never came so far has no hooks to run.
     let loaded = spec::load_file(&entry.config()).ok();
     // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
-    state.cgroup.kill(Signal::SIGKILL)?;
+    state.cgroup.kill(libc::SIGKILL)?;
     remove_empty(entry, state, loaded.as_ref().map(|loaded| &loaded.spec))
 }
 

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod console;
+pub mod control;
 pub mod exec;
 mod gates;
 pub mod hooks;

@@ -5,7 +5,6 @@ use super::launch::{self, Launched, Options};
 use super::{manage, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::process;
-use nix::sys::signal::Signal;
 
 /// What became of a `run`.
 #[derive(Debug)]
@@ -84,7 +83,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
 fn remove(launched: &Launched) -> Result<Vec<Error>> {
     let spec = &launched.prepared.loaded.spec;
     if launched.prepared.plan.clone_flags & libc::CLONE_NEWPID as u64 == 0 {
-        launched.state.cgroup.kill(Signal::SIGKILL)?;
+        launched.state.cgroup.kill(libc::SIGKILL)?;
     }
     manage::remove_empty(&launched.entry, &launched.state, Some(spec))
 }

@@ -14,6 +14,7 @@ use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -57,6 +58,12 @@ pub struct State {
     /// Whether it was left the caller's session keyring.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,
+    /// Whether its pid namespace is not its own, so that its processes outlive init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_pids: bool,
+    /// The limits in force, once `update` has changed those of its config.json.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<LinuxResources>,
 }
 
 /// A process that is told from a later one with the same pid by when it started.

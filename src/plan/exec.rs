@@ -1,9 +1,12 @@
 //! The Plan of `exec`: a new process in the namespaces and cgroups of a container that exists.
 //!
 //! The stage enters all namespaces at once, by a pidfd of the container's init, before it clones: the new process is
-//! never seen in the container's pid namespace while it still has the host's file system as its root.
+//! never seen in the container's pid namespace while it still has the host's file system as its root. With a user
+//! namespace, whose root has no rights over a process that began outside of it (user_namespaces(7)), that does not
+//! matter; and the rights to be born in the cgroup end when it is entered. So the process enters it itself then.
 
 use super::builder::{Builder, slots};
+use super::namespaces::CLONE_NEWTIME;
 use super::{Host, Outside, Plan, process, seccomp};
 use crate::error::Result;
 use crate::init::{Op, Slot};
@@ -18,6 +21,8 @@ pub struct Input<'a> {
     pub linux: Option<&'a Linux>,
     /// The namespaces to enter, `CLONE_NEW*`.
     pub namespaces: i32,
+    /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
+    pub privileged: bool,
     /// Whether setgroups(2) is allowed there.
     pub may_set_groups: bool,
     /// `linux.seccomp`, compiled.
@@ -44,13 +49,21 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let mut stage = Builder::default();
     let initial = affinity.and_then(|affinity| affinity.initial().as_ref());
     process::affinity(&mut stage, "process.execCPUAffinity.initial", initial)?;
-    enter(&mut stage, input.namespaces);
+    let in_stage = if input.privileged && input.namespaces & libc::CLONE_NEWUSER != 0 {
+        input.namespaces & (libc::CLONE_NEWPID | CLONE_NEWTIME)
+    } else {
+        input.namespaces
+    };
+    enter(&mut stage, in_stage);
 
     let mut builder = Builder::default();
     let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
     for index in 0..input.cgroups_to_join {
         let tasks = Slot(first_cgroup_slot + index as u8);
         builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
+    }
+    if in_stage != input.namespaces {
+        enter(&mut builder, input.namespaces & !in_stage);
     }
     let last = affinity.and_then(|affinity| affinity.cpu_affinity_final().as_ref());
     process::affinity(&mut builder, "process.execCPUAffinity.final", last)?;
@@ -97,13 +110,13 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
 ///
 /// From the first moment on, and again after its ids have changed, which makes a process dumpable, nobody in the
 /// container may look into it (CVE-2016-9962).
-fn enter(stage: &mut Builder, namespaces: i32) {
-    stage.push("(runtime)", Op::Dumpable(false));
+fn enter(builder: &mut Builder, namespaces: i32) {
+    builder.push("(runtime)", Op::Dumpable(false));
     if namespaces != 0 {
-        stage.push("linux.namespaces", Op::EnterNamespace { ns: slots::JOINED, kinds: namespaces });
+        builder.push("linux.namespaces", Op::EnterNamespace { ns: slots::JOINED, kinds: namespaces });
     }
     if namespaces & libc::CLONE_NEWUSER != 0 {
-        stage.push("linux.uidMappings", Op::BecomeRoot);
-        stage.push("(runtime)", Op::Dumpable(false));
+        builder.push("linux.uidMappings", Op::BecomeRoot);
+        builder.push("(runtime)", Op::Dumpable(false));
     }
 }

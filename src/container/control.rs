@@ -1,0 +1,297 @@
+//! The verbs that act on a running container by its cgroups: pause, resume, ps, update, events.
+
+use super::state::{Entry, Process, State, Status, Store};
+use crate::cgroup::events::{Event, Events};
+use crate::cgroup::stats::Stats;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::spec;
+use crate::sys::pidfd;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::LinuxResources;
+use serde::Serialize;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+fn not_running() -> Error {
+    Error::new(Kind::WrongState, "container not running")
+}
+
+fn find(store: &Store, id: &str) -> Result<(Entry, State, Status, Option<Process>)> {
+    let entry = store.find(id)?;
+    let state = entry.load()?;
+    let (status, init) = entry.status(Some(&state))?;
+    Ok((entry, state, status, init))
+}
+
+/// Stops every process of the container where it is.
+///
+/// # Errors
+/// A container that does not run, or does not stop within 10 s.
+pub fn pause(store: &Store, id: &str) -> Result<()> {
+    match find(store, id)? {
+        (_, state, Status::Running | Status::Created, _) => state.cgroup.freeze(),
+        _ => Err(not_running()),
+    }
+}
+
+/// Lets the processes of a paused container go on.
+///
+/// # Errors
+/// A container that is not paused.
+pub fn resume(store: &Store, id: &str) -> Result<()> {
+    match find(store, id)? {
+        (_, state, Status::Paused, _) => state.cgroup.thaw(),
+        _ => Err(Error::new(Kind::WrongState, "container not paused")),
+    }
+}
+
+/// The container's processes, as the runtime sees them; none once it has ended.
+///
+/// # Errors
+/// No such container, or cgroups that cannot be read.
+pub fn processes(store: &Store, id: &str) -> Result<Vec<i32>> {
+    let (_, state, _, init) = find(store, id)?;
+    let pids = state.cgroup.pids(true)?;
+    // A rootless container may have no cgroup at all.
+    Ok(if pids.is_empty() { init.map(|init| init.pid).into_iter().collect() } else { pids })
+}
+
+/// What `update` changes beyond resources: lines for the container's resctrl group (Documentation/filesystems/resctrl.rst).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Schemata {
+    /// --l3-cache-schema
+    pub l3_cache: Option<String>,
+    /// --mem-bw-schema
+    pub memory_bandwidth: Option<String>,
+}
+
+/// Changes the limits of a container to what `change` says on top of those that it has.
+///
+/// # Errors
+/// A container that does not run, or what the kernel refuses; then the old limits hold.
+pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schemata) -> Result<()> {
+    let (entry, _, status, _) = find(store, id)?;
+    if status == Status::Stopped {
+        return Err(not_running());
+    }
+    // Two updates at once would each start from what the other does not know.
+    let locking = || format!("lock {}", entry.path().display());
+    let directory = File::open(entry.path()).doing(locking)?;
+    let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno).doing(locking)?;
+    let mut state = entry.load()?;
+    update_schemata(Path::new(RESCTRL), &state, schemata)?;
+    let old = match state.resources.take() {
+        Some(resources) => resources,
+        None => configured(&entry)?,
+    };
+    let merged = state.cgroup.update(&old, change)?;
+    state.resources = Some(merged);
+    entry.save(&state)
+}
+
+/// `linux.resources` of the container's config.json.
+fn configured(entry: &Entry) -> Result<LinuxResources> {
+    let loaded = spec::load_file(&entry.config())?;
+    let resources = loaded.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+    Ok(resources.unwrap_or_else(no_limits))
+}
+
+/// Resources that limit nothing: `LinuxResources::default()` has device rules.
+fn no_limits() -> LinuxResources {
+    let mut resources = LinuxResources::default();
+    resources.set_devices(None);
+    resources
+}
+
+/// Where the resctrl file system is mounted.
+const RESCTRL: &str = "/sys/fs/resctrl";
+
+fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result<()> {
+    let enabled = |resource: &str| resctrl.join("info").join(resource).is_dir();
+    let mut lines = Vec::new();
+    if let Some(schema) = &schemata.l3_cache {
+        if !enabled("L3") {
+            let problem = format!("Intel RDT/CAT: l3 cache schema is not enabled: {} has no L3", resctrl.display());
+            return Err(Error::new(Kind::System, problem));
+        }
+        lines.push(schema);
+    }
+    if let Some(schema) = &schemata.memory_bandwidth {
+        if !enabled("MB") {
+            let problem =
+                format!("Intel RDT/MBA: memory bandwidth schema is not enabled: {} has no MB", resctrl.display());
+            return Err(Error::new(Kind::System, problem));
+        }
+        lines.push(schema);
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let Some(group) = &state.resctrl else {
+        let problem = "updating a non-existent Intel RDT configuration is not supported: set linux.intelRdt";
+        return Err(Error::new(Kind::Config, problem));
+    };
+    let file = group.join("schemata");
+    lines.into_iter().try_for_each(|line| {
+        fs::write(&file, format!("{line}\n")).doing(|| format!("write {line:?} to {}", file.display()))
+    })
+}
+
+/// One line of `events`.
+#[derive(Debug, Serialize)]
+pub struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Usage>,
+}
+
+/// What `events` says a container uses.
+#[derive(Debug, Serialize)]
+struct Usage {
+    #[serde(flatten)]
+    cgroup: Stats,
+    intel_rdt: IntelRdt,
+    /// Interfaces are the engine's to count: as in runc there are none.
+    network_interfaces: Option<[(); 0]>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct IntelRdt {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    schemata: Vec<String>,
+}
+
+fn usage(state: &State) -> Result<Usage> {
+    let schemata = state.resctrl.as_ref().and_then(|group| fs::read_to_string(group.join("schemata")).ok());
+    let schemata = schemata.iter().flat_map(|text| text.lines()).map(|line| line.trim().to_owned()).collect();
+    Ok(Usage { cgroup: state.cgroup.stats()?, intel_rdt: IntelRdt { schemata }, network_interfaces: None })
+}
+
+fn find_running(store: &Store, id: &str) -> Result<(State, Option<Process>)> {
+    match find(store, id)? {
+        (_, state, status, init) if status != Status::Stopped => Ok((state, init)),
+        _ => Err(Error::new(Kind::WrongState, format!("container with id {id} is not running"))),
+    }
+}
+
+/// Tells what the container uses, once.
+///
+/// # Errors
+/// A container that does not run, or what `tell` answers.
+pub fn stats(store: &Store, id: &str, mut tell: impl FnMut(&Line<'_>) -> Result<()>) -> Result<()> {
+    let (state, _) = find_running(store, id)?;
+    tell(&Line { kind: "stats", id, data: Some(usage(&state)?) })
+}
+
+/// Tells what the container uses at each `interval`, and each time that it has run out of memory, until it ends.
+///
+/// # Errors
+/// A container that does not run, cgroups that cannot be watched, or what `tell` answers.
+pub fn events(
+    store: &Store,
+    id: &str,
+    interval: Duration,
+    mut tell: impl FnMut(&Line<'_>) -> Result<()>,
+) -> Result<()> {
+    let (state, init) = find_running(store, id)?;
+    let mut events = state.cgroup.events()?;
+    // Only cgroup v2 tells when it is empty.
+    let init = if state.cgroup.unified.is_none() { init.and_then(|init| pidfd::open(init.pid).ok()) } else { None };
+    let mut next = Instant::now() + interval;
+    loop {
+        let init_has_ended = wait(&events, init.as_ref(), next)?;
+        match events.next(Instant::now())? {
+            Event::Ended => return Ok(()),
+            Event::OutOfMemory => tell(&Line { kind: "oom", id, data: None })?,
+            Event::Timeout if init_has_ended => return Ok(()),
+            Event::Timeout if Instant::now() >= next => {
+                next = Instant::now() + interval;
+                match usage(&state) {
+                    Ok(usage) => tell(&Line { kind: "stats", id, data: Some(usage) })?,
+                    // It may be ending at this moment, of which the next look tells.
+                    Err(error) => crate::log::warn(error),
+                }
+            }
+            Event::Timeout => {}
+        }
+    }
+}
+
+/// Waits for an event, the end of `init`, or `deadline`; whether init has ended.
+fn wait(events: &Events, init: Option<&OwnedFd>, deadline: Instant) -> Result<bool> {
+    let timeout = PollTimeout::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or(PollTimeout::MAX);
+    let mut fds: Vec<_> = events.descriptors().into_iter().map(|(fd, flags)| PollFd::new(fd, flags)).collect();
+    fds.extend(init.map(|init| PollFd::new(init.as_fd(), PollFlags::POLLIN)));
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno).doing(|| "wait for the container's events"),
+    }
+    Ok(init.is_some() && fds.last().is_some_and(|fd| fd.any().unwrap_or(false)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::state::Store;
+
+    /// A container on disk, with the resctrl group `group`.
+    fn state(group: Option<&Path>) -> State {
+        let text = serde_json::json!({
+            "id": "c", "ociVersion": "1.3.0", "bundle": "/b", "rootfs": "/b/r", "created": "", "owner": 0,
+            "cgroup": {"driver": "cgroupfs"}, "resctrl": group
+        });
+        serde_json::from_value(text).unwrap()
+    }
+
+    #[test]
+    fn schemata_are_written_to_the_group() {
+        let resctrl = tempfile::tempdir().unwrap();
+        let group = resctrl.path().join("group");
+        fs::create_dir(&group).unwrap();
+        let wanted = |l3: Option<&str>, mb: Option<&str>| Schemata {
+            l3_cache: l3.map(str::to_owned),
+            memory_bandwidth: mb.map(str::to_owned),
+        };
+        let refused =
+            |wanted: &Schemata| update_schemata(resctrl.path(), &state(None), wanted).unwrap_err().to_string();
+        assert!(refused(&wanted(Some("L3:0=f"), None)).starts_with("Intel RDT/CAT: l3 cache schema is not enabled"));
+        assert!(refused(&wanted(None, Some("MB:0=50"))).starts_with("Intel RDT/MBA: memory bandwidth schema is not"));
+        for resource in ["L3", "MB"] {
+            fs::create_dir_all(resctrl.path().join("info").join(resource)).unwrap();
+        }
+        let problem = refused(&wanted(Some("L3:0=f"), None));
+        assert!(problem.starts_with("updating a non-existent Intel RDT configuration is not supported"), "{problem}");
+        update_schemata(resctrl.path(), &state(Some(&group)), &wanted(None, Some("MB:0=50"))).unwrap();
+        assert_eq!(fs::read_to_string(group.join("schemata")).unwrap(), "MB:0=50\n");
+        update_schemata(resctrl.path(), &state(None), &Schemata::default()).unwrap();
+    }
+
+    #[test]
+    fn lines_are_those_of_runc() {
+        let line = Line { kind: "oom", id: "c", data: None };
+        assert_eq!(serde_json::to_string(&line).unwrap(), r#"{"type":"oom","id":"c"}"#);
+        let usage = Usage { cgroup: Stats::default(), intel_rdt: IntelRdt::default(), network_interfaces: None };
+        let text = serde_json::to_string(&Line { kind: "stats", id: "c", data: Some(usage) }).unwrap();
+        assert!(text.starts_with(r#"{"type":"stats","id":"c","data":{"cpu":{},"cpuset":{"#), "{text}");
+        assert!(text.ends_with(r#""hugetlb":{},"intel_rdt":{},"network_interfaces":null}}"#), "{text}");
+    }
+
+    #[test]
+    fn what_is_not_there_is_not_controlled() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        for error in [pause(&store, "c"), resume(&store, "c"), processes(&store, "c").map(drop)] {
+            assert_eq!(error.unwrap_err().kind(), Kind::NoContainer);
+        }
+        let entry = store.reserve("c").unwrap();
+        entry.save(&state(None)).unwrap();
+        assert_eq!(pause(&store, "c").unwrap_err().to_string(), "container not running");
+        assert_eq!(resume(&store, "c").unwrap_err().to_string(), "container not paused");
+    }
+}

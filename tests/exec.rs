@@ -1,0 +1,418 @@
+//! `exec`, as its users see it.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab, Output, output, push};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A container that sleeps.
+fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        change(config);
+    });
+    lab.started(&bundle);
+    bundle
+}
+
+fn exec(lab: &Lab, bundle: &Bundle, options: &[&str], command: &[&str]) -> Output {
+    let mut args = vec!["exec"];
+    args.extend(options);
+    args.push(&bundle.id);
+    args.extend(command);
+    lab.microrun(&args)
+}
+
+fn shell(lab: &Lab, bundle: &Bundle, script: &str) -> String {
+    exec(lab, bundle, &[], &["sh", "-c", script]).ok()
+}
+
+/// Waits until `condition` holds, for ten seconds at most.
+#[track_caller]
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it has not happened within 10 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_exit_code_is_the_programs() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    assert_eq!(exec(&lab, &bundle, &[], &["echo", "hello", "-n"]).ok(), "hello -n");
+    assert_eq!(exec(&lab, &bundle, &[], &["sh", "-c", "exit 42"]).code, 42);
+    assert_eq!(exec(&lab, &bundle, &[], &["sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(exec(&lab, &bundle, &[], &["--", "echo", "--", "x"]).ok(), "-- x");
+}
+
+#[test]
+fn a_program_that_cannot_be_executed() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let script = bundle.rootfs().join("script");
+    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    for (program, words) in [
+        ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
+        ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory"),
+        ("/etc", "exec: \"/etc\": is a directory"),
+        ("/mnt/file", "exec: \"/mnt/file\": permission denied"),
+        ("/script", "exec /script: no such file or directory"),
+    ] {
+        for options in [&[][..], &["--detach"]] {
+            let output = exec(&lab, &bundle, options, &[program]);
+            assert_eq!(output.code, 255, "{program} {options:?}");
+            let said = output.stderr.replace('\\', "");
+            assert!(said.contains("exec failed: ") && said.contains(words), "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_process_is_the_containers_with_changes() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |config| {
+        config["process"]["cwd"] = json!("/tmp");
+        config["process"]["env"] = json!(["PATH=/bin", "A=1"]);
+        config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 77}]);
+        config["process"]["user"]["umask"] = json!(0o027);
+    });
+    let script = "echo $PWD $A $B $HOME; ulimit -n; umask; id -u; id -g; id -G";
+    assert_eq!(shell(&lab, &bundle, script), "/tmp 1 /\n77\n0027\n0\n0\n0");
+    fs::write(bundle.rootfs().join("etc/passwd"), "x:x:7:8::/home/x:/bin/sh\n").unwrap();
+    let options = ["--cwd", "/etc", "-e", "B=2", "--env=A=3", "-u", "7:8", "-g", "9", "--additional-gids", "10"];
+    let changed = exec(&lab, &bundle, &options, &["sh", "-c", script]).ok();
+    assert_eq!(changed, "/etc 3 2 /home/x\n77\n0027\n7\n8\n8 9 10");
+    let missing = exec(&lab, &bundle, &["--cwd", "/nosuch"], &["true"]);
+    assert!(missing.stderr.contains("no such file or directory") && missing.code == 255, "{missing:?}");
+}
+
+#[test]
+fn a_process_from_a_file_or_a_pipe() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let process = json!({
+        "cwd": "/etc", "args": ["sh", "-c", "pwd; id -u; echo $A; grep CapBnd /proc/self/status"],
+        "env": ["PATH=/bin", "A=b"], "user": {"uid": 3, "gid": 4}
+    });
+    let file = lab.path("process.json");
+    fs::write(&file, process.to_string()).unwrap();
+    let expected = "/etc\n3\nb\nCapBnd:\t0000000020000420";
+    assert_eq!(exec(&lab, &bundle, &["--process", file.to_str().unwrap()], &[]).ok(), expected);
+    let mut command = lab.command(&["exec", "-p", "/dev/stdin", &bundle.id]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(process.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
+    fs::write(&file, r#"{"cwd": "/", "args": []}"#).unwrap();
+    let refused = exec(&lab, &bundle, &["--process", file.to_str().unwrap()], &[]).failed();
+    assert!(refused.contains("process.json: args: is empty"), "{refused}");
+    assert!(exec(&lab, &bundle, &[], &[]).failed().contains("exec args cannot be empty"));
+}
+
+#[test]
+fn it_is_where_the_container_is() {
+    let lab = lab!();
+    for kinds in [&["cgroup"][..], &["cgroup", "user", "time"]] {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            for kind in kinds {
+                push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+            }
+            if kinds.contains(&"user") {
+                for field in ["uidMappings", "gidMappings"] {
+                    config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+                }
+            }
+        });
+        let init = lab.started(&bundle);
+        let pid_file = lab.path("pid");
+        let options = ["--detach", "--pid-file", pid_file.to_str().unwrap()];
+        let mut command = vec!["exec"];
+        command.extend(options);
+        command.extend([bundle.id.as_str(), "sleep", "1000"]);
+        assert!(lab.command(&command).stdin(Stdio::null()).status().unwrap().success());
+        let pid: i32 = fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+        for namespace in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"] {
+            let link = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{namespace}")).unwrap();
+            assert_eq!(link(pid), link(init), "{namespace}");
+        }
+        let read = |pid: i32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+        assert_eq!(read(pid, "cgroup"), read(init, "cgroup"));
+        assert_eq!(read(pid, "uid_map"), read(init, "uid_map"));
+        let line =
+            |pid: i32, name: &str| read(pid, "status").lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        for name in
+            ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "SigBlk", "SigIgn"]
+        {
+            assert_eq!(line(pid, name), line(init, name), "{name}");
+        }
+        let cpus = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+        assert_eq!(line(pid, "Cpus_allowed_list").split_whitespace().last(), Some(cpus.trim()));
+    }
+}
+
+#[test]
+fn a_container_that_is_not_there_to_join() {
+    let lab = lab!();
+    let nothing = lab.microrun(&["exec", "nosuch", "true"]);
+    assert_eq!(nothing.code, 255);
+    assert!(nothing.stderr.contains("container does not exist"), "{nothing:?}");
+
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.created(&bundle);
+    assert_eq!(exec(&lab, &bundle, &[], &["echo", "created"]).ok(), "created");
+    lab.microrun(&["start", &bundle.id]).ok();
+
+    lab.microrun(&["pause", &bundle.id]).ok();
+    let paused = exec(&lab, &bundle, &[], &["true"]);
+    assert!(paused.code == 255 && paused.stderr.contains("cannot exec in a paused container"), "{paused:?}");
+    let mut command = lab.command(&["exec", "--ignore-paused", &bundle.id, "echo", "late"]);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    lab.microrun(&["resume", &bundle.id]).ok();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"late\n");
+
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    eventually(|| lab.microrun(&["state", &bundle.id]).stdout.contains("\"stopped\""));
+    let stopped = exec(&lab, &bundle, &[], &["true"]);
+    assert!(stopped.code == 255 && stopped.stderr.contains("cannot exec in a stopped container"), "{stopped:?}");
+}
+
+#[test]
+fn a_failing_pid_file_leaves_no_process() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let output = exec(&lab, &bundle, &["--pid-file", "/nosuch/pid"], &["touch", "/dev/ran"]);
+    assert_eq!(output.code, 255);
+    assert_eq!(shell(&lab, &bundle, "ls /dev/ran 2>/dev/null; ps -o args | grep -c [t]ouch; true"), "0");
+}
+
+#[test]
+fn signals_are_passed_on() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut command = lab.command(&["exec", &bundle.id, "sh", "-c", script]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+/// Receives a descriptor over the next connection.
+fn receive(listener: &UnixListener) -> OwnedFd {
+    let (stream, _) = listener.accept().unwrap();
+    let mut data = [0; 64];
+    let mut parts = [IoSliceMut::new(&mut data)];
+    let mut control = nix::cmsg_space!([i32; 1]);
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
+    let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
+        unreachable!("a message without a descriptor")
+    };
+    own(fds[0])
+}
+
+#[allow(unsafe_code, reason = "nothing else takes over a descriptor")]
+fn own(fd: i32) -> OwnedFd {
+    // SAFETY: the kernel has just made it for us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[test]
+fn a_terminal_is_handed_over() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let path = lab.path("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let socket = path.to_str().unwrap().to_owned();
+    let script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all; read x; echo got $x";
+    let detached = ["--tty", "--detach", "--console-socket", &socket];
+    let sent = std::thread::scope(|scope| {
+        let received = scope.spawn(|| receive(&listener));
+        exec(&lab, &bundle, &detached, &["sh", "-c", script]).ok();
+        received.join().unwrap()
+    });
+    let mut terminal = File::from(sent);
+    let mut text = Vec::new();
+    let mut buffer = [0; 256];
+    while !text.ends_with(b"all\r\n") {
+        let length = terminal.read(&mut buffer).unwrap();
+        text.extend_from_slice(&buffer[..length]);
+    }
+    terminal.write_all(b"word\n").unwrap();
+    // The other side's end reads as EIO.
+    while let Ok(length @ 1..) = terminal.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..length]);
+    }
+    assert_eq!(String::from_utf8_lossy(&text), "/dev/pts/0\r\nall\r\nword\r\ngot word\r\n");
+
+    let refused = exec(&lab, &bundle, &["--tty", "--detach"], &["true"]).failed();
+    assert!(refused.contains("cannot allocate tty if runc will detach without setting console socket"), "{refused}");
+    let refused = exec(&lab, &bundle, &["--console-socket", &socket], &["true"]).failed();
+    assert!(refused.contains("cannot use console socket if runc will not detach or allocate tty"), "{refused}");
+}
+
+#[test]
+fn a_terminal_in_the_foreground() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let size = nix::pty::Winsize { ws_row: 11, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
+    let pair = nix::pty::openpty(&size, None).unwrap();
+    let mut command = lab.command(&["exec", "-t", &bundle.id, "sh", "-c", "stty size; tty; exit 5"]);
+    let slave = || Stdio::from(pair.slave.try_clone().unwrap());
+    let mut child = command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+    drop((command, pair.slave));
+    let mut text = Vec::new();
+    // Once nobody has the other side open its end reads as EIO.
+    let _ = File::from(pair.master).read_to_end(&mut text);
+    assert_eq!(String::from_utf8_lossy(&text), "11 33\r\n/dev/pts/0\r\n");
+}
+
+#[test]
+fn a_pidfd_is_handed_over() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let path = lab.path("pidfd.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let pidfd = std::thread::scope(|scope| {
+        let received = scope.spawn(|| receive(&listener));
+        exec(&lab, &bundle, &["--pidfd-socket", path.to_str().unwrap()], &["true"]).ok();
+        received.join().unwrap()
+    });
+    let link = fs::read_link(format!("/proc/self/fd/{}", pidfd.as_raw_fd())).unwrap();
+    assert!(link.to_str().unwrap().contains("pidfd"), "{link:?}");
+}
+
+#[test]
+fn descriptors_are_inherited_only_if_asked() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    fs::write(lab.path("data"), "data").unwrap();
+    let script = format!("exec 3<{0} 4<{0} 5<{0}; exec \"$@\"", lab.path("data").display());
+    let run = |options: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(lab.path("microrun")).arg("--root").arg(lab.path("run")).arg("exec");
+        command.args(options).args([
+            &bundle.id,
+            "sh",
+            "-c",
+            "cd /proc/self/fd; for n in *; do readlink $n; done | grep -c data",
+        ]);
+        output(command).stdout
+    };
+    assert_eq!((run(&[]), run(&["--preserve-fds", "2"])), ("0".to_owned(), "2".to_owned()));
+}
+
+#[test]
+fn the_seccomp_filter_holds() {
+    let lab = lab!();
+    for no_new_privileges in [true, false] {
+        let bundle = sleeper(&lab, |config| {
+            config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+            config["linux"]["seccomp"] = json!({
+                "defaultAction": "SCMP_ACT_ALLOW",
+                "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]
+            });
+        });
+        let output = exec(&lab, &bundle, &[], &["mkdir", "/dev/x"]);
+        assert!(output.code == 1 && output.stderr.contains("Protocol error"), "{output:?}");
+    }
+}
+
+#[test]
+fn cpus_are_those_of_exec_cpu_affinity() {
+    let lab = lab!();
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let last = online.trim().rsplit(['-', ',']).next().unwrap().to_owned();
+    let bundle = sleeper(&lab, |config| config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": last}));
+    let allowed = shell(&lab, &bundle, "grep Cpus_allowed_list /proc/self/status");
+    assert_eq!(allowed.split_whitespace().last(), Some(last.as_str()));
+}
+
+#[test]
+fn a_cgroup_below_the_containers() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    for (argument, words) in [
+        ("..", "bad sub cgroup path"),
+        ("nosuch", "no such file or directory"),
+        ("whaaat:/", "unknown controller"),
+        (":/", "empty controller"),
+    ] {
+        let refused = exec(&lab, &bundle, &["--cgroup", argument], &["true"]).failed();
+        assert!(refused.contains(words), "{argument}: {refused}");
+    }
+    let of = |options: &[&str]| exec(&lab, &bundle, options, &["cat", "/proc/self/cgroup"]).ok();
+    assert_eq!(of(&["--cgroup", "/"]), of(&[]));
+}
+
+#[test]
+fn cve_2022_29162_capabilities_are_not_inheritable() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    let script = "grep ^Cap /proc/self/status | cut -f2";
+    let sets = |options: &[&str]| exec(&lab, &bundle, options, &["sh", "-c", script]).ok();
+    // CapInh, CapPrm, CapEff, CapBnd, CapAmb
+    let (none, own, more) = ("0000000000000000", "0000000020000420", "0000000020000421");
+    assert_eq!(sets(&[]), [none, own, own, own, none].join("\n"));
+    assert_eq!(sets(&["--cap", "CAP_CHOWN"]), [none, more, more, more, none].join("\n"));
+    // execve(2) takes them from a user without ambient ones (capabilities(7)).
+    assert_eq!(sets(&["--user", "1"]), [none, none, none, own, none].join("\n"));
+}
+
+#[test]
+fn cve_2024_21626_the_working_directory_is_inside() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    for fd in 0..64 {
+        let output =
+            exec(&lab, &bundle, &["--cwd", &format!("/proc/self/fd/{fd}")], &["ls", "../../../../../../etc/hostname"]);
+        assert_eq!(output.code, 255, "{fd}: {output:?}");
+    }
+}
+
+#[test]
+fn cve_2026_30892_a_user_is_a_number() {
+    let lab = lab!();
+    let bundle = sleeper(&lab, |_| {});
+    for (user, ids) in [("1", "1 0"), ("1:2", "1 2")] {
+        let output = exec(&lab, &bundle, &["--user", user], &["sh", "-c", "echo $(id -u) $(id -g)"]);
+        assert_eq!(output.ok(), ids);
+    }
+    for user in [":", ":0", "1:", "root", "+1", "-1", "1 ", "0x1", "4294967295", "4294967296", "1:2:3"] {
+        let refused = exec(&lab, &bundle, &["--user", user], &["true"]).failed();
+        assert!(refused.contains("bad uid") || refused.contains("bad gid"), "{user}: {refused}");
+    }
+}
+
+/// The container's root looks at every process that it sees for what is not its own.
+#[test]
+fn cve_2016_9962_the_joining_runtime_cannot_be_looked_into() {
+    let lab = lab!();
+    let script = "while :; do for p in /proc/[0-9]*; do readlink $p/exe $p/root $p/cwd $p/fd/*; done; done 2>/dev/null | \
+        grep -v -e ^/bin/busybox -e '^/$' -e ^/proc -e ^pipe: -e ^/dev/null > /dev/found";
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", format!("for i in 1 2; do ({script}) & done; wait")]);
+        config["root"]["readonly"] = json!(false);
+    });
+    lab.started(&bundle);
+    for _ in 0..100 {
+        exec(&lab, &bundle, &[], &["true"]).ok();
+    }
+    assert_eq!(shell(&lab, &bundle, "cat /dev/found"), "");
+}

@@ -1,0 +1,296 @@
+//! The verbs that look at a running container and act on it: ps, pause, resume, update, events, kill, list, state.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab};
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// A container that sleeps, and its init's pid.
+fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        change(config);
+    });
+    let pid = lab.started(&bundle);
+    (bundle, pid)
+}
+
+/// Waits until `condition` holds, for ten seconds at most.
+#[track_caller]
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it has not happened within 10 s");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn status(lab: &Lab, bundle: &Bundle) -> String {
+    let state: Value = serde_json::from_str(&lab.microrun(&["state", &bundle.id]).ok()).unwrap();
+    state["status"].as_str().unwrap().to_owned()
+}
+
+/// The value of a limit of the process `pid`: `v1` is controller and file, `v2` a file.
+fn limit(pid: i32, (controller, v1): (&str, &str), v2: &str) -> String {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |wanted: &str| {
+        cgroups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|name| name == wanted).then(|| path.to_owned())
+        })
+    };
+    let unified = format!("/sys/fs/cgroup{}/{v2}", path("").unwrap_or_default());
+    let file = fs::read_to_string(unified);
+    let file =
+        file.or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{controller}{}/{v1}", path(controller).unwrap())));
+    file.unwrap().trim().to_owned()
+}
+
+#[test]
+fn what_is_not_there() {
+    let lab = lab!();
+    for verb in ["state", "ps", "pause", "resume", "update", "events", "kill", "start", "delete"] {
+        let said = lab.microrun(&[verb, "nosuch"]).failed();
+        assert!(said.contains("container does not exist"), "{verb}: {said}");
+    }
+    lab.microrun(&["delete", "--force", "nosuch"]).ok();
+    assert_eq!(lab.microrun(&["list", "--format", "json"]).ok(), "null");
+}
+
+#[test]
+fn what_has_stopped() {
+    let lab = lab!();
+    let (bundle, _) = sleeper(&lab, |_| {});
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    eventually(|| status(&lab, &bundle) == "stopped");
+    for (verb, words) in [
+        ("pause", "container not running"),
+        ("resume", "container not paused"),
+        ("update", "container not running"),
+        ("events", "is not running"),
+        ("kill", "container not running"),
+        ("start", "cannot start a container that has stopped"),
+    ] {
+        let said = lab.microrun(&[verb, &bundle.id]).failed();
+        assert!(said.contains(words), "{verb}: {said}");
+    }
+    lab.microrun(&["kill", "--all", &bundle.id]).ok();
+    assert_eq!(lab.microrun(&["ps", "-f", "json", &bundle.id]).ok(), "null");
+    assert_eq!(lab.microrun(&["ps", &bundle.id]).ok().lines().count(), 1);
+    lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+#[test]
+fn ps_shows_the_containers_processes() {
+    let lab = lab!();
+    let (bundle, pid) = sleeper(&lab, |config| {
+        config["process"]["args"] = json!(["sh", "-c", "sleep 1001 & exec sleep 1000"]);
+    });
+    let pids =
+        || serde_json::from_str::<Vec<i32>>(&lab.microrun(&["ps", "--format", "json", &bundle.id]).ok()).unwrap();
+    eventually(|| pids().len() == 2);
+    assert!(pids().contains(&pid));
+    let table = lab.microrun(&["ps", &bundle.id]).ok();
+    assert!(table.starts_with("UID ") && table.contains("sleep 1001") && table.contains("sleep 1000"), "{table}");
+    assert_eq!(table.lines().count(), 3, "{table}");
+    let table = lab.microrun(&["ps", &bundle.id, "-e", "-o", "pid,args"]).ok();
+    assert!(table.trim_start().starts_with("PID COMMAND") && table.lines().count() == 3, "{table}");
+    assert!(lab.microrun(&["ps", &bundle.id, "-o", "args"]).failed().contains("couldn't find PID field"));
+    assert!(lab.microrun(&["ps", "-f", "xml", &bundle.id]).failed().contains("invalid format option"));
+}
+
+#[test]
+fn pause_and_resume() {
+    let lab = lab!();
+    let (bundle, _) = sleeper(&lab, |_| {});
+    assert!(lab.microrun(&["resume", &bundle.id]).failed().contains("container not paused"));
+    lab.microrun(&["pause", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "paused");
+    assert!(lab.microrun(&["pause", &bundle.id]).failed().contains("container not running"));
+    lab.microrun(&["update", "--pids-limit", "30", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "paused");
+    lab.microrun(&["resume", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "running");
+    lab.microrun(&["pause", &bundle.id]).ok();
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+}
+
+#[test]
+fn updates_build_on_each_other() {
+    let lab = lab!();
+    let (bundle, pid) = sleeper(&lab, |config| {
+        config["linux"]["resources"]["memory"] = json!({"limit": 32 << 20});
+        config["linux"]["resources"]["cpu"] = json!({"quota": 50000, "period": 100_000});
+    });
+    let memory = || limit(pid, ("memory", "memory.limit_in_bytes"), "memory.max");
+    let pids = || limit(pid, ("pids", "pids.max"), "pids.max");
+    let cpu = || {
+        let v2 = limit(pid, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
+        if v2.contains(' ') { v2 } else { format!("{v2} {}", limit(pid, ("cpu", "cpu.cfs_period_us"), "-")) }
+    };
+    if memory().is_empty() {
+        println!("skipped: no memory controller");
+        return;
+    }
+    let update = |options: &[&str]| {
+        let mut args = vec!["update"];
+        args.extend(options);
+        args.push(&bundle.id);
+        lab.microrun(&args)
+    };
+    assert_eq!((memory().as_str(), cpu().as_str()), ("33554432", "50000 100000"));
+    update(&["--memory", "64M"]).ok();
+    update(&["--cpu-period", "90000"]).ok();
+    assert_eq!((memory().as_str(), cpu().as_str()), ("67108864", "50000 90000"));
+    update(&["--cpu-quota=60000", "--pids-limit", "17"]).ok();
+    assert_eq!((pids().as_str(), cpu().as_str()), ("17", "60000 90000"));
+
+    let file = lab.path("resources.json");
+    fs::write(&file, json!({"memory": {"limit": 48 << 20}, "pids": {"limit": -1}}).to_string()).unwrap();
+    update(&["--resources", file.to_str().unwrap(), "--memory", "1G"]).ok();
+    assert_eq!((memory().as_str(), pids().as_str(), cpu().as_str()), ("50331648", "max", "60000 90000"));
+    for options in [&["update", "--resources", "-"][..], &["update", "-r=-"]] {
+        let mut args = options.to_vec();
+        args.push(&bundle.id);
+        let mut command = lab.command(&args);
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), br#"{"pids": {"limit": 9}}"#).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(pids(), "9");
+    }
+
+    for (options, words) in [
+        (&["--memory", "much"][..], "invalid value for memory"),
+        (&["--cpu-share", "-1"], "invalid value for cpu-share"),
+        (&["--resources", "/nosuch"], "/nosuch: no such file or directory"),
+        (&["--l3-cache-schema", "L3:0=f"], "l3 cache schema is not enabled"),
+        (&["--mem-bw-schema", "MB:0=50"], "memory bandwidth schema is not enabled"),
+        (&["--cpu-period", "1"], "invalid argument"),
+    ] {
+        let said = update(options).failed();
+        assert!(said.contains(words), "{options:?}: {said}");
+    }
+    assert_eq!((memory().as_str(), cpu().as_str()), ("50331648", "60000 90000"));
+}
+
+#[test]
+fn stats_in_runcs_words() {
+    let lab = lab!();
+    let (bundle, _) = sleeper(&lab, |_| {});
+    let text = lab.microrun(&["events", "--stats", &bundle.id]).ok();
+    assert!(text.starts_with(&format!(r#"{{"type":"stats","id":"{}","data":{{"#, bundle.id)), "{text}");
+    let line: Value = serde_json::from_str(&text).unwrap();
+    let data = line["data"].as_object().unwrap();
+    let keys: Vec<_> = data.keys().map(String::as_str).collect();
+    let expected = ["blkio", "cpu", "cpuset", "hugetlb", "intel_rdt", "memory", "network_interfaces", "pids"];
+    assert_eq!(keys, expected);
+    assert_eq!(data["pids"]["current"], 1);
+    assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
+    assert!(lab.microrun(&["events", "--interval", "0s", &bundle.id]).failed().contains("interval"));
+}
+
+/// Ends a child of the test when the test ends.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
+    let lab = lab!();
+    let (bundle, pid) = sleeper(&lab, |config| {
+        config["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
+    });
+    if limit(pid, ("memory", "memory.limit_in_bytes"), "memory.max") != "16777216" {
+        println!("skipped: no memory controller");
+        return;
+    }
+    let mut command = lab.command(&["events", "--interval", "50ms", &bundle.id]);
+    let mut child = Ended(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().starts_with(r#"{"type":"stats","#));
+    let hog = lab.microrun(&["exec", &bundle.id, "sh", "-c", "x=$(dd if=/dev/zero bs=1M count=64 | tr '\\0' x)"]);
+    assert_ne!(hog.code, 0);
+    let oom = format!(r#"{{"type":"oom","id":"{}"}}"#, bundle.id);
+    assert!(lines.by_ref().take(200).any(|line| line == oom));
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert!(lines.by_ref().take(200).count() < 200, "the stream has no end");
+    assert!(child.0.wait().unwrap().success());
+}
+
+#[test]
+fn kill_takes_names_and_numbers() {
+    let lab = lab!();
+    let script = "for s in USR1 HUP 35 64; do trap \"echo $s >> /dev/got\" $s; done; echo > /dev/ready; while :; do sleep 0.05; done";
+    let (bundle, _) = sleeper(&lab, |config| config["process"]["args"] = json!(["sh", "-c", script]));
+    let read = |file: &str| lab.microrun(&["exec", &bundle.id, "cat", file]);
+    eventually(|| read("/dev/ready").code == 0);
+    let mut expected = String::new();
+    for (signal, name) in
+        [("USR1", "USR1"), ("SIGHUP", "HUP"), ("sigusr1", "USR1"), ("10", "USR1"), ("35", "35"), ("RTMAX", "64")]
+    {
+        lab.microrun(&["kill", &bundle.id, signal]).ok();
+        expected = format!("{expected}\n{name}").trim_start().to_owned();
+        eventually(|| read("/dev/got").stdout == expected);
+    }
+    lab.microrun(&["kill", &bundle.id, "0"]).ok();
+    for signal in ["NOSUCH", "65", "-1"] {
+        assert!(lab.microrun(&["kill", &bundle.id, signal]).failed().contains("unknown signal"), "{signal}");
+    }
+    lab.microrun(&["kill", "--all", &bundle.id, "KILL"]).ok();
+    eventually(|| status(&lab, &bundle) == "stopped");
+}
+
+#[test]
+fn without_a_pid_namespace_all_are_killed() {
+    let lab = lab!();
+    for init_is_gone in [false, true] {
+        let (bundle, init) = sleeper(&lab, |config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+            config["process"]["args"] = json!(["sh", "-c", "sleep 1001 & sleep 1002 & exec sleep 1000"]);
+        });
+        let pids = || {
+            serde_json::from_str::<Option<Vec<i32>>>(&lab.microrun(&["ps", "-f", "json", &bundle.id]).ok())
+                .unwrap()
+                .unwrap_or_default()
+        };
+        eventually(|| pids().len() == 3);
+        if init_is_gone {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(init), nix::sys::signal::SIGKILL).unwrap();
+            eventually(|| status(&lab, &bundle) == "stopped");
+        }
+        lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+        eventually(|| pids().is_empty());
+        lab.microrun(&["delete", &bundle.id]).ok();
+    }
+}
+
+#[test]
+fn list_and_state_agree() {
+    let lab = lab!();
+    let (one, pid) = sleeper(&lab, |config| config["annotations"] = json!({"k": "v"}));
+    let two = lab.bundle(|_| {});
+    lab.created(&two);
+    let listed: Vec<Value> = serde_json::from_str(&lab.microrun(&["list", "-f", "json"]).ok()).unwrap();
+    assert_eq!(listed.len(), 2);
+    let state: Value = serde_json::from_str(&lab.microrun(&["state", &one.id]).ok()).unwrap();
+    for key in ["ociVersion", "id", "pid", "status", "bundle", "rootfs", "created", "annotations"] {
+        assert_eq!(state[key], listed[0][key], "{key}");
+        assert!(!state[key].is_null(), "{key}");
+    }
+    assert_eq!((state["pid"].as_i64(), state["status"].as_str()), (Some(pid.into()), Some("running")));
+    assert_eq!((listed[1]["status"].as_str(), listed[1]["owner"].as_str()), (Some("created"), Some("root")));
+    assert_eq!(lab.microrun(&["list", "-q"]).ok(), format!("{}\n{}", one.id, two.id));
+    let table = lab.microrun(&["list"]).ok();
+    assert!(table.starts_with("ID ") && table.lines().count() == 3 && table.contains(&one.id), "{table}");
+}
