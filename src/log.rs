@@ -69,6 +69,11 @@ pub fn debug<D: Display>(message: impl FnOnce() -> D) {
     }
 }
 
+/// Whether [`debug`] writes anything.
+pub fn is_debug() -> bool {
+    current().debug
+}
+
 fn current() -> &'static Log {
     LOG.get().unwrap_or(&DEFAULT)
 }

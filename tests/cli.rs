@@ -212,3 +212,19 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(stderr(&output), "");
     assert_eq!(code(&output), 0);
 }
+
+#[test]
+fn debug_logs_the_plan() {
+    let directory = directory();
+    fs::create_dir(directory.path().join("rootfs")).unwrap();
+    assert_eq!(code(&run(&directory, "spec --action /nosuch")), 0);
+    // There is no such program: whoever runs this test, nothing comes into being, and the plan was logged before.
+    let output = run(&directory, "--debug --log log --log-format json --root ./state run x");
+    assert_eq!(code(&output), 1);
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    let log = fs::read_to_string(directory.path().join("log")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let debug: Vec<&Value> = lines.iter().filter(|line| line["level"] == "debug").collect();
+    assert!(debug.iter().any(|line| line["msg"].as_str().unwrap().contains("clone3(")), "{log}");
+    assert_eq!(lines.last().unwrap()["level"], "error");
+}

@@ -15,6 +15,7 @@ use super::state::{Entry, Process, State, Status, Store};
 use crate::cgroup::{self, Cgroup, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
+use crate::log;
 use crate::plan::builder::slots;
 use crate::plan::{self, Host, Input, Overlay, Plan, explain};
 use crate::spec::{self, Loaded};
@@ -258,6 +259,11 @@ pub struct Launched {
 /// # Errors
 /// One sentence: what could not be done, for which field.
 pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
+    if log::is_debug() {
+        for line in explain::lines(&prepared.plan) {
+            log::debug(|| format!("{}: {} ({})", line.who, line.call, line.field));
+        }
+    }
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None, begun: None };
     match launch_into(options, prepared, ahead, entry, &mut undo) {
