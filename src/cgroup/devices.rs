@@ -8,7 +8,6 @@
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 use serde::{Serialize, Serializer};
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// A set of the three ways to use a device, as the bits of linux/bpf.h (`BPF_DEVCG_ACC_*`).
@@ -127,12 +126,8 @@ pub(super) fn has_other_letters(access: &str) -> bool {
 pub struct Policy {
     /// Whether a device that no exception names may be used.
     pub default_allow: bool,
-    #[serde(serialize_with = "as_list")]
-    exceptions: BTreeMap<Devices, Access>,
-}
-
-fn as_list<S: Serializer>(exceptions: &BTreeMap<Devices, Access>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(exceptions.iter().map(|(&devices, &access)| Exception { devices, access }))
+    /// At most one for any devices, in the order in which they were first named.
+    exceptions: Vec<Exception>,
 }
 
 const fn char_device(major: u32, minor: Option<u32>, access: Access) -> Exception {
@@ -165,7 +160,7 @@ pub const ALWAYS_ALLOWED: [(Option<&str>, Exception); 11] = [
 impl Policy {
     /// "Deny everything": where every container starts.
     pub fn deny_all() -> Self {
-        Self { default_allow: false, exceptions: BTreeMap::new() }
+        Self { default_allow: false, exceptions: Vec::new() }
     }
 
     /// The policy of a container: `rules` (linux.resources.devices) in their order, then [`ALWAYS_ALLOWED`] except
@@ -188,9 +183,13 @@ impl Policy {
         Ok(policy)
     }
 
-    /// The exceptions in a fixed order: by kind, then by number, wildcards first.
+    /// The exceptions in the order in which they were first named: runtime-spec wants the entries applied in theirs.
     pub fn exceptions(&self) -> impl Iterator<Item = Exception> + '_ {
-        self.exceptions.iter().map(|(&devices, &access)| Exception { devices, access })
+        self.exceptions.iter().copied()
+    }
+
+    fn held(&mut self, devices: Devices) -> Option<&mut Access> {
+        self.exceptions.iter_mut().find(|held| held.devices == devices).map(|held| &mut held.access)
     }
 
     /// Whether everything is allowed.
@@ -210,7 +209,7 @@ impl Policy {
         let minor = device_number("minor", rule.minor())?;
         let kinds: &[Kind] = match rule.typ().unwrap_or_default() {
             LinuxDeviceType::A if major.is_none() && minor.is_none() && access == Access::ALL => {
-                *self = Self { default_allow: rule.allow(), exceptions: BTreeMap::new() };
+                *self = Self { default_allow: rule.allow(), exceptions: Vec::new() };
                 return Ok(());
             }
             LinuxDeviceType::A => &[Kind::Block, Kind::Char],
@@ -227,8 +226,10 @@ impl Policy {
     fn change(&mut self, allow: bool, exception: Exception) -> Result<(), String> {
         let Exception { devices, access } = exception;
         if allow != self.default_allow {
-            let entry = self.exceptions.entry(devices).or_insert(Access(0));
-            *entry = entry.union(access);
+            match self.held(devices) {
+                Some(held) => *held = held.union(access),
+                None => self.exceptions.push(exception),
+            }
             return Ok(());
         }
         let wildcards = [
@@ -237,19 +238,17 @@ impl Policy {
             Devices { major: None, minor: None, ..devices },
         ];
         for wider in wildcards.into_iter().filter(|wider| *wider != devices) {
-            if self.exceptions.get(&wider).is_some_and(|held| held.overlaps(access)) {
-                let wider = Exception { devices: wider, access: self.exceptions[&wider] };
+            if let Some(held) = self.held(wider).copied().filter(|held| held.overlaps(access)) {
+                let wider = Exception { devices: wider, access: held };
                 return Err(format!(
                     "\"{exception}\" cuts a hole into the earlier rule \"{wider}\", which the kernel's device \
                      controller cannot do: list the devices one by one instead of by wildcard"
                 ));
             }
         }
-        if let Some(held) = self.exceptions.get_mut(&devices) {
+        if let Some(held) = self.held(devices) {
             *held = held.without(access);
-            if held.is_empty() {
-                self.exceptions.remove(&devices);
-            }
+            self.exceptions.retain(|held| !held.access.is_empty());
         }
         Ok(())
     }

@@ -432,7 +432,7 @@ mod tests {
         let properties = text(&device_properties(&policy));
         assert_eq!(properties[..2], ["DeviceAllow=[]", "DevicePolicy=\"strict\""]);
         assert!(properties[2].starts_with(
-            r#"DeviceAllow=[("block-*", "m"), ("block-8", "r"), ("char-*", "m"), ("/dev/char/1:3", "rwm")"#
+            r#"DeviceAllow=[("block-8", "r"), ("char-*", "m"), ("block-*", "m"), ("/dev/char/1:3", "rwm")"#
         ));
         let all =
             Policy::compile(&serde_json::from_str::<Vec<_>>(r#"[{"allow": true, "access": "rwm"}]"#).unwrap(), &[])

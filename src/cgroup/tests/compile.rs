@@ -149,7 +149,7 @@ fn a_named_path_joins_every_controller() {
     assert_eq!(paths, expected);
     assert!(plan.devices.is_none(), "device rules are in the v1 devices cgroup");
     let devices: Vec<_> = plan.directories[1].writes.iter().map(|w| format!("{} {}", w.file, w.value)).collect();
-    assert_eq!(devices[..3], ["devices.deny a", "devices.allow b *:* m", "devices.allow c *:* m"]);
+    assert_eq!(devices[..3], ["devices.deny a", "devices.allow c *:* m", "devices.allow b *:* m"]);
     let handle = plan.handle();
     assert_eq!(handle.v1["cpuacct"], Path::new("/sys/fs/cgroup/cpu,cpuacct/docker/box"));
     assert_eq!(handle.directories().len(), expected.len());

@@ -86,9 +86,10 @@ fn rules_apply_in_order_and_merge() {
     assert_eq!(
         lines(&policy),
         [
-            "b *:* m",
+            "c 10:229 rw",
             "b 8:* r",
             "c *:* m",
+            "b *:* m",
             "c 1:3 rwm",
             "c 1:5 rwm",
             "c 1:7 rwm",
@@ -97,7 +98,6 @@ fn rules_apply_in_order_and_merge() {
             "c 5:0 rwm",
             "c 5:2 rwm",
             "c 10:200 rwm",
-            "c 10:229 rw",
             "c 136:* rwm",
         ]
     );
