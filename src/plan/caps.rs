@@ -77,8 +77,13 @@ pub fn sets(capabilities: Option<&LinuxCapabilities>, held: &Held, warnings: &mu
     let effective = grant("effective", asked.effective(), &[known, (permitted, "is not in the permitted set")]);
     let inheritable = grant("inheritable", asked.inheritable(), &[known, (bounding, "is not in the bounding set")]);
     let both = permitted & inheritable;
-    let ambient =
-        grant("ambient", asked.ambient(), &[known, (both, "is not in the permitted and the inheritable set")]);
+    let ambient = bits(asked.ambient());
+    for refused in each(ambient & !both) {
+        let problem =
+            format!("can't raise ambient capability {refused}: it is not permitted and inheritable: left out");
+        warnings.push(Warning::new("process.capabilities.ambient", problem));
+    }
+    let ambient = ambient & both;
     Sets { bounding, effective, permitted, inheritable, ambient }
 }
 
@@ -92,10 +97,14 @@ fn bits(set: &Option<Capabilities>) -> u64 {
     set.iter().flatten().fold(0, |bits, capability| bits | 1 << number(*capability))
 }
 
+/// The names of a set's capabilities.
+fn each(bits: u64) -> impl Iterator<Item = &'static str> {
+    CAPABILITIES.iter().enumerate().filter(move |(i, _)| bits >> i & 1 == 1).map(|(_, (name, _))| *name)
+}
+
 /// The names of a set's capabilities, for people.
 fn names(bits: u64) -> String {
-    let set = CAPABILITIES.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1);
-    set.map(|(_, (name, _))| *name).collect::<Vec<_>>().join(", ")
+    each(bits).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -174,7 +183,8 @@ mod tests {
                 "process.capabilities.permitted: CAP_CHOWN is not held by the runtime: left out",
                 "process.capabilities.effective: CAP_CHOWN, CAP_SYS_ADMIN is not in the permitted set: left out",
                 "process.capabilities.inheritable: CAP_SYS_ADMIN is not in the bounding set: left out",
-                "process.capabilities.ambient: CAP_CHOWN is not in the permitted and the inheritable set: left out",
+                "process.capabilities.ambient: can't raise ambient capability CAP_CHOWN: it is not permitted and inheritable: \
+                 left out",
             ]
         );
         assert_eq!(dropped(&sets, &held), SYS_ADMIN);

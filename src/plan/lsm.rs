@@ -2,6 +2,7 @@
 
 use super::Host;
 use crate::error::{Error, Result};
+use crate::spec::Warning;
 use oci_spec::runtime::{Linux, Process};
 
 /// A write to an attribute below /proc (proc_pid_attr(5)).
@@ -67,17 +68,22 @@ fn check(field: &str, value: &str) -> Result<()> {
 /// `linux.mountLabel` as an option of a new file system: SELinux labels all its files with it. File systems that label
 /// their files themselves do not take it. fsconfig(2) takes the label as it is; mount(2) would want its commas quoted.
 ///
-/// # Errors
-/// A label on a machine that does not run SELinux: file systems there do not know the option.
-pub fn mount_context<'a>(linux: Option<&'a Linux>, kind: &str, host: &Host) -> Result<Option<(&'static str, &'a str)>> {
-    let label = linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
-    let Some(label) = label else { return Ok(None) };
-    if !host.selinux {
-        let problem = "is set, but this machine does not run SELinux: enable it or remove the label";
-        return Err(Error::config("linux.mountLabel", problem));
-    }
+/// Without SELinux no file has a label, and file systems do not know the option ([`unused_mount_label`]).
+pub fn mount_context<'a>(linux: Option<&'a Linux>, kind: &str, host: &Host) -> Option<(&'static str, &'a str)> {
+    let label = mount_label(linux).filter(|_| host.selinux)?;
     let labels_itself = matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2" | "securityfs");
-    Ok((!labels_itself).then_some(("context", label)))
+    (!labels_itself).then_some(("context", label))
+}
+
+/// What to say of a `linux.mountLabel` on a machine that does not run SELinux. Unlike the label of a process it asks
+/// for no isolation by itself, so it is no reason to refuse the container.
+pub fn unused_mount_label(linux: Option<&Linux>, host: &Host) -> Option<Warning> {
+    mount_label(linux).filter(|_| !host.selinux)?;
+    Some(Warning::new("linux.mountLabel", "is set, but this machine does not run SELinux: left out"))
+}
+
+fn mount_label(linux: Option<&Linux>) -> Option<&str> {
+    linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty())
 }
 
 #[cfg(test)]
@@ -124,13 +130,19 @@ mod tests {
     fn new_file_systems_get_the_mount_label() {
         let linux = LinuxBuilder::default().mount_label("u:r:t:s0").build().unwrap();
         for (kind, option) in [("tmpfs", Some(("context", "u:r:t:s0"))), ("proc", None)] {
-            assert_eq!(mount_context(Some(&linux), kind, &HOST).unwrap(), option);
+            assert_eq!(mount_context(Some(&linux), kind, &HOST), option);
         }
-        assert_eq!(mount_context(None, "tmpfs", &HOST).unwrap(), None);
+        assert_eq!(mount_context(None, "tmpfs", &HOST), None);
+        assert_eq!(unused_mount_label(Some(&linux), &HOST), None);
+    }
+
+    #[test]
+    fn without_selinux_a_mount_label_is_left_out_with_a_warning() {
+        let linux = LinuxBuilder::default().mount_label("u:r:t:s0").build().unwrap();
         let host = Host { selinux: false, ..HOST };
-        assert_eq!(mount_context(None, "tmpfs", &host).unwrap(), None);
-        let error = mount_context(Some(&linux), "proc", &host).unwrap_err().to_string();
-        assert!(error.contains("linux.mountLabel"), "{error}");
+        assert_eq!(mount_context(Some(&linux), "tmpfs", &host), None);
+        assert_eq!(unused_mount_label(Some(&linux), &host).unwrap().field(), "linux.mountLabel");
+        assert_eq!(unused_mount_label(None, &host), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) fn mounts(check: &mut Check<'_>) -> Result<()> {
             check.warn(format!("mounts[{index}].destination"), problem);
         }
         let traits = Traits::of(mount);
-        bind(index, mount, &traits)?;
+        bind(check, index, mount, &traits)?;
         id_mapped(check, index, mount, &traits)?;
         if traits.copy_up && (traits.bind || mount.typ().as_deref() != Some("tmpfs")) {
             check.warn(format!("mounts[{index}].options"), "tmpcopyup has no effect: it is for a tmpfs");
@@ -51,14 +51,14 @@ impl<'a> Traits<'a> {
     }
 }
 
-/// The kernel ignores a file system's options in a bind mount, so they would be a promise that is not kept.
-fn bind(index: usize, mount: &Mount, traits: &Traits<'_>) -> Result<()> {
+/// A bind mount has no options of its file system: the kernel leaves them out (mount(2), MS_BIND), and so do we.
+fn bind(check: &mut Check<'_>, index: usize, mount: &Mount, traits: &Traits<'_>) -> Result<()> {
     if !traits.bind {
         return Ok(());
     }
     if let Some(option) = traits.data {
-        let problem = format!("{option:?} is an option of file systems, which a bind mount cannot take: remove it");
-        return Err(Error::config(&format!("mounts[{index}].options"), problem));
+        let problem = format!("{option:?} is an option of file systems, which a bind mount cannot take: left out");
+        check.warn(format!("mounts[{index}].options"), problem);
     }
     if mount.source().as_deref().is_none_or(|source| source.as_os_str().is_empty()) {
         return Err(Error::config(&format!("mounts[{index}].source"), "is missing: a bind mount needs it"));
