@@ -72,7 +72,7 @@ fn each_reads_the_state_of_its_moment() {
     let state = |point: &str| -> Value { serde_json::from_str(&said(point)).unwrap() };
     for point in ["prestart", "createRuntime", "createContainer"] {
         let state = state(point);
-        assert_eq!(state["status"], "creating", "{point}");
+        assert_eq!(state["status"], "created", "{point}");
         assert_eq!(state["pid"], pid, "{point}");
         assert_eq!(state["id"], json!(bundle.id), "{point}");
         assert_eq!(state["bundle"], json!(bundle.path), "{point}");

@@ -5,10 +5,13 @@ use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use crate::sys::{fs, signalfd};
 use nix::errno::Errno;
-use nix::sys::termios::{self, SetArg, Termios};
+use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
-/// Our own terminal in raw mode, put back when dropped.
+/// Our own terminal in raw mode but for the processing of output, put back when dropped.
+///
+/// The container's terminal leaves line ends alone, so that they reach a pipe as the program wrote them; ours makes them
+/// what its screen needs.
 struct Raw {
     before: Option<Termios>,
 }
@@ -20,6 +23,7 @@ impl Raw {
         if let Some(before) = &before {
             let mut raw = before.clone();
             termios::cfmakeraw(&mut raw);
+            raw.output_flags |= OutputFlags::OPOST;
             let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw);
         }
         Self { before }

@@ -255,6 +255,7 @@ fn clone_into(
         cgroups_to_join: join.files().len(),
         preserve_fds: options.preserve_fds,
         pidfd_socket: options.pidfd_socket.is_some(),
+        terminal_served: !options.detach,
     })?;
     let plan: &'static Plan = Box::leak(Box::new(plan));
     for (index, file) in join.files().iter().enumerate() {

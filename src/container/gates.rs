@@ -88,7 +88,8 @@ impl Context<'_> {
 
     fn create_hooks(&self) -> Result<()> {
         let spec = self.spec;
-        let report = self.state.report(Status::Creating, self.child.pid);
+        // The environment is there, which is what "created" means (runtime-spec runtime.md, "State").
+        let report = self.state.report(Status::Created, self.child.pid);
         hooks::run("prestart", hooks_of(spec, Hooks::prestart), &report)?;
         hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report)
     }

@@ -1,12 +1,13 @@
 //! The facts about this machine that a start needs, read only when the configuration asks.
 
-use crate::error::Result;
+use crate::cgroup::layout;
+use crate::error::{Doing, Result};
 use crate::plan::seccomp::{self, Cache, Obtained};
 use crate::plan::{Host, caps};
 use crate::spec::Seccomp;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What [`crate::plan::compile`] has to know.
 pub(super) fn facts(spec: &Spec) -> Host {
@@ -27,6 +28,28 @@ pub(super) fn facts(spec: &Spec) -> Host {
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }
+}
+
+/// The mounts of procfs and sysfs outside `rootfs`, the latest first.
+///
+/// # Errors
+/// /proc/self/mountinfo cannot be read.
+pub(super) fn kernel_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
+    let file = "/proc/self/mountinfo";
+    let rootfs = fs::canonicalize(rootfs).doing(|| format!("find {}", rootfs.display()))?;
+    let text = fs::read_to_string(file).doing(|| format!("read {file}"))?;
+    let mut views: Vec<PathBuf> = text.lines().filter_map(kernel_view).collect();
+    views.retain(|view| !view.starts_with(&rootfs));
+    views.reverse();
+    Ok(views)
+}
+
+/// The place of a mount of procfs or sysfs, from its line of a mountinfo file (proc(5)).
+fn kernel_view(line: &str) -> Option<PathBuf> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let kind = file_system.split(' ').next()?;
+    let place = mount.split(' ').nth(4)?;
+    matches!(kind, "proc" | "sysfs").then(|| layout::unescape(place).into())
 }
 
 /// Whether AppArmor is enabled (Documentation/admin-guide/LSM/apparmor.rst).

@@ -131,10 +131,11 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
         // Whether one that may be missing could be made is not known yet.
         .filter(|_| cgroup.if_denied != cgroup::plan::IfDenied::DoWithout)
         .collect();
+    let host_views = options.no_pivot.then(|| host::kernel_views(&rootfs)).transpose()?;
     let machine: Host = host::facts(&loaded.spec);
     warnings.extend(left_out(&loaded.spec, &machine));
     let state = initial_state(options, &loaded.spec, &bundle, &rootfs, handle.clone());
-    let hook_states = hook_states(&loaded.spec, &state)?;
+    let hook_state = hook_state(&loaded.spec, &state)?;
     let plan = plan::compile(&Input {
         spec: &loaded.spec,
         seccomp: filter.as_ref(),
@@ -148,23 +149,25 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
         state_dir: &options.store.root().join(&options.id),
         id: &options.id,
         overlay: overlay.as_ref(),
-        no_pivot: options.no_pivot,
+        no_pivot: host_views.as_deref(),
         new_keyring: !options.no_new_keyring,
         preserve_fds: options.preserve_fds,
         wait_for_start: options.wait_for_start,
         pidfd_socket: options.pidfd_socket.is_some(),
-        hook_states: hook_states.as_ref(),
+        hook_state: hook_state.as_ref(),
+        terminal_served: options.foreground,
         privileged: nix::unistd::geteuid().is_root(),
     })?;
     Ok((Prepared { loaded, state, text, bundle, rootfs, cgroup, plan, filter, warnings }, begun))
 }
 
-/// The capabilities that cannot be granted.
+/// What is asked for and cannot be given, without being a reason to refuse the container.
 pub(super) fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(process) = spec.process() {
         plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
     }
+    warnings.extend(plan::lsm::unused_mount_label(spec.linux().as_ref(), machine));
     warnings.iter().map(ToString::to_string).collect()
 }
 
@@ -401,15 +404,12 @@ fn has_own_pids(spec: &Spec) -> bool {
 }
 
 /// What the hooks that init runs will read, if there are any.
-fn hook_states(spec: &Spec, state: &State) -> Result<Option<plan::hooks::States>> {
+fn hook_state(spec: &Spec, state: &State) -> Result<Option<plan::hooks::State>> {
     use oci_spec::runtime::Hooks;
     if hooks(spec, Hooks::create_container).is_empty() && hooks(spec, Hooks::start_container).is_empty() {
         return Ok(None);
     }
-    Ok(Some(plan::hooks::States {
-        creating: super::hooks::state(&state.report(Status::Creating, 0))?,
-        created: super::hooks::state(&state.report(Status::Created, 0))?,
-    }))
+    super::hooks::state(&state.report(Status::Created, 0)).map(Some)
 }
 
 /// Descriptors that must live until the clone, and the socket on which the terminal will come.
@@ -582,7 +582,10 @@ fn failures(plan: &Plan) -> &'static [String] {
     let sentences = (0..=plan.steps.len()).map(|index| match plan.steps.get(index) {
         Some(init::Step { op: init::Op::RunHook(hook), .. }) => plan::hooks::failure(hook, "").to_string(),
         Some(step) => format!("{}: {}", step.field, step.op),
-        None => plan.exec.args.get(0).map(|name| format!("exec: {:?}", name.to_string_lossy())).unwrap_or_default(),
+        None => match plan.exec.args.get(0) {
+            Some(name) => format!("exec: {:?}", name.to_string_lossy()),
+            None => "config.json: process: is missing, so there is nothing to start: set it and create anew".into(),
+        },
     });
     Box::leak(sentences.collect::<Vec<_>>().into_boxed_slice())
 }

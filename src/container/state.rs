@@ -14,6 +14,7 @@ use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -331,9 +332,24 @@ impl Entry {
         if fs::remove_dir(&self.path).is_ok() {
             return Ok(());
         }
+        self.detach_root()?;
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed.doing(|| format!("remove {}", self.path.display())),
+        }
+    }
+
+    /// Takes away the mounts of a container without a mount namespace: before anything is removed, for what is removed
+    /// must not be what is mounted there.
+    fn detach_root(&self) -> Result<()> {
+        let root = self.path.join(crate::plan::HOST_ROOT);
+        loop {
+            match umount2(&root, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                Ok(()) => {}
+                // No mount, or no such directory.
+                Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+                Err(errno) => return Err(Error::system(format!("unmount {}", root.display()), errno)),
+            }
         }
     }
 

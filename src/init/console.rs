@@ -10,22 +10,38 @@ use std::os::fd::RawFd;
 /// statfs(2): devpts.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
+/// What the terminal is to be like.
+#[derive(Debug)]
+pub struct Terminal {
+    /// Rows and columns.
+    pub size: Option<(u16, u16)>,
+    /// The user who gets it.
+    pub owner: Option<u32>,
+    /// Whether it is bound to /dev/console.
+    pub bind_console: bool,
+    /// Whether a line end that is written stays what it is, instead of a carriage return more.
+    pub keep_line_ends: bool,
+}
+
 /// Opens a new pseudoterminal in the container's devpts, makes its slave stdin, stdout and stderr, and sends its
 /// master away over `socket`.
 ///
 /// The slave is opened from the master (TIOCGPTPEER), never by name: names in /dev/pts are the image's to fake
 /// (CVE-2025-52565).
-pub fn set_up(root: RawFd, socket: RawFd, size: Option<(u16, u16)>, owner: Option<u32>, bind_console: bool) -> Sys {
+pub fn set_up(root: RawFd, socket: RawFd, terminal: &Terminal) -> Sys {
     let master = open_master(root)?;
     fs::unlock_terminal(master)?;
     let slave = fs::terminal_peer(master)?;
-    if let Some((rows, columns)) = size {
+    if let Some((rows, columns)) = terminal.size {
         fs::set_terminal_size(slave, rows, columns)?;
     }
-    if let Some(uid) = owner {
+    if terminal.keep_line_ends {
+        fs::keep_line_ends(slave)?;
+    }
+    if let Some(uid) = terminal.owner {
         fs::chown(slave, c"", uid, u32::MAX)?;
     }
-    if bind_console {
+    if terminal.bind_console {
         let place = target::open_target(root, c"dev/console", Create::File, Rule::OffProc)?;
         let tree = mount::open_tree_clone(slave, c"", 0)?;
         mount::attach(tree, place)?;

@@ -181,6 +181,8 @@ pub enum Op {
     CloneTree { source: Source, recursive: bool, into: Slot },
     /// fsopen, fsconfig, fsmount: a detached file system.
     NewFilesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
+    /// As above, a tmpfs that has the mode of what it is going to cover, if there is something: the directory at `path`.
+    TmpfsLike { root: Slot, path: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
     /// As above; EPERM and EINVAL are retried with the attributes the mount already has (locked in a user namespace).
@@ -204,13 +206,22 @@ pub enum Op {
     /// symlinkat(2); a name that exists is left alone.
     MakeLink { root: Slot, path: CString, target: CString },
     /// The pseudoterminal: opened in the container's devpts, bound to /dev/console, its master sent away.
-    Console { root: Slot, socket: Slot, size: Option<(u16, u16)>, owner: Option<u32>, bind_console: bool },
+    Console {
+        root: Slot,
+        socket: Slot,
+        size: Option<(u16, u16)>,
+        owner: Option<u32>,
+        bind_console: bool,
+        keep_line_ends: bool,
+    },
     /// An empty, read-only stand-in over a path; a path that does not exist is skipped.
     Mask { root: Slot, path: CString, null: Slot, empty: Slot },
     /// A path made read-only by a bind over itself; a path that does not exist is skipped.
     ReadOnly { root: Slot, path: CString },
     /// fchdir + pivot_root(".", ".") + umount2(MNT_DETACH) + chdir("/").
     PivotRoot { root: Slot },
+    /// --no-pivot: a mount of the host taken out of the namespace, or covered where a user namespace locks it.
+    Hide { path: CString },
     /// --no-pivot: the root mount is moved onto "/", then chroot.
     MoveRoot { root: Slot },
     /// Without a mount namespace: chroot.
@@ -245,7 +256,7 @@ pub enum Op {
     /// HOME from the container's /etc/passwd for this uid ("/" when it has none).
     SetHome { uid: u32 },
     /// chdir(2), then proof that the directory lies inside the root (CVE-2024-21626). With `required` false EACCES is
-    /// left to a later try, as another user.
+    /// left to a later try, as another user; when the first try entered it, the later one has nothing to do.
     ChangeDirectory { path: CString, required: bool },
     /// Finds the program: the first candidate that may be executed.
     FindProgram,
@@ -263,6 +274,8 @@ pub enum Op {
     Seccomp { program: Vec<libc::sock_filter>, flags: u32, listener: bool },
     /// close_range(2): everything from this number up is closed on exec.
     CloseOnExec { first: u32 },
+    /// close_range(2): everything from this number up is closed now, but for the listener and the way to the runtime.
+    CloseBut { first: u32, listener: Slot },
     /// pidfd of this process, sent to --pidfd-socket.
     SendPidfd { socket: Slot },
 }
@@ -329,6 +342,13 @@ fn text(string: &CStr) -> String {
     string.to_string_lossy().into_owned()
 }
 
+fn write_options(f: &mut fmt::Formatter<'_>, options: &[(CString, Option<CString>)]) -> fmt::Result {
+    options.iter().try_for_each(|(key, value)| match value {
+        Some(value) => write!(f, " {}={}", text(key), text(value)),
+        None => write!(f, " {}", text(key)),
+    })
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -369,13 +389,13 @@ impl fmt::Display for Op {
             }
             Self::NewFilesystem { kind, options, attributes, into } => {
                 write!(f, "fsopen({:?})", text(kind))?;
-                for (key, value) in options {
-                    match value {
-                        Some(value) => write!(f, " {}={}", text(key), text(value))?,
-                        None => write!(f, " {}", text(key))?,
-                    }
-                }
+                write_options(f, options)?;
                 write!(f, ", fsmount({}) -> {into}", attribute_names(*attributes))
+            }
+            Self::TmpfsLike { root, path, options, attributes, into } => {
+                write!(f, "fsopen(\"tmpfs\")")?;
+                write_options(f, options)?;
+                write!(f, " mode=that of {root}{}, fsmount({}) -> {into}", text(path), attribute_names(*attributes))
             }
             Self::SetAttributes { mount, attributes, recursive } => {
                 write!(f, "mount_setattr({mount}")?;
@@ -425,8 +445,11 @@ impl fmt::Display for Op {
             Self::MakeLink { root, path, target } => {
                 write!(f, "symlinkat({:?}, {root}, {:?})", text(target), text(path))
             }
-            Self::Console { root, socket, bind_console, .. } => {
+            Self::Console { root, socket, bind_console, keep_line_ends, .. } => {
                 write!(f, "open {root}/dev/pts/ptmx, TIOCGPTPEER, dup3 to 0, 1, 2")?;
+                if *keep_line_ends {
+                    write!(f, ", TCSETS -ONLCR")?;
+                }
                 if *bind_console {
                     write!(f, ", bind to {root}/dev/console")?;
                 }
@@ -437,6 +460,7 @@ impl fmt::Display for Op {
             Self::PivotRoot { root } => {
                 write!(f, "fchdir({root}), pivot_root(\".\", \".\"), umount2(\".\", MNT_DETACH)")
             }
+            Self::Hide { path } => write!(f, "umount2({:?}, MNT_DETACH), or cover it with a tmpfs", text(path)),
             Self::MoveRoot { root } => write!(f, "fchdir({root}), mount(\".\", \"/\", MS_MOVE), chroot(\".\")"),
             Self::ChangeRoot { root } => write!(f, "fchdir({root}), chroot(\".\")"),
             Self::Close { slot } => write!(f, "close({slot})"),
@@ -471,6 +495,7 @@ impl fmt::Display for Op {
                 write!(f, "seccomp(SET_MODE_FILTER, flags {flags:#x}, {} instructions)", program.len())
             }
             Self::CloseOnExec { first } => write!(f, "close_range({first}, ~0, CLOEXEC)"),
+            Self::CloseBut { first, listener } => write!(f, "close_range({first}, ~0) but for {listener}"),
             Self::SendPidfd { socket } => write!(f, "pidfd_open, sendmsg({socket}, SCM_RIGHTS)"),
         }
     }

@@ -91,21 +91,13 @@ struct Executor<'a> {
     masks_attached: [bool; 2],
     /// By how many nanoseconds this process's monotonic clock is ahead of the runtime's, modulo 2^64.
     clock_ahead: u64,
+    /// Whether the working directory has been entered.
+    in_cwd: bool,
 }
 
 /// Executes the steps, then the program. Never returns.
 pub fn run(init: &Init<'_>) -> ! {
-    let mut executor = Executor {
-        slots: init.slots,
-        exec: init.exec,
-        report: init.report,
-        sync: init.sync,
-        started: false,
-        candidate: 0,
-        signal_mask: init.signal_mask,
-        masks_attached: [false; 2],
-        clock_ahead: 0,
-    };
+    let mut executor = Executor::new(init.slots, init.exec, init.report, init.sync, init.signal_mask);
     fs::close(init.sync_of_parent);
     fs::umask(0);
     // Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
@@ -130,17 +122,7 @@ pub fn run(init: &Init<'_>) -> ! {
 /// # Errors
 /// The index of the step that failed, and why.
 pub fn run_here(steps: &[Step], slots: &mut Slots, exec: &Exec, report: &Report) -> Result<(), (usize, Errno)> {
-    let mut executor = Executor {
-        slots: *slots,
-        exec,
-        report,
-        sync: -1,
-        started: false,
-        candidate: 0,
-        signal_mask: 0,
-        masks_attached: [false; 2],
-        clock_ahead: 0,
-    };
+    let mut executor = Executor::new(*slots, exec, report, -1, 0);
     let result = steps
         .iter()
         .enumerate()
@@ -149,7 +131,22 @@ pub fn run_here(steps: &[Step], slots: &mut Slots, exec: &Exec, report: &Report)
     result
 }
 
-impl Executor<'_> {
+impl<'a> Executor<'a> {
+    fn new(slots: Slots, exec: &'a Exec, report: &'a Report, sync: RawFd, signal_mask: u64) -> Self {
+        Self {
+            slots,
+            exec,
+            report,
+            sync,
+            started: false,
+            candidate: 0,
+            signal_mask,
+            masks_attached: [false; 2],
+            clock_ahead: 0,
+            in_cwd: false,
+        }
+    }
+
     /// Tells why it ended, and ends.
     fn fail(&self, init: &Init<'_>, index: usize, errno: Errno) -> ! {
         self.report.errno.store(errno as u32, Ordering::Release);
@@ -224,7 +221,14 @@ impl Executor<'_> {
                 Ok(())
             }
             Op::NewFilesystem { kind, options, attributes, into } => {
-                let mounted = new_filesystem(kind, options, *attributes)?;
+                let mounted = new_filesystem(kind, options, None, *attributes)?;
+                self.put(*into, mounted);
+                Ok(())
+            }
+            Op::TmpfsLike { root, path, options, attributes, into } => {
+                let mode = mode_of(self.slots.get(*root), path)?;
+                let mode = mode.as_ref().and_then(|digits| CStr::from_bytes_with_nul(digits).ok());
+                let mounted = new_filesystem(c"tmpfs", options, mode, *attributes)?;
                 self.put(*into, mounted);
                 Ok(())
             }
@@ -286,15 +290,25 @@ impl Executor<'_> {
                     result => result,
                 })
             }
-            Op::Console { root, socket, size, owner, bind_console } => {
+            Op::Console { root, socket, size, owner, bind_console, keep_line_ends } => {
                 let socket = self.slots.get(*socket);
-                console::set_up(self.slots.get(*root), socket, *size, *owner, *bind_console)?;
+                let terminal = console::Terminal {
+                    size: *size,
+                    owner: *owner,
+                    bind_console: *bind_console,
+                    keep_line_ends: *keep_line_ends,
+                };
+                console::set_up(self.slots.get(*root), socket, &terminal)?;
                 fs::close(socket);
                 Ok(())
             }
             Op::Mask { root, path, null, empty } => self.mask(*root, path, *null, *empty),
             Op::ReadOnly { root, path } => self.make_read_only(*root, path),
             Op::PivotRoot { root } => pivot_root(self.slots.get(*root)),
+            Op::Hide { path } => match mount::umount(path, libc::MNT_DETACH) {
+                Err(Errno::EINVAL | Errno::EPERM) => mount::mount_tmpfs(path, libc::MS_RDONLY),
+                result => result,
+            },
             Op::MoveRoot { root } => {
                 fs::fchdir(self.slots.get(*root))?;
                 mount::mount(c".", c"/", libc::MS_MOVE)?;
@@ -327,7 +341,11 @@ impl Executor<'_> {
                 Ok(())
             }
             Op::SetHome { uid } => program::set_home(&self.exec.env, *uid),
-            Op::ChangeDirectory { path, required } => change_directory(path, *required),
+            Op::ChangeDirectory { path, required } => {
+                // Where root could enter, the user stays even if he could not.
+                self.in_cwd = self.in_cwd || change_directory(path, *required)?;
+                Ok(())
+            }
             Op::FindProgram => {
                 self.candidate = program::find(self.exec)?;
                 Ok(())
@@ -347,6 +365,7 @@ impl Executor<'_> {
                 Ok(())
             }
             Op::CloseOnExec { first } => fs::cloexec_from(*first),
+            Op::CloseBut { first, listener } => close_but(*first, self.sync, self.slots.get(*listener)),
             Op::SendPidfd { socket } => {
                 let socket = self.slots.get(*socket);
                 let pidfd = process::pidfd_open(process::getpid())?;
@@ -477,16 +496,30 @@ fn existing(root: RawFd, path: &CStr) -> Sys<Option<RawFd>> {
     }
 }
 
-/// A new, detached file system.
+/// The mode of what is at `path`, in the digits that a tmpfs takes; `None` when there is nothing.
+fn mode_of(root: RawFd, path: &CStr) -> Sys<Option<[u8; 5]>> {
+    let Some(place) = existing(root, path)? else { return Ok(None) };
+    let stat = fs::stat(place);
+    fs::close(place);
+    let mode = stat?.st_mode;
+    let digit = |shift: u32| b'0' + (mode >> shift & 7) as u8;
+    Ok(Some([digit(9), digit(6), digit(3), digit(0), 0]))
+}
+
+/// A new, detached file system; with `mode`, a tmpfs of that mode.
 fn new_filesystem(
     kind: &CStr,
     options: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    mode: Option<&CStr>,
     attributes: u64,
 ) -> Sys<RawFd> {
     let context = mount::fsopen(kind)?;
     let made = (|| {
         for (key, value) in options {
             mount::fsconfig_set(context, key, value.as_deref())?;
+        }
+        if mode.is_some() {
+            mount::fsconfig_set(context, c"mode", mode)?;
         }
         mount::fsconfig_create(context)?;
         mount::fsmount(context, attributes)
@@ -543,13 +576,28 @@ fn join_keyring(name: &CStr) -> Sys {
     }
 }
 
-fn change_directory(path: &CStr, required: bool) -> Sys {
+/// Enters `path`; whether it could.
+fn change_directory(path: &CStr, required: bool) -> Sys<bool> {
     match fs::chdir(path) {
-        Err(Errno::EACCES | Errno::EPERM) if !required => return Ok(()),
+        Err(Errno::EACCES | Errno::EPERM) if !required => return Ok(false),
         result => result?,
     }
     let mut buffer = [0u8; 4096];
-    fs::getcwd(&mut buffer).map(drop)
+    fs::getcwd(&mut buffer).map(|_| true)
+}
+
+/// Closes every descriptor from `first` up but for two.
+fn close_but(first: u32, one: RawFd, other: RawFd) -> Sys {
+    let mut kept = [one.cast_unsigned(), other.cast_unsigned()];
+    kept.sort_unstable();
+    let mut from = first;
+    for fd in kept {
+        if fd > from {
+            fs::close_range(from, fd - 1)?;
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+    fs::close_range(from, u32::MAX)
 }
 
 fn drop_bounding(drop: u64) -> Sys {

@@ -37,6 +37,8 @@ pub struct Input<'a> {
     pub preserve_fds: u32,
     /// --pidfd-socket.
     pub pidfd_socket: bool,
+    /// Whether the runtime itself passes on what is written to the terminal.
+    pub terminal_served: bool,
 }
 
 /// Compiles an `exec`. [`slots::JOINED`] is to hold a pidfd of the container's init.
@@ -73,7 +75,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     if process.terminal().unwrap_or(false) {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         builder.push("process.terminal", Op::OpenHost { path: c"/".into(), flags, into: slots::ROOT });
-        process::terminal(&mut builder, process, false);
+        let terminal = process::Terminal { is_console: false, is_served: input.terminal_served };
+        process::terminal(&mut builder, process, terminal);
     }
     if let Some(linux) = input.linux {
         process::memory_policy(&mut builder, linux)?;

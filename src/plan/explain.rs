@@ -109,9 +109,7 @@ fn target_problem(path: &str, rule: crate::init::Rule, errno: Errno) -> String {
             format!("{path:?} cannot be mounted because it is inside /proc: choose another destination")
         }
         (Rule::PlainDirectory, Errno::ELOOP | Errno::ENOTDIR) => {
-            format!(
-                "{path:?} must be mounted on an ordinary directory: remove the symbolic link or file from the rootfs"
-            )
+            format!("{path:?} must be mounted on ordinary directory: remove the symbolic link or file from the rootfs")
         }
         (_, Errno::ENOTDIR) => {
             format!("the destination {path:?}: not a directory: source and destination must be of one kind")

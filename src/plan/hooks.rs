@@ -9,17 +9,9 @@ use oci_spec::runtime as oci;
 use std::path::Path;
 use std::time::Duration;
 
-/// A state on stdin, but for the pid that goes between its halves.
+/// A state on stdin, but for the pid that goes between its halves. The hooks that init runs see a created container:
+/// its environment is there, and its program does not run yet (runtime.md, "State" and "Lifecycle").
 pub type State = [Vec<u8>; 2];
-
-/// What the hooks that init runs read.
-#[derive(Debug, Clone)]
-pub struct States {
-    /// For createContainer.
-    pub creating: State,
-    /// For startContainer.
-    pub created: State,
-}
 
 /// Where and how hooks of one kind run.
 #[derive(Debug)]
@@ -73,10 +65,10 @@ pub fn failure(hook: &Hook, words: &str) -> Error {
 /// `root.path`.
 pub(super) fn create_container(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let list = input.hooks().and_then(|hooks| hooks.create_container().as_deref()).unwrap_or_default();
-    let Some(states) = input.hook_states.filter(|_| !list.is_empty()) else { return Ok(()) };
+    let Some(state) = input.hook_state.filter(|_| !list.is_empty()) else { return Ok(()) };
     let manner = Manner {
         name: "createContainer",
-        state: &states.creating,
+        state,
         directory: Some(input.rootfs),
         umask: Some(0o022),
         inherits_environment: false,

@@ -21,7 +21,7 @@ pub mod overlay;
 pub mod process;
 pub mod seccomp;
 
-pub use mounts::{IdMapping, Outside};
+pub use mounts::{HOST_ROOT, IdMapping, Outside};
 pub use namespaces::{Joined, flag as namespace_flag};
 pub use overlay::Overlay;
 
@@ -31,6 +31,7 @@ use crate::init::{Exec, Gate, Op, Step};
 use crate::sys::mount::Attributes;
 use builder::{Builder, cstring, slots};
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 /// What this machine offers, as far as a Plan depends on it.
@@ -73,8 +74,8 @@ pub struct Input<'a> {
     pub id: &'a str,
     /// An overlayfs instead of a bind of the root.
     pub overlay: Option<&'a Overlay>,
-    /// --no-pivot.
-    pub no_pivot: bool,
+    /// --no-pivot, with the places of all mounts of procfs and sysfs outside the root, the latest first.
+    pub no_pivot: Option<&'a [PathBuf]>,
     /// Without --no-new-keyring.
     pub new_keyring: bool,
     /// --preserve-fds.
@@ -84,7 +85,9 @@ pub struct Input<'a> {
     /// --pidfd-socket.
     pub pidfd_socket: bool,
     /// What hooks that init runs read; needed if there are any.
-    pub hook_states: Option<&'a hooks::States>,
+    pub hook_state: Option<&'a hooks::State>,
+    /// Whether the runtime itself passes on what is written to the terminal.
+    pub terminal_served: bool,
     /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
     pub privileged: bool,
 }
@@ -98,8 +101,13 @@ impl<'a> Input<'a> {
         self.spec.hooks().as_ref()
     }
 
-    fn process(&self) -> Result<&'a Process> {
-        self.spec.process().as_ref().ok_or_else(|| Error::config("process", "is missing: say what to run"))
+    /// Who runs what. A container may be created without it, and then not be started (config.md, "Process").
+    fn process(&self) -> Result<Cow<'a, Process>> {
+        match self.spec.process() {
+            Some(process) => Ok(Cow::Borrowed(process)),
+            None if self.wait_for_start => Ok(Cow::Owned(process::none())),
+            None => Err(Error::config("process", "is missing: say what to run")),
+        }
     }
 
     /// The container's cgroup in the hierarchy of `controller`, "" for v2.
@@ -179,7 +187,7 @@ impl Plan {
 /// # Errors
 /// A field that is invalid or contradicts another.
 pub fn compile(input: &Input<'_>) -> Result<Plan> {
-    let process = input.process()?;
+    let process = &*input.process()?;
     let mut builder = Builder::default();
     let mut outside = Outside::default();
     let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
@@ -191,11 +199,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
     let mut namespaces = namespaces::compile(&mut builder, input)?;
-    if input.namespace(LinuxNamespaceType::Mount).is_some() {
-        file_system(&mut builder, input, process, &mut outside)?;
-    } else {
-        bare_root(&mut builder, input)?;
-    }
+    file_system(&mut builder, input, process, &mut outside)?;
     builder.need_network();
     system(&mut builder, input)?;
     let exec = process::compile(
@@ -205,7 +209,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
             keyring: input.new_keyring.then_some(input.id),
             preserve_fds: input.preserve_fds,
             wait_for_start: input.wait_for_start,
-            start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_states),
+            start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
             may_set_groups: namespaces.may_set_groups,
             seccomp: input.seccomp,
             pidfd_socket: input.pidfd_socket,
@@ -237,30 +241,36 @@ fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outs
     mounts::prepare_masks(builder, input);
     mounts::compile(builder, input, outside)?;
     overlay::working_directory(builder, process.cwd())?;
-    process::terminal(builder, process, true);
+    let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };
+    process::terminal(builder, process, terminal);
     create_hooks(builder, input)?;
-    let root = slots::ROOT;
-    builder.push("root.path", if input.no_pivot { Op::MoveRoot { root } } else { Op::PivotRoot { root } });
+    change_root(builder, input)?;
+    mounts::hidden_paths(builder, input)?;
+    // After the last bind, which an unbindable mount would refuse.
     if let Some((propagation, recursive)) = mounts::root_propagation(input)? {
         let attributes = Attributes { propagation, ..Attributes::default() };
-        builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: root, attributes, recursive });
+        builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: slots::ROOT, attributes, recursive });
     }
-    mounts::hidden_paths(builder, input)?;
     mounts::finish(builder, input)
 }
 
-/// Without a mount namespace there is only chroot(2): a mount would be the host's.
-fn bare_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
-    if input.spec.mounts().as_ref().is_some_and(|mounts| !mounts.is_empty()) {
-        let problem =
-            "are asked for without a mount namespace, so they would change the host: add one to linux.namespaces";
-        return Err(Error::config("mounts", problem));
+/// Makes [`slots::ROOT`] the root.
+fn change_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+    let root = slots::ROOT;
+    if input.namespace(LinuxNamespaceType::Mount).is_none() {
+        builder.push("root.path", Op::ChangeRoot { root });
+        return Ok(());
     }
-    let path = builder::cpath("root.path", input.rootfs)?;
-    let flags = libc::O_PATH | libc::O_DIRECTORY;
-    builder.push("root.path", Op::OpenHost { path, flags, into: slots::ROOT });
-    create_hooks(builder, input)?;
-    builder.push("root.path", Op::ChangeRoot { root: slots::ROOT });
+    let Some(host_views) = input.no_pivot else {
+        builder.push("root.path", Op::PivotRoot { root });
+        return Ok(());
+    };
+    for view in host_views {
+        // The host's mounts stay below the new root, and an uncovered procfs there would allow the container to mount
+        // one of its own (user_namespaces(7), mount_too_revealing() in fs/namespace.c).
+        builder.push("(--no-pivot)", Op::Hide { path: builder::cpath("(--no-pivot)", view)? });
+    }
+    builder.push("root.path", Op::MoveRoot { root });
     Ok(())
 }
 

@@ -7,9 +7,12 @@ use crate::error::{Error, Result};
 use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
-use oci_spec::runtime::{LinuxIdMapping, Mount};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
 use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
+
+/// The directory in the container's state directory where the root is, for a container without a mount namespace.
+pub const HOST_ROOT: &str = "root";
 
 /// Places below /proc over which a mount is allowed: files that tell of load and memory, which LXCFS and its like
 /// replace, and two that CRIU and FIPS need. A mount anywhere else on procfs could fake what LSMs and the runtime
@@ -168,11 +171,17 @@ fn has_dev_tmpfs(entries: &[Entry<'_>]) -> bool {
 /// The root itself: a mount of its own, since only a mount can become the root of the namespace.
 fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let path = cpath("root.path", input.rootfs)?;
+    if input.namespace(LinuxNamespaceType::Mount).is_none() {
+        return root_among_the_hosts(builder, input, path);
+    }
     let propagation = root_propagation(input)?;
-    builder.push(
-        "linux.rootfsPropagation",
-        Op::RootPropagation { propagation: propagation.map_or(libc::MS_SLAVE, |(kind, _)| kind) },
-    );
+    let of_host = match propagation {
+        None => libc::MS_SLAVE,
+        // What cannot be bound could not become the container's root either: that gets it in the end.
+        Some((libc::MS_UNBINDABLE, _)) => libc::MS_PRIVATE,
+        Some((kind, _)) => kind,
+    };
+    builder.push("linux.rootfsPropagation", Op::RootPropagation { propagation: of_host });
     if matches!(propagation, Some((libc::MS_SHARED, _))) {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
     }
@@ -186,6 +195,30 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let flags = libc::O_PATH | libc::O_DIRECTORY;
     builder.push("root.path", Op::OpenHost { path, flags, into: slots::TARGET });
     builder.push("root.path", Op::Attach { mount: slots::ROOT, target: slots::TARGET });
+    Ok(())
+}
+
+/// Without a mount namespace the container's mounts are among the host's. They hang from a bind of the root in the
+/// container's state directory, so that taking that one away takes all of them away.
+fn root_among_the_hosts(builder: &mut Builder, input: &Input<'_>, path: CString) -> Result<()> {
+    let field = "root.path";
+    if input.overlay.is_some() {
+        let problem = "has no mount namespace, which an overlay needs: add one";
+        return Err(Error::config("linux.namespaces", problem));
+    }
+    let private = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    let keep_private = || Op::SetAttributes { mount: slots::ROOT, attributes: private, recursive: true };
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let place = input.state_dir.join(HOST_ROOT);
+    builder.push(field, Op::OpenHost { path: cpath(field, input.state_dir)?, flags, into: slots::TARGET });
+    builder.push(field, Op::MakeDirectory { dir: slots::TARGET, path: cstring(field, HOST_ROOT)?, mode: 0o700 });
+    builder.push(field, Op::OpenHost { path: cpath(field, &place)?, flags, into: slots::TARGET });
+    builder.push(field, Op::CloneTree { source: Source::Path(path), recursive: true, into: slots::ROOT });
+    // Neither is what the bundle's mounts share with others to be changed, nor do others get the container's: a mount
+    // becomes shared when it is attached to a shared one.
+    builder.push(field, keep_private());
+    builder.push(field, Op::Attach { mount: slots::ROOT, target: slots::TARGET });
+    builder.push(field, keep_private());
     Ok(())
 }
 
@@ -218,15 +251,14 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
     let options = filesystem_options(input, entry)?;
     // Read-only comes last where something is still to be written.
     let later = if entry.options.copy_up || into == slots::DEV { libc::MOUNT_ATTR_RDONLY } else { 0 };
-    builder.push(
-        entry.field.clone(),
-        Op::NewFilesystem {
-            kind: cstring(&format!("{}.type", entry.field), entry.kind)?,
-            options,
-            attributes: (entry.options.set | entry.options.set_all) & !later,
-            into,
-        },
-    );
+    let attributes = (entry.options.set | entry.options.set_all) & !later;
+    let op = if entry.kind == "tmpfs" && !entry.options.data.iter().any(|(key, _)| key == "mode") {
+        Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
+    } else {
+        let kind = cstring(&format!("{}.type", entry.field), entry.kind)?;
+        Op::NewFilesystem { kind, options, attributes, into }
+    };
+    builder.push(entry.field.clone(), op);
     builder.push(
         entry.field.clone(),
         Op::Target {
@@ -267,7 +299,7 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
         let value = value.as_ref().map(|value| cstring(&field, value)).transpose()?;
         options.push((cstring(&field, key)?, value));
     }
-    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host)? {
+    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host) {
         options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
     }
     Ok(options)

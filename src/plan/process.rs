@@ -25,7 +25,7 @@ pub struct Context<'a> {
     /// Whether the process waits for `start` before it executes the program.
     pub wait_for_start: bool,
     /// The startContainer hooks, which run just before the program, and what they read.
-    pub start_hooks: Option<(&'a [Hook], &'a super::hooks::States)>,
+    pub start_hooks: Option<(&'a [Hook], &'a super::hooks::State)>,
     /// Whether setgroups is allowed: not in a user namespace without newgidmap.
     pub may_set_groups: bool,
     /// The seccomp filter.
@@ -62,18 +62,27 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     }
     let cwd = cpath("process.cwd", process.cwd())?;
     builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: true });
-    builder.push("process.args", Op::FindProgram);
-    builder.push("(runtime)", Op::CloseOnExec { first: 3 + context.preserve_fds });
+    if process.args().is_some() {
+        builder.push("process.args", Op::FindProgram);
+    }
     if context.pidfd_socket {
         builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
     }
+    let first = 3 + context.preserve_fds;
+    let op = if context.wait_for_start {
+        // It may wait for long, and what the caller had open is not its business.
+        Op::CloseBut { first, listener: slots::LISTENER }
+    } else {
+        Op::CloseOnExec { first }
+    };
+    builder.push("(runtime)", op);
     builder.push("(runtime)", Op::AwaitRecord);
     if context.wait_for_start {
         builder.push("(runtime)", Op::AwaitStart { listener: slots::LISTENER });
     }
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
-    if let Some((hooks, states)) = context.start_hooks {
-        super::hooks::start_container(builder, hooks, &states.created, || {
+    if let Some((hooks, state)) = context.start_hooks {
+        super::hooks::start_container(builder, hooks, state, || {
             let mut steps = confine();
             for step in &mut steps {
                 if let Op::Seccomp { flags, listener, .. } = &mut step.op {
@@ -116,6 +125,14 @@ fn load_filter(filter: &super::seccomp::Filter, sets: &caps::Sets, needs_admin: 
     steps
 }
 
+/// The process of a container that has none: it waits for `start`, without any rights, and has nothing to execute.
+pub fn none() -> Process {
+    let mut process = Process::default();
+    process.set_args(None).set_env(None).set_cwd("/".into()).set_capabilities(None).set_rlimits(None);
+    process.set_no_new_privileges(Some(true));
+    process
+}
+
 /// Bit 21 of capabilities(7).
 const CAP_SYS_ADMIN: u64 = 1 << 21;
 
@@ -134,9 +151,18 @@ fn session(builder: &mut Builder, process: &Process, context: &Context<'_>) -> R
     Ok(())
 }
 
+/// Where a terminal is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terminal {
+    /// Whether it becomes the container's /dev/console.
+    pub is_console: bool,
+    /// Whether the runtime passes on what is written to it. Then a line end stays what the program wrote.
+    pub is_served: bool,
+}
+
 /// The terminal becomes stdin, stdout and stderr. For a container's init this comes right after the mounts; `exec` has
 /// its root already.
-pub fn terminal(builder: &mut Builder, process: &Process, bind_console: bool) {
+pub fn terminal(builder: &mut Builder, process: &Process, terminal: Terminal) {
     if process.terminal().unwrap_or(false) {
         let size = process.console_size().map(|size| (size.height() as u16, size.width() as u16));
         builder.push(
@@ -146,7 +172,8 @@ pub fn terminal(builder: &mut Builder, process: &Process, bind_console: bool) {
                 socket: slots::CONSOLE,
                 size,
                 owner: Some(process.user().uid()),
-                bind_console,
+                bind_console: terminal.is_console,
+                keep_line_ends: terminal.is_served,
             },
         );
     }
@@ -244,11 +271,9 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     if !has_home(process) {
         builder.push("process.env", Op::SetHome { uid: user.uid() });
     }
-    // As root first: a directory that only root can enter is allowed as cwd, as in runc.
+    // With all rights first: a directory that only they open is allowed as cwd, as in runc.
     let cwd = cpath("process.cwd", process.cwd())?;
-    if user.uid() != 0 {
-        builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
-    }
+    builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
     let held = &context.host.capabilities;
     let drop = caps::dropped(&capability_sets(process, context.host), held);
     builder.push("process.capabilities.bounding", Op::DropBounding { drop });
@@ -276,14 +301,13 @@ fn capability_sets(process: &Process, host: &Host) -> caps::Sets {
 }
 
 fn has_home(process: &Process) -> bool {
-    process.env().iter().flatten().any(|entry| entry.starts_with("HOME=") && entry.len() > "HOME=".len())
+    let home = process.env().iter().flatten().rev().find_map(|entry| entry.strip_prefix("HOME="));
+    home.is_some_and(|home| !home.is_empty())
 }
 
 fn exec(process: &Process) -> Result<Exec> {
     let args = process.args().as_deref().unwrap_or_default();
-    let Some(name) = args.first() else {
-        return Err(Error::config("process.args", "is empty: name the program to run"));
-    };
+    let Some(name) = args.first() else { return Ok(Exec::none()) };
     let candidates = candidates(name, process.env().as_deref().unwrap_or_default(), process.cwd())?;
     let args = args.iter().map(|arg| cstring("process.args", arg)).collect::<Result<Vec<_>>>()?;
     let home_room = !has_home(process);

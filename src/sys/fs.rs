@@ -231,6 +231,12 @@ pub fn cloexec_from(first: u32) -> Sys {
     unsafe { call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }.map(drop)
 }
 
+/// Closes all descriptors from `first` to `last` (close_range(2)).
+pub fn close_range(first: u32, last: u32) -> Sys {
+    // SAFETY: no memory is involved; the caller gives up these descriptors.
+    unsafe { call!(libc::SYS_close_range, first, last, 0) }.map(drop)
+}
+
 /// Keeps (`false`) or closes (`true`) a descriptor on exec (fcntl(2) F_SETFD).
 pub fn set_cloexec(fd: RawFd, on: bool) -> Sys {
     // SAFETY: no memory is involved.
@@ -268,6 +274,19 @@ pub fn set_terminal_size(fd: RawFd, rows: u16, columns: u16) -> Sys {
     let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: the kernel reads one struct winsize.
     unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCSWINSZ, &raw const size) }.map(drop)
+}
+
+/// Lets line ends that are written to a terminal be (termios(3), ONLCR).
+pub fn keep_line_ends(fd: RawFd) -> Sys {
+    let mut modes = std::mem::MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the kernel fills, and then reads, its own struct termios, of which the C library's is an extension: the same
+    // members first, and more room for the last. All of them are plain numbers, valid when zeroed.
+    unsafe {
+        call!(libc::SYS_ioctl, fd, libc::TCGETS, modes.as_mut_ptr())?;
+        let mut modes = modes.assume_init();
+        modes.c_oflag &= !libc::ONLCR;
+        call!(libc::SYS_ioctl, fd, libc::TCSETS, &raw const modes).map(drop)
+    }
 }
 
 /// A terminal's size in characters: rows, columns (TIOCGWINSZ). `None` for what is no terminal or has no size.

@@ -90,6 +90,13 @@ pub fn mount(source: &CStr, target: &CStr, flags: u64) -> Sys {
     unsafe { call!(libc::SYS_mount, source.as_ptr(), target.as_ptr(), null(), flags, null()) }.map(drop)
 }
 
+/// Mounts an empty tmpfs at a path of the host (mount(2)).
+pub fn mount_tmpfs(target: &CStr, flags: u64) -> Sys {
+    let kind = c"tmpfs".as_ptr();
+    // SAFETY: the strings outlive the call; no data is passed.
+    unsafe { call!(libc::SYS_mount, kind, target.as_ptr(), kind, flags, null()) }.map(drop)
+}
+
 /// Swaps the root mount of the namespace (pivot_root(2)).
 pub fn pivot_root(new: &CStr, old: &CStr) -> Sys {
     // SAFETY: both strings outlive the call.

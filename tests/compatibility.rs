@@ -1,0 +1,251 @@
+//! What users of runc count on, beyond the words of the specification.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::push;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+fn state(lab: &common::Lab, id: &str) -> Value {
+    serde_json::from_str(&lab.microrun(&["state", id]).ok()).unwrap()
+}
+
+#[test]
+fn the_last_of_two_entries_for_a_variable_counts() {
+    let lab = lab!();
+    let env = |entries: &[&str]| {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["env"]);
+            config["process"]["env"] = json!(entries);
+        });
+        fs::write(bundle.rootfs().join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        let mut lines: Vec<String> = lab.run(&bundle, &[]).ok().lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    assert_eq!(env(&["A=1", "PATH=/bin", "A=2", "HOME=/x"]), ["A=2", "HOME=/x", "PATH=/bin"]);
+    assert_eq!(env(&["A=1", "A=", "HOME=/x", "PATH=/bin", "HOME="]), ["A=", "HOME=/root", "PATH=/bin"]);
+}
+
+#[test]
+fn a_working_directory_that_only_root_can_enter() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["pwd"]);
+        config["process"]["cwd"] = json!("/root");
+        config["process"]["user"]["uid"] = json!(42);
+    });
+    fs::set_permissions(bundle.rootfs().join("root"), PermissionsExt::from_mode(0o700)).unwrap();
+    assert_eq!(lab.run(&bundle, &[]).ok(), "/root");
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    let lab = lab!();
+    let mode = |options: Value, covered: Option<u32>| {
+        let bundle = lab.bundle(|config| {
+            config["root"]["readonly"] = json!(false);
+            config["process"]["args"] = json!(["stat", "-c", "%a", "/mnt/t"]);
+            let mount = json!({"destination": "/mnt/t", "type": "tmpfs", "source": "tmpfs", "options": options});
+            push(&mut config["mounts"], mount);
+        });
+        if let Some(mode) = covered {
+            let directory = bundle.rootfs().join("mnt/t");
+            fs::create_dir(&directory).unwrap();
+            fs::set_permissions(&directory, PermissionsExt::from_mode(mode)).unwrap();
+        }
+        lab.run(&bundle, &[]).ok()
+    };
+    assert_eq!(mode(json!([]), Some(0o2710)), "2710");
+    assert_eq!(mode(json!(["ro"]), Some(0o711)), "711");
+    assert_eq!(mode(json!(["mode=0410"]), Some(0o710)), "410");
+    assert_eq!(mode(json!([]), None), "1777", "the default of a tmpfs");
+}
+
+#[test]
+fn a_bind_mount_leaves_the_options_of_file_systems_out() {
+    let lab = lab!();
+    let output = lab.shell("cat /mnt/file", |config| {
+        let mount = json!({"destination": "/mnt", "source": "rootfs/mnt", "options": ["bind", "mode=755", "size=1k"]});
+        push(&mut config["mounts"], mount);
+    });
+    assert!(output.stderr.contains("mounts[4].options"), "{output:#?}");
+    output.ok();
+}
+
+#[test]
+fn a_mount_label_without_selinux_is_a_warning() {
+    let lab = lab!();
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        skip!("this machine runs SELinux");
+    }
+    let output = lab.shell("true", |config| config["linux"]["mountLabel"] = json!("system_u:object_r:t:s0"));
+    assert!(output.stderr.contains("linux.mountLabel"), "{output:#?}");
+    output.ok();
+}
+
+#[test]
+fn an_ambient_capability_that_cannot_be_raised_is_a_warning() {
+    let lab = lab!();
+    let output = lab.shell("grep CapAmb /proc/self/status", |config| {
+        let capabilities = &mut config["process"]["capabilities"];
+        capabilities["inheritable"] = json!(["CAP_KILL"]);
+        capabilities["ambient"] = json!(["CAP_KILL", "CAP_CHOWN"]);
+    });
+    assert!(output.stderr.contains("can't raise ambient capability CAP_CHOWN: "), "{output:#?}");
+    assert_eq!(output.ok(), "CapAmb:\t0000000000000020");
+}
+
+#[test]
+fn hooks_of_create_see_a_created_container() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        for hook in ["prestart", "createRuntime", "createContainer"] {
+            let script = format!("cat > {}/$0", lab.path("").display());
+            config["hooks"][hook] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script, hook]}]);
+        }
+        // Those of createContainer are the container's programs, with its files.
+        config["hooks"]["createContainer"][0]["args"][2] = json!("grep -q '\"status\":\"created\"'");
+    });
+    lab.run(&bundle, &[]).ok();
+    for hook in ["prestart", "createRuntime"] {
+        let state: Value = serde_json::from_slice(&fs::read(lab.path(hook)).unwrap()).unwrap();
+        assert_eq!(state["status"], "created", "{hook}");
+    }
+}
+
+#[test]
+fn every_propagation_of_the_root() {
+    let lab = lab!();
+    for (propagation, field) in [
+        ("private", "- "),
+        ("rslave", "- "),
+        ("shared", "shared:"),
+        ("unbindable", "unbindable "),
+        ("runbindable", "unb"),
+    ] {
+        let line = lab
+            .shell("grep ' / / ' /proc/self/mountinfo || grep -m1 ' / r' /proc/self/mountinfo", |config| {
+                config["linux"]["rootfsPropagation"] = json!(propagation);
+            })
+            .ok();
+        let optional = line.split(' ').skip(6).collect::<Vec<_>>().join(" ");
+        assert!(
+            optional.starts_with(field) || (field == "- " && optional.starts_with("master:")),
+            "{propagation}: {line}"
+        );
+    }
+}
+
+#[test]
+fn device_rules_are_written_in_their_order() {
+    let lab = lab!();
+    let hierarchy = Path::new("/sys/fs/cgroup/devices");
+    if !hierarchy.exists() {
+        skip!("this machine has no v1 devices hierarchy, whose list could be read");
+    }
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        let allow = |kind: &str, major: u32, minor: u32, access: &str| json!({"allow": true, "type": kind, "major": major, "minor": minor, "access": access});
+        config["linux"]["resources"]["devices"] =
+            json!([{"allow": false, "access": "rwm"}, allow("c", 10, 229, "rwm"), allow("b", 8, 20, "rw"), allow("b", 7, 3, "r")]);
+    });
+    lab.started(&bundle);
+    let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+    let cgroup = config["linux"]["cgroupsPath"].as_str().unwrap().trim_start_matches('/');
+    let list = fs::read_to_string(hierarchy.join(cgroup).join("devices.list")).unwrap();
+    let first: Vec<&str> = list.lines().take(3).collect();
+    assert_eq!(first, ["c 10:229 rwm", "b 8:20 rw", "b 7:3 r"]);
+}
+
+#[test]
+fn a_container_without_a_process_can_be_created_but_not_started() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config.as_object_mut().unwrap().remove("process");
+    });
+    assert!(lab.run(&bundle, &[]).failed().contains("process: is missing"));
+    let pid = lab.created(&bundle);
+    assert_eq!(state(&lab, &bundle.id)["status"], "created");
+    assert!(lab.microrun(&["start", &bundle.id]).failed().contains("process: is missing"));
+    while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(state(&lab, &bundle.id)["status"], "stopped");
+    lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+#[test]
+fn mounts_without_a_mount_namespace_go_with_the_container() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        let linux = config["linux"].as_object_mut().unwrap();
+        linux["namespaces"] = json!([{"type": "pid"}]);
+        linux.retain(|field, _| !field.ends_with("Paths"));
+        config["process"]["args"] =
+            json!(["sh", "-c", "readlink /proc/self/ns/mnt; echo x 2>&- > /mnt/x || echo read-only"]);
+    });
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let output = lab.run(&bundle, &[]).ok();
+    assert_eq!(output, format!("{}\nread-only", own.display()));
+    lab.created(&bundle);
+    let ours = |text: &str| text.contains(lab.path("run").to_str().unwrap());
+    assert!(ours(&fs::read_to_string("/proc/self/mountinfo").unwrap()));
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert!(!ours(&fs::read_to_string("/proc/self/mountinfo").unwrap()), "before: {before}");
+    assert!(bundle.rootfs().join("bin/busybox").exists(), "the root filesystem is left alone");
+}
+
+#[test]
+fn without_pivot_root_the_hosts_procfs_is_out_of_sight() {
+    let lab = lab!();
+    let script = "unshare -mrpf mount -t proc none /proc";
+    let attempt = |options: &[&str]| {
+        let bundle = lab.bundle(|config| config["process"]["args"] = json!(["/bin/busybox", "sh", "-c", script]));
+        std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/unshare")).unwrap();
+        lab.run(&bundle, options).failed()
+    };
+    // The kernel lets a user namespace mount a procfs only where one can be seen in full (mount_too_revealing()).
+    for options in [&[][..], &["--no-pivot"]] {
+        let error = attempt(options);
+        assert!(error.contains("denied") || error.contains("not permitted"), "{options:?}: {error}");
+    }
+}
+
+#[test]
+fn a_created_container_keeps_nothing_that_its_caller_had_open() {
+    let lab = lab!();
+    let bundle = lab.bundle(|_| {});
+    let file = File::open("/proc/version").unwrap();
+    inherit(&file);
+    let pid = lab.created(&bundle);
+    let mut others = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+        let entry = entry.unwrap();
+        let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
+        let target = fs::read_link(entry.path()).unwrap();
+        if number > 2 && !target.to_str().unwrap().starts_with("socket:") {
+            others.push(target);
+        }
+    }
+    assert!(others.is_empty(), "{others:?}");
+}
+
+/// Lets programs inherit `file`.
+fn inherit(file: &File) {
+    nix::fcntl::fcntl(file, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+    assert!(file.as_raw_fd() > 2);
+}
+
+#[test]
+fn a_terminals_line_ends_reach_a_pipe_as_they_were_written() {
+    let lab = lab!();
+    let output = lab.shell("echo a; echo b; tty >&2", |config| config["process"]["terminal"] = json!(true)).ok();
+    assert_eq!(output, "a\nb\n/dev/pts/0");
+}
