@@ -113,6 +113,7 @@ pub fn run(init: &Init<'_>) -> ! {
     }
     init.report.step.store(init.steps.len() as u32 + 1, Ordering::Relaxed);
     let errno = executor.exec_program();
+    executor.say_why(errno);
     executor.fail(init, init.steps.len(), errno);
 }
 
@@ -163,6 +164,17 @@ impl<'a> Executor<'a> {
         process::exit(FAILED)
     }
 
+    /// Writes to the program's standard error, its user's place to look, why it could not be executed.
+    fn say_why(&self, errno: Errno) {
+        let Some(name) = self.exec.args.get(0).map(CStr::to_bytes) else { return };
+        let reason = errno.desc();
+        let (first, rest) = reason.split_at_checked(1).unwrap_or(("", reason));
+        let first = first.bytes().next().unwrap_or(b' ').to_ascii_lowercase();
+        for part in [b"exec ", name, b": ", &[first], rest.as_bytes(), b"\n"] {
+            let _ = fs::write(libc::STDERR_FILENO, part);
+        }
+    }
+
     fn exec_program(&self) -> Errno {
         let Some(path) = self.exec.candidates.get(self.candidate) else { return Errno::ENOENT };
         if let Err(errno) = process::set_signal_mask(self.signal_mask) {
@@ -191,7 +203,7 @@ impl<'a> Executor<'a> {
             Op::AwaitStart { listener } => {
                 let listener = self.slots.get(*listener);
                 fs::write(self.sync, &[READY])?;
-                self.sync = socket::accept(listener)?;
+                self.sync = super::start::await_start(listener)?;
                 self.started = true;
                 fs::close(listener);
                 Ok(())

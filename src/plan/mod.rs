@@ -198,6 +198,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     if input.cgroup_awaits_init {
         builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
+    process::any_cpu(&mut builder);
     let mut namespaces = namespaces::compile(&mut builder, input)?;
     file_system(&mut builder, input, process, &mut outside)?;
     builder.need_network();

@@ -8,6 +8,7 @@ use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
 
@@ -414,7 +415,9 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<(
         let path = cstring("linux.readonlyPaths", path)?;
         builder.push("linux.readonlyPaths", Op::ReadOnly { root, path });
     }
-    for path in linux.masked_paths().iter().flatten() {
+    let mut seen = HashSet::new();
+    // A second mask would cover nothing but the first.
+    for path in linux.masked_paths().iter().flatten().filter(|path| seen.insert(path.as_str())) {
         let path = cstring("linux.maskedPaths", path)?;
         builder.push("linux.maskedPaths", Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY });
     }

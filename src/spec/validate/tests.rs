@@ -667,7 +667,7 @@ fn seccomp() {
     refused(
         rule(json!({"action": "SCMP_ACT_NOTIFY", "names": ["write"]})),
         concat!(
-            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not possible for write, ",
+            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for the write syscall, ",
             "which is called before anybody listens: use another action"
         ),
     );
