@@ -22,7 +22,7 @@ pub mod process;
 pub mod seccomp;
 
 pub use mounts::{HOST_ROOT, IdMapping, Outside};
-pub use namespaces::{Joined, flag as namespace_flag};
+pub use namespaces::{CLONE_NEWTIME, Joined, flag as namespace_flag};
 pub use overlay::Overlay;
 
 use crate::cgroup::Layout;
