@@ -254,6 +254,11 @@ impl<'a> Executor<'a> {
                 let attributes = Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attributes::default() };
                 mount::set_attributes(self.slots.get(*mount), c"", flags, &attributes)
             }
+            Op::AskForIdMap { mount, userns, recursive } => {
+                let flags = if *recursive { libc::AT_RECURSIVE } else { 0 };
+                let numbers = [self.slots.get(*mount), self.slots.get(*userns), flags];
+                self.ask(Gate::IdMap, &numbers)
+            }
             Op::Target { root, path, create, rule, into } => {
                 let create = self.kind_to_create(*create)?;
                 let place = target::open_target(self.slots.get(*root), path, create, *rule)?;
@@ -433,9 +438,17 @@ impl<'a> Executor<'a> {
 
     /// Sends the gate's byte and waits for the answer. ECANCELED when the runtime says no or is gone.
     fn meet(&self, gate: Gate) -> Sys {
+        match gate {
+            Gate::Listener => self.ask(gate, &[self.report.detail.load(Ordering::Acquire) as i32]),
+            _ => self.ask(gate, &[]),
+        }
+    }
+
+    /// As [`Executor::meet`], with numbers that the runtime has to know.
+    fn ask(&self, gate: Gate, numbers: &[i32]) -> Sys {
         fs::write(self.sync, &[gate.byte()])?;
-        if gate == Gate::Listener {
-            fs::write(self.sync, &self.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
+        for number in numbers {
+            fs::write(self.sync, &number.to_ne_bytes())?;
         }
         let mut answer = [RECORDED];
         while answer == [RECORDED] {

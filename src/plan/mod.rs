@@ -200,6 +200,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     }
     process::any_cpu(&mut builder);
     let mut namespaces = namespaces::compile(&mut builder, input)?;
+    outside.joined_user_namespace =
+        namespaces.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWUSER).map(|joined| joined.slot);
     file_system(&mut builder, input, process, &mut outside)?;
     builder.need_network();
     system(&mut builder, input)?;

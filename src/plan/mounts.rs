@@ -50,7 +50,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(index: usize, mount: &'a Mount) -> Result<Self> {
+    fn new(index: usize, mount: &'a Mount, rootfs: &Path) -> Result<Self> {
         let field = format!("mounts[{index}]");
         let options = mount.options().iter().flatten().map(String::as_str);
         let options = MountOptions::parse(&format!("{field}.options"), options)?;
@@ -60,7 +60,8 @@ impl<'a> Entry<'a> {
             _ => None,
         };
         Ok(Self {
-            destination: normal(mount.destination()),
+            // As runc, a path of the host that leads into the root means the same place.
+            destination: normal(mount.destination().strip_prefix(rootfs).unwrap_or(mount.destination())),
             kind,
             source: mount.source().as_deref(),
             options,
@@ -116,6 +117,8 @@ pub struct Outside {
     pub steps: Vec<Step>,
     /// User namespaces to make first.
     pub id_mappings: Vec<IdMapping>,
+    /// Where the user namespace is that the container joins, if it joins one.
+    pub joined_user_namespace: Option<Slot>,
 }
 
 /// Compiles everything from the first mount to the last.
@@ -157,7 +160,7 @@ fn set(mount: Slot, set: u64) -> Op {
 }
 
 fn entries<'a>(input: &Input<'a>) -> Result<Vec<Entry<'a>>> {
-    input.spec.mounts().iter().flatten().enumerate().map(|(index, mount)| Entry::new(index, mount)).collect()
+    input.spec.mounts().iter().flatten().enumerate().map(|(index, mount)| Entry::new(index, mount, input.rootfs)).collect()
 }
 
 /// Whether the mount is a fresh file system at /dev, which holds the device nodes.
@@ -310,21 +313,37 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
 fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<()> {
     let field = format!("{}.source", entry.field);
     let source = entry.source.ok_or_else(|| Error::config(&field, "is missing: a bind mount needs a source"))?;
-    let source = cpath(&field, &input.bundle.join(source))?;
+    let path = input.bundle.join(source);
+    let source = cpath(&field, &path)?;
     let recursive = entry.options.bind.unwrap_or(false);
     let id_mapped = entry.options.idmap.is_some() || entry.mappings.is_some();
-    // What the runtime copies, init only puts in place.
-    let mount = if id_mapped || input.mounts_from_outside() {
+    // What the runtime copies, init only puts in place. But a source inside the root may be one of the mounts made here.
+    let inside = path.starts_with(input.rootfs);
+    let mount = if (id_mapped || input.mounts_from_outside()) && !inside {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
         outside.steps.push(Step { op, field: entry.field.clone() });
         if id_mapped {
-            outside.steps.push(id_map(builder, input, entry, slot, &mut outside.id_mappings)?);
+            let userns = id_map(builder, input, entry, outside)?;
+            let recursive = entry.options.idmap.unwrap_or(false);
+            let op = Op::SetIdMap { mount: slot, userns, recursive };
+            outside.steps.push(Step { op, field: entry.field.clone() });
         }
         slot
     } else {
         builder
             .push(entry.field.clone(), Op::CloneTree { source: Source::Path(source), recursive, into: slots::MOUNT });
+        if id_mapped {
+            let userns = id_map(builder, input, entry, outside)?;
+            let recursive = entry.options.idmap.unwrap_or(false);
+            let mount = slots::MOUNT;
+            let op = if input.has_user_namespace() {
+                Op::AskForIdMap { mount, userns, recursive }
+            } else {
+                Op::SetIdMap { mount, userns, recursive }
+            };
+            builder.push(entry.field.clone(), op);
+        }
         slots::MOUNT
     };
     if entry.destination == Path::new("/proc") {
@@ -363,23 +382,20 @@ fn attributes(set: u64, clear: u64) -> Attributes {
     Attributes { set, clear: clear | atime, ..Attributes::default() }
 }
 
-fn id_map(
-    builder: &mut Builder,
-    input: &Input<'_>,
-    entry: &Entry<'_>,
-    mount: Slot,
-    id_mappings: &mut Vec<IdMapping>,
-) -> Result<Step> {
+/// The slot of the user namespace that an id-mapped mount is to have.
+fn id_map(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<Slot> {
     let linux = input.linux();
     let own = linux.and_then(|linux| linux.uid_mappings().as_deref().zip(linux.gid_mappings().as_deref()));
+    if let (None, Some(joined)) = (entry.mappings, outside.joined_user_namespace) {
+        return Ok(joined);
+    }
     let Some((uids, gids)) = entry.mappings.or(own) else {
         let problem = "is asked for without uidMappings and gidMappings, and linux has none either: add them";
         return Err(Error::config(&format!("{}.options (idmap)", entry.field), problem));
     };
     let slot = builder.slot(&entry.field)?;
-    id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
-    let recursive = entry.options.idmap.unwrap_or(false);
-    Ok(Step { op: Op::SetIdMap { mount, userns: slot, recursive }, field: entry.field.clone() })
+    outside.id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
+    Ok(slot)
 }
 
 /// Changes a mount that is already there.
