@@ -111,11 +111,8 @@ impl Context<'_> {
         let doing = || "mounts (idmap): map the ids of a mount";
         let take = |number: RawFd| process::pidfd_getfd(self.child.pidfd, number).map(crate::sys::own).doing(doing);
         let (mount, userns, flags) = (take(number(sync)?)?, take(number(sync)?)?, number(sync)?);
-        let attributes = Attributes {
-            set: libc::MOUNT_ATTR_IDMAP,
-            userns_fd: userns.as_raw_fd() as u64,
-            ..Attributes::default()
-        };
+        let attributes =
+            Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd: userns.as_raw_fd() as u64, ..Attributes::default() };
         mount::set_attributes(mount.as_raw_fd(), c"", flags.cast_unsigned(), &attributes).doing(doing)
     }
 
@@ -125,8 +122,7 @@ impl Context<'_> {
         let Some(listener) = self.listener else {
             return Err(Error::new(Kind::System, "init sent a seccomp listener that nobody asked for"));
         };
-        let fd = process::pidfd_getfd(self.child.pidfd, number)
-            .doing(|| "take the seccomp listener from init")?;
+        let fd = process::pidfd_getfd(self.child.pidfd, number).doing(|| "take the seccomp listener from init")?;
         let fd = crate::sys::own(fd);
         let state = notify::process_state(listener, self.child.pid, self.state.of_spec(self.child.pid));
         notify::send_listener(listener, &state, fd.as_fd())

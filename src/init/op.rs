@@ -224,8 +224,9 @@ pub enum Op {
     Mask { root: Slot, path: CString, null: Slot, empty: Slot },
     /// A path made read-only by a bind over itself; a path that does not exist is skipped.
     ReadOnly { root: Slot, path: CString },
-    /// fchdir + pivot_root(".", ".") + umount2(MNT_DETACH) + chdir("/").
-    PivotRoot { root: Slot },
+    /// fchdir + pivot_root(".", ".") + umount2(MNT_DETACH) + chdir("/"). A `shared` old root becomes a slave before,
+    /// or the host's mounts would be taken away too.
+    PivotRoot { root: Slot, shared: bool },
     /// --no-pivot: a mount of the host taken out of the namespace, or covered where a user namespace locks it.
     Hide { path: CString },
     /// --no-pivot: the root mount is moved onto "/", then chroot.
@@ -467,8 +468,9 @@ impl fmt::Display for Op {
             }
             Self::Mask { root, path, .. } => write!(f, "mask {root}{}", text(path)),
             Self::ReadOnly { root, path } => write!(f, "bind read-only {root}{}", text(path)),
-            Self::PivotRoot { root } => {
-                write!(f, "fchdir({root}), pivot_root(\".\", \".\"), umount2(\".\", MNT_DETACH)")
+            Self::PivotRoot { root, shared } => {
+                let slave = if *shared { "mount_setattr(\".\", AT_RECURSIVE, slave), " } else { "" };
+                write!(f, "fchdir({root}), pivot_root(\".\", \".\"), {slave}umount2(\".\", MNT_DETACH)")
             }
             Self::Hide { path } => write!(f, "umount2({:?}, MNT_DETACH), or cover it with a tmpfs", text(path)),
             Self::MoveRoot { root } => write!(f, "fchdir({root}), mount(\".\", \"/\", MS_MOVE), chroot(\".\")"),

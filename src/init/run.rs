@@ -321,7 +321,7 @@ impl<'a> Executor<'a> {
             }
             Op::Mask { root, path, null, empty } => self.mask(*root, path, *null, *empty),
             Op::ReadOnly { root, path } => self.make_read_only(*root, path),
-            Op::PivotRoot { root } => pivot_root(self.slots.get(*root)),
+            Op::PivotRoot { root, shared } => pivot_root(self.slots.get(*root), *shared),
             Op::Hide { path } => match mount::umount(path, libc::MNT_DETACH) {
                 Err(Errno::EINVAL | Errno::EPERM) => mount::mount_tmpfs(path, libc::MS_RDONLY),
                 result => result,
@@ -577,14 +577,27 @@ fn make_mount_private(path: &CStr) -> Sys {
     }
 }
 
-/// Makes `root` the root of the namespace and drops the old one.
-fn pivot_root(root: RawFd) -> Sys {
-    fs::fchdir(root)?;
-    // With "." for both, the old root is stacked on the new one, and "." still means the old one afterwards
-    // (pivot_root(2), "pivot_root(".", ".")").
-    mount::pivot_root(c".", c".")?;
+/// Makes `root` the root of the namespace and drops the old one. A `shared` old root becomes a slave before.
+fn pivot_root(root: RawFd, shared: bool) -> Sys {
+    if shared {
+        let old = fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        let attributes = Attributes { propagation: libc::MS_SLAVE, ..Attributes::default() };
+        let result =
+            stack_roots(root).and_then(|()| mount::set_attributes(old, c"", libc::AT_RECURSIVE as u32, &attributes));
+        fs::close(old);
+        result?;
+    } else {
+        stack_roots(root)?;
+    }
     mount::umount(c".", libc::MNT_DETACH)?;
     fs::chdir(c"/")
+}
+
+/// With "." for both, the old root is stacked on the new one, and "." still means the old one to umount2(2)
+/// (pivot_root(2), "pivot_root(".", ".")").
+fn stack_roots(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    mount::pivot_root(c".", c".")
 }
 
 /// Joins a new session keyring that others cannot search, but whose possessor can.

@@ -264,10 +264,15 @@ fn change_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         builder.push("root.path", Op::ChangeRoot { root });
         return Ok(());
     }
+    let shared = matches!(mounts::root_propagation(input)?, Some((libc::MS_SHARED, _)));
     let Some(host_views) = input.no_pivot else {
-        builder.push("root.path", Op::PivotRoot { root });
+        builder.push("root.path", Op::PivotRoot { root, shared });
         return Ok(());
     };
+    if shared {
+        // Or the host's mounts would be taken away with ours.
+        builder.push("(--no-pivot)", Op::RootPropagation { propagation: libc::MS_SLAVE });
+    }
     for view in host_views {
         // The host's mounts stay below the new root, and an uncovered procfs there would allow the container to mount
         // one of its own (user_namespaces(7), mount_too_revealing() in fs/namespace.c).

@@ -160,7 +160,14 @@ fn set(mount: Slot, set: u64) -> Op {
 }
 
 fn entries<'a>(input: &Input<'a>) -> Result<Vec<Entry<'a>>> {
-    input.spec.mounts().iter().flatten().enumerate().map(|(index, mount)| Entry::new(index, mount, input.rootfs)).collect()
+    input
+        .spec
+        .mounts()
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, mount)| Entry::new(index, mount, input.rootfs))
+        .collect()
 }
 
 /// Whether the mount is a fresh file system at /dev, which holds the device nodes.
@@ -250,6 +257,11 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
     if entry.kind == "sysfs" {
         // What it shows is the network namespace of who mounts it.
         builder.need_network();
+    }
+    if entry.kind != "proc" && entry.destination == Path::new("/proc") {
+        let problem = "\"/proc\" cannot be mounted because it is not of type proc, and other files there would be \
+                       taken for the kernel's: mount a procfs";
+        return Err(Error::config(&entry.field, problem));
     }
     let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
     let options = filesystem_options(input, entry)?;

@@ -40,7 +40,8 @@ impl Place {
         let dot = if self.field.is_empty() || path.is_empty() || path.starts_with('[') { "" } else { "." };
         let field = format!("{}{dot}{path}", self.field);
         let colon = if field.is_empty() { "" } else { ": " };
-        let words = if problem.starts_with("unknown") || problem.contains("missing") { runcs_words(&field) } else { "" };
+        let words =
+            if problem.starts_with("unknown") || problem.contains("missing") { runcs_words(&field) } else { "" };
         Error::new(Kind::Config, format!("{}: {field}{colon}{words}{problem}", self.document))
     }
 }
