@@ -9,7 +9,7 @@ MICRORUN := dist/microrun
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-vm bundle man install clean need
+.PHONY: help build run test test-vm bench-cold bundle man install clean need
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -29,6 +29,10 @@ test-vm: build bundle ## the same tests in VMs of unified cgroup v2, with and wi
 	scripts/need test vm
 	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
 
+bench-cold: build $(ACTION) dist/floor dist/pause dist/peak ## cold starts against other runtimes (docs/benchmark.md; BENCH='--help' for options)
+	-scripts/need bench
+	MICRORUN=$(CURDIR)/$(MICRORUN) cargo bench --locked --bench cold -- $(BENCH)
+
 bundle: build $(ACTION) ## bundle/: a root filesystem with the action, and its config.json
 	mkdir -p $(addprefix bundle/rootfs/,dev proc sys tmp)
 	install -m 755 $(ACTION) bundle/rootfs/hello
@@ -40,6 +44,10 @@ $(ACTION): rootfs/hello-$(ARCH).S
 	as -o $@.o $<
 	ld -n -s -z noseparate-code --build-id=none -o $@ $@.o
 	@rm $@.o
+
+dist/floor dist/pause dist/peak: dist/%: benches/%.c
+	@mkdir -p dist
+	cc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
 man: need ## manual pages and shell completions, in dist, and docs/cli.md
 	cargo run --quiet --locked --example manual -- dist

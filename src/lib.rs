@@ -10,6 +10,7 @@
 //! Imports run downwards only: `cli` → `container` → `plan` → `spec`, `host`; `cgroup`, `init` and `sys` are the
 //! ground floor. All `unsafe` code lives in [`sys`].
 
+pub mod bench;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;

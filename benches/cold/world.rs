@@ -1,0 +1,261 @@
+//! Where the starts happen: a mount namespace of our own with a tmpfs in it, views of the cgroup hierarchies, and a
+//! cgroup below which all containers are.
+//!
+//! Everything but the cgroup and an empty directory goes with this process, however it ends.
+
+use microrun::sys::process::{self, SchedAttr};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use std::error::Error;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The name of the cgroup, and of the directory.
+pub fn name() -> String {
+    format!("microrun-bench-{}", std::process::id())
+}
+
+/// A mount namespace. Programs are started in it after [`View::enter`].
+pub struct View {
+    /// What it shows.
+    pub name: &'static str,
+    namespace: File,
+    mounts: String,
+}
+
+impl View {
+    fn here(name: &'static str) -> Result<Self> {
+        Ok(Self { name, namespace: File::open("/proc/self/ns/mnt")?, mounts: mounts() })
+    }
+
+    /// Goes there, into its root directory.
+    pub fn enter(&self) -> Result<()> {
+        Ok(process::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWNS)?)
+    }
+}
+
+/// Where the starts happen.
+pub struct World {
+    /// A directory on a tmpfs, in every view.
+    pub dir: PathBuf,
+    /// The machine as it is.
+    pub own: View,
+    /// cgroup v2 alone at /sys/fs/cgroup; none if the machine is like that.
+    pub unified: Option<View>,
+    /// The machine without its cgroup2 mount; only if it is hybrid.
+    pub v1_only: Option<View>,
+    outside: View,
+    cgroups: Vec<PathBuf>,
+    /// The hierarchies in which this process was moved.
+    moved_in: Vec<PathBuf>,
+    /// Whether our cgroup in the unified view is in no mount of the machine.
+    only_in_view: bool,
+}
+
+impl World {
+    /// Makes all of it. With `priority`, this process and all that it starts come before the machine's other work.
+    pub fn new(priority: bool) -> Result<Self> {
+        if priority {
+            // A short slice interrupts the tasks with longer ones (Linux 6.12); children inherit it.
+            let size = size_of::<SchedAttr>() as u32;
+            process::sched_setattr(&SchedAttr { size, runtime: 100_000, ..SchedAttr::default() })?;
+        }
+        nix::sys::prctl::set_child_subreaper(true)?;
+        let outside = View::here("outside")?;
+        let dir = std::env::temp_dir().join(name());
+        fs::create_dir(&dir)?;
+        new_namespace()?;
+        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+        let mut world = Self {
+            dir,
+            own: View::here("own")?,
+            unified: None,
+            v1_only: None,
+            outside,
+            cgroups: Vec::new(),
+            moved_in: Vec::new(),
+            only_in_view: false,
+        };
+        for hierarchy in cgroup_mounts() {
+            world.make_cgroup(&hierarchy.path, priority)?;
+        }
+        Ok(world)
+    }
+
+    /// Makes the other views, once all that they share is in place.
+    pub fn make_views(&mut self) -> Result<()> {
+        self.own = View::here("own")?;
+        let mounts = cgroup_mounts();
+        let Some(unified) = mounts.iter().find(|mount| mount.unified) else { return self.make_unified("") };
+        if unified.path == Path::new("/sys/fs/cgroup") {
+            return Ok(());
+        }
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        umount2(&unified.path, MntFlags::MNT_DETACH)?;
+        self.v1_only = Some(View::here("v1 only")?);
+        self.make_unified(&unified.options)
+    }
+
+    /// `options` belong to the whole system: those in force are repeated.
+    fn make_unified(&mut self, options: &str) -> Result<()> {
+        let top = Path::new("/sys/fs/cgroup");
+        self.own.enter()?;
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        umount2(top, MntFlags::MNT_DETACH)?;
+        mount(Some("cgroup2"), top, Some("cgroup2"), MsFlags::empty(), Some(options))?;
+        if !top.join(name()).exists() {
+            fs::create_dir(top.join(name()))?;
+            self.only_in_view = true;
+        }
+        self.unified = Some(View::here("unified")?);
+        self.own.enter()
+    }
+
+    fn make_cgroup(&mut self, hierarchy: &Path, priority: bool) -> Result<()> {
+        let path = hierarchy.join(name());
+        fs::create_dir(&path)?;
+        self.cgroups.push(path.clone());
+        // A cpuset of v1 takes nobody before it has CPUs and nodes.
+        for file in ["cpuset.cpus", "cpuset.mems"] {
+            if fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim().is_empty()) {
+                fs::write(path.join(file), fs::read(hierarchy.join(file))?)?;
+            }
+        }
+        let weights = [("cpu.shares", "262144"), ("cpu.weight", "10000")];
+        if let Some((file, weight)) = weights.into_iter().find(|(file, _)| priority && path.join(file).exists()) {
+            fs::write(path.join(file), weight)?;
+            let ours = path.join("self");
+            fs::create_dir(&ours)?;
+            fs::write(ours.join("cgroup.procs"), "0")?;
+            self.moved_in.push(hierarchy.to_owned());
+        }
+        Ok(())
+    }
+
+    /// All that is left of the starts, in words. It is removed.
+    pub fn leave(self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        left.extend(end_orphans(&[]).into_iter().map(|process| format!("process {process}")));
+        let roots = self.dir.join("state");
+        for root in entries(&roots) {
+            left.extend(
+                entries(&root).iter().filter(|path| !is_hidden(path)).map(|path| format!("state {}", path.display())),
+            );
+        }
+        for view in
+            [Some(&self.own), self.unified.as_ref(), self.v1_only.as_ref(), Some(&self.outside)].into_iter().flatten()
+        {
+            view.enter()?;
+            let now = mounts();
+            let new = now.lines().filter(|line| !view.mounts.lines().any(|known| known == *line));
+            // Outside others mount too.
+            let new = new.filter(|line| view.name != "outside" || line.contains(&name()));
+            left.extend(new.map(|line| format!("mount ({} view) {line}", view.name)));
+        }
+        for hierarchy in &self.moved_in {
+            fs::write(hierarchy.join("cgroup.procs"), "0")?;
+            fs::remove_dir(hierarchy.join(name()).join("self"))?;
+        }
+        for cgroup in &self.cgroups {
+            left.extend(remove_cgroup(cgroup)?);
+        }
+        if let (Some(view), true) = (&self.unified, self.only_in_view) {
+            view.enter()?;
+            left.extend(remove_cgroup(&Path::new("/sys/fs/cgroup").join(name()))?);
+            self.outside.enter()?;
+        }
+        fs::remove_dir(&self.dir)?;
+        Ok(left)
+    }
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// Removes a cgroup; what was below it, in words.
+fn remove_cgroup(cgroup: &Path) -> Result<Vec<String>> {
+    let mut below = Vec::new();
+    for path in entries(cgroup).into_iter().filter(|path| path.is_dir()) {
+        below.push(format!("cgroup {}", path.display()));
+        remove_cgroup(&path)?;
+    }
+    fs::remove_dir(cgroup).map_err(|error| format!("remove {}: {error}", cgroup.display()))?;
+    Ok(below)
+}
+
+/// A mount namespace from which nothing gets out.
+fn new_namespace() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
+    Ok(())
+}
+
+/// A read-only mount of `directory` over itself.
+pub fn make_read_only(directory: &Path) -> Result<()> {
+    mount(Some(directory), directory, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(None::<&str>, directory, None::<&str>, again, None::<&str>)?;
+    Ok(())
+}
+
+/// Where a cgroup hierarchy is mounted.
+pub struct CgroupMount {
+    pub path: PathBuf,
+    pub unified: bool,
+    pub options: String,
+}
+
+/// The cgroup mounts below /sys/fs/cgroup, as proc_pid_mountinfo(5) has them.
+pub fn cgroup_mounts() -> Vec<CgroupMount> {
+    let read = |line: &str| {
+        let (mount, system) = line.split_once(" - ")?;
+        let path = PathBuf::from(mount.split(' ').nth(4)?);
+        let mut system = system.split(' ');
+        let kind = system.next().filter(|kind| kind.starts_with("cgroup") && path.starts_with("/sys/fs/cgroup"))?;
+        let options = system.nth(1)?.split(',').filter(|option| !matches!(*option, "rw" | "ro"));
+        Some(CgroupMount { path, unified: kind == "cgroup2", options: options.collect::<Vec<_>>().join(",") })
+    };
+    mounts().lines().filter_map(read).collect()
+}
+
+fn mounts() -> String {
+    super::machine::read("/proc/self/mountinfo")
+}
+
+/// The children of this process, ours or inherited.
+pub fn children() -> Vec<i32> {
+    let listed = super::machine::read("/proc/thread-self/children");
+    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Reaps those who have ended.
+pub fn reap() {
+    while matches!(process::wait(-1, libc::WNOHANG), Ok(Some(_))) {}
+}
+
+/// Kills and reaps all children but `kept`; their pids and names.
+pub fn end_orphans(kept: &[i32]) -> Vec<String> {
+    let mut ended = Vec::new();
+    reap();
+    // What they leave behind becomes ours in turn.
+    loop {
+        let orphans: Vec<i32> = children().into_iter().filter(|pid| !kept.contains(pid)).collect();
+        if orphans.is_empty() {
+            return ended;
+        }
+        for pid in orphans {
+            let name = super::machine::read(&format!("/proc/{pid}/comm"));
+            ended.push(format!("{pid} ({})", name.trim()));
+            let _ = process::kill(pid, libc::SIGKILL);
+            let _ = process::wait(pid, 0);
+        }
+    }
+}
