@@ -311,16 +311,32 @@ fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     process::personality(builder, linux)
 }
 
-/// The file of a kernel parameter: "." and "/" trade places when the first of them is a "." (sysctl(8)).
+/// The file of a kernel parameter. A name that begins in the way of sysctl(8) has "." for "/" and the other way round.
 fn sysctl_path(name: &str) -> String {
-    if name.find('.') < name.find('/') || !name.contains('/') {
-        let swapped = name.chars().map(|c| match c {
-            '.' => '/',
-            '/' => '.',
-            c => c,
-        });
-        swapped.collect()
-    } else {
-        name.to_owned()
+    if name.chars().find(|c| matches!(c, '.' | '/')) == Some('/') {
+        return name.to_owned();
+    }
+    let swapped = name.chars().map(|c| match c {
+        '.' => '/',
+        '/' => '.',
+        c => c,
+    });
+    swapped.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sysctl_path;
+
+    #[test]
+    fn kernel_parameters_are_written_in_two_ways() {
+        for (name, path) in [
+            ("kernel.msgmax", "kernel/msgmax"),
+            ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+            ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
+            ("x", "x"),
+        ] {
+            assert_eq!(sysctl_path(name), path);
+        }
     }
 }
