@@ -1,6 +1,6 @@
 //! What users of runc count on, beyond the words of the specification.
 
-#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
 
 mod common;
 
@@ -13,6 +13,17 @@ use std::path::Path;
 
 fn state(lab: &common::Lab, id: &str) -> Value {
     serde_json::from_str(&lab.microrun(&["state", id]).ok()).unwrap()
+}
+
+/// Waits until the container's init has ended.
+fn wait_for_end(lab: &common::Lab, id: &str) {
+    for _ in 0..10_000 {
+        if state(lab, id)["status"] == "stopped" {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    panic!("the container {id} does not end");
 }
 
 #[test]
@@ -170,13 +181,10 @@ fn a_container_without_a_process_can_be_created_but_not_started() {
         config.as_object_mut().unwrap().remove("process");
     });
     assert!(lab.run(&bundle, &[]).failed().contains("process: is missing"));
-    let pid = lab.created(&bundle);
+    lab.created(&bundle);
     assert_eq!(state(&lab, &bundle.id)["status"], "created");
     assert!(lab.microrun(&["start", &bundle.id]).failed().contains("process: is missing"));
-    while Path::new(&format!("/proc/{pid}/exe")).read_link().is_ok() {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    assert_eq!(state(&lab, &bundle.id)["status"], "stopped");
+    wait_for_end(&lab, &bundle.id);
     lab.microrun(&["delete", &bundle.id]).ok();
 }
 
@@ -230,7 +238,8 @@ fn a_created_container_keeps_nothing_that_its_caller_had_open() {
         let entry = entry.unwrap();
         let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
         let target = fs::read_link(entry.path()).unwrap();
-        if number > 2 && !target.to_str().unwrap().starts_with("socket:") {
+        let own = ["socket:", "anon_inode:[signalfd]"].iter().any(|kind| target.to_str().unwrap().starts_with(kind));
+        if number > 2 && !own {
             others.push(target);
         }
     }
@@ -248,4 +257,73 @@ fn a_terminals_line_ends_reach_a_pipe_as_they_were_written() {
     let lab = lab!();
     let output = lab.shell("echo a; echo b; tty >&2", |config| config["process"]["terminal"] = json!(true)).ok();
     assert_eq!(output, "a\nb\n/dev/pts/0");
+}
+
+#[test]
+fn a_signal_ends_a_created_container() {
+    let lab = lab!();
+    let bundle = lab.bundle(|_| {});
+    lab.created(&bundle);
+    lab.microrun(&["kill", &bundle.id, "WINCH"]).ok();
+    assert_eq!(state(&lab, &bundle.id)["status"], "created");
+    lab.microrun(&["kill", &bundle.id, "TERM"]).ok();
+    wait_for_end(&lab, &bundle.id);
+    lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+#[test]
+fn a_path_that_is_masked_twice_has_one_mask() {
+    let lab = lab!();
+    let count = lab
+        .shell("grep -c ' /proc/keys ' /proc/self/mountinfo", |config| {
+            config["linux"]["maskedPaths"] = json!(["/proc/keys", "/proc/keys"]);
+        })
+        .ok();
+    assert_eq!(count, "1");
+}
+
+#[test]
+fn the_runtimes_own_cpu_affinity_is_not_inherited() {
+    let lab = lab!();
+    let bundle =
+        lab.bundle(|config| config["process"]["args"] = json!(["grep", "Cpus_allowed_list", "/proc/self/status"]));
+    let all = lab.run(&bundle, &[]).ok();
+    if !all.contains(['-', ',']) {
+        skip!("needs two CPUs");
+    }
+    let mut command = std::process::Command::new("taskset");
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    command.args(["-c", "0"]).arg(run.get_program()).args(run.get_args());
+    assert_eq!(common::output(command).ok(), all);
+}
+
+#[test]
+fn a_program_that_the_kernel_refuses_tells_its_own_standard_error() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["/mnt/script"]));
+    let script = bundle.rootfs().join("mnt/script");
+    fs::write(&script, "#!/no/such/shell\n").unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    let stderr = lab.run(&bundle, &[]).failed();
+    assert_eq!(stderr.lines().next(), Some("exec /mnt/script: no such file or directory"), "{stderr}");
+}
+
+#[test]
+fn the_debug_log_tells_the_flags_of_the_filter() {
+    let lab = lab!();
+    let flags = |flags: Value| {
+        let bundle = lab.bundle(|config| {
+            config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+            if !flags.is_null() {
+                config["linux"]["seccomp"]["flags"] = flags;
+            }
+        });
+        let output = lab.microrun(&["--debug", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let said =
+            output.stderr.lines().find_map(|line| line.split_once("seccomp filter flags: ")).map(|(_, flags)| flags);
+        said.unwrap_or_else(|| panic!("{output:#?}")).trim_end_matches('"').to_owned()
+    };
+    assert_eq!(flags(Value::Null), "4", "SECCOMP_FILTER_FLAG_SPEC_ALLOW");
+    assert_eq!(flags(json!([])), "0");
+    assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"])), "2");
 }

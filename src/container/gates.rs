@@ -8,10 +8,11 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{FAILURE, Gate, READY};
 use crate::plan::seccomp::{Listener, notify};
 use crate::sys::clone::Child;
+use crate::sys::mount::{self, Attributes};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
-use std::os::fd::{AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// What a meeting needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -74,11 +75,22 @@ fn last_words(sync: RawFd) -> Error {
     }
 }
 
+/// Reads a number that init sends along.
+fn number(sync: RawFd) -> Result<i32> {
+    let mut number = [0u8; 4];
+    match fs::read(sync, &mut number) {
+        Ok(4) => Ok(i32::from_ne_bytes(number)),
+        Ok(_) => Err(Error::new(Kind::System, "the container's init ended in the middle of a request")),
+        Err(errno) => Err(Error::system("read from the container's init", errno)),
+    }
+}
+
 impl Context<'_> {
     fn meet(&self, gate: Gate, sync: RawFd) -> Result<()> {
         match gate {
             // Done before the first meeting.
             Gate::Cgroup => Ok(()),
+            Gate::IdMap => self.map_ids(sync),
             Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
             Gate::Listener => self.send_listener(sync),
@@ -94,15 +106,23 @@ impl Context<'_> {
         hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report)
     }
 
+    /// Maps the ids of a mount that init holds.
+    fn map_ids(&self, sync: RawFd) -> Result<()> {
+        let doing = || "mounts (idmap): map the ids of a mount";
+        let take = |number: RawFd| process::pidfd_getfd(self.child.pidfd, number).map(crate::sys::own).doing(doing);
+        let (mount, userns, flags) = (take(number(sync)?)?, take(number(sync)?)?, number(sync)?);
+        let attributes =
+            Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd: userns.as_raw_fd() as u64, ..Attributes::default() };
+        mount::set_attributes(mount.as_raw_fd(), c"", flags.cast_unsigned(), &attributes).doing(doing)
+    }
+
     /// Takes the listener out of init and hands it to who asked for it.
     fn send_listener(&self, sync: RawFd) -> Result<()> {
-        let mut number = [0u8; 4];
-        let read = fs::read(sync, &mut number).doing(|| "read the number of the seccomp listener")?;
-        let (4, Some(listener)) = (read, self.listener) else {
-            return Err(Error::new(Kind::System, "init sent no seccomp listener"));
+        let number = number(sync)?;
+        let Some(listener) = self.listener else {
+            return Err(Error::new(Kind::System, "init sent a seccomp listener that nobody asked for"));
         };
-        let fd = process::pidfd_getfd(self.child.pidfd, i32::from_ne_bytes(number))
-            .doing(|| "take the seccomp listener from init")?;
+        let fd = process::pidfd_getfd(self.child.pidfd, number).doing(|| "take the seccomp listener from init")?;
         let fd = crate::sys::own(fd);
         let state = notify::process_state(listener, self.child.pid, self.state.of_spec(self.child.pid));
         notify::send_listener(listener, &state, fd.as_fd())

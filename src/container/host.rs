@@ -2,6 +2,7 @@
 
 use crate::cgroup::layout;
 use crate::error::{Doing, Result};
+use crate::log;
 use crate::plan::seccomp::{self, Cache, Obtained};
 use crate::plan::{Host, caps};
 use crate::spec::Seccomp;
@@ -66,5 +67,12 @@ pub fn has_selinux() -> bool {
 pub(super) fn seccomp(profile: &Seccomp, root: &Path) -> Result<Obtained> {
     // A cache that cannot be used costs time, not correctness.
     let cache = Cache::open(&root.join(".seccomp")).ok();
-    seccomp::obtain(profile, cache.as_ref())
+    let obtained = seccomp::obtain(profile, cache.as_ref())?;
+    if let Some(filter) = &obtained.filter {
+        log::debug(|| format!("seccomp filter flags: {}", filter.flags));
+    }
+    for name in &obtained.unknown {
+        log::debug(|| format!("seccomp: no system call is called {name:?}: left out"));
+    }
+    Ok(obtained)
 }

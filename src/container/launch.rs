@@ -121,7 +121,7 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
     let handle = cgroup.handle();
     let overlay = options.overlay.clone().or_else(|| {
         let annotations = loaded.spec.annotations().as_ref()?;
-        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text))
+        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle))
     });
     let directories: Vec<(String, PathBuf)> = handle
         .v1

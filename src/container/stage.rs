@@ -4,41 +4,44 @@
 //! its sibling (CLONE_PARENT), so that the runtime waits for it like for any child of its own.
 
 use crate::error::{Doing, Error, Result};
-use crate::init::{self, Init};
-use crate::plan::Plan;
+use crate::init::{self, Init, Op};
+use crate::plan::{CLONE_NEWTIME, Plan};
 use crate::sys::clone::{self, Child, Request};
 use crate::sys::shared::{Shared, Stage};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
 use std::sync::atomic::Ordering;
 
+/// What the stage needs to know.
+#[derive(Debug)]
+struct Staged {
+    plan: &'static Plan,
+    /// How init is cloned.
+    request: Request,
+    init: &'static Init<'static>,
+    found: Shared<Stage>,
+}
+
 /// Clones init by way of a stage that runs `plan.stage`.
+///
+/// The stage runs in this process's memory: it is over before this function returns, it is never in the container's
+/// pid namespace, and a copy would cost more than all that it does. Only for a time namespace it gets one: setns(2)
+/// changes what is mapped there.
+///
+/// Init gets a copy in any case. The container's other processes see it, and one with CAP_SYS_PTRACE could reach through
+/// it into our own memory; a tenth of an `exec` would be gained.
 ///
 /// # Errors
 /// The step that failed, or what clone3(2) answered.
 pub(super) fn spawn(plan: &'static Plan, request: &Request, init: &'static Init<'static>) -> Result<Child> {
     let doing = || "start a process that joins the namespaces";
-    let found: Shared<Stage> = Shared::new().doing(doing)?;
-    let stage = Request { flags: libc::CLONE_FILES as u64, cgroup: None, exit_signal: libc::SIGCHLD };
-    let argument = (plan, *request, init, &found);
-    let child = clone::fork_and(&stage, argument, |(plan, request, init, found)| {
-        let mut slots = init.slots;
-        let request = Request { flags: request.flags | libc::CLONE_PARENT as u64, exit_signal: 0, ..request };
-        let result = init::run_here(&plan.stage, &mut slots, init.exec, init.report)
-            .and_then(|()| clone::spawn_static(&request, init::run, init).map_err(|errno| (plan.stage.len(), errno)));
-        match result {
-            Ok(child) => {
-                found.pidfd.store(child.pidfd, Ordering::Relaxed);
-                found.pid.store(child.pid, Ordering::Release);
-            }
-            Err((step, errno)) => {
-                found.step.store(step as u32, Ordering::Relaxed);
-                found.errno.store(errno as i32, Ordering::Release);
-            }
-        }
-        process::exit(0)
-    })
-    .doing(doing)?;
+    let request = Request { flags: request.flags | libc::CLONE_PARENT as u64, exit_signal: 0, ..*request };
+    let staged = Staged { plan, request, init, found: Shared::new().doing(doing)? };
+    let staged: &'static Staged = Box::leak(Box::new(staged));
+    let memory = if joins_time(plan) { 0 } else { clone::SHARE_MEMORY };
+    let stage = Request { flags: libc::CLONE_FILES as u64 | memory, cgroup: None, exit_signal: libc::SIGCHLD };
+    let child = clone::spawn_static(&stage, run, staged).doing(doing)?;
+    let found = &staged.found;
     let ended = process::wait(child.pid, 0);
     fs::close(child.pidfd);
     ended.doing(doing)?;
@@ -46,10 +49,33 @@ pub(super) fn spawn(plan: &'static Plan, request: &Request, init: &'static Init<
         (0, 0) => Err(Error::system(doing(), Errno::ECHILD)),
         (0, errno) => Err(match plan.stage.get(found.step.load(Ordering::Relaxed) as usize) {
             Some(step) => Error::system(format!("{}: {}", step.field, step.op), Errno::from_raw(errno)),
-            None => clone_error(request, Errno::from_raw(errno)),
+            None => clone_error(&staged.request, Errno::from_raw(errno)),
         }),
         (pid, _) => Ok(Child { pid, pidfd: found.pidfd.load(Ordering::Relaxed) }),
     }
+}
+
+fn joins_time(plan: &Plan) -> bool {
+    plan.stage.iter().any(|step| matches!(step.op, Op::EnterNamespace { kinds, .. } if kinds & CLONE_NEWTIME != 0))
+}
+
+/// The stage. It lives by the rules of init: it allocates nothing, locks nothing and never panics.
+fn run(staged: &Staged) -> ! {
+    let Staged { plan, request, init, found } = staged;
+    let mut slots = init.slots;
+    let result = init::run_here(&plan.stage, &mut slots, init.exec, init.report)
+        .and_then(|()| clone::spawn_static(request, init::run, init).map_err(|errno| (plan.stage.len(), errno)));
+    match result {
+        Ok(child) => {
+            found.pidfd.store(child.pidfd, Ordering::Relaxed);
+            found.pid.store(child.pid, Ordering::Release);
+        }
+        Err((step, errno)) => {
+            found.step.store(step as u32, Ordering::Relaxed);
+            found.errno.store(errno as i32, Ordering::Release);
+        }
+    }
+    process::exit(0)
 }
 
 /// What is said when clone3(2) fails.

@@ -68,7 +68,10 @@ fn copy_entry(from: RawFd, to: RawFd, name: &CStr, depth: u32) -> Sys {
         libc::S_IFSOCK => return Ok(()),
         _ => fs::mknod(to, name, stat.st_mode, stat.st_rdev)?,
     }
-    fs::chown(to, name, stat.st_uid, stat.st_gid)
+    fs::chown(to, name, stat.st_uid, stat.st_gid)?;
+    // mkdir(2) does not take all bits, and chown(2) takes some away.
+    let special = stat.st_mode & 0o7000 != 0 && stat.st_mode & libc::S_IFMT != libc::S_IFLNK;
+    if special { fs::chmod_at(to, name, mode) } else { Ok(()) }
 }
 
 fn copy_file(from: RawFd, to: RawFd, name: &CStr, mode: u32) -> Sys {

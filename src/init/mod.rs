@@ -22,6 +22,7 @@ mod network;
 mod op;
 mod program;
 mod run;
+mod start;
 mod target;
 
 pub use hook::{Caller, Hook, Words, run as run_hook};

@@ -69,6 +69,9 @@ pub enum Gate {
     Listener,
     /// The runtime moves network devices into the namespace.
     NetDevices,
+    /// The runtime maps the ids of a mount; the numbers of its descriptor and of the user namespace's follow, and
+    /// the flags.
+    IdMap,
 }
 
 impl Gate {
@@ -80,12 +83,13 @@ impl Gate {
             Self::Hooks => b'h',
             Self::Listener => b'l',
             Self::NetDevices => b'n',
+            Self::IdMap => b'i',
         }
     }
 
     /// The gate that a byte stands for.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::Listener, Self::NetDevices]
+        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::Listener, Self::NetDevices, Self::IdMap]
             .into_iter()
             .find(|gate| gate.byte() == byte)
     }
@@ -185,8 +189,10 @@ pub enum Op {
     TmpfsLike { root: Slot, path: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
-    /// As above; EPERM and EINVAL are retried with the attributes the mount already has (locked in a user namespace).
+    /// As above: the ids of its files, mapped as in a user namespace.
     SetIdMap { mount: Slot, userns: Slot, recursive: bool },
+    /// As above, by the runtime: it takes the right over the file system, which init in its user namespace has not.
+    AskForIdMap { mount: Slot, userns: Slot, recursive: bool },
     /// Finds, or makes, a place inside the root, by descriptor.
     Target { root: Slot, path: CString, create: Create, rule: Rule, into: Slot },
     /// move_mount(2), descriptors only.
@@ -218,8 +224,9 @@ pub enum Op {
     Mask { root: Slot, path: CString, null: Slot, empty: Slot },
     /// A path made read-only by a bind over itself; a path that does not exist is skipped.
     ReadOnly { root: Slot, path: CString },
-    /// fchdir + pivot_root(".", ".") + umount2(MNT_DETACH) + chdir("/").
-    PivotRoot { root: Slot },
+    /// fchdir + pivot_root(".", ".") + umount2(MNT_DETACH) + chdir("/"). A `shared` old root becomes a slave before,
+    /// or the host's mounts would be taken away too.
+    PivotRoot { root: Slot, shared: bool },
     /// --no-pivot: a mount of the host taken out of the namespace, or covered where a user namespace locks it.
     Hide { path: CString },
     /// --no-pivot: the root mount is moved onto "/", then chroot.
@@ -416,6 +423,10 @@ impl fmt::Display for Op {
             Self::SetIdMap { mount, userns, recursive } => {
                 write!(f, "mount_setattr({mount}, IDMAP of {userns}{})", if *recursive { ", AT_RECURSIVE" } else { "" })
             }
+            Self::AskForIdMap { mount, userns, recursive } => {
+                let flags = if *recursive { ", AT_RECURSIVE" } else { "" };
+                write!(f, "meet the runtime: mount_setattr({mount}, IDMAP of {userns}{flags})")
+            }
             Self::Target { root, path, create, rule, into } => {
                 write!(f, "openat2({root}, {:?}, IN_ROOT) or make a {create:?} -> {into}", text(path))?;
                 match rule {
@@ -457,8 +468,9 @@ impl fmt::Display for Op {
             }
             Self::Mask { root, path, .. } => write!(f, "mask {root}{}", text(path)),
             Self::ReadOnly { root, path } => write!(f, "bind read-only {root}{}", text(path)),
-            Self::PivotRoot { root } => {
-                write!(f, "fchdir({root}), pivot_root(\".\", \".\"), umount2(\".\", MNT_DETACH)")
+            Self::PivotRoot { root, shared } => {
+                let slave = if *shared { "mount_setattr(\".\", AT_RECURSIVE, slave), " } else { "" };
+                write!(f, "fchdir({root}), pivot_root(\".\", \".\"), {slave}umount2(\".\", MNT_DETACH)")
             }
             Self::Hide { path } => write!(f, "umount2({:?}, MNT_DETACH), or cover it with a tmpfs", text(path)),
             Self::MoveRoot { root } => write!(f, "fchdir({root}), mount(\".\", \"/\", MS_MOVE), chroot(\".\")"),

@@ -113,6 +113,7 @@ pub fn run(init: &Init<'_>) -> ! {
     }
     init.report.step.store(init.steps.len() as u32 + 1, Ordering::Relaxed);
     let errno = executor.exec_program();
+    executor.say_why(errno);
     executor.fail(init, init.steps.len(), errno);
 }
 
@@ -163,6 +164,17 @@ impl<'a> Executor<'a> {
         process::exit(FAILED)
     }
 
+    /// Writes to the program's standard error, its user's place to look, why it could not be executed.
+    fn say_why(&self, errno: Errno) {
+        let Some(name) = self.exec.args.get(0).map(CStr::to_bytes) else { return };
+        let reason = errno.desc();
+        let (first, rest) = reason.split_at_checked(1).unwrap_or(("", reason));
+        let first = first.bytes().next().unwrap_or(b' ').to_ascii_lowercase();
+        for part in [b"exec ", name, b": ", &[first], rest.as_bytes(), b"\n"] {
+            let _ = fs::write(libc::STDERR_FILENO, part);
+        }
+    }
+
     fn exec_program(&self) -> Errno {
         let Some(path) = self.exec.candidates.get(self.candidate) else { return Errno::ENOENT };
         if let Err(errno) = process::set_signal_mask(self.signal_mask) {
@@ -191,7 +203,7 @@ impl<'a> Executor<'a> {
             Op::AwaitStart { listener } => {
                 let listener = self.slots.get(*listener);
                 fs::write(self.sync, &[READY])?;
-                self.sync = socket::accept(listener)?;
+                self.sync = super::start::await_start(listener)?;
                 self.started = true;
                 fs::close(listener);
                 Ok(())
@@ -241,6 +253,11 @@ impl<'a> Executor<'a> {
                 let userns_fd = self.slots.get(*userns) as u64;
                 let attributes = Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attributes::default() };
                 mount::set_attributes(self.slots.get(*mount), c"", flags, &attributes)
+            }
+            Op::AskForIdMap { mount, userns, recursive } => {
+                let flags = if *recursive { libc::AT_RECURSIVE } else { 0 };
+                let numbers = [self.slots.get(*mount), self.slots.get(*userns), flags];
+                self.ask(Gate::IdMap, &numbers)
             }
             Op::Target { root, path, create, rule, into } => {
                 let create = self.kind_to_create(*create)?;
@@ -304,7 +321,7 @@ impl<'a> Executor<'a> {
             }
             Op::Mask { root, path, null, empty } => self.mask(*root, path, *null, *empty),
             Op::ReadOnly { root, path } => self.make_read_only(*root, path),
-            Op::PivotRoot { root } => pivot_root(self.slots.get(*root)),
+            Op::PivotRoot { root, shared } => pivot_root(self.slots.get(*root), *shared),
             Op::Hide { path } => match mount::umount(path, libc::MNT_DETACH) {
                 Err(Errno::EINVAL | Errno::EPERM) => mount::mount_tmpfs(path, libc::MS_RDONLY),
                 result => result,
@@ -421,9 +438,17 @@ impl<'a> Executor<'a> {
 
     /// Sends the gate's byte and waits for the answer. ECANCELED when the runtime says no or is gone.
     fn meet(&self, gate: Gate) -> Sys {
+        match gate {
+            Gate::Listener => self.ask(gate, &[self.report.detail.load(Ordering::Acquire) as i32]),
+            _ => self.ask(gate, &[]),
+        }
+    }
+
+    /// As [`Executor::meet`], with numbers that the runtime has to know.
+    fn ask(&self, gate: Gate, numbers: &[i32]) -> Sys {
         fs::write(self.sync, &[gate.byte()])?;
-        if gate == Gate::Listener {
-            fs::write(self.sync, &self.report.detail.load(Ordering::Acquire).to_ne_bytes())?;
+        for number in numbers {
+            fs::write(self.sync, &number.to_ne_bytes())?;
         }
         let mut answer = [RECORDED];
         while answer == [RECORDED] {
@@ -552,14 +577,27 @@ fn make_mount_private(path: &CStr) -> Sys {
     }
 }
 
-/// Makes `root` the root of the namespace and drops the old one.
-fn pivot_root(root: RawFd) -> Sys {
-    fs::fchdir(root)?;
-    // With "." for both, the old root is stacked on the new one, and "." still means the old one afterwards
-    // (pivot_root(2), "pivot_root(".", ".")").
-    mount::pivot_root(c".", c".")?;
+/// Makes `root` the root of the namespace and drops the old one. A `shared` old root becomes a slave before.
+fn pivot_root(root: RawFd, shared: bool) -> Sys {
+    if shared {
+        let old = fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        let attributes = Attributes { propagation: libc::MS_SLAVE, ..Attributes::default() };
+        let result =
+            stack_roots(root).and_then(|()| mount::set_attributes(old, c"", libc::AT_RECURSIVE as u32, &attributes));
+        fs::close(old);
+        result?;
+    } else {
+        stack_roots(root)?;
+    }
     mount::umount(c".", libc::MNT_DETACH)?;
     fs::chdir(c"/")
+}
+
+/// With "." for both, the old root is stacked on the new one, and "." still means the old one to umount2(2)
+/// (pivot_root(2), "pivot_root(".", ".")").
+fn stack_roots(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    mount::pivot_root(c".", c".")
 }
 
 /// Joins a new session keyring that others cannot search, but whose possessor can.

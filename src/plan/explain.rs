@@ -98,6 +98,11 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
                 step.field
             ),
         ),
+        Op::Scheduler { .. } if errno == Errno::EPERM => {
+            let problem = "operation not permitted: a deadline needs CAP_SYS_NICE, and \
+                           process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)";
+            Error::new(Kind::System, format!("{}: {}: {problem}", step.field, step.op)).with_errno(errno)
+        }
         op => Error::system(format!("{}: {op}", step.field), errno),
     }
 }

@@ -22,7 +22,7 @@ pub mod process;
 pub mod seccomp;
 
 pub use mounts::{HOST_ROOT, IdMapping, Outside};
-pub use namespaces::{Joined, flag as namespace_flag};
+pub use namespaces::{CLONE_NEWTIME, Joined, flag as namespace_flag};
 pub use overlay::Overlay;
 
 use crate::cgroup::Layout;
@@ -198,7 +198,10 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     if input.cgroup_awaits_init {
         builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
+    process::any_cpu(&mut builder);
     let mut namespaces = namespaces::compile(&mut builder, input)?;
+    outside.joined_user_namespace =
+        namespaces.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWUSER).map(|joined| joined.slot);
     file_system(&mut builder, input, process, &mut outside)?;
     builder.need_network();
     system(&mut builder, input)?;
@@ -261,10 +264,15 @@ fn change_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         builder.push("root.path", Op::ChangeRoot { root });
         return Ok(());
     }
+    let shared = matches!(mounts::root_propagation(input)?, Some((libc::MS_SHARED, _)));
     let Some(host_views) = input.no_pivot else {
-        builder.push("root.path", Op::PivotRoot { root });
+        builder.push("root.path", Op::PivotRoot { root, shared });
         return Ok(());
     };
+    if shared {
+        // Or the host's mounts would be taken away with ours.
+        builder.push("(--no-pivot)", Op::RootPropagation { propagation: libc::MS_SLAVE });
+    }
     for view in host_views {
         // The host's mounts stay below the new root, and an uncovered procfs there would allow the container to mount
         // one of its own (user_namespaces(7), mount_too_revealing() in fs/namespace.c).

@@ -8,6 +8,7 @@ use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::path::{Component, Path, PathBuf};
 
@@ -49,7 +50,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    fn new(index: usize, mount: &'a Mount) -> Result<Self> {
+    fn new(index: usize, mount: &'a Mount, rootfs: &Path) -> Result<Self> {
         let field = format!("mounts[{index}]");
         let options = mount.options().iter().flatten().map(String::as_str);
         let options = MountOptions::parse(&format!("{field}.options"), options)?;
@@ -59,7 +60,8 @@ impl<'a> Entry<'a> {
             _ => None,
         };
         Ok(Self {
-            destination: normal(mount.destination()),
+            // As runc, a path of the host that leads into the root means the same place.
+            destination: normal(mount.destination().strip_prefix(rootfs).unwrap_or(mount.destination())),
             kind,
             source: mount.source().as_deref(),
             options,
@@ -115,6 +117,8 @@ pub struct Outside {
     pub steps: Vec<Step>,
     /// User namespaces to make first.
     pub id_mappings: Vec<IdMapping>,
+    /// Where the user namespace is that the container joins, if it joins one.
+    pub joined_user_namespace: Option<Slot>,
 }
 
 /// Compiles everything from the first mount to the last.
@@ -156,7 +160,14 @@ fn set(mount: Slot, set: u64) -> Op {
 }
 
 fn entries<'a>(input: &Input<'a>) -> Result<Vec<Entry<'a>>> {
-    input.spec.mounts().iter().flatten().enumerate().map(|(index, mount)| Entry::new(index, mount)).collect()
+    input
+        .spec
+        .mounts()
+        .iter()
+        .flatten()
+        .enumerate()
+        .map(|(index, mount)| Entry::new(index, mount, input.rootfs))
+        .collect()
 }
 
 /// Whether the mount is a fresh file system at /dev, which holds the device nodes.
@@ -247,6 +258,11 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
         // What it shows is the network namespace of who mounts it.
         builder.need_network();
     }
+    if entry.kind != "proc" && entry.destination == Path::new("/proc") {
+        let problem = "\"/proc\" cannot be mounted because it is not of type proc, and other files there would be \
+                       taken for the kernel's: mount a procfs";
+        return Err(Error::config(&entry.field, problem));
+    }
     let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
     let options = filesystem_options(input, entry)?;
     // Read-only comes last where something is still to be written.
@@ -309,21 +325,37 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
 fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<()> {
     let field = format!("{}.source", entry.field);
     let source = entry.source.ok_or_else(|| Error::config(&field, "is missing: a bind mount needs a source"))?;
-    let source = cpath(&field, &input.bundle.join(source))?;
+    let path = input.bundle.join(source);
+    let source = cpath(&field, &path)?;
     let recursive = entry.options.bind.unwrap_or(false);
     let id_mapped = entry.options.idmap.is_some() || entry.mappings.is_some();
-    // What the runtime copies, init only puts in place.
-    let mount = if id_mapped || input.mounts_from_outside() {
+    // What the runtime copies, init only puts in place. But a source inside the root may be one of the mounts made here.
+    let inside = path.starts_with(input.rootfs);
+    let mount = if (id_mapped || input.mounts_from_outside()) && !inside {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
         outside.steps.push(Step { op, field: entry.field.clone() });
         if id_mapped {
-            outside.steps.push(id_map(builder, input, entry, slot, &mut outside.id_mappings)?);
+            let userns = id_map(builder, input, entry, outside)?;
+            let recursive = entry.options.idmap.unwrap_or(false);
+            let op = Op::SetIdMap { mount: slot, userns, recursive };
+            outside.steps.push(Step { op, field: entry.field.clone() });
         }
         slot
     } else {
         builder
             .push(entry.field.clone(), Op::CloneTree { source: Source::Path(source), recursive, into: slots::MOUNT });
+        if id_mapped {
+            let userns = id_map(builder, input, entry, outside)?;
+            let recursive = entry.options.idmap.unwrap_or(false);
+            let mount = slots::MOUNT;
+            let op = if input.has_user_namespace() {
+                Op::AskForIdMap { mount, userns, recursive }
+            } else {
+                Op::SetIdMap { mount, userns, recursive }
+            };
+            builder.push(entry.field.clone(), op);
+        }
         slots::MOUNT
     };
     if entry.destination == Path::new("/proc") {
@@ -362,23 +394,20 @@ fn attributes(set: u64, clear: u64) -> Attributes {
     Attributes { set, clear: clear | atime, ..Attributes::default() }
 }
 
-fn id_map(
-    builder: &mut Builder,
-    input: &Input<'_>,
-    entry: &Entry<'_>,
-    mount: Slot,
-    id_mappings: &mut Vec<IdMapping>,
-) -> Result<Step> {
+/// The slot of the user namespace that an id-mapped mount is to have.
+fn id_map(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<Slot> {
     let linux = input.linux();
     let own = linux.and_then(|linux| linux.uid_mappings().as_deref().zip(linux.gid_mappings().as_deref()));
+    if let (None, Some(joined)) = (entry.mappings, outside.joined_user_namespace) {
+        return Ok(joined);
+    }
     let Some((uids, gids)) = entry.mappings.or(own) else {
         let problem = "is asked for without uidMappings and gidMappings, and linux has none either: add them";
         return Err(Error::config(&format!("{}.options (idmap)", entry.field), problem));
     };
     let slot = builder.slot(&entry.field)?;
-    id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
-    let recursive = entry.options.idmap.unwrap_or(false);
-    Ok(Step { op: Op::SetIdMap { mount, userns: slot, recursive }, field: entry.field.clone() })
+    outside.id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
+    Ok(slot)
 }
 
 /// Changes a mount that is already there.
@@ -414,7 +443,9 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<(
         let path = cstring("linux.readonlyPaths", path)?;
         builder.push("linux.readonlyPaths", Op::ReadOnly { root, path });
     }
-    for path in linux.masked_paths().iter().flatten() {
+    let mut seen = HashSet::new();
+    // A second mask would cover nothing but the first.
+    for path in linux.masked_paths().iter().flatten().filter(|path| seen.insert(path.as_str())) {
         let path = cstring("linux.maskedPaths", path)?;
         builder.push("linux.maskedPaths", Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY });
     }

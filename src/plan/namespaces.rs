@@ -78,11 +78,20 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             None => found.clone_flags |= kind as u64,
         }
     }
-    // The user namespace gives the rights to join the others.
-    entered.sort_by_key(|(kind, ..)| (*kind != libc::CLONE_NEWUSER, *kind != libc::CLONE_NEWPID));
+    // Root may join all namespaces, even those that do not belong to the container's user namespace, as long as it is
+    // not in there; others get the rights to join in there.
+    let first = input.privileged && input.has_user_namespace();
+    entered.sort_by_key(|(kind, ..)| (*kind == libc::CLONE_NEWUSER) == first);
     for (kind, slot, field) in entered {
         let step = Op::EnterNamespace { ns: slot, kinds: kind };
-        if kind == libc::CLONE_NEWPID || kind == libc::CLONE_NEWUSER {
+        let in_stage = match kind {
+            // These two take effect for children.
+            libc::CLONE_NEWPID | libc::CLONE_NEWUSER => true,
+            // From inside a cgroup namespace nobody is put into a cgroup outside (cgroups(7), nsdelegate).
+            libc::CLONE_NEWCGROUP => input.creates_user_namespace() && first,
+            _ => first,
+        };
+        if in_stage {
             found.stage.push(Step { op: step, field });
         } else {
             builder.push(field, step);

@@ -21,11 +21,11 @@ pub enum Overlay {
 }
 
 impl Overlay {
-    /// The overlay that the text of a flag or annotation asks for.
-    pub fn parse(text: &str) -> Self {
+    /// The overlay that the text of an annotation asks for; a relative directory is the bundle's.
+    pub fn parse(text: &str, bundle: &Path) -> Self {
         match text {
             "" | "scratch" => Self::Scratch,
-            directory => Self::Directory(directory.into()),
+            directory => Self::Directory(bundle.join(directory)),
         }
     }
 }

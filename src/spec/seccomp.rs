@@ -56,7 +56,7 @@ fn rule(field: &str, rule: &LinuxSyscall) -> Result<()> {
         return Err(Error::config(&format!("{field}.names"), "is empty: name at least one system call"));
     }
     if rule.action() == Action::ScmpActNotify && rule.names().iter().any(|name| name == "write") {
-        let problem = "SCMP_ACT_NOTIFY is not possible for write, which is called before anybody listens";
+        let problem = "SCMP_ACT_NOTIFY cannot be used for the write syscall, which is called before anybody listens";
         return Err(Error::config(&format!("{field}.action"), format!("{problem}: use another action")));
     }
     return_value(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret())?;

@@ -138,6 +138,12 @@ pub fn chmod(fd: RawFd, mode: u32) -> Sys {
     unsafe { call!(libc::SYS_fchmod, fd, mode) }.map(drop)
 }
 
+/// Sets the permission bits of `name` in `dir` (fchmodat(2)), which must not be a symbolic link: it would be followed.
+pub fn chmod_at(dir: RawFd, name: &CStr, mode: u32) -> Sys {
+    // SAFETY: name outlives the call.
+    unsafe { call!(libc::SYS_fchmodat, dir, name.as_ptr(), mode) }.map(drop)
+}
+
 /// What fstat(2) says of an open file; `O_PATH` descriptors too.
 pub fn stat(fd: RawFd) -> Sys<libc::stat> {
     stat_at(fd, c"", libc::AT_EMPTY_PATH)

@@ -10,7 +10,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// # Errors
 /// What signalfd4(2) answers.
 pub fn all() -> Sys<OwnedFd> {
-    let mask = u64::MAX;
+    of(u64::MAX)
+}
+
+/// As [`all`], for the signals of `mask`: bit 0 is signal 1.
+///
+/// # Errors
+/// What signalfd4(2) answers.
+pub fn of(mask: u64) -> Sys<OwnedFd> {
     // SAFETY: the set is one 64-bit word.
     let fd = unsafe { call!(libc::SYS_signalfd4, -1, &raw const mask, 8, libc::SFD_CLOEXEC) }?;
     Ok(super::own(fd as i32))

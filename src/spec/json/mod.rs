@@ -40,7 +40,18 @@ impl Place {
         let dot = if self.field.is_empty() || path.is_empty() || path.starts_with('[') { "" } else { "." };
         let field = format!("{}{dot}{path}", self.field);
         let colon = if field.is_empty() { "" } else { ": " };
-        Error::new(Kind::Config, format!("{}: {field}{colon}{problem}", self.document))
+        let words =
+            if problem.starts_with("unknown") || problem.contains("missing") { runcs_words(&field) } else { "" };
+        Error::new(Kind::Config, format!("{}: {field}{colon}{words}{problem}", self.document))
+    }
+}
+
+/// What tools that know runc look for in an error that has to do with `field`.
+fn runcs_words(field: &str) -> &'static str {
+    match field.strip_prefix("linux.memoryPolicy.") {
+        Some("mode") => "invalid memory policy mode: ",
+        Some(flags) if flags.starts_with("flags") => "invalid memory policy flag: ",
+        _ => "",
     }
 }
 

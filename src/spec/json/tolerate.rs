@@ -26,9 +26,11 @@ pub(super) fn process(process: &mut Value) {
     drop_nulls(process);
     let flags = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags"));
     for flag in flags.and_then(Value::as_array_mut).into_iter().flatten() {
-        // oci_spec 0.10 knows this flag by a name of its own only.
-        if flag == "SCHED_FLAG_DL_OVERRUN" {
-            *flag = "SCHED_FLAG_D_L_OVERRUN".into();
+        // oci_spec 0.10 knows these flags by names of its own only.
+        match flag.as_str() {
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = "SCHED_FLAG_D_L_OVERRUN".into(),
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = "SCHED_RESET_ON_FORK".into(),
+            _ => {}
         }
     }
 }

@@ -73,13 +73,15 @@ fn schemata(rdt: &LinuxIntelRdt) -> Result<()> {
 pub(super) fn memory_policy(check: &mut Check<'_>) -> Result<()> {
     let Some(policy) = check.linux().and_then(|linux| linux.memory_policy().as_ref()) else { return Ok(()) };
     let nodes = policy.nodes().as_deref().unwrap_or_default();
+    let mut count = 0;
     if !nodes.is_empty() {
-        cpu_list::parse("linux.memoryPolicy.nodes", nodes)?;
+        let mask = cpu_list::parse("linux.memoryPolicy.nodes: invalid memory policy node", nodes)?;
+        count = mask.iter().map(|word| word.count_ones()).sum();
     }
     let mode = policy.mode();
     match mode {
         Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
-            let problem = format!("cannot be used with {mode}: remove it");
+            let problem = format!("cannot be used with {mode} (mode requires 0 nodes but got {count}): remove it");
             return Err(Error::config("linux.memoryPolicy.nodes", problem));
         }
         Mode::MpolBind | Mode::MpolInterleave | Mode::MpolPreferredMany | Mode::MpolWeightedInterleave

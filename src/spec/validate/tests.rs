@@ -527,12 +527,12 @@ fn memory_policy() {
     accepted(policy(json!({"mode": "MPOL_DEFAULT", "nodes": ""})));
     refused(
         policy(json!({"mode": "MPOL_LOCAL", "nodes": "0"})),
-        "linux.memoryPolicy.nodes: cannot be used with MPOL_LOCAL: remove it",
+        "linux.memoryPolicy.nodes: cannot be used with MPOL_LOCAL (mode requires 0 nodes but got 1): remove it",
     );
     refused(policy(json!({"mode": "MPOL_BIND"})), "linux.memoryPolicy.nodes: is missing: MPOL_BIND needs at least one");
     refused(
         policy(json!({"mode": "MPOL_BIND", "nodes": "x"})),
-        "linux.memoryPolicy.nodes: \"x\" is no list of numbers: write it as \"0-3,7\"",
+        "linux.memoryPolicy.nodes: invalid memory policy node: \"x\" is no list of numbers: write it as \"0-3,7\"",
     );
     refused(
         policy(json!({"mode": "MPOL_PREFERRED", "flags": ["MPOL_F_STATIC_NODES", "MPOL_F_RELATIVE_NODES"]})),
@@ -541,7 +541,7 @@ fn memory_policy() {
     refused(
         policy(json!({"mode": "MPOL_NONE"})),
         concat!(
-            "linux.memoryPolicy.mode: unknown value \"MPOL_NONE\": use one of MPOL_DEFAULT, MPOL_BIND, ",
+            "linux.memoryPolicy.mode: invalid memory policy mode: unknown value \"MPOL_NONE\": use one of MPOL_DEFAULT, MPOL_BIND, ",
             "MPOL_INTERLEAVE, MPOL_WEIGHTED_INTERLEAVE, MPOL_PREFERRED, MPOL_PREFERRED_MANY, MPOL_LOCAL"
         ),
     );
@@ -667,7 +667,7 @@ fn seccomp() {
     refused(
         rule(json!({"action": "SCMP_ACT_NOTIFY", "names": ["write"]})),
         concat!(
-            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY is not possible for write, ",
+            "linux.seccomp.syscalls[0].action: SCMP_ACT_NOTIFY cannot be used for the write syscall, ",
             "which is called before anybody listens: use another action"
         ),
     );

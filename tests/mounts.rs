@@ -1,0 +1,604 @@
+//! Mounts: every kind, every option, and what must not be mounted.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab, Output, output, push};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+/// A line of mountinfo (proc(5)).
+#[derive(Debug)]
+struct Mounted {
+    place: String,
+    options: String,
+    propagation: String,
+    kind: String,
+    superblock: String,
+}
+
+fn parse(mountinfo: &str) -> Vec<Mounted> {
+    let line = |line: &str| {
+        let (left, right) = line.split_once(" - ")?;
+        let left: Vec<&str> = left.split(' ').collect();
+        let right: Vec<&str> = right.split(' ').collect();
+        Some(Mounted {
+            place: (*left.get(4)?).to_owned(),
+            options: (*left.get(5)?).to_owned(),
+            propagation: left.get(6..).unwrap_or_default().join(" "),
+            kind: (*right.first()?).to_owned(),
+            superblock: (*right.get(2)?).to_owned(),
+        })
+    };
+    mountinfo.lines().filter_map(line).collect()
+}
+
+/// The last mount at `place`.
+#[track_caller]
+fn at<'a>(mounts: &'a [Mounted], place: &str) -> &'a Mounted {
+    let found = mounts.iter().rev().find(|mounted| mounted.place == place);
+    assert!(found.is_some(), "nothing at {place}: {mounts:#?}");
+    found.unwrap()
+}
+
+impl Mounted {
+    fn has(&self, option: &str) -> bool {
+        self.options.split(',').any(|has| has == option)
+    }
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "source": source, "options": options})
+}
+
+fn add(config: &mut Value, mount: Value) {
+    push(&mut config["mounts"], mount);
+}
+
+/// What a container sees in /proc/self/mountinfo.
+fn mounts_of(lab: &Lab, change: impl FnOnce(&mut Value)) -> Vec<Mounted> {
+    parse(&lab.shell("cat /proc/self/mountinfo", change).ok())
+}
+
+/// Runs a bundle in a mount namespace of the test's own, where `script` has run before: it may mount what it likes.
+fn run_after(lab: &Lab, script: &str, bundle: &Bundle) -> Output {
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", &format!("{script}; exec \"$0\" \"$@\"")]);
+    command.arg(run.get_program()).args(run.get_args());
+    output(command)
+}
+
+/// A directory of the laboratory with files in it.
+fn source(lab: &Lab) -> std::path::PathBuf {
+    let path = lab.path("source");
+    fs::create_dir_all(path.join("sub")).unwrap();
+    fs::write(path.join("file"), "text").unwrap();
+    path
+}
+
+#[test]
+fn attributes_of_a_mount_and_of_all_below_it() {
+    let lab = lab!();
+    let source = source(&lab);
+    let src = source.to_str().unwrap();
+    let setup = format!("mount -t tmpfs none {src} && mkdir {src}/sub && mount -t tmpfs none {src}/sub");
+    // The option; what the mount has then, and what the mount below it has.
+    let cases: &[(&[&str], &[&str], &[&str])] = &[
+        (&[], &["rw", "relatime"], &["rw", "relatime"]),
+        (&["ro"], &["ro"], &["rw"]),
+        (&["rro"], &["ro"], &["ro"]),
+        (&["rro", "rrw"], &["rw"], &["rw"]),
+        (&["nosuid", "nodev", "noexec"], &["nosuid", "nodev", "noexec"], &["!nosuid", "!nodev", "!noexec"]),
+        (&["rnosuid", "rnodev", "rnoexec"], &["nosuid", "nodev", "noexec"], &["nosuid", "nodev", "noexec"]),
+        (&["rnosuid", "rsuid", "rnodev", "rdev", "rnoexec", "rexec"], &["!nosuid"], &["!nodev", "!noexec"]),
+        (&["noatime"], &["noatime"], &["relatime"]),
+        (&["rnoatime"], &["noatime"], &["noatime"]),
+        (&["nodiratime"], &["nodiratime"], &["!nodiratime"]),
+        (&["rnodiratime"], &["nodiratime"], &["nodiratime"]),
+        (&["rnodiratime", "rdiratime"], &["!nodiratime"], &["!nodiratime"]),
+        (&["strictatime"], &["!relatime", "!noatime"], &["relatime"]),
+        (&["rstrictatime"], &["!relatime"], &["!relatime"]),
+        (&["rstrictatime", "rrelatime"], &["relatime"], &["relatime"]),
+        (&["nosymfollow"], &["nosymfollow"], &["!nosymfollow"]),
+        (&["rnosymfollow"], &["nosymfollow"], &["nosymfollow"]),
+        (&["rnosymfollow", "rsymfollow"], &["!nosymfollow"], &["!nosymfollow"]),
+        (&["ro", "rro"], &["ro"], &["ro"]),
+    ];
+    let bundle = lab.bundle(|config| {
+        for (index, (options, ..)) in cases.iter().enumerate() {
+            let options: Vec<&str> = ["rbind"].iter().chain(*options).copied().collect();
+            add(config, bind(&source, &format!("/mnt/{index}"), &options));
+        }
+        config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+    });
+    let mounts = parse(&run_after(&lab, &setup, &bundle).ok());
+    for (index, (options, top, below)) in cases.iter().enumerate() {
+        for (place, wanted) in [(format!("/mnt/{index}"), top), (format!("/mnt/{index}/sub"), below)] {
+            for option in *wanted {
+                let (name, expected) = option.strip_prefix('!').map_or((*option, true), |name| (name, false));
+                let mounted = at(&mounts, &place);
+                assert_eq!(mounted.has(name), expected, "{options:?}: {option} of {mounted:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn without_recursion_only_the_mount_itself_is_bound() {
+    let lab = lab!();
+    let source = source(&lab);
+    let setup = format!("mount -t tmpfs none {0}/sub && touch {0}/sub/inner", source.display());
+    let bundle = lab.bundle(|config| {
+        add(config, bind(&source, "/mnt", &["bind"]));
+        add(config, bind(&source, "/root", &["rbind"]));
+        config["process"]["args"] = json!(["sh", "-c", "ls /mnt/sub; echo; ls /root/sub"]);
+    });
+    assert_eq!(run_after(&lab, &setup, &bundle).ok(), "inner");
+}
+
+#[test]
+fn propagation_is_what_the_last_word_says() {
+    let lab = lab!();
+    let source = source(&lab);
+    let setup = format!(
+        "mount -t tmpfs none {0} && mount --make-shared {0} && mkdir {0}/sub && mount -t tmpfs none {0}/sub && \
+         mount --make-shared {0}/sub",
+        source.display()
+    );
+    // The words; what the mount is, and what the mount below it is.
+    let cases = [
+        ("shared", "shared", "shared"),
+        ("slave", "master", "shared"),
+        ("private", "", "shared"),
+        ("rprivate", "", ""),
+        ("rslave", "master", "master"),
+        ("unbindable", "unbindable", "shared"),
+        ("runbindable", "unbindable", "unbindable"),
+    ];
+    let bundle = lab.bundle(|config| {
+        // Otherwise all that is below the host's "/" has become a slave before it is bound.
+        config["linux"]["rootfsPropagation"] = json!("shared");
+        for (word, ..) in cases {
+            add(config, bind(&source, &format!("/mnt/{word}"), &["rbind", word]));
+        }
+        config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+    });
+    let mounts = parse(&run_after(&lab, &setup, &bundle).ok());
+    for (word, top, below) in cases {
+        for (place, wanted) in [(format!("/mnt/{word}"), top), (format!("/mnt/{word}/sub"), below)] {
+            let propagation = &at(&mounts, &place).propagation;
+            assert!(
+                propagation.starts_with(wanted) && propagation.is_empty() == wanted.is_empty(),
+                "{place}: {propagation}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_root_propagates_as_it_is_told() {
+    let lab = lab!();
+    // The field; what the mount of the root is.
+    for (word, wanted) in [
+        ("shared", "shared"),
+        ("rshared", "shared"),
+        ("slave", ""),
+        ("rslave", ""),
+        ("private", ""),
+        ("rprivate", ""),
+        ("unbindable", "unbindable"),
+        ("runbindable", "unbindable"),
+    ] {
+        let bundle = lab.bundle(|config| {
+            config["linux"]["rootfsPropagation"] = json!(word);
+            config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+        });
+        let mounts = parse(&run_after(&lab, "true", &bundle).ok());
+        let propagation = &at(&mounts, "/").propagation;
+        assert!(
+            propagation.starts_with(wanted) && propagation.is_empty() == wanted.is_empty(),
+            "{word}: {propagation}"
+        );
+    }
+    // A shared host: a slave gets what is mounted there.
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("rslave");
+        config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+    });
+    let mounts = parse(&run_after(&lab, "mount --make-rshared /", &bundle).ok());
+    assert!(at(&mounts, "/").propagation.starts_with("master"), "{mounts:?}");
+}
+
+#[test]
+fn nothing_that_a_container_mounts_reaches_the_host() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("rshared");
+        add(config, json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
+    });
+    let setup = "mount --make-rshared /; before=$(wc -l < /proc/self/mountinfo)";
+    let script =
+        format!("{setup}; sh -c '\"$0\" \"$@\"' \"$0\" \"$@\"; test $(wc -l < /proc/self/mountinfo) = $before; exit");
+    run_after(&lab, &script, &bundle).ok();
+}
+
+#[test]
+fn files_and_directories_are_bound_and_their_places_made() {
+    let lab = lab!();
+    let source = source(&lab);
+    let output = lab.shell("cat /mnt/new/dir/file /mnt/new.txt; pwd; cat /relative/file", |config| {
+        add(config, bind(&source, "/mnt/new/dir", &["bind"]));
+        add(config, bind(&source.join("file"), "/mnt/new.txt", &["bind"]));
+        // runtime-spec wants absolute paths; runc takes others as relative to "/".
+        add(config, bind(&source, "relative/../relative", &["bind"]));
+    });
+    assert_eq!(output.ok(), "texttext/\ntext");
+}
+
+#[test]
+fn a_relative_source_is_the_bundles() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        add(config, bind(Path::new("own"), "/mnt", &["bind"]));
+        config["process"]["args"] = json!(["cat", "/mnt/file"]);
+    });
+    fs::create_dir(bundle.path.join("own")).unwrap();
+    fs::write(bundle.path.join("own/file"), "text").unwrap();
+    assert_eq!(lab.run(&bundle, &[]).ok(), "text");
+}
+
+#[test]
+fn a_missing_source_is_named() {
+    let lab = lab!();
+    let error = lab.shell("true", |config| add(config, bind(Path::new("/no/such"), "/mnt", &["bind"]))).failed();
+    assert!(error.contains("mounts[") && error.contains("/no/such") && error.contains("no such file"), "{error}");
+}
+
+#[test]
+fn links_in_the_image_are_followed_inside_it() {
+    let lab = lab!();
+    let source = source(&lab);
+    let bundle = lab.bundle(|config| {
+        add(config, bind(&source, "/link/a", &["bind"]));
+        add(config, bind(&source.join("file"), "/dangling", &["bind"]));
+        config["process"]["args"] = json!(["sh", "-c", "cat /inside/a/file /deep/down/name"]);
+    });
+    symlink("/../../../inside", bundle.rootfs().join("link")).unwrap();
+    symlink("/deep/down/name", bundle.rootfs().join("dangling")).unwrap();
+    assert_eq!(lab.run(&bundle, &[]).ok(), "texttext");
+    assert!(!Path::new("/inside").exists() && !Path::new("/deep").exists());
+}
+
+#[test]
+fn a_tmpfs_may_begin_with_what_the_image_has() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        let tmpfs = |destination: &str, options: &[&str]| {
+            json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+        };
+        add(config, tmpfs("/data", &["tmpcopyup", "ro", "mode=710"]));
+        add(config, tmpfs("/root", &[]));
+        config["process"]["args"] = json!([
+            "sh",
+            "-c",
+            "cd /data; stat -c '%n %a %u %g' . dir dir/file; cat dir/file link; test -p fifo && echo fifo; touch x; ls -A /root"
+        ]);
+    });
+    let data = bundle.rootfs().join("data");
+    fs::create_dir_all(data.join("dir")).unwrap();
+    fs::write(data.join("dir/file"), "text\n").unwrap();
+    fs::set_permissions(data.join("dir/file"), fs::Permissions::from_mode(0o4640)).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o710)).unwrap();
+    std::os::unix::fs::chown(data.join("dir"), Some(7), Some(8)).unwrap();
+    symlink("dir/file", data.join("link")).unwrap();
+    common::host("mkfifo", &[data.join("fifo").to_str().unwrap()]);
+    fs::write(bundle.rootfs().join("root/hidden"), "").unwrap();
+    let output = lab.run(&bundle, &[]);
+    let expected = ". 710 0 0\ndir 755 7 8\ndir/file 4640 0 0\ntext\ntext\nfifo";
+    assert_eq!(output.stdout, expected, "{output:?}");
+    assert!(output.stderr.contains("Read-only"), "{output:?}");
+}
+
+#[test]
+fn file_systems_take_their_own_options() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        let options = json!(["nosuid", "size=64k", "nr_inodes=10", "mode=1750", "uid=3", "noatime"]);
+        add(config, json!({"destination": "/mnt", "type": "tmpfs", "source": "name", "options": options}));
+        add(
+            config,
+            json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
+        );
+    });
+    let tmpfs = at(&mounts, "/mnt");
+    assert!(tmpfs.has("nosuid") && tmpfs.has("noatime") && !tmpfs.has("nodev"), "{tmpfs:?}");
+    for option in ["size=64k", "nr_inodes=10", "mode=1750", "uid=3"] {
+        assert!(tmpfs.superblock.split(',').any(|has| has == option), "{option}: {tmpfs:?}");
+    }
+    assert_eq!(at(&mounts, "/dev/mqueue").kind, "mqueue");
+    let error = lab
+        .shell("true", |config| {
+            add(config, json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": ["nosuchoption=1"]}));
+        })
+        .failed();
+    assert!(error.contains("mounts[") && error.contains("nosuchoption"), "{error}");
+    let error = lab
+        .shell("true", |config| add(config, json!({"destination": "/mnt", "type": "nosuchfs", "source": "x"})))
+        .failed();
+    assert!(error.contains("mounts[") && error.contains("nosuchfs"), "{error}");
+}
+
+#[test]
+fn a_mount_that_is_there_can_be_changed() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        add(config, json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": ["nodev"]}));
+        add(
+            config,
+            json!({"destination": "/mnt", "type": "bind", "source": "/", "options": ["remount", "bind", "ro", "noexec"]}),
+        );
+    });
+    let changed = at(&mounts, "/mnt");
+    assert!(changed.has("ro") && changed.has("noexec") && changed.kind == "tmpfs", "{changed:?}");
+    assert_eq!(mounts.iter().filter(|mounted| mounted.place == "/mnt").count(), 1);
+}
+
+#[test]
+fn a_mount_may_come_from_one_made_before() {
+    let lab = lab!();
+    let source = source(&lab);
+    for user_namespace in [false, true] {
+        let bundle = lab.bundle(|config| {
+            if user_namespace {
+                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                for field in ["uidMappings", "gidMappings"] {
+                    config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+                }
+            }
+            let rootfs = lab.path(format!("bundle{}/rootfs", u8::from(user_namespace)));
+            add(config, bind(&source, "/mnt", &["bind"]));
+            // Both ends are paths of the host that lead into the root.
+            let mut mount = bind(&rootfs.join("mnt"), "", &["rbind"]);
+            mount["destination"] = json!(rootfs.join("root"));
+            add(config, mount);
+            config["process"]["args"] = json!(["cat", "/root/file"]);
+        });
+        assert_eq!(lab.run(&bundle, &[]).ok(), "text", "{user_namespace}");
+    }
+}
+
+#[test]
+fn ids_of_a_mount_are_mapped() {
+    let lab = lab!();
+    let source = source(&lab);
+    std::os::unix::fs::chown(source.join("file"), Some(1000), Some(1001)).unwrap();
+    let own = |container: u32, host: u32| json!([{"containerID": container, "hostID": host, "size": 10_000}]);
+    let setup =
+        format!("mount -t tmpfs none {0}/sub && touch {0}/sub/inner && chown 1000 {0}/sub/inner", source.display());
+    // With a user namespace or without; the options; whether the mount has mappings of its own; what is seen.
+    for (user_namespace, option, mappings, seen, below) in [
+        (false, "idmap", true, "2000 2001", "1000"),
+        (false, "ridmap", true, "2000 2001", "2000"),
+        (true, "idmap", false, "1000 1001", "65534"),
+        (true, "ridmap", false, "1000 1001", "1000"),
+        (true, "ridmap", true, "2000 2001", "2000"),
+    ] {
+        let bundle = lab.bundle(|config| {
+            if user_namespace {
+                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                for field in ["uidMappings", "gidMappings"] {
+                    config["linux"][field] = own(0, 100_000);
+                }
+            }
+            let mut mount = bind(&source, "/mnt", &["rbind", option]);
+            if mappings {
+                for field in ["uidMappings", "gidMappings"] {
+                    // What is 0 on disk is 1000 to a container, of which the host's ids are 100000 and up if there is
+                    // a user namespace.
+                    mount[field] = own(0, if user_namespace { 101_000 } else { 1000 });
+                }
+            }
+            add(config, mount);
+            config["process"]["args"] = json!(["stat", "-c", "%u %g", "/mnt/file", "/mnt/sub/inner"]);
+        });
+        let output = run_after(&lab, &setup, &bundle).ok();
+        let lines: Vec<&str> = output.lines().collect();
+        assert_eq!((lines[0], lines[1].split(' ').next()), (seen, Some(below)), "{user_namespace} {option} {mappings}");
+    }
+}
+
+#[test]
+fn nothing_is_mounted_over_proc() {
+    let lab = lab!();
+    let source = source(&lab);
+    for (destination, refused) in [
+        ("/proc/sys", true),
+        ("/proc/self/attr", true),
+        ("/proc/1/fd", true),
+        ("/proc/cpuinfo", false),
+        ("/proc/meminfo", false),
+        ("/proc/../proc/uptime", false),
+    ] {
+        let from = if refused && destination != "/proc/cpuinfo" { source.clone() } else { source.join("file") };
+        let output =
+            lab.shell(&format!("cat {destination}"), |config| add(config, bind(&from, destination, &["bind"])));
+        if refused {
+            let error = output.failed();
+            assert!(error.contains("cannot be mounted because it is inside /proc"), "{destination}: {error}");
+        } else {
+            assert_eq!(output.ok(), "text", "{destination}");
+        }
+    }
+    for kind in ["tmpfs", "bind"] {
+        let error = lab
+            .shell("true", |config| {
+                config["mounts"][0] = json!({"destination": "/proc", "type": kind, "source": source, "options": if kind == "bind" { json!(["rbind"]) } else { json!([]) }});
+            })
+            .failed();
+        assert!(error.contains("/proc"), "{kind}: {error}");
+    }
+}
+
+#[test]
+fn proc_and_sys_are_plain_directories() {
+    let lab = lab!();
+    for name in ["proc", "sys"] {
+        let bundle = lab.bundle(|_| {});
+        fs::remove_dir(bundle.rootfs().join(name)).unwrap();
+        symlink("tmp", bundle.rootfs().join(name)).unwrap();
+        let error = lab.run(&bundle, &[]).failed();
+        assert!(error.contains("ordinary directory"), "{error}");
+    }
+}
+
+/// The script, run in a container with an overlay, and what is left of what it wrote.
+fn with_overlay(lab: &Lab, name: &str, options: &[&str], annotation: Option<&str>) -> (Output, Bundle) {
+    let bundle = lab.bundle(|config| {
+        config["root"]["readonly"] = json!(false);
+        if let Some(text) = annotation {
+            config["annotations"] = json!({"org.microrun.overlay": text});
+        }
+        config["process"]["args"] =
+            json!(["sh", "-c", "echo new > /etc/new; rm /mnt/file; cat /etc/new; grep ' / ' /proc/self/mountinfo"]);
+    });
+    // Characters that overlayfs gives a meaning to in its options.
+    let odd = lab.path(name);
+    fs::rename(&bundle.path, &odd).unwrap();
+    let bundle = Bundle { path: odd, ..bundle };
+    (lab.run(&bundle, options), bundle)
+}
+
+#[test]
+fn an_overlay_keeps_the_root_as_it_is() {
+    let lab = lab!();
+    for (index, (options, annotation)) in
+        [(&["--overlay"][..], None), (&[][..], Some("scratch"))].into_iter().enumerate()
+    {
+        let (output, bundle) = with_overlay(&lab, &format!("a:b,c\\d e{index}"), options, annotation);
+        let output = output.ok();
+        assert!(output.starts_with("new\n"), "{output}");
+        let mounts = parse(&output);
+        let root = at(&mounts, "/");
+        assert_eq!(root.kind, "overlay", "{root:?}");
+        // Nothing has to be written to a disk for what ends with the container.
+        assert!(
+            root.superblock.split(',').any(|option| option == "volatile" || option == "fsync=volatile"),
+            "{root:?}"
+        );
+        assert!(!bundle.rootfs().join("etc/new").exists() && bundle.rootfs().join("mnt/file").exists());
+    }
+}
+
+#[test]
+fn an_overlay_may_keep_what_was_written_in_a_directory() {
+    let lab = lab!();
+    for (index, by_flag) in [true, false].into_iter().enumerate() {
+        let upper = lab.path(format!("upper:{index},x"));
+        fs::create_dir(&upper).unwrap();
+        let flag = format!("--overlay={}", upper.display());
+        let (output, bundle) = if by_flag {
+            with_overlay(&lab, &format!("directory{index}"), &[&flag], None)
+        } else {
+            with_overlay(&lab, &format!("directory{index}"), &[], upper.to_str())
+        };
+        assert!(output.ok().starts_with("new\n"));
+        assert_eq!(fs::read_to_string(upper.join("upper/etc/new")).unwrap(), "new\n");
+        assert!(!bundle.rootfs().join("etc/new").exists() && bundle.rootfs().join("mnt/file").exists());
+        // What was removed is a whiteout: the device 0:0.
+        assert_eq!(fs::symlink_metadata(upper.join("upper/mnt/file")).unwrap().rdev(), 0);
+    }
+}
+
+#[test]
+fn nobody_outside_sees_an_overlays_scratch_layer() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["root"]["readonly"] = json!(false);
+        config["annotations"] = json!({"org.microrun.overlay": "scratch"});
+        config["process"]["args"] =
+            json!(["sh", "-c", "echo secret > /etc/secret; ls /run 2>/dev/null; exec sleep 1000"]);
+    });
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+    let pid = lab.started(&bundle);
+    let written = Path::new("/proc").join(pid.to_string()).join("root/etc/secret");
+    assert!((0..500).any(|_| written.exists() || {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        false
+    }));
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count(), before);
+    let state = lab.path("run").join(&bundle.id);
+    assert!(!state.join("upper").exists(), "the layer is seen from outside");
+    // Inside, the state directory and what is mounted there are gone with the old root.
+    let inside = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap();
+    assert!(parse(&inside).iter().all(|mounted| !Path::new(&mounted.place).starts_with(&state)), "{inside}");
+}
+
+#[test]
+fn an_overlay_works_in_a_user_namespace() {
+    let lab = lab!();
+    let output = lab.shell("echo new > /etc/new; cat /etc/new", |config| {
+        config["root"]["readonly"] = json!(false);
+        config["annotations"] = json!({"org.microrun.overlay": "scratch"});
+        push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"][field] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+        }
+    });
+    assert_eq!(output.ok(), "new");
+}
+
+#[test]
+fn device_nodes_fifos_and_links_are_made() {
+    let lab = lab!();
+    let output = lab
+        .shell(
+            "cd /dev; stat -c '%n %F %t:%T %a %u %g' null zero full random urandom tty own other pipe sub/deep; \
+             for l in fd stdin stdout stderr ptmx; do readlink $l; done; echo x > null; head -c 3 zero | wc -c",
+            |config| {
+                config["linux"]["devices"] = json!([
+                    {"path": "/dev/own", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 5, "gid": 6},
+                    {"path": "/dev/other", "type": "b", "major": 7, "minor": 0},
+                    {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
+                    {"path": "/dev/sub/deep", "type": "u", "major": 1, "minor": 5, "fileMode": 0o666}
+                ]);
+            },
+        )
+        .ok();
+    for line in [
+        "null character special file 1:3 666 0 0",
+        "tty character special file 5:0 666 0 0",
+        "own character special file 1:3 640 5 6",
+        "other block special file 7:0 666 0 0",
+        "pipe fifo 0:0 600 0 0",
+        "sub/deep character special file 1:5 666 0 0",
+        "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n3",
+    ] {
+        assert!(output.contains(line), "{line}: {output}");
+    }
+}
+
+#[test]
+fn hidden_and_read_only_paths() {
+    let lab = lab!();
+    let output = lab
+        .shell(
+            "cat /etc/secret | wc -c; ls -A /root | wc -l; echo x > /etc/kept; echo x > /mnt/file; echo $?; \
+             echo x > /etc/secret; echo $?; touch /root/x; echo $?",
+            |config| {
+                config["root"]["readonly"] = json!(false);
+                config["linux"]["maskedPaths"] = json!(["/etc/secret", "/root", "/no/such"]);
+                config["linux"]["readonlyPaths"] = json!(["/mnt", "/no/such"]);
+                let script = config["process"]["args"][2].as_str().unwrap();
+                config["process"]["args"][2] = json!(script);
+                config["hooks"]["createRuntime"] = json!([{"path": "/bin/sh", "args": ["sh", "-c",
+                    format!("cd {}; echo secret > etc/secret; echo secret > root/secret", lab.path("bundle0/rootfs").display())]}]);
+            },
+        );
+    let words: Vec<&str> = output.stdout.split_whitespace().collect();
+    assert_eq!(words, ["0", "0", "1", "0", "1"], "{output:?}");
+}
