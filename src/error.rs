@@ -33,13 +33,12 @@ pub struct Error {
     kind: Kind,
     message: String,
     errno: Option<Errno>,
-    on_stderr: bool,
 }
 
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), errno: None, on_stderr: false }
+        Self { kind, message: message.into(), errno: None }
     }
 
     /// The field `field` of config.json is wrong; `problem` says how, and what to do.
@@ -49,7 +48,7 @@ impl Error {
 
     /// The operation `doing` ("create the directory /run/x") failed in the kernel with `errno`.
     pub fn system(doing: impl fmt::Display, errno: Errno) -> Self {
-        Self::new(Kind::System, format!("{doing}: {}", describe(errno))).with_errno(errno)
+        Self { kind: Kind::System, message: format!("{doing}: {}", describe(errno)), errno: Some(errno) }
     }
 
     /// The operation `doing` failed with the I/O error `error`.
@@ -79,18 +78,6 @@ impl Error {
     pub fn and(mut self, other: impl fmt::Display) -> Self {
         self.message = format!("{}; then: {other}", self.message);
         self
-    }
-
-    /// The same error, which standard error has been told already.
-    #[must_use]
-    pub fn on_stderr(mut self) -> Self {
-        self.on_stderr = true;
-        self
-    }
-
-    /// Whether standard error has been told already.
-    pub fn is_on_stderr(&self) -> bool {
-        self.on_stderr
     }
 
     /// What sort of failure it was.

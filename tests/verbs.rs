@@ -21,12 +21,12 @@ fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
     (bundle, pid)
 }
 
-/// Waits until `condition` holds, for ten seconds at most.
+/// Waits until `condition` holds, for 30 seconds at most.
 #[track_caller]
 fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 10 s");
+        assert!(Instant::now() < deadline, "it has not happened within 30 s");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -96,6 +96,10 @@ fn ps_shows_the_containers_processes() {
         || serde_json::from_str::<Vec<i32>>(&lab.microrun(&["ps", "--format", "json", &bundle.id]).ok()).unwrap();
     eventually(|| pids().len() == 2);
     assert!(pids().contains(&pid));
+    if !common::host("sh", &["-c", "ps --version 2>&1 || true"]).contains("procps") {
+        println!("skipped: the rest needs the ps of procps");
+        return;
+    }
     let table = lab.microrun(&["ps", &bundle.id]).ok();
     assert!(table.starts_with("UID ") && table.contains("sleep 1001") && table.contains("sleep 1000"), "{table}");
     assert_eq!(table.lines().count(), 3, "{table}");

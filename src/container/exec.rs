@@ -180,6 +180,8 @@ fn shares_user_namespace(init: i32) -> bool {
 
 /// A process that exists.
 struct Started {
+    /// Whether systemd still has to move it into the container's cgroups.
+    to_be_attached: bool,
     plan: &'static Plan,
     child: Child,
     sync: OwnedFd,
@@ -208,7 +210,8 @@ fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<i32>
 
 /// Clones the process into the container's cgroups. Where those take none (init has made cgroups below its own and
 /// enabled controllers for them: EBUSY; or has moved away, and the cgroup is gone) it goes where init is now, unless
-/// --cgroup names a place. Without the rights of root it stays where it is.
+/// --cgroup names a place. Without the rights of root it may not be moved there (EACCES): then systemd moves it, or it
+/// stays where it is.
 fn clone(options: &Options, target: &Target, prepared: &Prepared, slots: Slots) -> Result<Started> {
     let cgroups = &target.state.cgroup;
     let init = target.init.pid;
@@ -224,6 +227,10 @@ fn clone(options: &Options, target: &Target, prepared: &Prepared, slots: Slots) 
     match clone_into(options, target, prepared, slots, &join) {
         Err(error) if matches!(error.errno(), Some(Errno::EBUSY | Errno::ENODEV)) => {
             clone_into(options, target, prepared, slots, &elsewhere(adding(error))?)
+        }
+        Err(error) if options.rootless && error.errno() == Some(Errno::EACCES) => {
+            let started = clone_into(options, target, prepared, slots, &Join::default())?;
+            Ok(Started { to_be_attached: cgroups.unit.is_some(), ..started })
         }
         started => started,
     }
@@ -257,13 +264,14 @@ fn clone_into(
         pidfd_socket: options.pidfd_socket.is_some(),
         terminal_served: !options.detach,
     })?;
+    launch::log_plan(&plan);
     let plan: &'static Plan = Box::leak(Box::new(plan));
     for (index, file) in join.files().iter().enumerate() {
         slots.set(Slot(plan.first_cgroup_slot + index as u8), file.as_raw_fd());
     }
     let report: &'static Shared<Report> =
         Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the new process")?));
-    if !prepared.must_be_recorded(options, target) {
+    if !prepared.must_be_recorded(options, target) && join.born_in().is_some() {
         // Only hooks ask which pid it is, and here are none.
         report.recorded.store(1, Ordering::Release);
     }
@@ -273,7 +281,7 @@ fn clone_into(
         Some(Errno::ESRCH) => stopped(),
         _ => error,
     })?;
-    Ok(Started { plan, child: spawned.child, sync: spawned.sync, report })
+    Ok(Started { to_be_attached: false, plan, child: spawned.child, sync: spawned.sync, report })
 }
 
 impl Prepared {
@@ -299,8 +307,11 @@ fn see_through(
     started: &Started,
     terminal: Option<OwnedFd>,
 ) -> Result<i32> {
-    let Started { plan, child, sync, report } = started;
-    if prepared.must_be_recorded(options, target) {
+    let Started { to_be_attached, plan, child, sync, report } = started;
+    if report.recorded.load(Ordering::Relaxed) == 0 {
+        if *to_be_attached {
+            target.state.cgroup.attach(child.pid)?;
+        }
         record(options, target, prepared, *child)?;
         report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
         // The byte wakes a process that came first. One that is dead by now is found out below.
@@ -323,7 +334,7 @@ fn see_through(
         Some(terminal) => console::serve(*child, terminal)?,
         None => wait::foreground(*child, None).doing(|| "wait for the process")?,
     };
-    launch::failure_in_foreground(plan, report).map_or(Ok(exit.status()), Err)
+    launch::failure_of_reaped(plan, report).map_or(Ok(exit.status()), Err)
 }
 
 /// What is owed before the program is executed.

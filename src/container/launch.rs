@@ -262,11 +262,7 @@ pub struct Launched {
 /// # Errors
 /// One sentence: what could not be done, for which field.
 pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
-    if log::is_debug() {
-        for line in explain::lines(&prepared.plan) {
-            log::debug(|| format!("{}: {} ({})", line.who, line.call, line.field));
-        }
-    }
+    log_plan(&prepared.plan);
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None, begun: None };
     match launch_into(options, prepared, ahead, entry, &mut undo) {
@@ -370,6 +366,15 @@ fn launch_into(
     }
     let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
     Ok(Launched { entry, state, child, helper, prepared, report, terminal, cloned_at })
+}
+
+/// Says with `--debug` what will be done.
+pub(super) fn log_plan(plan: &Plan) {
+    if log::is_debug() {
+        for line in explain::lines(plan) {
+            log::debug(|| format!("{}: {} ({})", line.who, line.call, line.field));
+        }
+    }
 }
 
 /// Whether the runtime has anything to do between clone and exec that init waits for.
@@ -651,13 +656,6 @@ pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     let at = plan.steps.get(step.checked_sub(1)?)?;
     let problem = format!("{}: the container's init was killed while it set itself up, at: {}", at.field, at.op);
     Some(Error::new(Kind::System, problem))
-}
-
-/// As [`failure_of_reaped`], for a process in the foreground. If its program was refused it has told so to its standard
-/// error, which is ours.
-pub(super) fn failure_in_foreground(plan: &Plan, report: &Report) -> Option<Error> {
-    let refused = report.step.load(Ordering::Acquire) as usize > plan.steps.len();
-    failure_of_reaped(plan, report).map(|error| if refused { error.on_stderr() } else { error })
 }
 
 /// The hooks of one kind, empty when there are none.

@@ -3,7 +3,8 @@
 //! The stage enters all namespaces at once, by a pidfd of the container's init, before it clones: the new process is
 //! never seen in the container's pid namespace while it still has the host's file system as its root. With a user
 //! namespace, whose root has no rights over a process that began outside of it (user_namespaces(7)), that does not
-//! matter; and the rights to be born in the cgroup end when it is entered. So the process enters it itself then.
+//! matter; and the rights to be born in the cgroup end when it is entered. So the process enters it itself then. And so
+//! it does with the cgroup namespace, out of which nobody may be moved in (cgroups(7), "nsdelegate").
 
 use super::builder::{Builder, slots};
 use super::namespaces::CLONE_NEWTIME;
@@ -54,7 +55,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let in_stage = if input.privileged && input.namespaces & libc::CLONE_NEWUSER != 0 {
         input.namespaces & (libc::CLONE_NEWPID | CLONE_NEWTIME)
     } else {
-        input.namespaces
+        input.namespaces & !libc::CLONE_NEWCGROUP
     };
     enter(&mut stage, in_stage);
 

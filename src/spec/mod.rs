@@ -14,7 +14,6 @@ mod load;
 pub mod mount_options;
 mod process;
 mod seccomp;
-pub mod sysctl;
 mod validate;
 mod warning;
 
