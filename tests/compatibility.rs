@@ -4,12 +4,13 @@
 
 mod common;
 
-use common::push;
+use common::{output, push};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 fn state(lab: &common::Lab, id: &str) -> Value {
     serde_json::from_str(&lab.microrun(&["state", id]).ok()).unwrap()
@@ -154,6 +155,23 @@ fn every_propagation_of_the_root() {
 }
 
 #[test]
+fn the_host_keeps_its_mounts() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["linux"]["rootfsPropagation"] = json!("shared"));
+    for option in [&["--no-pivot"][..], &[]] {
+        // In a namespace of its own, where all is shared as under systemd: it might lose its mounts.
+        let mut command = Command::new("unshare");
+        let script = "sort /proc/self/mountinfo; echo; \"$@\" && sort /proc/self/mountinfo";
+        command.args(["-m", "--propagation", "shared", "sh", "-c", script, "sh"]);
+        command.arg(lab.path("microrun")).arg("--root").arg(lab.path("run"));
+        command.args(["run", "--bundle", bundle.path.to_str().unwrap()]).args(option).arg(&bundle.id);
+        let output = output(command).ok();
+        let (before, after) = output.split_once("\n\n").unwrap();
+        assert_eq!(before, after, "{option:?}");
+    }
+}
+
+#[test]
 fn device_rules_are_written_in_their_order() {
     let lab = lab!();
     let hierarchy = Path::new("/sys/fs/cgroup/devices");
@@ -183,7 +201,8 @@ fn a_container_without_a_process_can_be_created_but_not_started() {
     assert!(lab.run(&bundle, &[]).failed().contains("process: is missing"));
     lab.created(&bundle);
     assert_eq!(state(&lab, &bundle.id)["status"], "created");
-    assert!(lab.microrun(&["start", &bundle.id]).failed().contains("process: is missing"));
+    let error = lab.microrun(&["start", &bundle.id]).failed();
+    assert!(error.contains("process: is missing"), "{error}");
     wait_for_end(&lab, &bundle.id);
     lab.microrun(&["delete", &bundle.id]).ok();
 }

@@ -44,6 +44,8 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         };
         return Err(Error::new(Kind::WrongState, problem));
     };
+    // While it waits: once it has the word it may end, and be reaped, at any moment.
+    let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
     let stream = match short(&entry, UnixStream::connect) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT)) => {
             return Err(Error::new(Kind::WrongState, "cannot start an already running container"));
@@ -57,7 +59,6 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         Some(profile) => host::seccomp(profile, store.root())?.filter.and_then(|filter| filter.listener),
         None => None,
     };
-    let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
     let context = gates::Context {
         spec: &loaded.spec,
         listener: listener.as_ref(),
