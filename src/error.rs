@@ -33,12 +33,13 @@ pub struct Error {
     kind: Kind,
     message: String,
     errno: Option<Errno>,
+    on_stderr: bool,
 }
 
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), errno: None }
+        Self { kind, message: message.into(), errno: None, on_stderr: false }
     }
 
     /// The field `field` of config.json is wrong; `problem` says how, and what to do.
@@ -48,7 +49,7 @@ impl Error {
 
     /// The operation `doing` ("create the directory /run/x") failed in the kernel with `errno`.
     pub fn system(doing: impl fmt::Display, errno: Errno) -> Self {
-        Self { kind: Kind::System, message: format!("{doing}: {}", describe(errno)), errno: Some(errno) }
+        Self::new(Kind::System, format!("{doing}: {}", describe(errno))).with_errno(errno)
     }
 
     /// The operation `doing` failed with the I/O error `error`.
@@ -78,6 +79,18 @@ impl Error {
     pub fn and(mut self, other: impl fmt::Display) -> Self {
         self.message = format!("{}; then: {other}", self.message);
         self
+    }
+
+    /// The same error, which standard error has been told already.
+    #[must_use]
+    pub fn on_stderr(mut self) -> Self {
+        self.on_stderr = true;
+        self
+    }
+
+    /// Whether standard error has been told already.
+    pub fn is_on_stderr(&self) -> bool {
+        self.on_stderr
     }
 
     /// What sort of failure it was.

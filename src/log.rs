@@ -47,6 +47,14 @@ pub fn set_up(file: Option<&Path>, format: Format, debug: bool) -> Result<()> {
     Ok(())
 }
 
+/// An error that standard error has been told already: for the file of `--log` alone.
+pub fn record(message: impl Display) {
+    let log = current();
+    if log.file.is_some() {
+        log.line("error", &message.to_string());
+    }
+}
+
 /// An error, the one that ends the program.
 pub fn error(message: impl Display) {
     let log = current();

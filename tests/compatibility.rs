@@ -323,8 +323,12 @@ fn a_program_that_the_kernel_refuses_tells_its_own_standard_error() {
     let script = bundle.rootfs().join("mnt/script");
     fs::write(&script, "#!/no/such/shell\n").unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    let stderr = lab.run(&bundle, &[]).failed();
-    assert_eq!(stderr.lines().next(), Some("exec /mnt/script: no such file or directory"), "{stderr}");
+    let words = "exec /mnt/script: no such file or directory";
+    assert_eq!(lab.run(&bundle, &[]).failed(), words);
+    let log = lab.path("log");
+    let args = ["--log", log.to_str().unwrap(), "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
+    assert_eq!(lab.microrun(&args).failed(), words);
+    assert!(fs::read_to_string(log).unwrap().contains(words));
 }
 
 #[test]
@@ -345,4 +349,18 @@ fn the_debug_log_tells_the_flags_of_the_filter() {
     assert_eq!(flags(Value::Null), "4", "SECCOMP_FILTER_FLAG_SPEC_ALLOW");
     assert_eq!(flags(json!([])), "0");
     assert_eq!(flags(json!(["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_LOG"])), "2");
+}
+
+#[test]
+fn a_hook_that_the_filter_kills_says_so() {
+    let lab = lab!();
+    let output = lab.shell("true", |config| {
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_KILL"}]
+        });
+        config["process"]["rlimits"] = json!([{"type": "RLIMIT_CORE", "soft": 0, "hard": 0}]);
+        config["hooks"]["startContainer"] = json!([{"path": "/bin/mkdir", "args": ["mkdir", "/dev/shm"]}]);
+    });
+    assert!(output.failed().contains("error running startContainer hook #0: /bin/mkdir: signal: bad system call"));
 }

@@ -91,7 +91,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     done.unwrap_or_else(|error| {
         let usage = error.kind() == Kind::Usage;
-        log::error(error);
+        if error.is_on_stderr() {
+            log::record(error);
+        } else {
+            log::error(error);
+        }
         if usage { 1 } else { failure }
     })
 }

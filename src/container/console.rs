@@ -3,7 +3,7 @@
 use crate::error::{Doing, Result};
 use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
-use crate::sys::{fs, signalfd};
+use crate::sys::{fs, own, signalfd};
 use nix::errno::Errno;
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -43,7 +43,7 @@ impl Drop for Raw {
 /// # Errors
 /// What the kernel refuses.
 pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
-    let signals = signalfd::all().doing(|| "make a descriptor for signals")?;
+    let signals = own(signalfd::open(u64::MAX).doing(|| "make a descriptor for signals")?);
     let _raw = Raw::new();
     resize(terminal);
     let mut exit = None;
@@ -93,7 +93,7 @@ fn copy(from: RawFd, to: RawFd, buffer: &mut [u8]) -> bool {
 }
 
 fn handle_signal(child: Child, terminal: &OwnedFd, signals: &OwnedFd) -> Result<Option<Exit>> {
-    match signalfd::next(signals).doing(|| "read a signal")? {
+    match signalfd::next(signals.as_raw_fd()).doing(|| "read a signal")? {
         libc::SIGCHLD => process::wait(child.pid, libc::WNOHANG).doing(|| "wait for the container"),
         libc::SIGWINCH => {
             resize(terminal);

@@ -334,7 +334,7 @@ fn see_through(
         Some(terminal) => console::serve(*child, terminal)?,
         None => wait::foreground(*child, None).doing(|| "wait for the process")?,
     };
-    launch::failure_of_reaped(plan, report).map_or(Ok(exit.status()), Err)
+    launch::failure_in_foreground(plan, report).map_or(Ok(exit.status()), Err)
 }
 
 /// What is owed before the program is executed.

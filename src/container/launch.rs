@@ -658,6 +658,13 @@ pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     Some(Error::new(Kind::System, problem))
 }
 
+/// As [`failure_of_reaped`], for a process in the foreground. If its program was refused it has told so to its standard
+/// error, which is ours.
+pub(super) fn failure_in_foreground(plan: &Plan, report: &Report) -> Option<Error> {
+    let refused = report.step.load(Ordering::Acquire) as usize > plan.steps.len();
+    failure_of_reaped(plan, report).map(|error| if refused { error.on_stderr() } else { error })
+}
+
 /// The hooks of one kind, empty when there are none.
 pub(super) fn hooks(spec: &Spec, pick: impl Fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>) -> &[Hook] {
     spec.hooks().as_ref().and_then(|hooks| pick(hooks).as_deref()).unwrap_or_default()

@@ -176,12 +176,14 @@ impl Files {
 
     /// Tells how a hook failed, and what it wrote.
     fn tell(&self, exit: Exit, words: &mut Words) {
-        let (how, number) = match exit {
-            Exit::Code(code) => (b"exit status ".as_slice(), code),
-            Exit::Signal(signal) => (b"signal ".as_slice(), signal),
+        match exit {
+            Exit::Code(code) => words.add(b"exit status ").add_number(code.unsigned_abs().into()),
+            Exit::Signal(signal) => match process::signal_description(signal) {
+                Some(name) => words.add(b"signal: ").add(name.as_bytes()),
+                None => words.add(b"signal ").add_number(signal.unsigned_abs().into()),
+            },
         };
         let [_, stdout, stderr] = self.0;
-        words.add(how).add_number(number.unsigned_abs().into());
         words.add(b", stdout: ").add_file(stdout).add(b", stderr: ").add_file(stderr);
     }
 

@@ -2,7 +2,7 @@
 
 use crate::sys::fs::{self, Sys};
 use crate::sys::{process, signalfd, socket};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 
 /// The signals that do not end a process that does nothing about them (signal(7)).
 const HARMLESS: [i32; 8] = [
@@ -22,16 +22,17 @@ const HARMLESS: [i32; 8] = [
 /// (pid_namespaces(7)), and all signals are blocked until exec, but who created a container can change his mind.
 pub fn await_start(listener: RawFd) -> Sys<RawFd> {
     let deadly = HARMLESS.iter().fold(u64::MAX, |mask, signal| mask & !(1 << (signal - 1)));
-    let signals = signalfd::of(deadly)?;
+    let signals = signalfd::open(deadly)?;
     let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut fds = [watch(listener), watch(signals.as_raw_fd())];
+    let mut fds = [watch(listener), watch(signals)];
     loop {
         fs::retry(|| process::poll(&mut fds, None))?;
         let [start, signal] = fds.map(|fd| fd.revents != 0);
         if signal {
-            process::exit(128 + signalfd::next(&signals)?);
+            process::exit(128 + signalfd::next(signals)?);
         }
         if start {
+            fs::close(signals);
             return socket::accept(listener);
         }
     }

@@ -28,6 +28,7 @@ pub use overlay::Overlay;
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
 use crate::init::{Exec, Gate, Op, Step};
+use crate::spec::sysctl;
 use crate::sys::mount::Attributes;
 use builder::{Builder, cstring, slots};
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
@@ -310,41 +311,11 @@ fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         sorted.sort();
         for (name, value) in sorted {
             let field = format!("linux.sysctl[{name:?}]");
-            let path = cstring(&field, format!("sys/{}", sysctl_path(name)))?;
+            let path = cstring(&field, format!("sys/{}", sysctl::file(name)))?;
             let dir = builder.procfs();
             builder.push(field, Op::WriteFile { dir, path, data: value.clone().into_bytes() });
         }
     }
     process::memory_policy(builder, linux)?;
     process::personality(builder, linux)
-}
-
-/// The file of a kernel parameter. A name that begins in the way of sysctl(8) has "." for "/" and the other way round.
-fn sysctl_path(name: &str) -> String {
-    if name.chars().find(|c| matches!(c, '.' | '/')) == Some('/') {
-        return name.to_owned();
-    }
-    let swapped = name.chars().map(|c| match c {
-        '.' => '/',
-        '/' => '.',
-        c => c,
-    });
-    swapped.collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sysctl_path;
-
-    #[test]
-    fn kernel_parameters_are_written_in_two_ways() {
-        for (name, path) in [
-            ("kernel.msgmax", "kernel/msgmax"),
-            ("net.ipv4.conf.eth0/1.forwarding", "net/ipv4/conf/eth0.1/forwarding"),
-            ("net/ipv4/conf/eth0.1/forwarding", "net/ipv4/conf/eth0.1/forwarding"),
-            ("x", "x"),
-        ] {
-            assert_eq!(sysctl_path(name), path);
-        }
-    }
 }

@@ -68,7 +68,7 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     if context.pidfd_socket {
         builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
     }
-    let first = 3 + context.preserve_fds;
+    let first = 3u32.saturating_add(context.preserve_fds);
     let op = if context.wait_for_start {
         // It may wait for long, and what the caller had open is not its business.
         Op::CloseBut { first, listener: slots::LISTENER }

@@ -14,6 +14,7 @@ mod load;
 pub mod mount_options;
 mod process;
 mod seccomp;
+pub mod sysctl;
 mod validate;
 mod warning;
 

@@ -1,8 +1,7 @@
 //! clone3(2): how a container's first process comes to be.
 
 use super::fs::Sys;
-use super::raw::call;
-use nix::errno::Errno;
+use super::raw::{answer, call};
 use std::os::fd::RawFd;
 
 /// What clone3(2) is asked for (struct clone_args).
@@ -32,8 +31,9 @@ const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 /// `CLONE_VM`: the child runs in its parent's memory until it executes something.
 pub const SHARE_MEMORY: u64 = libc::CLONE_VM as u64;
 
-/// Bytes of stack for a child that shares its parent's memory. Steps use buffers of at most a few KiB.
-const STACK: usize = 128 * 1024;
+/// Bytes of stack for a child that shares its parent's memory. Steps use buffers of at most a few KiB; tmpcopyup, which
+/// recurses, some 50 KiB. There is no guard page below.
+pub const STACK: usize = 128 * 1024;
 
 /// struct clone_args of clone3(2), as of Linux 5.7.
 #[repr(C)]
@@ -152,7 +152,7 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
             lateout("rcx") _, lateout("r11") _,
         );
     }
-    if result < 0 { Err(Errno::from_raw(-result as i32)) } else { Ok(result as usize) }
+    answer(result)
 }
 
 /// As above, for AArch64.
@@ -180,7 +180,7 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
             lateout("x30") _,
         );
     }
-    if result < 0 { Err(Errno::from_raw(-result as i32)) } else { Ok(result as usize) }
+    answer(result)
 }
 
 /// [`spawn`] for an argument that lives for ever.

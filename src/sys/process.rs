@@ -413,3 +413,28 @@ pub fn poll(fds: &mut [libc::pollfd], timeout: Option<std::time::Duration>) -> S
     // SAFETY: the kernel reads the timeout and writes into fds, both of which outlive the call.
     unsafe { call!(libc::SYS_ppoll, fds.as_mut_ptr(), fds.len(), time, ptr::null::<u8>(), 8) }
 }
+
+/// What ended a process, in the words of the C library's strsignal(3) but in lower case.
+pub fn signal_description(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        libc::SIGHUP => "hangup",
+        libc::SIGINT => "interrupt",
+        libc::SIGQUIT => "quit",
+        libc::SIGILL => "illegal instruction",
+        libc::SIGTRAP => "trace/breakpoint trap",
+        libc::SIGABRT => "aborted",
+        libc::SIGBUS => "bus error",
+        libc::SIGFPE => "floating point exception",
+        libc::SIGKILL => "killed",
+        libc::SIGUSR1 => "user defined signal 1",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGUSR2 => "user defined signal 2",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGALRM => "alarm clock",
+        libc::SIGTERM => "terminated",
+        libc::SIGXCPU => "cpu time limit exceeded",
+        libc::SIGXFSZ => "file size limit exceeded",
+        libc::SIGSYS => "bad system call",
+        _ => return None,
+    })
+}

@@ -20,8 +20,21 @@ const MAX_ERRNO: isize = 4095;
 #[inline]
 pub unsafe fn syscall(number: libc::c_long, args: [usize; 6]) -> Result<usize, Errno> {
     // SAFETY: passed on to the caller.
-    let result = unsafe { syscall_raw(number as usize, args) };
-    if (-MAX_ERRNO..0).contains(&result) { Err(Errno::from_raw(-result as i32)) } else { Ok(result as usize) }
+    answer(unsafe { syscall_raw(number as usize, args) })
+}
+
+/// What the kernel's `result` register means.
+#[inline]
+pub(in crate::sys) fn answer(result: isize) -> Result<usize, Errno> {
+    if !(-MAX_ERRNO..0).contains(&result) {
+        return Ok(result as usize);
+    }
+    match Errno::from_raw(-result as i32) {
+        // Numbers that are the kernel's own (ENOTSUPP, 524) come out now and then. As nix has it they would be 0, which is
+        // "no error" wherever an errno is passed on as a number.
+        Errno::UnknownErrno => Err(Errno::EIO),
+        errno => Err(errno),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -107,4 +120,18 @@ pub(in crate::sys) use call;
 pub fn probe(number: libc::c_long, args: [usize; 6]) -> Result<usize, Errno> {
     // SAFETY: the tests pass calls that fail or have no effect, and no pointer that the kernel would write through.
     unsafe { syscall(number, args) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_never_number_0() {
+        assert_eq!(answer(7), Ok(7));
+        assert_eq!(answer(-4096), Ok(-4096isize as usize));
+        assert_eq!(answer(-(libc::ENOENT as isize)), Err(Errno::ENOENT));
+        assert_eq!(answer(-524), Err(Errno::EIO));
+        assert!((1..=MAX_ERRNO).all(|number| answer(-number).is_err_and(|errno| errno as i32 != 0)));
+    }
 }

@@ -32,8 +32,13 @@ struct Control {
     padding: u32,
 }
 
-/// Sends `data` with the descriptor `fd` (sendmsg(2), SCM_RIGHTS).
+/// Sends `data` with the descriptor `fd`, all of it at once.
 pub fn send_fd(socket: RawFd, data: &[u8], fd: RawFd) -> Sys {
+    if send_some_with_fd(socket, data, fd)? == data.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+}
+
+/// Sends as much of `data` as there is room for, with the descriptor `fd`; how much (sendmsg(2), SCM_RIGHTS).
+pub fn send_some_with_fd(socket: RawFd, data: &[u8], fd: RawFd) -> Sys<usize> {
     // SAFETY: CMSG_LEN computes with sizes only.
     let length = unsafe { libc::CMSG_LEN(size_of::<RawFd>() as u32) } as usize;
     // SAFETY: a zeroed control message is valid (musl's header has padding that must be zero).
@@ -49,11 +54,10 @@ pub fn send_fd(socket: RawFd, data: &[u8], fd: RawFd) -> Sys {
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = size_of::<Control>() as _;
-    let sent = retry(|| {
+    retry(|| {
         // SAFETY: the message and its parts outlive the call.
         unsafe { call!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) }
-    })?;
-    if sent == data.len() { Ok(()) } else { Err(Errno::EMSGSIZE) }
+    })
 }
 
 /// Receives at most `data.len()` bytes and, if one came along, a descriptor (recvmsg(2)), `O_CLOEXEC`.

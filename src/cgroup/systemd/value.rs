@@ -194,13 +194,23 @@ fn alignment(signature: &str) -> usize {
 /// # Errors
 /// Text of another form, as one phrase.
 pub fn parse(text: &str) -> Result<Value, String> {
-    let mut parser = Parser { rest: text.trim() };
+    let mut parser = Parser { rest: text.trim(), depth: 0 };
     let value = parser.value(None)?;
-    if parser.rest.is_empty() { Ok(value) } else { Err(format!("{:?} follows the value", parser.rest)) }
+    if !parser.rest.is_empty() {
+        return Err(format!("{:?} follows the value", parser.rest));
+    }
+    if value.signature().len() > MAX_SIGNATURE { Err("its type is too long".to_owned()) } else { Ok(value) }
 }
+
+/// The specification's limits of a type: how deep arrays and structs are nested, and the bytes of a signature, whose
+/// length is one byte on the wire ("Summary of types").
+const MAX_DEPTH: u32 = 32;
+const MAX_SIGNATURE: usize = 255;
 
 struct Parser<'a> {
     rest: &'a str,
+    /// How many lists are open.
+    depth: u32,
 }
 
 impl<'a> Parser<'a> {
@@ -266,12 +276,17 @@ impl<'a> Parser<'a> {
         if !self.skip(open) {
             return Err(format!("{open:?} is missing"));
         }
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(format!("it is nested more than {MAX_DEPTH} deep"));
+        }
         while !self.skip(close) {
             items.push(self.value(None)?);
             if !self.skip(',') && !self.rest.starts_with(close) {
                 return Err(format!("a comma or {close:?} is missing"));
             }
         }
+        self.depth -= 1;
         Ok(items)
     }
 
@@ -352,6 +367,18 @@ mod tests {
         for wrong in ["", "'open", "[1, 'a']", "[]", "uint64 -1", "5 6", "[1 2]", "byte 256", "nonsense", "@i 5"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_type_is_no_larger_than_the_bus_allows() {
+        let nested = |depth: usize| format!("{}1{}", "(".repeat(depth), ")".repeat(depth));
+        assert!(parse(&nested(32)).is_ok());
+        assert!(parse(&nested(33)).unwrap_err().contains("nested"));
+        assert!(parse(&"[".repeat(1_000_000)).unwrap_err().contains("nested"));
+        let wide = |count: usize| format!("({})", vec!["1"; count].join(","));
+        assert!(parse(&wide(253)).is_ok());
+        assert!(parse(&wide(254)).unwrap_err().contains("too long"));
+        assert!(parse(&format!("@a{} []", "s".repeat(300))).is_err());
     }
 
     #[test]

@@ -1,11 +1,9 @@
 //! Handing the listener of SCMP_ACT_NOTIFY to the agent (runtime-spec config-linux.md, "The Container Process State").
 
 use crate::error::{Doing, Error, Result};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, sendmsg, socket,
-};
+use crate::sys::socket::send_some_with_fd;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use oci_spec::runtime::{ContainerProcessState, SECCOMP_FD_NAME, State};
-use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -43,14 +41,12 @@ pub fn send_listener(listener: &Listener, state: &ContainerProcessState, fd: Bor
     connect(connection.as_raw_fd(), &address).doing(doing)?;
 
     let doing = || format!("send the seccomp listener to {}", path.display());
-    let fds = [fd.as_raw_fd()];
-    let rights = [ControlMessage::ScmRights(&fds)];
-    let parts = [IoSlice::new(&text)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    let mut sent = sendmsg::<UnixAddr>(connection.as_raw_fd(), &parts, &rights, flags, None).doing(doing)?;
+    let sent = send_some_with_fd(connection.as_raw_fd(), &text, fd.as_raw_fd()).doing(doing)?;
+    let mut rest = text.get(sent..).unwrap_or_default();
     // The descriptor goes with the first bytes only.
-    while sent < text.len() {
-        sent += send(connection.as_raw_fd(), &text[sent..], flags).doing(doing)?;
+    while !rest.is_empty() {
+        let sent = send(connection.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL).doing(doing)?;
+        rest = rest.get(sent..).unwrap_or_default();
     }
     Ok(())
 }

@@ -3,8 +3,8 @@
 use super::Check;
 use super::namespaces::needs;
 use crate::error::{Error, Result};
+use crate::spec::sysctl::dotted;
 use oci_spec::runtime::LinuxNamespaceType as Kind;
-use std::borrow::Cow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -64,39 +64,4 @@ fn is_own_network(path: &Path) -> bool {
     let identity = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     !path.as_os_str().is_empty()
         && identity(path).is_some_and(|joined| identity(Path::new("/proc/self/ns/net")) == Some(joined))
-}
-
-/// The name with dots between its parts. sysctl(8): if a slash comes first, slashes separate, and dots are part of
-/// a name as in "net/ipv4/conf/eth0.100/rp_filter".
-fn dotted(name: &str) -> Cow<'_, str> {
-    match name.find(['.', '/']) {
-        Some(first) if name[first..].starts_with('/') => Cow::Owned(
-            name.chars()
-                .map(|c| match c {
-                    '.' => '/',
-                    '/' => '.',
-                    c => c,
-                })
-                .collect(),
-        ),
-        _ => Cow::Borrowed(name),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::dotted;
-
-    #[test]
-    fn both_ways_to_write_a_name() {
-        for (name, expected) in [
-            ("net.ipv4.ip_forward", "net.ipv4.ip_forward"),
-            ("net/ipv4/ip_forward", "net.ipv4.ip_forward"),
-            ("net/ipv4/conf/eth0.100/rp_filter", "net.ipv4.conf.eth0/100.rp_filter"),
-            ("net.ipv4.conf.eth0/100.rp_filter", "net.ipv4.conf.eth0/100.rp_filter"),
-            ("", ""),
-        ] {
-            assert_eq!(dotted(name), expected);
-        }
-    }
 }
