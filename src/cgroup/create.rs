@@ -57,7 +57,7 @@ impl CgroupPlan {
         for directory in &self.directories {
             let Err(error) = cgroup.add(self, directory, None) else { continue };
             let denied = matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS));
-            cgroup.undo_made();
+            let left = cgroup.undo_made();
             cgroup.join = Join::default();
             match self.if_denied {
                 IfDenied::DoWithout if denied => {
@@ -70,7 +70,7 @@ impl CgroupPlan {
                 }
                 _ => {}
             }
-            return Err(error);
+            return Err(left.into_iter().fold(error, Error::and));
         }
         Ok(cgroup)
     }
@@ -80,11 +80,6 @@ impl Cgroup {
     /// How the init comes into the cgroups.
     pub fn join(&self) -> &Join {
         &self.join
-    }
-
-    /// The same, to be changed for an older kernel.
-    pub fn join_mut(&mut self) -> &mut Join {
-        &mut self.join
     }
 
     /// Whether the init has to wait for [`Cgroup::admit`] before it does anything that counts, a new cgroup namespace
@@ -134,19 +129,15 @@ impl Cgroup {
         }
     }
 
-    /// Removes every directory, and stops the unit, that [`CgroupPlan::create`] and [`Cgroup::admit`] made. Errors are
-    /// passed over: this is for a start that has failed already, and whose init has been ended.
-    pub fn undo(mut self) {
-        if let Some(unit) = self.started.take() {
-            let _ = unit.stop();
-        }
-        self.undo_made();
+    /// Removes every directory, and stops the unit, that [`CgroupPlan::create`] and [`Cgroup::admit`] made: for a start
+    /// that has failed, and whose init has been ended. What could not be removed is the answer.
+    pub fn undo(mut self) -> Vec<Error> {
+        let stopped = self.started.take().and_then(|unit| unit.stop().err());
+        stopped.into_iter().chain(self.undo_made()).collect()
     }
 
-    fn undo_made(&mut self) {
-        for path in self.made.drain(..).rev() {
-            let _ = tree::remove(&path);
-        }
+    fn undo_made(&mut self) -> Vec<Error> {
+        self.made.drain(..).rev().filter_map(|path| tree::remove(&path).err()).collect()
     }
 
     /// Makes one directory, sets its limits and opens it for joining. The process `init` is put there at once; with

@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// Where a container's cgroups are. It holds no descriptor and may outlive the cgroups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,16 +109,6 @@ impl Handle {
             }
         }
         Ok(())
-    }
-
-    /// Waits until the container has no process left, or until `deadline`; says whether it has none. It is woken by
-    /// the kernel, it does not look again and again.
-    ///
-    /// # Errors
-    /// Those of poll(2) and of reading the cgroup.
-    pub fn wait_empty(&self, deadline: Instant) -> Result<bool> {
-        let Some(directory) = self.main_directory() else { return Ok(true) };
-        tree::wait_empty(directory, deadline).doing(|| format!("wait for the processes of {}", directory.display()))
     }
 
     /// Moves the process `pid` into the container's cgroups, with systemd's help where there is a unit: for a user

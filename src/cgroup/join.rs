@@ -4,6 +4,7 @@ use super::handle::Handle;
 use super::layout::{self, Layout, Needs};
 use super::tree;
 use crate::error::{Doing, Kind};
+use crate::path::clean;
 use crate::{Error, Result};
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -37,36 +38,15 @@ impl Join {
         &self.files
     }
 
-    /// For kernels without `CLONE_INTO_CGROUP` (`EINVAL` or `E2BIG` from clone3(2)): nobody is born in a cgroup any
-    /// more, and the v2 directory's cgroup.procs is one more of the files to write to.
-    ///
-    /// # Errors
-    /// Those of opening cgroup.procs.
-    pub fn without_birth(&mut self) -> Result<()> {
-        if let Some(directory) = self.unified.take() {
-            self.files.push(open_for_joining(&directory, "cgroup.procs").doing(|| "open cgroup.procs")?);
-        }
-        Ok(())
-    }
-
-    /// The files, to be kept by someone else.
-    pub fn into_files(self) -> Vec<OwnedFd> {
-        self.files
-    }
-
     pub(super) fn add_unified(&mut self, directory: OwnedFd) {
         self.unified = Some(directory);
     }
 
     pub(super) fn add_v1(&mut self, directory: &OwnedFd, path: &Path) -> Result<()> {
-        let file = open_for_joining(directory, "tasks").doing(|| format!("open {}/tasks", path.display()))?;
-        self.files.push(file);
+        let file = openat(directory, "tasks", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty());
+        self.files.push(file.doing(|| format!("open {}/tasks", path.display()))?);
         Ok(())
     }
-}
-
-fn open_for_joining(directory: &OwnedFd, file: &str) -> nix::Result<OwnedFd> {
-    openat(directory, file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Cgroups below the container's own that a process shall join instead, by controller; "" is the v2 hierarchy and every
@@ -110,6 +90,16 @@ impl Handle {
                 format!("--cgroup: unknown controller {unknown:?}: name one in which the container has a cgroup");
             return Err(Error::new(Kind::Usage, problem));
         }
+        let mut join = self.join_v1(sub)?;
+        if let Some(directory) = &self.unified {
+            let path = below(directory, sub.get(""))?;
+            join.add_unified(tree::open_directory(&path).doing(|| format!("open {}", path.display()))?);
+        }
+        Ok(join)
+    }
+
+    /// The part of [`Handle::join`] that is about v1 hierarchies.
+    fn join_v1(&self, sub: &SubCgroups) -> Result<Join> {
         let mut join = Join::default();
         let mut joined: Vec<PathBuf> = Vec::new();
         for (controller, directory) in &self.v1 {
@@ -119,28 +109,24 @@ impl Handle {
                 joined.push(path);
             }
         }
-        if let Some(directory) = &self.unified {
-            let path = below(directory, sub.get(""))?;
-            join.add_unified(tree::open_directory(&path).doing(|| format!("open {}", path.display()))?);
-        }
         Ok(join)
     }
 
     /// Opens the v2 cgroup that the container's init is in now, for when the container's own cgroup takes no process
     /// any more: the init has made cgroups below it and enabled controllers for them (clone3(2) says `EBUSY`), or
-    /// someone removed it (`ENODEV`).
+    /// someone removed it (`ENODEV`). The v1 cgroups are the container's own all the same, or their limits would not hold.
     ///
     /// # Errors
-    /// An init that is gone or in no v2 cgroup.
+    /// An init that is gone or in no v2 cgroup, or a v1 cgroup that is gone.
     pub fn join_init(&self, init: i32) -> Result<Join> {
-        let mut join = self.join(&SubCgroups::new()).unwrap_or_default();
+        let mut join = self.join_v1(&SubCgroups::new())?;
         let file = format!("/proc/{init}/cgroup");
         let text = fs::read_to_string(&file).doing(|| format!("read {file}"))?;
         let mount = Layout::probe(Needs::default())?.unified;
         let (Some(path), Some(mount)) = (layout::cgroups_of(&text).remove(""), mount) else {
             return Err(Error::new(Kind::System, format!("{file} names no v2 cgroup")));
         };
-        let path = mount.join(super::plan::clean(&path));
+        let path = mount.join(clean(&path));
         join.add_unified(tree::open_directory(&path).doing(|| format!("open {}", path.display()))?);
         Ok(join)
     }
@@ -161,5 +147,5 @@ fn below(directory: &Path, sub: Option<&PathBuf>) -> Result<PathBuf> {
             return Err(Error::new(Kind::Usage, problem));
         }
     }
-    Ok(directory.join(super::plan::clean(sub)))
+    Ok(directory.join(clean(sub)))
 }

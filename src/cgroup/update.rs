@@ -136,8 +136,10 @@ impl Handle {
         let layout = Layout::probe(Needs { controllers: true, ..Needs::default() })?;
         if let Err(error) = self.apply(&merged, &layout) {
             // The old limits held before; that they hold again is all that can be tried.
-            let _ = self.apply(old, &layout);
-            return Err(error);
+            return Err(match self.apply(old, &layout) {
+                Ok(()) => error,
+                Err(other) => error.and(format!("set the old limits again: {other}")),
+            });
         }
         Ok(merged)
     }
@@ -203,8 +205,10 @@ impl Handle {
         let directory = mount.mount.join(relative);
         create::make_v1(&mount.mount, &directory, controller == "cpuset")?;
         if let Err(error) = self.move_into(&directory) {
-            let _ = tree::remove(&directory);
-            return Err(error);
+            return Err(match tree::remove(&directory) {
+                Ok(()) => error,
+                Err(other) => error.and(other),
+            });
         }
         for controller in &mount.controllers {
             self.v1.insert(controller.clone(), directory.clone());

@@ -4,11 +4,12 @@ use super::grammar::Flag;
 use super::parse::{Words, invalid};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
+use crate::path;
 use nix::unistd::geteuid;
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The global options.
 pub const FLAGS: &[Flag] = &[
@@ -92,16 +93,7 @@ fn given_root(root: &Path) -> Result<PathBuf> {
     } else {
         env::current_dir().doing(|| "find the current directory".to_owned())?
     };
-    let mut clean = PathBuf::from("/");
-    for component in current.join(root).components() {
-        match component {
-            Component::Normal(name) => clean.push(name),
-            Component::ParentDir => {
-                clean.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
+    let clean = path::absolute(&current.join(root));
     if clean == Path::new("/") {
         return Err(Error::new(
             Kind::Usage,

@@ -5,12 +5,13 @@ use super::builder::{Builder, cpath, cstring, slots};
 use super::cgroup_mounts;
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Rule, Slot, Source, Step};
+use crate::path;
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The directory in the container's state directory where the root is, for a container without a mount namespace.
 pub const HOST_ROOT: &str = "root";
@@ -61,7 +62,7 @@ impl<'a> Entry<'a> {
         };
         Ok(Self {
             // As runc, a path of the host that leads into the root means the same place.
-            destination: normal(mount.destination().strip_prefix(rootfs).unwrap_or(mount.destination())),
+            destination: path::absolute(mount.destination().strip_prefix(rootfs).unwrap_or(mount.destination())),
             kind,
             source: mount.source().as_deref(),
             options,
@@ -82,21 +83,6 @@ impl<'a> Entry<'a> {
     fn path(&self) -> Result<CString> {
         cpath(&format!("{}.destination", self.field), &self.destination)
     }
-}
-
-/// The path from "/", without "." and "..", as a mount's destination is meant.
-pub(super) fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::from("/");
-    for component in path.components() {
-        match component {
-            Component::Normal(name) => normal.push(name),
-            Component::ParentDir => {
-                normal.pop();
-            }
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-    normal
 }
 
 /// A user namespace that the runtime has to make for an id-mapped mount.

@@ -2,9 +2,9 @@
 
 use super::builder::{Builder, cpath, cstring, slots};
 use super::{Host, caps, lsm};
+use crate::cpu_list;
 use crate::error::{Error, Result};
 use crate::init::{Environment, Exec, Gate, Op, Step};
-use crate::spec::cpu_list;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{

@@ -5,7 +5,6 @@
 //! names ([`capability`]), is parsed here as well.
 
 pub mod capability;
-pub mod cpu_list;
 pub mod default;
 mod document;
 pub mod features;

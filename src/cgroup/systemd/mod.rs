@@ -9,6 +9,7 @@ pub mod unit;
 pub mod value;
 
 use crate::error::Kind;
+use crate::path::clean;
 use crate::{Error, Result};
 use bus::{Connection, Refusal};
 use nix::errno::Errno;
@@ -76,7 +77,7 @@ impl UnitPlan {
         }
         let cgroup =
             connection.string_property(&object_path(name), "org.freedesktop.systemd1.Scope", "ControlGroup")?;
-        Ok(super::plan::clean(cgroup.as_ref()))
+        Ok(clean(cgroup.as_ref()))
     }
 }
 

@@ -5,6 +5,7 @@ use super::value::{self, Value};
 use crate::cgroup::convert;
 use crate::cgroup::devices::{Kind, Policy};
 use crate::cgroup::limits::{DEFAULT_PERIOD, Version};
+use crate::cpu_list;
 use crate::{Error, Result};
 use oci_spec::runtime::{LinuxCpu, LinuxResources};
 use serde::Serialize;
@@ -275,20 +276,12 @@ pub fn round_quota(mut resources: Cow<'_, LinuxResources>) -> Cow<'_, LinuxResou
     resources
 }
 
-/// A list of CPUs or memory nodes ("0-3,7") as a bitmap, lowest first.
+/// A list of CPUs or memory nodes ("0-3,7") as a bitmap, lowest first, without zeros at its end.
 fn bitmap(list: &str, field: &str) -> Result<Vec<u8>> {
-    let wrong = || Error::config(field, format!("is {list:?}: use numbers and ranges, such as \"0-3,7\""));
-    let mut bits = Vec::new();
-    for item in list.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let (first, last) = item.split_once('-').unwrap_or((item, item));
-        let (first, last): (u16, u16) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-        if first > last {
-            return Err(wrong());
-        }
-        bits.resize(bits.len().max(usize::from(last) / 8 + 1), 0u8);
-        (first..=last).for_each(|bit| bits[usize::from(bit) / 8] |= 1 << (bit % 8));
-    }
-    if bits.is_empty() { Err(wrong()) } else { Ok(bits) }
+    let mask = cpu_list::parse(field, list)?;
+    let mut bytes: Vec<u8> = mask.into_iter().flat_map(u64::to_le_bytes).collect();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    Ok(bytes)
 }
 
 /// Device rules in systemd's terms, which know neither deny lists nor a minor number of every major. What is lost here

@@ -67,11 +67,6 @@ impl Value {
         Self::Str(text.into())
     }
 
-    /// An array of strings.
-    pub fn strings<T: Into<String>>(items: impl IntoIterator<Item = T>) -> Self {
-        Self::Array("s".to_owned(), items.into_iter().map(Self::str).collect())
-    }
-
     /// An array of bytes.
     pub fn bytes(bytes: &[u8]) -> Self {
         Self::Array("y".to_owned(), bytes.iter().map(|byte| Self::Byte(*byte)).collect())
@@ -353,6 +348,10 @@ fn number<T: TryFrom<i128>>(word: &str) -> Option<T> {
 mod tests {
     use super::*;
 
+    fn strings(items: &[&str]) -> Value {
+        Value::Array("s".to_owned(), items.iter().copied().map(Value::str).collect())
+    }
+
     #[test]
     fn annotations_give_values_as_text() {
         assert_eq!(parse("true"), Ok(Value::Bool(true)));
@@ -361,8 +360,8 @@ mod tests {
         assert_eq!(parse(" -7 "), Ok(Value::I32(-7)));
         assert_eq!(parse("1.5"), Ok(Value::F64(1.5)));
         assert_eq!(parse("byte 7"), Ok(Value::Byte(7)));
-        assert_eq!(parse("['a.service', \"b\\\"c\"]"), Ok(Value::strings(["a.service", "b\"c"])));
-        assert_eq!(parse("@as []"), Ok(Value::strings::<&str>([])));
+        assert_eq!(parse("['a.service', \"b\\\"c\"]"), Ok(strings(&["a.service", "b\"c"])));
+        assert_eq!(parse("@as []"), Ok(strings(&[])));
         assert_eq!(parse("[('/dev/null', 'rw')]").unwrap().signature(), "a(ss)");
         for wrong in ["", "'open", "[1, 'a']", "[]", "uint64 -1", "5 6", "[1 2]", "byte 256", "nonsense", "@i 5"] {
             assert!(parse(wrong).is_err(), "{wrong}");

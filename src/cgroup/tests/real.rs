@@ -3,9 +3,10 @@
 use super::resources;
 use crate::cgroup::events::Event;
 use crate::cgroup::handle::Handle;
-use crate::cgroup::join::{SubCgroups, parse_sub_cgroups};
+use crate::cgroup::join::parse_sub_cgroups;
 use crate::cgroup::layout::{Layout, Mode, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Request, compile};
+use crate::cgroup::tree;
 use oci_spec::runtime::LinuxResources;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -181,15 +182,18 @@ fn a_cgroup_with_processes_or_frozen_is_refused() {
 
 /// A shell that joins the cgroups itself, as the init would, and then runs `script`.
 fn spawn(handle: &Handle, script: &str) -> Child {
-    let mut join = handle.join(&SubCgroups::new()).unwrap();
-    join.without_birth().unwrap();
-    let mut files = join.into_files().into_iter().map(Stdio::from);
+    let open = |directory: &Path| fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs")).unwrap();
+    let mut files = handle.directories().into_iter().map(open).map(Stdio::from);
     let mut next = || files.next().unwrap_or_else(Stdio::null);
     let mut shell = Command::new("sh");
     let script = format!("echo 0; echo 0 >&0; echo 0 >&2; exec 0</dev/null 1>/dev/null 2>/dev/null; {script}");
     shell.arg("-c").arg(script).stdout(next()).stdin(next()).stderr(next());
     assert!(files.next().is_none(), "a lean plan joins at most three cgroups");
     shell.spawn().unwrap()
+}
+
+fn is_empty(handle: &Handle, patience: Duration) -> bool {
+    tree::wait_empty(handle.main_directory().unwrap(), Instant::now() + patience).unwrap()
 }
 
 /// Waits until `child` is in the cgroup and executes something else than the shell.
@@ -220,11 +224,11 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     assert!(handle.is_frozen().unwrap());
     handle.kill(libc::SIGWINCH).unwrap();
     assert!(handle.is_frozen().unwrap(), "a paused container stays paused");
-    assert!(!handle.wait_empty(Instant::now() + Duration::from_millis(20)).unwrap());
+    assert!(!is_empty(&handle, Duration::from_millis(20)));
     handle.thaw().unwrap();
     assert!(!handle.is_frozen().unwrap());
     handle.kill(libc::SIGTERM).unwrap();
-    assert!(handle.wait_empty(Instant::now() + Duration::from_secs(5)).unwrap());
+    assert!(is_empty(&handle, Duration::from_secs(5)));
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 
     let mut child = spawn(&handle, "exec sleep 60");
@@ -240,7 +244,7 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     handle.destroy().unwrap();
     handle.kill(libc::SIGKILL).unwrap();
     assert!(handle.pids(true).unwrap().is_empty());
-    assert!(handle.wait_empty(Instant::now()).unwrap());
+    assert!(is_empty(&handle, Duration::ZERO));
 }
 
 #[test]
@@ -486,7 +490,7 @@ fn systemd_makes_limits_and_removes_the_cgroup() {
     assert_eq!(handle.pids(true).unwrap().len(), 2);
     handle.freeze().unwrap();
     handle.kill(libc::SIGKILL).unwrap();
-    assert!(handle.wait_empty(Instant::now() + Duration::from_secs(5)).unwrap());
+    assert!(is_empty(&handle, Duration::from_secs(5)));
     child.wait().unwrap();
     second.wait().unwrap();
     handle.destroy().unwrap();

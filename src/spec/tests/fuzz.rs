@@ -1,6 +1,7 @@
 //! Whatever comes in, an answer comes out: properties of the parsers under random and damaged input.
 
-use crate::spec::{cpu_list, default, mount_options::MountOptions};
+use crate::cpu_list;
+use crate::spec::{default, mount_options::MountOptions};
 use crate::spec::{parse, parse_process, parse_resources, validate, validate_process, validate_rootless};
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -2,8 +2,8 @@
 
 use super::namespaces::needs;
 use super::{Check, absolute};
+use crate::cpu_list;
 use crate::error::{Error, Result};
-use crate::spec::cpu_list;
 use crate::spec::mount_options::{self, Effect};
 use oci_spec::runtime::{
     LinuxIntelRdt, LinuxNamespaceType as Kind, MemoryPolicyFlagType as Flag, MemoryPolicyModeType as Mode,

@@ -1,8 +1,8 @@
 //! `process`, in config.json and by itself.
 
 use super::{Check, absolute, environment, scheduling};
+use crate::cpu_list;
 use crate::error::{Error, Result};
-use crate::spec::cpu_list;
 use oci_spec::runtime::Process;
 
 /// The most supplementary groups that setgroups(2) takes (linux/limits.h, `NGROUPS_MAX`).
