@@ -33,7 +33,7 @@ pub mod write;
 pub use create::Cgroup;
 pub use handle::Handle;
 pub use join::Join;
-pub use layout::{Layout, Needs};
+pub use layout::Layout;
 pub use plan::{CgroupPlan, Driver, Request, compile};
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::{console, host, sealed, wait};
 use crate::cgroup::Join;
 use crate::cgroup::join::SubCgroups;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::init::{Op, RECORDED, Slot, Slots};
+use crate::init::{Op, RECORDED, Slots};
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, seccomp};
 use crate::spec::{self, Warning};
@@ -266,8 +266,8 @@ fn clone_into(
     })?;
     launch::log_plan(&plan);
     let plan: &'static Plan = Box::leak(Box::new(plan));
-    for (index, file) in join.files().iter().enumerate() {
-        slots.set(Slot(plan.first_cgroup_slot + index as u8), file.as_raw_fd());
+    for (slot, file) in plan.cgroup_slots.iter().zip(join.files()) {
+        slots.set(*slot, file.as_raw_fd());
     }
     let report: &'static Shared<Report> =
         Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the new process")?));

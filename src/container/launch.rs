@@ -426,8 +426,8 @@ struct Kept {
 /// Opens what init gets from outside.
 fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to: &mut Slots) -> Result<Kept> {
     let mut kept = Kept { given: Vec::new(), terminal: None };
-    for (index, file) in cgroup.join().files().iter().enumerate() {
-        to.set(Slot(plan.first_cgroup_slot + index as u8), file.as_raw_fd());
+    for (slot, file) in plan.cgroup_slots.iter().zip(cgroup.join().files()) {
+        to.set(*slot, file.as_raw_fd());
     }
     let mut give = |slot: Slot, fd: OwnedFd| {
         to.set(slot, fd.as_raw_fd());

@@ -5,8 +5,8 @@
 
 use crate::error::{Doing, Error, Result};
 use crate::init::{self, Init, Op};
-use crate::plan::{CLONE_NEWTIME, Plan};
-use crate::sys::clone::{self, Child, Request};
+use crate::plan::Plan;
+use crate::sys::clone::{self, CLONE_NEWTIME, Child, Request};
 use crate::sys::shared::{Shared, Stage};
 use crate::sys::{fs, process};
 use nix::errno::Errno;

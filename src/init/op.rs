@@ -1,5 +1,6 @@
 //! The operations a Plan is made of.
 
+use crate::sys::clone::CLONE_NEWTIME;
 use crate::sys::mount::Attributes;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
@@ -313,7 +314,7 @@ pub fn namespace_names(kinds: i32) -> String {
         (libc::CLONE_NEWIPC as u64, "NEWIPC"),
         (libc::CLONE_NEWUTS as u64, "NEWUTS"),
         (libc::CLONE_NEWCGROUP as u64, "NEWCGROUP"),
-        (0x80, "NEWTIME"),
+        (CLONE_NEWTIME as u64, "NEWTIME"),
     ];
     flags(kinds as u32 as u64, &NAMES)
 }

@@ -5,14 +5,11 @@ use super::{console, program, target};
 use crate::sys::fs::{self, Sys};
 use crate::sys::mount::{self, Attributes};
 use crate::sys::shared::Report;
-use crate::sys::{process, socket};
+use crate::sys::{clone, process, socket};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
-
-/// `CLONE_NEWTIME` (Linux 5.6).
-const CLONE_NEWTIME: i32 = 0x80;
 
 /// The exit status of a child that could not execute its program; nobody but the runtime sees it.
 const FAILED: i32 = 1;
@@ -407,7 +404,7 @@ impl<'a> Executor<'a> {
     fn enter_own_time(&mut self, proc: Slot) -> Sys {
         let namespace = fs::open(self.slots.get(proc), c"self/ns/time_for_children", libc::O_RDONLY, 0)?;
         let before = process::now();
-        let entered = process::setns(namespace, CLONE_NEWTIME);
+        let entered = process::setns(namespace, clone::CLONE_NEWTIME);
         self.clock_ahead = process::now().wrapping_sub(before);
         fs::close(namespace);
         entered

@@ -78,16 +78,16 @@ impl Builder {
         Ok(Slot(self.next_slot - 1))
     }
 
-    /// `count` slots in a row; the first.
+    /// Has init join `count` v1 cgroups; the slots for their `tasks` files.
     ///
     /// # Errors
-    /// When there are not as many.
-    pub fn slots(&mut self, count: usize) -> Result<u8> {
-        let first = self.next_slot;
-        for _ in 0..count {
-            self.slot("linux.resources")?;
+    /// When there are not as many slots.
+    pub fn join_cgroups(&mut self, count: usize) -> Result<Vec<Slot>> {
+        let slots = (0..count).map(|_| self.slot("linux.resources")).collect::<Result<Vec<_>>>()?;
+        for tasks in slots.iter().copied() {
+            self.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
         }
-        Ok(first)
+        Ok(slots)
     }
 
     /// Makes sure that the runtime's own procfs is open, and says where.

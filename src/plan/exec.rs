@@ -7,10 +7,10 @@
 //! it does with the cgroup namespace, out of which nobody may be moved in (cgroups(7), "nsdelegate").
 
 use super::builder::{Builder, slots};
-use super::namespaces::CLONE_NEWTIME;
 use super::{Host, Outside, Plan, process, seccomp};
 use crate::error::Result;
-use crate::init::{Op, Slot};
+use crate::init::Op;
+use crate::sys::clone::CLONE_NEWTIME;
 use oci_spec::runtime::{Linux, Process};
 
 /// Everything that decides what an `exec` does.
@@ -60,11 +60,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     enter(&mut stage, in_stage);
 
     let mut builder = Builder::default();
-    let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
-    for index in 0..input.cgroups_to_join {
-        let tasks = Slot(first_cgroup_slot + index as u8);
-        builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
-    }
+    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join)?;
     if in_stage != input.namespaces {
         enter(&mut builder, input.namespaces & !in_stage);
     }
@@ -105,7 +101,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         network_helper: false,
         stage: stage.finish(),
         steps: builder.finish(),
-        first_cgroup_slot,
+        cgroup_slots,
         exec,
     })
 }

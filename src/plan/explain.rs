@@ -20,29 +20,29 @@ pub struct Line {
 
 /// All that will happen, in order.
 pub fn lines(plan: &Plan) -> Vec<Line> {
-    let mut lines = Vec::new();
-    let mut all = |who, steps: &[Step]| {
-        for step in steps {
-            lines.push(Line { who, call: step.op.to_string(), field: step.field.clone() });
-        }
-    };
-    all("outside", &plan.outside.steps);
-    all("stage", &plan.stage);
-    let mut lines_of_init = Vec::new();
-    std::mem::swap(&mut lines, &mut lines_of_init);
-    let mut lines = lines_of_init;
-    for joined in &plan.joined {
-        let call = format!("open({:?}) -> {}", joined.path.to_string_lossy(), joined.slot);
-        lines.insert(0, Line { who: "outside", call, field: joined.field.clone() });
-    }
+    let opened = plan.joined.iter().map(|joined| Line {
+        who: "outside",
+        call: format!("open({:?}) -> {}", joined.path.to_string_lossy(), joined.slot),
+        field: joined.field.clone(),
+    });
     let sharing = if plan.share_memory { "VM|" } else { "" };
-    let call = format!("clone3({sharing}{})", namespace_names(plan.clone_flags as i32));
-    lines.push(Line { who: "runtime", call, field: "linux.namespaces".into() });
-    for step in &plan.steps {
-        lines.push(Line { who: "init", call: step.op.to_string(), field: step.field.clone() });
-    }
-    lines.push(Line { who: "init", call: exec_call(&plan.exec), field: "process.args".into() });
-    lines
+    let clone = Line {
+        who: "runtime",
+        call: format!("clone3({sharing}{})", namespace_names(plan.clone_flags as i32)),
+        field: "linux.namespaces".into(),
+    };
+    let exec = Line { who: "init", call: exec_call(&plan.exec), field: "process.args".into() };
+    opened
+        .chain(lines_of("outside", &plan.outside.steps))
+        .chain(lines_of("stage", &plan.stage))
+        .chain([clone])
+        .chain(lines_of("init", &plan.steps))
+        .chain([exec])
+        .collect()
+}
+
+fn lines_of(who: &'static str, steps: &[Step]) -> impl Iterator<Item = Line> {
+    steps.iter().map(move |step| Line { who, call: step.op.to_string(), field: step.field.clone() })
 }
 
 /// The Plan as a person reads it: number, who, call, field.

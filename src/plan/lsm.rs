@@ -141,7 +141,8 @@ mod tests {
         let linux = LinuxBuilder::default().mount_label("u:r:t:s0").build().unwrap();
         let host = Host { selinux: false, ..HOST };
         assert_eq!(mount_context(Some(&linux), "tmpfs", &host), None);
-        assert_eq!(unused_mount_label(Some(&linux), &host).unwrap().field(), "linux.mountLabel");
+        let warning = unused_mount_label(Some(&linux), &host).unwrap().to_string();
+        assert!(warning.starts_with("linux.mountLabel: "), "{warning}");
         assert_eq!(unused_mount_label(None, &host), None);
     }
 

@@ -22,12 +22,12 @@ pub mod process;
 pub mod seccomp;
 
 pub use mounts::{HOST_ROOT, IdMapping, Outside};
-pub use namespaces::{CLONE_NEWTIME, Joined, flag as namespace_flag};
+pub use namespaces::{Joined, flag as namespace_flag};
 pub use overlay::Overlay;
 
 use crate::cgroup::Layout;
 use crate::error::{Error, Result};
-use crate::init::{Exec, Gate, Op, Step};
+use crate::init::{Exec, Gate, Op, Slot, Step};
 use crate::spec::sysctl;
 use crate::sys::mount::Attributes;
 use builder::{Builder, cstring, slots};
@@ -159,8 +159,8 @@ pub struct Plan {
     pub network_helper: bool,
     /// Steps of init.
     pub steps: Vec<Step>,
-    /// The first of the slots for v1 `tasks` files.
-    pub first_cgroup_slot: u8,
+    /// The slots for v1 `tasks` files.
+    pub cgroup_slots: Vec<Slot>,
     /// What is executed in the end.
     pub exec: Exec,
 }
@@ -191,11 +191,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let process = &*input.process()?;
     let mut builder = Builder::default();
     let mut outside = Outside::default();
-    let first_cgroup_slot = builder.slots(input.cgroups_to_join)?;
-    for index in 0..input.cgroups_to_join {
-        let tasks = crate::init::Slot(first_cgroup_slot + index as u8);
-        builder.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
-    }
+    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join)?;
     if input.cgroup_awaits_init {
         builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
@@ -231,7 +227,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         network_helper: namespaces.network_helper,
         stage: namespaces.stage,
         steps: builder.finish(),
-        first_cgroup_slot,
+        cgroup_slots,
         exec,
     })
 }

@@ -4,11 +4,9 @@ use super::Input;
 use super::builder::{Builder, slots};
 use crate::error::Result;
 use crate::init::{Gate, Op, Slot, Step};
+use crate::sys::clone::CLONE_NEWTIME;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::PathBuf;
-
-/// `CLONE_NEWTIME` (Linux 5.6).
-pub const CLONE_NEWTIME: i32 = 0x80;
 
 /// A namespace that exists, to be opened before the clone.
 #[derive(Debug)]

@@ -53,8 +53,6 @@ pub struct Listener {
 pub struct Obtained {
     /// The filter; none if the profile is the empty object, which asks for nothing.
     pub filter: Option<Filter>,
-    /// Whether it was in the cache.
-    pub cached: bool,
     /// Why the cache could not be used: the start is slower than it could be.
     pub warnings: Vec<String>,
     /// System calls of the profile that nobody knows, for the debug log: profiles are written for many kernels.
@@ -67,13 +65,13 @@ pub struct Obtained {
 /// One sentence that names the field that is wrong. A cache that cannot be read or written is only a note.
 pub fn obtain(profile: &Seccomp, cache: Option<&Cache>) -> Result<Obtained> {
     let text = profile.text();
-    let mut obtained = Obtained { filter: None, cached: false, warnings: Vec::new(), unknown: Vec::new() };
+    let mut obtained = Obtained { filter: None, warnings: Vec::new(), unknown: Vec::new() };
     if text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).is_some_and(|inner| inner.trim().is_empty()) {
         return Ok(obtained);
     }
     if let Some(cache) = cache {
         match cache.load(text.as_bytes()) {
-            Ok(Some(filter)) => return Ok(Obtained { filter: Some(filter), cached: true, ..obtained }),
+            Ok(Some(filter)) => return Ok(Obtained { filter: Some(filter), ..obtained }),
             Ok(None) => {}
             Err(error) => obtained.warnings.push(error.to_string()),
         }
@@ -85,13 +83,14 @@ pub fn obtain(profile: &Seccomp, cache: Option<&Cache>) -> Result<Obtained> {
     Ok(Obtained { filter: Some(filter), unknown, ..obtained })
 }
 
-/// Compiles a profile. The names of system calls that nobody knows, which are left out, come second.
+/// Compiles a profile that [`Seccomp::parse`] has checked. The names of system calls that nobody knows, which are left
+/// out, come second.
 ///
 /// # Errors
-/// One sentence that names the field that is wrong.
-pub fn compile(seccomp: &LinuxSeccomp) -> Result<(Filter, Vec<String>)> {
-    let profile = Profile::new(seccomp)?;
-    let listener = listener(seccomp, &profile)?;
+/// What libseccomp or the kernel would refuse, in one sentence.
+fn compile(seccomp: &LinuxSeccomp) -> Result<(Filter, Vec<String>)> {
+    let profile = Profile::new(seccomp);
+    let listener = listener(seccomp, &profile);
     let mut flags = flags(seccomp);
     if listener.is_some() {
         flags |= libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
@@ -183,22 +182,9 @@ fn flags(seccomp: &LinuxSeccomp) -> u32 {
 const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// The agent, if a rule notifies.
-fn listener(seccomp: &LinuxSeccomp, profile: &Profile) -> Result<Option<Listener>> {
-    let path = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty());
-    match path {
-        None if seccomp.listener_metadata().is_some() => Err(Error::config(
-            "linux.seccomp.listenerMetadata",
-            "is set without listenerPath: set listenerPath to the agent's socket, or remove it",
-        )),
-        None if profile.notifies => Err(Error::config(
-            "linux.seccomp.listenerPath",
-            "is not set, and a rule uses SCMP_ACT_NOTIFY: set it to the agent's socket",
-        )),
-        Some(path) if profile.notifies => {
-            Ok(Some(Listener { path: path.clone(), metadata: seccomp.listener_metadata().clone() }))
-        }
-        _ => Ok(None),
-    }
+fn listener(seccomp: &LinuxSeccomp, profile: &Profile) -> Option<Listener> {
+    let path = seccomp.listener_path().clone().filter(|_| profile.notifies)?;
+    Some(Listener { path, metadata: seccomp.listener_metadata().clone() })
 }
 
 /// The instructions in a program's bytes; an incomplete last one is left out.

@@ -26,21 +26,10 @@ pub struct Loaded {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads and parses `config.json` of the bundle at `bundle`.
-///
-/// Unknown properties are ignored (runtime-spec config.md, "Extensibility"); of a key that is there twice the last
-/// one counts, and `null` is the same as absent, as in Go.
-///
-/// # Errors
-/// One sentence which names the file, or the field that is wrong.
-pub fn load(bundle: &Path) -> Result<Loaded> {
-    parse(&read_config(bundle)?)
-}
-
 /// Reads and parses the configuration in the file `path`.
 ///
 /// # Errors
-/// As [`load`].
+/// One sentence which names the file, or the field that is wrong.
 pub fn load_file(path: &Path) -> Result<Loaded> {
     parse(&read(path)?)
 }
@@ -55,8 +44,11 @@ pub fn read_config(bundle: &Path) -> Result<Vec<u8>> {
 
 /// Parses the bytes of a `config.json`.
 ///
+/// Unknown properties are ignored (runtime-spec config.md, "Extensibility"); of a key that is there twice the last
+/// one counts, and `null` is the same as absent, as in Go.
+///
 /// # Errors
-/// As [`load`].
+/// One sentence which names the field that is wrong.
 pub fn parse(text: &[u8]) -> Result<Loaded> {
     let document: Document = json::read(Place::CONFIG, text)?;
     let mut warnings = Vec::new();

@@ -1,6 +1,6 @@
 //! `config.json`: read it, check it, and nothing else.
 //!
-//! [`load`] turns a bundle's `config.json` into runtime-spec types, [`validate`](fn@validate) refuses all that
+//! [`parse`] turns a `config.json` into runtime-spec types, [`validate`](fn@validate) refuses all that
 //! can be refused by looking at it, before anything exists. What the spec writes as text, such as capability
 //! names ([`capability`]), is parsed here as well.
 
@@ -17,9 +17,10 @@ pub mod sysctl;
 mod validate;
 mod warning;
 
-pub use features::features;
-pub use load::{Loaded, load, load_file, parse, read_config};
-pub use process::{load_process, load_resources, parse_process, parse_resources};
+pub use load::{Loaded, load_file, parse, read_config};
+pub use process::{load_process, load_resources};
+#[cfg(test)]
+pub use process::{parse_process, parse_resources};
 pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;

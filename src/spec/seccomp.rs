@@ -41,7 +41,7 @@ impl Seccomp {
 fn check(seccomp: &LinuxSeccomp) -> Result<()> {
     let default = seccomp.default_action();
     if default == Action::ScmpActNotify {
-        let problem = "SCMP_ACT_NOTIFY cannot be the default, for calls are made before anybody listens";
+        let problem = "SCMP_ACT_NOTIFY cannot be used as default action, for calls are made before anybody listens";
         return Err(Error::config("linux.seccomp.defaultAction", format!("{problem}: use it for calls by name")));
     }
     return_value("linux.seccomp.defaultErrnoRet", default, seccomp.default_errno_ret())?;
@@ -54,6 +54,9 @@ fn check(seccomp: &LinuxSeccomp) -> Result<()> {
 fn rule(field: &str, rule: &LinuxSyscall) -> Result<()> {
     if rule.names().is_empty() {
         return Err(Error::config(&format!("{field}.names"), "is empty: name at least one system call"));
+    }
+    if rule.names().iter().any(String::is_empty) {
+        return Err(Error::config(&format!("{field}.names"), "has an empty name in it: remove it"));
     }
     if rule.action() == Action::ScmpActNotify && rule.names().iter().any(|name| name == "write") {
         let problem = "SCMP_ACT_NOTIFY cannot be used for the write syscall, which is called before anybody listens";

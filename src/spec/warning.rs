@@ -14,11 +14,6 @@ impl Warning {
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: field.into(), problem: problem.into() }
     }
-
-    /// The field's path ("process.capabilities.bounding").
-    pub fn field(&self) -> &str {
-        &self.field
-    }
 }
 
 impl fmt::Display for Warning {

@@ -6,7 +6,7 @@
 use super::raw;
 use nix::errno::Errno;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 /// More than any kernel's `sizeof(union bpf_attr)` so far (168 bytes in Linux 6.18).
 const ATTR_BYTES: usize = 256;
@@ -63,9 +63,9 @@ impl Attr {
     }
 }
 
+/// The new descriptor in an answer of bpf(2); it is close-on-exec.
 fn descriptor(number: usize) -> OwnedFd {
-    // SAFETY: bpf(2) has just returned this descriptor (close-on-exec), and nobody else knows of it.
-    unsafe { OwnedFd::from_raw_fd(number as i32) }
+    super::own(number as i32)
 }
 
 /// Loads a program of type `BPF_PROG_TYPE_CGROUP_DEVICE`; its descriptor is close-on-exec.

@@ -28,6 +28,8 @@ pub struct Child {
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// `CLONE_CLEAR_SIGHAND`, Linux 5.5.
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// `CLONE_NEWTIME`, Linux 5.6.
+pub const CLONE_NEWTIME: i32 = 0x80;
 /// `CLONE_VM`: the child runs in its parent's memory until it executes something.
 pub const SHARE_MEMORY: u64 = libc::CLONE_VM as u64;
 

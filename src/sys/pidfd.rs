@@ -1,7 +1,7 @@
 //! Process descriptors that close themselves.
 
 use nix::errno::Errno;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// A descriptor of the process `pid` (pidfd_open(2), Linux 5.3), close-on-exec. It polls readable once the process has
 /// ended.
@@ -9,7 +9,5 @@ use std::os::fd::{FromRawFd, OwnedFd};
 /// # Errors
 /// `ESRCH` when there is no such process.
 pub fn open(pid: i32) -> Result<OwnedFd, Errno> {
-    let number = super::process::pidfd_open(pid)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    super::process::pidfd_open(pid).map(super::own)
 }

@@ -12,9 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Seek};
 
-/// The arguments that a system call has at most.
-const ARGUMENTS: usize = 6;
-
 /// System calls that some architectures make through socketcall(2) or ipc(2). libseccomp knows where, and filters both
 /// ways; no rule for them may be reduced to a number.
 const MULTIPLEXED: [&str; 34] = [
@@ -113,18 +110,8 @@ pub(super) struct Profile {
 }
 
 impl Profile {
-    /// Checks `seccomp` (runtime-spec config-linux.md, "Seccomp").
-    ///
-    /// # Errors
-    /// One sentence that names the field that is wrong.
-    pub fn new(seccomp: &LinuxSeccomp) -> Result<Self> {
-        let default = action(seccomp.default_action(), seccomp.default_errno_ret(), "linux.seccomp.defaultErrnoRet")?;
-        if default == ScmpAction::Notify {
-            return Err(Error::config(
-                "linux.seccomp.defaultAction",
-                "SCMP_ACT_NOTIFY cannot be used as default action: nobody could start the agent's system calls",
-            ));
-        }
+    /// The profile `seccomp`, which [`Seccomp::parse`](crate::spec::Seccomp::parse) has checked.
+    pub fn new(seccomp: &LinuxSeccomp) -> Self {
         let mut archs = vec![NATIVE];
         for &arch in seccomp.architectures().iter().flatten() {
             if arch != Arch::ScmpArchNative && !archs.contains(&arch) {
@@ -132,28 +119,24 @@ impl Profile {
             }
         }
         let mut profile = Self {
-            default,
+            default: action(seccomp.default_action(), seccomp.default_errno_ret()),
             archs,
             rules: BTreeMap::new(),
             known: BTreeMap::new(),
             unknown: Vec::new(),
             notifies: false,
         };
-        for (i, syscall) in seccomp.syscalls().iter().flatten().enumerate() {
-            let field = format!("linux.seccomp.syscalls[{i}]");
-            profile.add(&field, syscall)?;
+        for syscall in seccomp.syscalls().iter().flatten() {
+            profile.add(syscall);
         }
-        Ok(profile)
+        profile
     }
 
-    fn add(&mut self, field: &str, syscall: &oci_spec::runtime::LinuxSyscall) -> Result<()> {
-        let action = action(syscall.action(), syscall.errno_ret(), &format!("{field}.errnoRet"))?;
-        if syscall.names().is_empty() {
-            return Err(Error::config(&format!("{field}.names"), "is empty: name at least one system call"));
-        }
-        let conditions = conditions(field, syscall.args().as_deref().unwrap_or_default())?;
+    fn add(&mut self, syscall: &oci_spec::runtime::LinuxSyscall) {
+        let action = action(syscall.action(), syscall.errno_ret());
+        self.notifies |= action == ScmpAction::Notify;
+        let conditions = conditions(syscall.args().as_deref().unwrap_or_default());
         for name in syscall.names() {
-            self.check_name(field, name, action)?;
             if ScmpSyscall::from_name(name).is_err() && newer(name).is_none() {
                 self.unknown.push(name.clone());
                 continue;
@@ -170,23 +153,6 @@ impl Profile {
             }
             rules.extend(conditions.iter().map(|all| Rule { action, conditions: all.clone() }));
         }
-        Ok(())
-    }
-
-    fn check_name(&mut self, field: &str, name: &str, action: ScmpAction) -> Result<()> {
-        if name.is_empty() || name.contains('\0') {
-            return Err(Error::config(&format!("{field}.names"), "has a name that is no system call's: correct it"));
-        }
-        if action == ScmpAction::Notify {
-            if name == "write" {
-                return Err(Error::config(
-                    &format!("{field}.action"),
-                    "SCMP_ACT_NOTIFY cannot be used for the write syscall: the runtime could not report the listener",
-                ));
-            }
-            self.notifies = true;
-        }
-        Ok(())
     }
 
     /// Where the system call `name` is: architecture (AUDIT_ARCH_*) and number, for each of the profile's
@@ -270,26 +236,19 @@ impl Profile {
     }
 }
 
-/// The action of a rule with the value it returns (EPERM unless the profile says otherwise).
-fn action(action: Action, value: Option<u32>, field: &str) -> Result<ScmpAction> {
-    let returns = u16::try_from(value.unwrap_or(libc::EPERM as u32))
-        .map_err(|_| Error::config(field, "is more than 65535: use an errno"))?;
-    let action = match action {
-        Action::ScmpActErrno => return Ok(ScmpAction::Errno(i32::from(returns))),
-        Action::ScmpActTrace => return Ok(ScmpAction::Trace(returns)),
+/// The action of a rule with the value it returns: EPERM unless the profile says otherwise.
+fn action(action: Action, value: Option<u32>) -> ScmpAction {
+    // No value that was let through is greater.
+    let returns = value.map_or(libc::EPERM.unsigned_abs() as u16, |value| u16::try_from(value).unwrap_or(u16::MAX));
+    match action {
+        Action::ScmpActErrno => ScmpAction::Errno(i32::from(returns)),
+        Action::ScmpActTrace => ScmpAction::Trace(returns),
         Action::ScmpActKill | Action::ScmpActKillThread => ScmpAction::KillThread,
         Action::ScmpActKillProcess => ScmpAction::KillProcess,
         Action::ScmpActTrap => ScmpAction::Trap,
         Action::ScmpActNotify => ScmpAction::Notify,
         Action::ScmpActLog => ScmpAction::Log,
         Action::ScmpActAllow => ScmpAction::Allow,
-    };
-    match value {
-        None => Ok(action),
-        Some(_) => Err(Error::config(
-            field,
-            "is set, but only SCMP_ACT_ERRNO and SCMP_ACT_TRACE return a value: remove it or change the action",
-        )),
     }
 }
 
@@ -310,24 +269,14 @@ pub(super) fn answer(action: ScmpAction) -> Option<u32> {
 
 /// The conditions of a rule, all of which must hold. Conditions that share an argument become rules of their own, any
 /// of which will do: one rule cannot compare an argument twice, and runc's users know it so.
-fn conditions(field: &str, args: &[LinuxSeccompArg]) -> Result<Vec<Vec<ScmpArgCompare>>> {
-    let mut uses = [0; ARGUMENTS];
-    let mut all = Vec::with_capacity(args.len());
-    for (i, arg) in args.iter().enumerate() {
-        let count = uses.get_mut(arg.index()).ok_or_else(|| {
-            Error::config(
-                &format!("{field}.args[{i}].index"),
-                "is more than 5: a system call has six arguments, 0 to 5",
-            )
-        })?;
-        *count += 1;
-        all.push(condition(arg));
+fn conditions(args: &[LinuxSeccompArg]) -> Vec<Vec<ScmpArgCompare>> {
+    let all = || args.iter().map(condition);
+    let shares = |(i, arg): (usize, &LinuxSeccompArg)| args.iter().take(i).any(|other| other.index() == arg.index());
+    match args {
+        [] => Vec::new(),
+        _ if args.iter().enumerate().any(shares) => all().map(|one| vec![one]).collect(),
+        _ => vec![all().collect()],
     }
-    Ok(match all.len() {
-        0 => Vec::new(),
-        _ if uses.iter().any(|count| *count > 1) => all.into_iter().map(|one| vec![one]).collect(),
-        _ => vec![all],
-    })
 }
 
 fn condition(arg: &LinuxSeccompArg) -> ScmpArgCompare {

@@ -76,7 +76,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Checks `spec`, which came from [`load`](super::load), and returns what has to be logged.
+/// Checks `spec`, which came from [`parse`](super::parse), and returns what has to be logged.
 ///
 /// # Errors
 /// The first rule that `spec` breaks, in one sentence that names the field.

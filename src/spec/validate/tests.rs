@@ -616,7 +616,7 @@ fn seccomp() {
     refused(
         seccomp(json!({"defaultAction": "SCMP_ACT_NOTIFY"})),
         concat!(
-            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be the default, ",
+            "linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action, ",
             "for calls are made before anybody listens: use it for calls by name"
         ),
     );
@@ -634,6 +634,7 @@ fn seccomp() {
         "linux.seccomp.syscalls[0].errnoRet: SCMP_ACT_ALLOW returns no value: remove it",
     );
     refused(rule(json!({"names": []})), "linux.seccomp.syscalls[0].names: is empty: name at least one system call");
+    refused(rule(json!({"names": [""]})), "linux.seccomp.syscalls[0].names: has an empty name in it: remove it");
     refused(rule(json!({"names": null})), "linux.seccomp.syscalls[0].names: is missing: add it");
     refused(
         rule(json!({"args": [{"index": 6, "op": "SCMP_CMP_EQ"}]})),
