@@ -364,3 +364,27 @@ fn a_hook_that_the_filter_kills_says_so() {
     });
     assert!(output.failed().contains("error running startContainer hook #0: /bin/mkdir: signal: bad system call"));
 }
+
+#[test]
+fn attributes_that_a_bind_mount_does_not_name_are_off_where_it_names_others() {
+    let lab = lab!();
+    let attributes = |options: &[&str]| {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] =
+                json!(["sh", "-c", "while read _ p _ o _; do [ $p = /tmp ] && echo $o; done < /proc/mounts; true"]);
+            let source = ["nosuid", "nodev", "noexec", "noatime"];
+            push(
+                &mut config["mounts"],
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "x", "options": source}),
+            );
+            push(&mut config["mounts"], json!({"destination": "/tmp", "source": "rootfs/mnt", "options": options}));
+        });
+        let said = lab.run(&bundle, &[]).ok();
+        said.split(',').take_while(|option| !option.starts_with("mode")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(attributes(&["bind"])[..5], ["rw", "nosuid", "nodev", "noexec", "noatime"]);
+    assert_eq!(attributes(&["bind", "rprivate"])[..5], ["rw", "nosuid", "nodev", "noexec", "noatime"]);
+    assert_eq!(attributes(&["bind", "ro"])[..2], ["ro", "noatime"]);
+    assert_eq!(attributes(&["bind", "dev"])[..2], ["rw", "noatime"]);
+    assert_eq!(attributes(&["bind", "nodev", "nodiratime"])[..4], ["rw", "nodev", "nodiratime", "relatime"]);
+}

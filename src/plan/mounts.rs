@@ -347,9 +347,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     if entry.destination == Path::new("/proc") {
         builder.push(entry.field.clone(), Op::RequireProcfs { mount });
     }
-    let Attributes { set, clear, .. } = attributes(entry.options.set, entry.options.clear);
-    if set != 0 || clear != 0 {
-        let attributes = attributes(set, clear);
+    if let Some(attributes) = bind_attributes(input, &entry.options) {
         builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: false });
     }
     if entry.options.set_all != 0 || entry.options.clear_all != 0 {
@@ -372,6 +370,26 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         builder.push(entry.field.clone(), Op::Close { slot: mount });
     }
     Ok(())
+}
+
+/// The attributes of a bind mount whose options name some: those that they do not name are off, as in runc, whose
+/// mount(2) says all of them at once. A user namespace keeps what it could not take back from a mount of its parent's
+/// (mount_namespaces(7), "locked").
+fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attributes> {
+    const LOCKED: u64 =
+        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let (set, clear) = (options.set, options.clear);
+    if set == 0 && clear == 0 {
+        return None;
+    }
+    let mut unnamed = libc::MOUNT_ATTR_NOSYMFOLLOW;
+    if !input.has_user_namespace() {
+        unnamed |= LOCKED;
+        let access_times = mount_options::ATIME | libc::MOUNT_ATTR_NODIRATIME;
+        // How access times are kept stays as it is where no option speaks of it.
+        unnamed |= if (set | clear) & access_times == 0 { 0 } else { access_times };
+    }
+    Some(attributes(set, clear | unnamed & !set))
 }
 
 fn attributes(set: u64, clear: u64) -> Attributes {
