@@ -11,7 +11,7 @@ use std::os::fd::RawFd;
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
 /// What the terminal is to be like.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Terminal {
     /// Rows and columns.
     pub size: Option<(u16, u16)>,
@@ -24,7 +24,7 @@ pub struct Terminal {
 }
 
 /// Opens a new pseudoterminal in the container's devpts, makes its slave stdin, stdout and stderr, and sends its
-/// master away over `socket`.
+/// master away over `socket`, which is closed.
 ///
 /// The slave is opened from the master (TIOCGPTPEER), never by name: names in /dev/pts are the image's to fake
 /// (CVE-2025-52565).
@@ -54,6 +54,7 @@ pub fn set_up(root: RawFd, socket: RawFd, terminal: &Terminal) -> Sys {
     }
     fs::close(slave);
     fs::close(master);
+    fs::close(socket);
     Ok(())
 }
 

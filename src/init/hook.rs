@@ -4,7 +4,8 @@
 //! user; the runtime runs the others. So nothing here allocates.
 
 use super::op::Step;
-use super::run::{Slots, run_here};
+use super::run::run_here;
+use super::slots::Slots;
 use super::{Environment, Exec};
 use crate::sys::clone::{Child, Request, fork_and};
 use crate::sys::fs::{self, Sys};

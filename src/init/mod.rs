@@ -18,14 +18,19 @@
 mod console;
 mod copy;
 mod hook;
+mod mounts;
 mod network;
 mod op;
 mod program;
+mod rights;
 mod run;
+mod slots;
 mod start;
 mod target;
 
+pub use console::Terminal;
 pub use hook::{Caller, Hook, Words, run as run_hook};
 pub use network::help as help_with_network;
-pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Slot, Source, Step, namespace_names};
-pub use run::{FAILURE, Init, READY, RECORDED, Slots, run, run_here};
+pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Source, Step, namespace_names};
+pub use run::{FAILURE, Init, READY, RECORDED, run, run_here};
+pub use slots::{Slot, Slots};

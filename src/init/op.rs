@@ -1,21 +1,14 @@
 //! The operations a Plan is made of.
 
+use super::console::Terminal;
+use super::slots::Slot;
 use crate::sys::clone::CLONE_NEWTIME;
 use crate::sys::mount::Attributes;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
+use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::fmt;
-
-/// The number of a descriptor that one step opens and others use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(pub u8);
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}]", self.0)
-    }
-}
 
 /// One thing to do, and the config.json field that asks for it.
 #[derive(Debug)]
@@ -142,6 +135,11 @@ pub struct Environment {
 impl Environment {
     /// Bytes that are reserved for the value of HOME.
     pub const HOME_ROOM: usize = 255;
+
+    /// Writes HOME into the room that was left for it.
+    pub(super) fn write_home(&self, value: &[u8]) -> Result<(), Errno> {
+        if self.home_room { self.strings.set_first(b"HOME=", value) } else { Ok(()) }
+    }
 }
 
 /// An operation. Each is one or a few system calls; explain prints them with [`fmt::Display`].
@@ -213,14 +211,7 @@ pub enum Op {
     /// symlinkat(2); a name that exists is left alone.
     MakeLink { root: Slot, path: CString, target: CString },
     /// The pseudoterminal: opened in the container's devpts, bound to /dev/console, its master sent away.
-    Console {
-        root: Slot,
-        socket: Slot,
-        size: Option<(u16, u16)>,
-        owner: Option<u32>,
-        bind_console: bool,
-        keep_line_ends: bool,
-    },
+    Console { root: Slot, socket: Slot, terminal: Terminal },
     /// An empty, read-only stand-in over a path; a path that does not exist is skipped.
     Mask { root: Slot, path: CString, null: Slot, empty: Slot },
     /// A path made read-only by a bind over itself; a path that does not exist is skipped.
@@ -367,7 +358,6 @@ impl fmt::Display for Source {
 }
 
 impl fmt::Display for Op {
-    #[allow(clippy::too_many_lines)]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::JoinCgroup { tasks } => write!(f, "write({tasks}, \"0\")"),
@@ -457,12 +447,12 @@ impl fmt::Display for Op {
             Self::MakeLink { root, path, target } => {
                 write!(f, "symlinkat({:?}, {root}, {:?})", text(target), text(path))
             }
-            Self::Console { root, socket, bind_console, keep_line_ends, .. } => {
+            Self::Console { root, socket, terminal } => {
                 write!(f, "open {root}/dev/pts/ptmx, TIOCGPTPEER, dup3 to 0, 1, 2")?;
-                if *keep_line_ends {
+                if terminal.keep_line_ends {
                     write!(f, ", TCSETS -ONLCR")?;
                 }
-                if *bind_console {
+                if terminal.bind_console {
                     write!(f, ", bind to {root}/dev/console")?;
                 }
                 write!(f, ", sendmsg({socket}, SCM_RIGHTS)")

@@ -4,7 +4,7 @@ use super::builder::{Builder, cpath, cstring, slots};
 use super::{Host, caps, lsm};
 use crate::cpu_list;
 use crate::error::{Error, Result};
-use crate::init::{Environment, Exec, Gate, Op, Step};
+use crate::init::{self, Environment, Exec, Gate, Op, Step};
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
@@ -164,18 +164,15 @@ pub struct Terminal {
 /// its root already.
 pub fn terminal(builder: &mut Builder, process: &Process, terminal: Terminal) {
     if process.terminal().unwrap_or(false) {
-        let size = process.console_size().map(|size| (size.height() as u16, size.width() as u16));
-        builder.push(
-            "process.terminal",
-            Op::Console {
-                root: slots::ROOT,
-                socket: slots::CONSOLE,
-                size,
-                owner: Some(process.user().uid()),
-                bind_console: terminal.is_console,
-                keep_line_ends: terminal.is_served,
-            },
-        );
+        // What is larger was refused (spec::validate_process).
+        let side = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        let terminal = init::Terminal {
+            size: process.console_size().map(|size| (side(size.height()), side(size.width()))),
+            owner: Some(process.user().uid()),
+            bind_console: terminal.is_console,
+            keep_line_ends: terminal.is_served,
+        };
+        builder.push("process.terminal", Op::Console { root: slots::ROOT, socket: slots::CONSOLE, terminal });
     }
 }
 

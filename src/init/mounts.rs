@@ -1,0 +1,232 @@
+//! The file system that the container sees: mounts, device nodes, masks and the change of the root.
+
+use super::op::{Create, DeviceNode, Rule};
+use super::target;
+use crate::sys::fs::{self, Sys};
+use crate::sys::mount::{self, Attributes};
+use nix::errno::Errno;
+use std::ffi::{CStr, CString};
+use std::os::fd::RawFd;
+
+/// The flag that makes a call reach all mounts below a mount too.
+pub fn below(recursive: bool) -> u32 {
+    if recursive { libc::AT_RECURSIVE as u32 } else { 0 }
+}
+
+/// Changes how all mounts of this namespace propagate.
+pub fn propagate_root(propagation: u64) -> Sys {
+    let attributes = Attributes { propagation, ..Attributes::default() };
+    mount::set_attributes(fs::CWD, c"/", below(true), &attributes)
+}
+
+/// Maps the ids of the mount's files as the user namespace does.
+pub fn map_ids(mount: RawFd, userns: RawFd, recursive: bool) -> Sys {
+    let userns_fd = userns.cast_unsigned().into();
+    let attributes = Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attributes::default() };
+    mount::set_attributes(mount, c"", below(recursive), &attributes)
+}
+
+/// Makes sure that a mount is a procfs: LSMs would be fooled by another (CVE-2019-16884).
+pub fn require_procfs(mount: RawFd) -> Sys {
+    match fs::file_system(mount)? {
+        target::PROC_SUPER_MAGIC => Ok(()),
+        _ => Err(Errno::EPERM),
+    }
+}
+
+/// [`Create::Like`] resolved: a directory or a file, as the root of the mount is.
+pub fn kind_of(mount: RawFd) -> Sys<Create> {
+    Ok(if is_directory(mount)? { Create::Directory } else { Create::File })
+}
+
+fn is_directory(place: RawFd) -> Sys<bool> {
+    Ok(fs::stat(place)?.st_mode & libc::S_IFMT == libc::S_IFDIR)
+}
+
+/// What exists already is as good as made.
+pub fn unless_there(made: Sys) -> Sys {
+    match made {
+        Err(Errno::EEXIST) => Ok(()),
+        made => made,
+    }
+}
+
+/// A device node (mknodat(2)).
+pub fn make_device(root: RawFd, device: &DeviceNode) -> Sys {
+    target::in_parent(root, &device.path, |dir, name| match fs::mknod(dir, name, device.mode, device.dev) {
+        Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
+        made => unless_there(made),
+    })
+}
+
+/// The host's device node `host`, bound where a new one may not be made.
+pub fn bind_device(root: RawFd, device: &DeviceNode, host: &CStr) -> Sys {
+    let tree = mount::open_tree_clone(fs::CWD, host, 0)?;
+    let place = target::open_target(root, &device.path, Create::File, Rule::OffProc)?;
+    let result = mount::attach(tree, place);
+    fs::close(tree);
+    fs::close(place);
+    result
+}
+
+/// A symbolic link.
+pub fn make_link(root: RawFd, path: &CStr, target: &CStr) -> Sys {
+    target::in_parent(root, path, |dir, name| unless_there(fs::symlink(target, dir, name)))
+}
+
+/// A tmpfs with the mode of what it is going to cover.
+pub fn tmpfs_like(root: RawFd, path: &CStr, options: &[(CString, Option<CString>)], attributes: u64) -> Sys<RawFd> {
+    let mode = mode_of(root, path)?;
+    let mode = mode.as_ref().and_then(|digits| CStr::from_bytes_with_nul(digits).ok());
+    new_filesystem(c"tmpfs", options, mode, attributes)
+}
+
+/// The stand-ins for masked paths, and whether that for files and that for directories are attached somewhere.
+#[derive(Debug, Default)]
+pub struct Masks {
+    file_is_attached: bool,
+    directory_is_attached: bool,
+}
+
+impl Masks {
+    /// Covers `path` with `null`, if it is a file, or `empty`. The first file and the first directory get the stand-ins
+    /// themselves, all others copies of these: a mount that is attached nowhere can be copied only since Linux 6.15.
+    pub fn cover(&mut self, root: RawFd, path: &CStr, null: RawFd, empty: RawFd) -> Sys {
+        let Some(place) = existing(root, path)? else { return Ok(()) };
+        let (stand_in, attached) = match is_directory(place)? {
+            true => (empty, &mut self.directory_is_attached),
+            false => (null, &mut self.file_is_attached),
+        };
+        let result = if std::mem::replace(attached, true) {
+            let tree = mount::open_tree_clone(stand_in, c"", 0)?;
+            let result = mount::attach(tree, place);
+            fs::close(tree);
+            result
+        } else {
+            mount::attach(stand_in, place)
+        };
+        fs::close(place);
+        result
+    }
+}
+
+/// Binds `path` over itself, read-only with all below it.
+pub fn make_read_only(root: RawFd, path: &CStr) -> Sys {
+    let Some(place) = existing(root, path)? else { return Ok(()) };
+    let tree = mount::open_tree_clone(place, c"", below(true))?;
+    let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+    let result = mount::set_attributes(tree, c"", below(true), &attributes).and_then(|()| mount::attach(tree, place));
+    fs::close(tree);
+    fs::close(place);
+    result
+}
+
+/// Takes a mount of the host out of the namespace, or covers it where a user namespace locks it.
+pub fn hide(path: &CStr) -> Sys {
+    match mount::umount(path, libc::MNT_DETACH) {
+        Err(Errno::EINVAL | Errno::EPERM) => mount::mount_tmpfs(path, libc::MS_RDONLY),
+        result => result,
+    }
+}
+
+/// Moves the root mount `root` onto "/" and makes it the root.
+pub fn move_root(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    mount::mount(c".", c"/", libc::MS_MOVE)?;
+    fs::chroot(c".")?;
+    fs::chdir(c"/")
+}
+
+/// Makes the directory `root` the root of this process.
+pub fn change_root(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    fs::chroot(c".")?;
+    fs::chdir(c"/")
+}
+
+/// Opens what exists inside the root; `None` when it does not.
+fn existing(root: RawFd, path: &CStr) -> Sys<Option<RawFd>> {
+    match target::open_in_root(root, path, libc::O_PATH) {
+        Ok(place) => Ok(Some(place)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The mode of what is at `path`, in the digits that a tmpfs takes; `None` when there is nothing.
+fn mode_of(root: RawFd, path: &CStr) -> Sys<Option<[u8; 5]>> {
+    let Some(place) = existing(root, path)? else { return Ok(None) };
+    let stat = fs::stat(place);
+    fs::close(place);
+    let mode = stat?.st_mode;
+    let digit = |shift: u32| b'0' + (mode >> shift & 7) as u8;
+    Ok(Some([digit(9), digit(6), digit(3), digit(0), 0]))
+}
+
+/// A new, detached file system; with `mode`, a tmpfs of that mode.
+pub fn new_filesystem(
+    kind: &CStr,
+    options: &[(CString, Option<CString>)],
+    mode: Option<&CStr>,
+    attributes: u64,
+) -> Sys<RawFd> {
+    let context = mount::fsopen(kind)?;
+    let made = (|| {
+        for (key, value) in options {
+            mount::fsconfig_set(context, key, value.as_deref())?;
+        }
+        if mode.is_some() {
+            mount::fsconfig_set(context, c"mode", mode)?;
+        }
+        mount::fsconfig_create(context)?;
+        mount::fsmount(context, attributes)
+    })();
+    fs::close(context);
+    made
+}
+
+/// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
+pub fn make_mount_private(path: &CStr) -> Sys {
+    let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    let mut place = fs::open(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    loop {
+        match mount::set_attributes(place, c"", 0, &attributes) {
+            Err(Errno::EINVAL) => {
+                let parent = fs::open(place, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+                let (here, above) = (fs::stat(place)?, fs::stat(parent)?);
+                fs::close(place);
+                place = parent;
+                if (here.st_dev, here.st_ino) == (above.st_dev, above.st_ino) {
+                    fs::close(place);
+                    return Err(Errno::EINVAL);
+                }
+            }
+            result => {
+                fs::close(place);
+                return result;
+            }
+        }
+    }
+}
+
+/// Makes `root` the root of the namespace and drops the old one. A `shared` old root becomes a slave before.
+pub fn pivot_root(root: RawFd, shared: bool) -> Sys {
+    if shared {
+        let old = fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+        let attributes = Attributes { propagation: libc::MS_SLAVE, ..Attributes::default() };
+        let result = stack_roots(root).and_then(|()| mount::set_attributes(old, c"", below(true), &attributes));
+        fs::close(old);
+        result?;
+    } else {
+        stack_roots(root)?;
+    }
+    mount::umount(c".", libc::MNT_DETACH)?;
+    fs::chdir(c"/")
+}
+
+/// With "." for both, the old root is stacked on the new one, and "." still means the old one to umount2(2)
+/// (pivot_root(2), "pivot_root(".", ".")").
+fn stack_roots(root: RawFd) -> Sys {
+    fs::fchdir(root)?;
+    mount::pivot_root(c".", c".")
+}

@@ -1,0 +1,97 @@
+//! What the process itself becomes: its keyring, directory, descriptors, user and capabilities.
+
+use crate::sys::fs::{self, Sys};
+use crate::sys::{process, socket};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+/// Joins a new session keyring that others cannot search, but whose possessor can.
+pub fn join_keyring(name: &CStr) -> Sys {
+    const KEY_USR_SEARCH: u32 = 0x08_0000;
+    match process::join_session_keyring(name) {
+        Ok(serial) => {
+            let mask = process::key_permissions(serial)?;
+            process::set_key_permissions(serial, mask | KEY_USR_SEARCH)
+        }
+        // A kernel without keyrings has none to share.
+        Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Enters `path`; whether it could.
+pub fn change_directory(path: &CStr, required: bool) -> Sys<bool> {
+    match fs::chdir(path) {
+        Err(Errno::EACCES | Errno::EPERM) if !required => return Ok(false),
+        result => result?,
+    }
+    let mut buffer = [0u8; 4096];
+    fs::getcwd(&mut buffer).map(|_| true)
+}
+
+/// Closes every descriptor from `first` up but for two.
+pub fn close_but(first: u32, one: RawFd, other: RawFd) -> Sys {
+    let mut kept = [one.cast_unsigned(), other.cast_unsigned()];
+    kept.sort_unstable();
+    let mut from = first;
+    for fd in kept {
+        if fd > from {
+            fs::close_range(from, fd - 1)?;
+        }
+        from = from.max(fd.saturating_add(1));
+    }
+    fs::close_range(from, u32::MAX)
+}
+
+/// Takes the capabilities in `drop` out of the bounding set.
+pub fn drop_bounding(drop: u64) -> Sys {
+    for bit in (0..64).filter(|bit| drop >> bit & 1 == 1) {
+        match process::prctl(libc::PR_CAPBSET_DROP, [bit, 0, 0, 0]) {
+            // A kernel that does not know the capability cannot grant it either.
+            Ok(_) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Becomes the user `uid` with these groups; `groups` of `None` are left as they are.
+pub fn become_user(uid: u32, gid: u32, groups: Option<&[u32]>, keep_caps: bool) -> Sys {
+    if keep_caps {
+        process::prctl(libc::PR_SET_KEEPCAPS, [1, 0, 0, 0])?;
+    }
+    match groups.map(process::setgroups) {
+        // In a user namespace that denies setgroups(2) the groups stay as they are (user_namespaces(7)).
+        Some(Err(Errno::EPERM)) if groups.is_some_and(<[u32]>::is_empty) => {}
+        set => set.unwrap_or(Ok(()))?,
+    }
+    process::setgid(gid)?;
+    process::setuid(uid)?;
+    if keep_caps {
+        process::prctl(libc::PR_SET_KEEPCAPS, [0, 0, 0, 0])?;
+    }
+    Ok(())
+}
+
+/// Adds the capabilities in `raise` to the ambient set.
+pub fn raise_ambient(raise: u64) -> Sys {
+    for bit in (0..64).filter(|bit| raise >> bit & 1 == 1) {
+        let raised = process::prctl(libc::PR_CAP_AMBIENT, [libc::PR_CAP_AMBIENT_RAISE as usize, bit, 0, 0]);
+        match raised {
+            // What is not permitted and inheritable cannot be ambient: runtime-spec asks for a warning at most.
+            Ok(_) | Err(Errno::EPERM | Errno::EINVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Sends a pidfd of this process to `socket`, and closes both.
+pub fn send_pidfd(socket: RawFd) -> Sys {
+    let pidfd = process::pidfd_open(process::getpid())?;
+    socket::send_fd(socket, b"pidfd", pidfd)?;
+    fs::close(pidfd);
+    fs::close(socket);
+    Ok(())
+}
