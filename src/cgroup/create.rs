@@ -34,6 +34,14 @@ pub struct Cgroup {
 }
 
 impl CgroupPlan {
+    /// Fails if a directory is there and not fit for a new container.
+    ///
+    /// # Errors
+    /// The directory, and what is wrong with it.
+    pub fn require_unused(&self) -> Result<()> {
+        self.directories.iter().try_for_each(require_unused)
+    }
+
     /// Makes the directories, enables controllers while they are empty and sets the limits.
     ///
     /// # Errors
@@ -50,7 +58,6 @@ impl CgroupPlan {
             started: None,
         };
         if self.unit.is_some() {
-            self.directories.iter().try_for_each(require_unused)?;
             cgroup.pending = Some(self.clone());
             return Ok(cgroup);
         }

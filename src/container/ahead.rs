@@ -9,6 +9,7 @@ use crate::init;
 use crate::sys::clone::{self, Child};
 use crate::sys::process;
 use crate::sys::shared::{Report, Shared};
+use std::sync::atomic::Ordering;
 
 /// Memory shared with init and, perhaps, a helper that is at work in it. A helper that nobody takes is ended.
 #[derive(Debug)]
@@ -21,7 +22,8 @@ pub(super) struct Ahead {
 impl Ahead {
     /// Without a helper.
     pub fn idle() -> Result<Self> {
-        let report = Shared::new().doing(|| "map memory to share with the container's init")?;
+        let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
+        report.runtime.store(process::getpid(), Ordering::Relaxed);
         Ok(Self { report: Box::leak(Box::new(report)), helper: None })
     }
 

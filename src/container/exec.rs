@@ -14,7 +14,7 @@ pub use process::{Changes, Wanted};
 use super::gates;
 use super::launch::{self, Manner};
 use super::state::{Entry, Process, State, Status, Store};
-use super::{console, host, sealed, wait};
+use super::{console, host, pid_file, sealed, wait};
 use crate::cgroup::Join;
 use crate::cgroup::join::SubCgroups;
 use crate::error::{Doing, Error, Kind, Result};
@@ -347,7 +347,7 @@ fn record(options: &Options, target: &Target, prepared: &Prepared, child: Child)
         launch::set_oom_score_adj(child.pid, adjustment, options.rootless)?;
     }
     match &options.pid_file {
-        Some(path) => launch::write_pid_file(path, child.pid),
+        Some(path) => pid_file::write(path, child.pid),
         None => Ok(()),
     }
 }

@@ -10,8 +10,8 @@
 
 use super::ahead::Ahead;
 use super::gates::{self, Outcome};
-use super::host;
-use super::state::{Entry, Process, State, Status, Store};
+use super::state::{Entry, Lock, Process, State, Status, Store};
+use super::{host, pid_file};
 use crate::cgroup::{self, Cgroup, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
@@ -26,7 +26,6 @@ use nix::errno::Errno;
 use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
@@ -114,7 +113,7 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
         }
         None => None,
     };
-    let (cgroup, layout) = cgroups(options, &loaded.spec)?;
+    let (cgroup, layout) = cgroups(&options.id, options.driver, options.rootless, &loaded.spec)?;
     warnings.extend(cgroup.warnings.iter().cloned());
     let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
     let v1_directories = cgroup.directories.iter().filter(is_v1).count();
@@ -211,7 +210,11 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
     if mappings.is_empty() { Some(uid) } else { mappings.iter().find_map(host) }
 }
 
-fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout)> {
+/// What the cgroups of the container `id` are to be.
+///
+/// # Errors
+/// A field that is invalid, or for which this machine has no controller.
+pub(super) fn cgroups(id: &str, driver: Driver, rootless: bool, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout)> {
     let linux = spec.linux().as_ref();
     let paths: Vec<&str> = linux
         .and_then(|linux| linux.devices().as_deref())
@@ -220,12 +223,12 @@ fn cgroups(options: &Options, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout
         .filter_map(|device| device.path().to_str())
         .collect();
     let request = cgroup::Request {
-        id: &options.id,
+        id,
         cgroups_path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
         resources: linux.and_then(|linux| linux.resources().as_ref()),
         own_devices: &paths,
-        driver: options.driver,
-        rootless: options.rootless,
+        driver,
+        rootless,
         owner: cgroup_owner(spec),
         annotations: spec.annotations().as_ref(),
     };
@@ -253,6 +256,8 @@ pub struct Launched {
     pub terminal: Option<OwnedFd>,
     /// When the clone returned, in nanoseconds of the monotonic clock.
     pub cloned_at: u64,
+    /// In the foreground: nobody else removes the container while this process sees to it.
+    pub lock: Option<Lock>,
 }
 
 /// Brings a container into being: up to its program with [`Options::wait_for_start`], into it otherwise.
@@ -264,9 +269,21 @@ pub struct Launched {
 pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
     log_plan(&prepared.plan);
     let entry = options.store.reserve(&options.id)?;
+    let lock = match entry.try_lock() {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(Error::new(Kind::WrongState, "the container is deleted while it is being created")),
+        Err(error) => {
+            let _ = entry.remove();
+            return Err(error);
+        }
+    };
     let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None, begun: None };
     match launch_into(options, prepared, ahead, entry, &mut undo) {
-        Ok(launched) => Ok(launched),
+        Ok(launched) if options.foreground => Ok(Launched { lock: Some(lock), ..launched }),
+        Ok(launched) => {
+            lock.release();
+            Ok(launched)
+        }
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
 }
@@ -290,6 +307,8 @@ impl Undo {
             let _ = process::wait(child.pid, 0);
         }
         if let Some(cgroup) = self.cgroup {
+            // Init's hooks may outlive it where it has no pid namespace.
+            let _ = cgroup.handle().kill(libc::SIGKILL);
             cgroup.undo();
         }
         if let Some(path) = self.pid_file {
@@ -313,6 +332,8 @@ fn launch_into(
     let prepared: &'static Prepared = Box::leak(Box::new(prepared));
     let plan = &prepared.plan;
     let mut state = prepared.state.clone();
+    // What is recorded is removed by `delete`: not the cgroup of somebody else.
+    prepared.cgroup.require_unused()?;
     entry.save(&state)?;
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
     let mut slots = Slots::default();
@@ -365,7 +386,7 @@ fn launch_into(
         let _ = process::wait(helper.pid, 0);
     }
     let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
-    Ok(Launched { entry, state, child, helper, prepared, report, terminal, cloned_at })
+    Ok(Launched { entry, state, child, helper, prepared, report, terminal, cloned_at, lock: None })
 }
 
 /// Says with `--debug` what will be done.
@@ -602,24 +623,13 @@ fn record(options: &Options, prepared: &Prepared, entry: &Entry, cgroup: &Cgroup
     cgroup.restrict_devices()?;
     entry.write("config.json", &prepared.text)?;
     if let Some(path) = &options.pid_file {
-        write_pid_file(path, child.pid)?;
+        pid_file::write(path, child.pid)?;
     }
     let adjustment = prepared.loaded.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
     if let Some(adjustment) = adjustment {
         set_oom_score_adj(child.pid, adjustment, options.rootless)?;
     }
     Ok(())
-}
-
-/// Writes the decimal pid, at once or not at all.
-pub(super) fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
-    let mut scratch = path.as_os_str().as_bytes().to_vec();
-    let at = scratch.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-    scratch.insert(at, b'.');
-    let scratch = PathBuf::from(std::ffi::OsString::from(std::ffi::OsStr::from_bytes(&scratch)));
-    fs::write(&scratch, pid.to_string())
-        .and_then(|()| fs::rename(&scratch, path))
-        .doing(|| format!("--pid-file: write {}", path.display()))
 }
 
 /// `process.oomScoreAdj`. Without the rights of root a value below the present one is refused; then the present one
@@ -653,7 +663,8 @@ pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     if errno != 0 {
         return Some(plan.failure(step.saturating_sub(1), Errno::from_raw(errno as i32)));
     }
-    let at = plan.steps.get(step.checked_sub(1)?)?;
+    // One that has not come to its first step has not executed the program either.
+    let at = plan.steps.get(step.saturating_sub(1))?;
     let problem = format!("{}: the container's init was killed while it set itself up, at: {}", at.field, at.op);
     Some(Error::new(Kind::System, problem))
 }

@@ -1,13 +1,15 @@
 //! The verbs that look at a container or end it: state, list, kill, delete.
 
 use super::hooks;
-use super::launch::hooks as hooks_of;
+use super::launch::{self, hooks as hooks_of};
 use super::state::{Entry, Process, Report, State, Status, Store};
+use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec;
 use crate::sys::process;
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long a killed init may take to be gone, as long as runc waits.
@@ -104,27 +106,96 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
         Err(error) if force && error.kind() == Kind::NoContainer => return Ok(Vec::new()),
         entry => entry?,
     };
-    let state = match entry.load() {
-        // Cut short by a crash: whatever it made, it made it before this file or recorded it in it.
-        Err(_) if force => None,
-        state => Some(state?),
-    };
-    let (status, init) = entry.status(state.as_ref())?;
-    match (status, init) {
-        (Status::Stopped, _) => {}
-        (Status::Creating, _) if force => {}
-        (Status::Created, Some(init)) => end(&state, init)?,
-        (_, Some(init)) if force => end(&state, init)?,
-        _ => {
-            let status = status.name();
-            let problem = format!("cannot delete container {id} that is not stopped: {status}: stop it or use --force");
-            return Err(Error::new(Kind::WrongState, problem));
-        }
+    if let Some(_lock) = entry.try_lock()? {
+        return delete_alone(&entry, force);
     }
-    remove(&entry, state.as_ref())
+    // Who makes it, or runs it in the foreground, cleans up when its init is gone; so does who else deletes it.
+    let left = Left::find(&entry, force)?;
+    left.end(force)?;
+    if force {
+        left.kill()?;
+    }
+    let lock = entry.lock_within(PATIENCE)?;
+    match store.find(id) {
+        Err(error) if error.kind() == Kind::NoContainer => Ok(Vec::new()),
+        Ok(entry) if force || lock.is_some() => delete_alone(&entry, force),
+        Ok(_) => {
+            let problem = format!("container {id} is in use by another command: wait for it, or use --force");
+            Err(Error::new(Kind::WrongState, problem))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-fn end(state: &Option<State>, init: Process) -> Result<()> {
+fn delete_alone(entry: &Entry, force: bool) -> Result<Vec<Error>> {
+    let left = Left::find(entry, force)?;
+    left.end(force)?;
+    match &left.state {
+        Some(state) => remove(entry, state),
+        None => {
+            left.kill()?;
+            left.cgroup.iter().try_for_each(Handle::destroy)?;
+            entry.remove()?;
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// What there is of a container that is to be deleted.
+struct Left<'a> {
+    entry: &'a Entry,
+    /// `None` where state.json is missing or damaged.
+    state: Option<State>,
+    /// From the state or, without one, as config.json has it.
+    cgroup: Option<Handle>,
+    status: Status,
+    init: Option<Process>,
+}
+
+impl<'a> Left<'a> {
+    /// Looks; with `force` a state that cannot be read is no error.
+    fn find(entry: &'a Entry, force: bool) -> Result<Self> {
+        let state = match entry.load() {
+            Err(_) if force => None,
+            state => Some(state?),
+        };
+        let cgroup = state.as_ref().map_or_else(|| cgroup_by_config(entry), |state| Some(state.cgroup.clone()));
+        let (status, init) = entry.status(state.as_ref())?;
+        Ok(Self { entry, state, cgroup, status, init })
+    }
+
+    /// Ends init, if that is allowed.
+    fn end(&self, force: bool) -> Result<()> {
+        match (self.status, self.init) {
+            (Status::Stopped, _) => Ok(()),
+            (Status::Creating, _) if force => Ok(()),
+            (Status::Created, Some(init)) => end(self.cgroup.as_ref(), init),
+            (_, Some(init)) if force => end(self.cgroup.as_ref(), init),
+            (status, _) => {
+                let (id, status) = (self.entry.id(), status.name());
+                let problem =
+                    format!("cannot delete container {id} that is not stopped: {status}: stop it or use --force");
+                Err(Error::new(Kind::WrongState, problem))
+            }
+        }
+    }
+
+    /// Kills whoever is in the cgroup.
+    fn kill(&self) -> Result<()> {
+        self.cgroup.iter().try_for_each(|cgroup| cgroup.kill(libc::SIGKILL))
+    }
+}
+
+/// The cgroups of a container whose state.json is lost, if its config.json is there.
+fn cgroup_by_config(entry: &Entry) -> Option<Handle> {
+    let loaded = spec::load_file(&entry.config()).ok()?;
+    let path = loaded.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let is_slice = path.and_then(Path::to_str).is_some_and(|path| path.split(':').count() == 3);
+    let driver = if is_slice { Driver::Systemd } else { Driver::Cgroupfs };
+    launch::cgroups(entry.id(), driver, true, &loaded.spec).ok().map(|(plan, _)| plan.handle())
+}
+
+fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {
     let pidfd = match process::pidfd_open(init.pid) {
         Err(Errno::ESRCH) => return Ok(()),
         pidfd => crate::sys::own(pidfd.doing(|| format!("open process {}", init.pid))?),
@@ -133,10 +204,8 @@ fn end(state: &Option<State>, init: Process) -> Result<()> {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(errno) => return Err(Error::system("kill the container's init", errno)),
     }
-    if let Some(state) = state
-        && state.cgroup.is_frozen().unwrap_or(false)
-    {
-        state.cgroup.thaw()?;
+    if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
+        cgroup.thaw()?;
     }
     let gone = super::wait::ends_within(&pidfd, PATIENCE).doing(|| "wait for the container's init")?;
     if gone {
@@ -153,11 +222,7 @@ fn end(state: &Option<State>, init: Process) -> Result<()> {
 ///
 /// # Errors
 /// What cannot be removed.
-pub fn remove(entry: &Entry, state: Option<&State>) -> Result<Vec<Error>> {
-    let Some(state) = state else {
-        entry.remove()?;
-        return Ok(Vec::new());
-    };
+pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     // Read before the directory goes; a container that never came so far has no hooks to run.
     let loaded = spec::load_file(&entry.config()).ok();
     // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.

@@ -10,6 +10,7 @@ pub mod host;
 mod idmap;
 pub mod launch;
 pub mod manage;
+mod pid_file;
 pub mod run;
 pub mod sealed;
 mod stage;

@@ -1,17 +1,21 @@
 //! `start`: the word that a created init waits for.
 //!
-//! Init listens on `start.sock` in the container's directory. The first connection is the word; init keeps it and
-//! executes the program, at which the connection is closed. So `start` sees the end of the file when the program runs,
-//! and init's sentence when it does not. A second `start` finds nobody who accepts.
+//! Init listens on `start.sock` in the container's directory until somebody connects and says [`GO`]. It keeps that
+//! connection and executes the program, at which the connection is closed. So `start` sees the end of the file when the
+//! program runs, and init's sentence when it does not. A second `start` finds nobody who accepts; and whoever wants to
+//! know whether init waits connects and says nothing, so that it does not matter when a `start` is killed.
 
 use super::gates;
 use super::state::{Entry, Status, Store};
 use super::{host, launch};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::init::{GO, GOING};
 use crate::spec;
 use crate::sys::clone::Child;
 use crate::sys::{own as sys_own, process};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use std::fs;
+use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -29,6 +33,20 @@ fn short<T>(entry: &Entry, call: impl Fn(PathBuf) -> std::io::Result<T>) -> std:
     call(PathBuf::from(format!("/proc/self/fd/{}/start.sock", directory.as_raw_fd())))
 }
 
+/// Whether init waits for [`start`].
+pub(super) fn is_awaited(entry: &Entry) -> bool {
+    let connected = short(entry, |path| {
+        // A frozen init does not accept: nobody must wait for it.
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+        Ok(connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?)
+    });
+    match connected {
+        Ok(()) => true,
+        Err(error) => error.raw_os_error() == Some(libc::EAGAIN),
+    }
+}
+
 /// Starts the created container `id`.
 ///
 /// # Errors
@@ -37,23 +55,15 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
     let entry = store.find(id)?;
     let state = entry.load()?;
     let (status, init) = entry.status(Some(&state))?;
-    let (Status::Created, Some(init)) = (status, init) else {
-        let problem = match status {
-            Status::Stopped => "cannot start a container that has stopped",
-            _ => "cannot start an already running container",
-        };
-        return Err(Error::new(Kind::WrongState, problem));
-    };
+    let (Status::Created, Some(init)) = (status, init) else { return Err(not_created(status)) };
     // While it waits: once it has the word it may end, and be reaped, at any moment.
     let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
     let stream = match short(&entry, UnixStream::connect) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT)) => {
-            return Err(Error::new(Kind::WrongState, "cannot start an already running container"));
+            return Err(not_created(entry.status(Some(&state))?.0));
         }
         stream => stream.doing(|| format!("connect to {}", entry.start_socket().display()))?,
     };
-    // From here on it counts as started: a second `start` must not wait for an init that will never accept again.
-    let _ = fs::remove_file(entry.start_socket());
     let loaded = spec::load_file(&entry.config())?;
     let listener = match &loaded.seccomp {
         Some(profile) => host::seccomp(profile, store.root())?.filter.and_then(|filter| filter.listener),
@@ -65,8 +75,34 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
     };
+    say_go(&stream)?;
+    // Nobody answers there any more.
+    let _ = fs::remove_file(entry.start_socket());
     gates::serve(&context, stream.as_raw_fd())?;
     launch::poststart(&loaded.spec, &state, init.pid).inspect_err(|_| {
         let _ = init.signal(libc::SIGKILL);
     })
+}
+
+fn not_created(status: Status) -> Error {
+    let problem = match status {
+        Status::Stopped => "cannot start a container that has stopped",
+        Status::Creating => "cannot start a container that is still being created: wait for that",
+        _ => "cannot start an already running container",
+    };
+    Error::new(Kind::WrongState, problem)
+}
+
+/// Says [`GO`], and hears whether init goes.
+fn say_go(mut stream: &UnixStream) -> Result<()> {
+    let mut answer = [0u8];
+    match stream.write_all(&[GO]).and_then(|()| stream.read_exact(&mut answer)) {
+        Ok(()) if answer == [GOING] => Ok(()),
+        Ok(()) => Err(Error::new(Kind::System, format!("init answered {answer:?}, which means nothing"))),
+        // Another `start` was first, or init was killed.
+        Err(_) => Err(Error::new(
+            Kind::WrongState,
+            "cannot start the container: another start was first, or its init was killed: see its state",
+        )),
+    }
 }

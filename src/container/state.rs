@@ -7,8 +7,9 @@
 //! | `config.json` | while init sets itself up | the configuration, for `exec` and the later hooks |
 //! | `start.sock` | by `create`, removed by `start` | where a created init waits |
 //!
-//! The directory is the container's lock: mkdir(2) decides who creates an id. Every file is written beside its name
-//! and renamed, so a reader finds it whole or not at all.
+//! mkdir(2) decides who creates an id. Every file is written beside its name and renamed, so a reader finds it whole or
+//! not at all. Whoever makes or removes the container holds a [`Lock`] of the directory meanwhile; no lock is shared by
+//! two containers.
 
 use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
@@ -21,10 +22,12 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// runtime-spec's version of what [`Report`] says.
 pub const OCI_VERSION: &str = "1.3.0";
@@ -212,6 +215,19 @@ pub struct Entry {
     path: PathBuf,
 }
 
+/// The right to make or remove a container, alone (flock(2) of its directory). The kernel takes it back when the last
+/// process that has the descriptor closes it or ends: the one that locked and, up to its exec, the init that it cloned.
+#[derive(Debug)]
+pub struct Lock(OwnedFd);
+
+impl Lock {
+    /// Gives the right back, for all who have the descriptor.
+    pub fn release(self) {
+        // It cannot fail for a descriptor that is open.
+        let _ = sys_fs::lock(self.0.as_raw_fd(), libc::LOCK_UN);
+    }
+}
+
 impl Entry {
     /// Where it is.
     pub fn path(&self) -> &Path {
@@ -221,6 +237,48 @@ impl Entry {
     /// The container's id.
     pub fn id(&self) -> &str {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Locks the container if nobody else has: `None` if somebody has, or if it is gone.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn try_lock(&self) -> Result<Option<Lock>> {
+        let Some(directory) = self.open()? else { return Ok(None) };
+        match sys_fs::lock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) {
+            Ok(()) => Ok(Some(Lock(directory))),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(Error::system(format!("lock {}", self.path.display()), errno)),
+        }
+    }
+
+    /// Locks the container as soon as nobody else has it locked: `None` if that takes longer than `patience`, or if it
+    /// is gone.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>> {
+        let Some(directory) = self.open()? else { return Ok(None) };
+        let (sender, receiver) = mpsc::channel();
+        // flock(2) has no timeout. A thread that waits in vain ends with the process.
+        std::thread::spawn(move || {
+            let locked = sys_fs::retry(|| sys_fs::lock(directory.as_raw_fd(), libc::LOCK_EX));
+            // Nobody may be there any more to hear it.
+            let _ = sender.send(locked.map(|()| Lock(directory)));
+        });
+        match receiver.recv_timeout(patience) {
+            Ok(locked) => locked.map(Some).doing(|| format!("lock {}", self.path.display())),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// The directory, for reading; `None` if it is gone.
+    fn open(&self) -> Result<Option<OwnedFd>> {
+        match fs::File::open(&self.path) {
+            Ok(directory) => Ok(Some(directory.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io(format!("open {}", self.path.display()), &error)),
+        }
     }
 
     /// Where a created init waits.
@@ -267,7 +325,17 @@ impl Entry {
     /// A file that is missing, cut short or not ours: `delete --force` removes such a container.
     pub fn load(&self) -> Result<State> {
         let path = self.path.join("state.json");
-        let text = fs::read(&path).doing(|| format!("read {}", path.display()))?;
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let id = self.id();
+                let problem = format!(
+                    "container {id} is being created or deleted, or somebody was killed while doing so: try again, or \
+                     use `delete --force {id}`"
+                );
+                return Err(Error::new(Kind::WrongState, problem).with_errno(Errno::ENOENT));
+            }
+            text => text.doing(|| format!("read {}", path.display()))?,
+        };
         serde_json::from_slice(&text).map_err(|error| {
             let problem = format!("{} is damaged ({error}): use `delete --force {}`", path.display(), self.id());
             Error::new(Kind::WrongState, problem)
@@ -310,7 +378,7 @@ impl Entry {
         if !init.is_alive() {
             return Ok((Status::Stopped, None));
         }
-        let status = if self.start_socket().exists() {
+        let status = if self.start_socket().exists() && super::start::is_awaited(self) {
             Status::Created
         } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
             Status::Paused
@@ -489,6 +557,26 @@ mod tests {
             assert_eq!(store.find(id).unwrap_err().kind(), Kind::Usage, "{id:?}");
         }
         assert!(store.all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_at_a_time_has_the_lock() {
+        const SOON: Duration = Duration::from_millis(20);
+        let (_dir, store) = store();
+        let entry = store.reserve("x").unwrap();
+        let lock = entry.try_lock().unwrap().unwrap();
+        assert!(entry.try_lock().unwrap().is_none());
+        assert!(entry.lock_within(SOON).unwrap().is_none());
+        let waiting = std::thread::spawn({
+            let entry = entry.clone();
+            move || entry.lock_within(Duration::from_secs(10)).unwrap().is_some()
+        });
+        lock.release();
+        assert!(waiting.join().unwrap());
+        drop(entry.lock_within(Duration::from_secs(10)).unwrap().unwrap());
+        entry.remove().unwrap();
+        assert!(entry.try_lock().unwrap().is_none());
+        assert!(entry.lock_within(SOON).unwrap().is_none());
     }
 
     #[test]

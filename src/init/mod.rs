@@ -34,3 +34,4 @@ pub use network::help as help_with_network;
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Source, Step, namespace_names};
 pub use run::{FAILURE, Init, READY, RECORDED, run, run_here};
 pub use slots::{Slot, Slots};
+pub use start::{GO, GOING};

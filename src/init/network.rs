@@ -36,8 +36,11 @@ fn make() -> Sys {
 
 /// The helper: makes the namespace and stays in it until init has joined.
 pub fn help(report: &Shared<Report>) -> ! {
-    // Without the runtime there is no init to wait for.
+    // Without the runtime there is no init to wait for. It may be gone before the kernel knows that we want to know.
     let _ = process::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]);
+    if process::getppid() != report.runtime.load(Ordering::Relaxed) {
+        process::exit(0);
+    }
     let word = &report.network;
     if claim(word, state::BEGUN) {
         match make() {

@@ -353,7 +353,7 @@ impl<'a> Executor<'a> {
         self.sync = super::start::await_start(listener)?;
         self.started = true;
         fs::close(listener);
-        Ok(())
+        fs::write(self.sync, &[super::start::GOING])
     }
 }
 

@@ -4,6 +4,11 @@ use crate::sys::fs::{self, Sys};
 use crate::sys::{process, signalfd, socket};
 use std::os::fd::RawFd;
 
+/// What `start` writes. Who connects and does not only asks whether init still waits.
+pub const GO: u8 = b'g';
+/// What init answers.
+pub const GOING: u8 = b'a';
+
 /// The signals that do not end a process that does nothing about them (signal(7)).
 const HARMLESS: [i32; 8] = [
     libc::SIGCHLD,
@@ -16,7 +21,7 @@ const HARMLESS: [i32; 8] = [
     libc::SIGWINCH,
 ];
 
-/// Waits for `start` to connect; the connection.
+/// Waits for `start` to connect and say [`GO`]; the connection.
 ///
 /// A signal that would end the process ends it: the first process of a pid namespace is spared by the kernel
 /// (pid_namespaces(7)), and all signals are blocked until exec, but who created a container can change his mind.
@@ -32,8 +37,13 @@ pub fn await_start(listener: RawFd) -> Sys<RawFd> {
             process::exit(128 + signalfd::next(signals)?);
         }
         if start {
-            fs::close(signals);
-            return socket::accept(listener);
+            let connection = socket::accept(listener)?;
+            let mut word = [0u8];
+            if fs::read(connection, &mut word) == Ok(1) && word == [GO] {
+                fs::close(signals);
+                return Ok(connection);
+            }
+            fs::close(connection);
         }
     }
 }

@@ -87,6 +87,23 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
         Op::Meet(_) | Op::AwaitRecord | Op::AwaitStart { .. } if errno == Errno::ECANCELED => {
             Error::new(Kind::System, format!("{}: the runtime ended before the container could start", step.field))
         }
+        Op::Target { path, .. } if step.field == "process.cwd" => Error::new(
+            Kind::System,
+            format!(
+                "process.cwd: chdir to cwd ({:?}) set in config.json failed: {}: name a directory, or one that can be made",
+                path.to_string_lossy(),
+                describe(errno)
+            ),
+        ),
+        Op::NewFilesystem { kind, .. } if errno == Errno::ENODEV => Error::new(
+            Kind::Config,
+            format!(
+                "{}.type: the kernel does not know the file system {:?} ({}): load its module, or name another",
+                step.field,
+                kind.to_string_lossy(),
+                describe(errno)
+            ),
+        ),
         Op::Target { path, rule, .. } => Error::new(
             Kind::System,
             format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),

@@ -118,6 +118,12 @@ pub fn symlink(target: &CStr, dir: RawFd, name: &CStr) -> Sys {
     unsafe { call!(libc::SYS_symlinkat, target.as_ptr(), dir, name.as_ptr()) }.map(drop)
 }
 
+/// Locks or unlocks an open file (flock(2)); `operation` is `LOCK_EX` and its like.
+pub fn lock(fd: RawFd, operation: i32) -> Sys {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_flock, fd, operation) }.map(drop)
+}
+
 /// Removes a name (unlinkat(2)); `flags` is 0 or `AT_REMOVEDIR`.
 pub fn unlink(dir: RawFd, name: &CStr, flags: i32) -> Sys {
     // SAFETY: name outlives the call.

@@ -228,7 +228,8 @@ pub fn set_key_permissions(serial: i32, mask: u32) -> Sys {
 /// The permission mask of the key `serial`, from its description "type;uid;gid;perm;name" (keyctl(2)).
 pub fn key_permissions(serial: i32) -> Sys<u32> {
     const KEYCTL_DESCRIBE: i32 = 6;
-    let mut text = [0u8; 256];
+    // Its name is made of a container's, which is the name of a directory: at most 255 bytes.
+    let mut text = [0u8; 512];
     // SAFETY: the kernel writes at most text.len() bytes.
     let length = unsafe { call!(libc::SYS_keyctl, KEYCTL_DESCRIBE, serial, text.as_mut_ptr(), text.len()) }?;
     let mut fields = text.get(..length).unwrap_or(&text).split(|byte| *byte == b';');
@@ -256,6 +257,12 @@ pub fn default_signal(signal: i32) {
 pub fn getpid() -> i32 {
     // SAFETY: no memory is involved; getpid cannot fail.
     unsafe { call!(libc::SYS_getpid) }.unwrap_or(0) as i32
+}
+
+/// The process id of who made this process, in its own pid namespace (getppid(2)).
+pub fn getppid() -> i32 {
+    // SAFETY: no memory is involved; getppid cannot fail.
+    unsafe { call!(libc::SYS_getppid) }.unwrap_or(0) as i32
 }
 
 /// Sends a signal (kill(2)).

@@ -64,6 +64,8 @@ pub struct Report {
     pub detail: AtomicU32,
     /// Who makes the network namespace, and how far that is: see [`crate::init`].
     pub network: AtomicU32,
+    /// The runtime's pid.
+    pub runtime: AtomicI32,
     /// The child's pid as the parent sees it, once it has recorded it; the child executes nothing foreign before.
     pub recorded: AtomicU32,
     /// How many of `words` there are.

@@ -49,6 +49,10 @@ fn reworded(message: &str) -> String {
             return format!("is {}: give {}", described(found), wanted(expected));
         }
     }
+    // What serde says of a list where it wants a struct, whose fields it would take in order.
+    if message.starts_with("invalid length ") && message.contains(", expected struct ") {
+        return "is an array: give an object".into();
+    }
     format!("{message}: correct it")
 }
 

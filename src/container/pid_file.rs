@@ -1,0 +1,83 @@
+//! `--pid-file`.
+
+use crate::error::{Doing, Result};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::linkat;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// Writes the decimal pid, at once or not at all.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn write(path: &Path, pid: i32) -> Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // A file that has no name yet needs no cleaning up after a crash (open(2), O_TMPFILE).
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+    let written = match open(directory, flags, Mode::from_bits_truncate(0o666)) {
+        Ok(file) => write_pid(File::from(file), pid).and_then(|file| name(&file, path)),
+        // Not every file system can do that.
+        Err(Errno::EOPNOTSUPP | Errno::EISDIR) => write_and_rename(path, pid),
+        Err(errno) => Err(errno.into()),
+    };
+    written.doing(|| format!("--pid-file: write {}", path.display()))
+}
+
+fn write_pid(mut file: File, pid: i32) -> io::Result<File> {
+    file.write_all(pid.to_string().as_bytes())?;
+    Ok(file)
+}
+
+/// Gives the open file its name, in the place of one that has it.
+fn name(file: &File, path: &Path) -> io::Result<()> {
+    let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    loop {
+        match linkat(AT_FDCWD, &link, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
+            Err(Errno::EEXIST) => fs::remove_file(path)?,
+            linked => return linked.map_err(io::Error::from),
+        }
+    }
+}
+
+fn write_and_rename(path: &Path, pid: i32) -> io::Result<()> {
+    let mut scratch = OsString::from(".");
+    scratch.push(path.file_name().unwrap_or_default());
+    let scratch = path.with_file_name(scratch);
+    let written = File::create(&scratch).and_then(|file| write_pid(file, pid)).and_then(|_| fs::rename(&scratch, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&scratch);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_there_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        for pid in [1, 22] {
+            write(&path, pid).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), pid.to_string());
+            write_and_rename(&path, pid + 1).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), (pid + 1).to_string());
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_written_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = write(&directory.path().join("no/pid"), 1).unwrap_err().to_string();
+        assert!(error.starts_with("--pid-file: write ") && error.ends_with("no such file or directory"), "{error}");
+        assert!(write(directory.path(), 1).is_err());
+        assert!(fs::read_dir(directory.path()).unwrap().next().is_none());
+    }
+}
