@@ -1,0 +1,442 @@
+//! `--systemd-cgroup`: containers as units of systemd.
+//!
+//! Needs a machine that systemd runs, such as the systemd VM (`make test-vm`); elsewhere only the refusal is tested.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab, Output, host, output, push};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Whether systemd is PID 1 here (sd_booted(3)).
+fn booted() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// A lab, or the end of the test where systemd does not run.
+macro_rules! systemd_lab {
+    () => {{
+        if !booted() {
+            skip!("needs a machine run by systemd");
+        }
+        lab!()
+    }};
+}
+
+/// A verb with `--systemd-cgroup`.
+fn microrun(lab: &Lab, args: &[&str]) -> Output {
+    let mut all = vec!["--systemd-cgroup"];
+    all.extend(args);
+    lab.microrun(&all)
+}
+
+/// A bundle whose unit is `mrtest-ID.scope` in `mrtest.slice`.
+fn bundle(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
+    let mut id = String::new();
+    let bundle = lab.bundle(|config| {
+        let path = config["linux"]["cgroupsPath"].as_str().unwrap();
+        id = path.rsplit('/').next().unwrap().to_owned();
+        config["linux"]["cgroupsPath"] = json!(format!("mrtest.slice:mrtest:{id}"));
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        change(config);
+    });
+    assert_eq!(bundle.id, id);
+    bundle
+}
+
+fn unit(bundle: &Bundle) -> String {
+    format!("mrtest-{}.scope", bundle.id)
+}
+
+/// Starts the container; its init's pid.
+#[track_caller]
+fn started(lab: &Lab, bundle: &Bundle) -> i32 {
+    let pid_file = bundle.path.join("pid");
+    let args =
+        ["create", "--bundle", bundle.path.to_str().unwrap(), "--pid-file", pid_file.to_str().unwrap(), &bundle.id];
+    let mut command = lab.command(&["--systemd-cgroup"]);
+    // The container would keep our end of a pipe open.
+    let log = bundle.path.join("create.log");
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap());
+    assert!(command.status().unwrap().success(), "{}", fs::read_to_string(&log).unwrap());
+    microrun(lab, &["start", &bundle.id]).ok();
+    fs::read_to_string(pid_file).unwrap().parse().unwrap()
+}
+
+/// What systemd says of a unit. One question: systemctl takes its time in a VM.
+fn properties(unit: &str) -> BTreeMap<String, String> {
+    let text = host("systemctl", &["show", unit]);
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// What systemd says of a property.
+fn property(unit: &str, name: &str) -> String {
+    host("systemctl", &["show", "--value", "--property", name, unit])
+}
+
+/// The v2 directory of a process.
+fn cgroup_of(pid: i32) -> PathBuf {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/'))
+}
+
+fn read(directory: &Path, file: &str) -> String {
+    fs::read_to_string(directory.join(file)).unwrap().trim().to_owned()
+}
+
+fn exec(lab: &Lab, bundle: &Bundle, script: &str) -> Output {
+    microrun(lab, &["exec", &bundle.id, "sh", "-c", script])
+}
+
+fn status(lab: &Lab, bundle: &Bundle) -> String {
+    let state: Value = serde_json::from_str(&microrun(lab, &["state", &bundle.id]).ok()).unwrap();
+    state["status"].as_str().unwrap().to_owned()
+}
+
+/// Waits until `condition` holds; the VMs are slow.
+#[track_caller]
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it has not happened within 30 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Asserts that nothing is left of a container's unit, in whose cgroup it was.
+#[track_caller]
+fn is_gone(unit: &str, cgroup: &Path) {
+    assert_eq!(property(unit, "LoadState"), "not-found");
+    assert!(!cgroup.exists(), "{}", cgroup.display());
+}
+
+#[test]
+fn a_container_lives_in_a_unit() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |_| {});
+    let unit = unit(&bundle);
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    assert_eq!(cgroup, Path::new("/sys/fs/cgroup/mrtest.slice").join(&unit));
+    let properties = properties(&unit);
+    for (name, value) in [
+        ("LoadState", "loaded"),
+        ("ActiveState", "active"),
+        ("Transient", "yes"),
+        ("Slice", "mrtest.slice"),
+        ("Delegate", "yes"),
+        ("DefaultDependencies", "no"),
+        ("TasksAccounting", "yes"),
+        ("MemoryAccounting", "yes"),
+    ] {
+        assert_eq!(properties[name], value, "{name}");
+    }
+    assert!(properties["Description"].contains(&bundle.id));
+    // Another process of the container is in it, too.
+    let own = exec(&lab, &bundle, "grep ^0:: /proc/self/cgroup").ok();
+    assert!(own.ends_with(&format!("/mrtest.slice/{unit}")), "{own}");
+    microrun(&lab, &["pause", &bundle.id]).ok();
+    assert_eq!((status(&lab, &bundle).as_str(), read(&cgroup, "cgroup.freeze").as_str()), ("paused", "1"));
+    microrun(&lab, &["resume", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "running");
+    let pids: Vec<i32> = serde_json::from_str(&microrun(&lab, &["ps", "-f", "json", &bundle.id]).ok()).unwrap();
+    assert_eq!(pids.len(), 1);
+    assert!(microrun(&lab, &["events", "--stats", &bundle.id]).ok().contains("\"pids\":{\"current\":1"));
+    microrun(&lab, &["kill", &bundle.id, "KILL"]).ok();
+    eventually(|| status(&lab, &bundle) == "stopped");
+    microrun(&lab, &["delete", &bundle.id]).ok();
+    is_gone(&unit, &cgroup);
+}
+
+#[test]
+fn without_a_path_the_unit_is_named_after_the_container() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| config["linux"]["cgroupsPath"] = Value::Null);
+    let unit = format!("microrun-{}.scope", bundle.id);
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    assert_eq!(cgroup, Path::new("/sys/fs/cgroup/system.slice").join(&unit));
+    microrun(&lab, &["delete", "--force", &bundle.id]).ok();
+    is_gone(&unit, &cgroup);
+}
+
+#[test]
+fn slices_are_nested() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        let path = config["linux"]["cgroupsPath"].as_str().unwrap().replace("mrtest.slice", "mrtest-pod1.slice");
+        config["linux"]["cgroupsPath"] = json!(path);
+    });
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    let slices = Path::new("/sys/fs/cgroup/mrtest.slice/mrtest-pod1.slice");
+    assert_eq!(cgroup, slices.join(unit(&bundle)));
+    microrun(&lab, &["delete", "--force", &bundle.id]).ok();
+    is_gone(&unit(&bundle), &cgroup);
+}
+
+#[test]
+fn a_run_leaves_no_unit() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        let script = "grep ^0:: /proc/self/cgroup; cat /sys/fs/cgroup/cgroup.procs; exit 7";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+        let options = json!(["ro", "nosuid", "noexec", "nodev"]);
+        push(&mut config["mounts"], json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options}));
+    });
+    let output = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    assert_eq!(output.code, 7, "{output:?}");
+    // The namespace begins at the unit, although init was moved there.
+    assert!(output.stdout.starts_with("0::/\n1\n"), "{output:?}");
+    is_gone(&unit(&bundle), &Path::new("/sys/fs/cgroup/mrtest.slice").join(unit(&bundle)));
+    assert!(lab.microrun(&["state", &bundle.id]).failed().contains("does not exist"));
+}
+
+/// Limits, the properties that they are, and the files.
+const LIMITS: [(&str, &str, &str, &str); 9] = [
+    ("MemoryMax", "67108864", "memory.max", "67108864"),
+    ("MemoryLow", "33554432", "memory.low", "33554432"),
+    ("MemorySwapMax", "33554432", "memory.swap.max", "33554432"),
+    ("TasksMax", "50", "pids.max", "50"),
+    ("CPUWeight", "59", "cpu.weight", "59"),
+    ("CPUQuotaPerSecUSec", "250ms", "cpu.max", "50000 200000"),
+    ("CPUQuotaPeriodUSec", "200ms", "cpu.max", "50000 200000"),
+    ("AllowedCPUs", "0", "cpuset.cpus", "0"),
+    ("AllowedMemoryNodes", "0", "cpuset.mems", "0"),
+];
+
+fn limited(config: &mut Value) {
+    let resources = &mut config["linux"]["resources"];
+    resources["memory"] = json!({"limit": 67108864, "swap": 100663296, "reservation": 33554432});
+    resources["pids"] = json!({"limit": 50});
+    resources["cpu"] = json!({"shares": 512, "quota": 50000, "period": 200000, "cpus": "0", "mems": "0"});
+    resources["unified"] = json!({"memory.high": "50331648"});
+}
+
+#[test]
+fn limits_are_properties_and_files() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, limited);
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    let check = |when: &str| {
+        let properties = properties(&unit(&bundle));
+        for (name, value, file, text) in LIMITS {
+            assert_eq!(properties[name], value, "{when}: {name}");
+            assert_eq!(read(&cgroup, file), text, "{when}: {file}");
+        }
+        assert_eq!((&*properties["MemoryHigh"], &*properties["DevicePolicy"]), ("50331648", "strict"), "{when}");
+    };
+    check("created");
+    host("systemctl", &["daemon-reload"]);
+    check("after daemon-reload");
+}
+
+#[test]
+fn limits_are_updated_in_both_places() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, limited);
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    let update = |options: &[&str]| {
+        let mut args = vec!["update"];
+        args.extend(options);
+        args.push(&bundle.id);
+        microrun(&lab, &args)
+    };
+    update(&["--memory", "96M", "--memory-swap", "96M", "--pids-limit", "40"]).ok();
+    update(&["--cpu-quota", "60000"]).ok();
+    update(&["--cpu-share", "1024", "--cpuset-cpus", "0-1"]).ok();
+    let check = |when: &str| {
+        let properties = properties(&unit(&bundle));
+        for (name, value, file, text) in [
+            ("MemoryMax", "100663296", "memory.max", "100663296"),
+            ("MemorySwapMax", "0", "memory.swap.max", "0"),
+            ("MemoryLow", "33554432", "memory.low", "33554432"),
+            ("TasksMax", "40", "pids.max", "40"),
+            ("CPUQuotaPerSecUSec", "300ms", "cpu.max", "60000 200000"),
+            ("CPUWeight", "100", "cpu.weight", "100"),
+            ("AllowedCPUs", "0-1", "cpuset.cpus", "0-1"),
+        ] {
+            assert_eq!(properties[name], value, "{when}: {name}");
+            assert_eq!(read(&cgroup, file), text, "{when}: {file}");
+        }
+    };
+    check("updated");
+    host("systemctl", &["daemon-reload"]);
+    check("after daemon-reload");
+    assert!(update(&["--cpuset-cpus", "4096"]).failed().contains("cpuset"));
+    check("after a refused update");
+}
+
+#[test]
+fn devices_stay_what_they_are_after_a_reload() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        for set in ["bounding", "effective", "permitted"] {
+            push(&mut config["process"]["capabilities"][set], json!("CAP_MKNOD"));
+        }
+        push(&mut config["mounts"], json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}));
+        config["linux"]["resources"]["devices"] = json!([
+            {"allow": false, "access": "rwm"},
+            {"allow": true, "type": "c", "major": 60, "minor": 0, "access": "rw"}
+        ]);
+    });
+    started(&lab, &bundle);
+    exec(&lab, &bundle, "cd /tmp; mknod allowed c 60 0; mknod denied c 60 1").ok();
+    let check = |when: &str| {
+        // No driver has these numbers.
+        let allowed = exec(&lab, &bundle, ": </tmp/allowed").stderr;
+        assert!(allowed.contains("No such device"), "{when}: {allowed}");
+        let denied = exec(&lab, &bundle, ": </tmp/denied").stderr;
+        assert!(denied.contains("not permitted"), "{when}: {denied}");
+        exec(&lab, &bundle, "echo >/dev/null && head -c 1 /dev/urandom >/dev/null").ok();
+    };
+    check("at first");
+    host("systemctl", &["daemon-reload"]);
+    check("after daemon-reload");
+    microrun(&lab, &["update", "--pids-limit", "40", &bundle.id]).ok();
+    check("after an update");
+}
+
+#[test]
+fn a_killed_runtime_leaves_what_delete_finds() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |_| {});
+    let mut run = lab.command(&["--systemd-cgroup", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut run = run.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    eventually(|| lab.microrun(&["state", &bundle.id]).stdout.contains("\"running\""));
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let cgroup = Path::new("/sys/fs/cgroup/mrtest.slice").join(unit(&bundle));
+    assert_eq!(property(&unit(&bundle), "ActiveState"), "active");
+    // Any later call knows that it is a unit.
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    is_gone(&unit(&bundle), &cgroup);
+}
+
+#[test]
+fn a_unit_that_has_failed_does_not_stay() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        config["process"]["args"] = json!(["dd", "if=/dev/zero", "of=/dev/null", "bs=80M", "count=1"]);
+        config["linux"]["resources"]["memory"] = json!({"limit": 33554432, "swap": 33554432});
+    });
+    let cgroup = Path::new("/sys/fs/cgroup/mrtest.slice").join(unit(&bundle));
+    for _ in 0..2 {
+        let output = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        assert_eq!(output.code, 137, "{output:?}");
+        is_gone(&unit(&bundle), &cgroup);
+    }
+}
+
+#[test]
+fn a_stopped_container_is_deleted_after_its_unit_has_gone() {
+    let lab = systemd_lab!();
+    // The first process of a pid namespace is ended by SIGTERM only if it has a handler.
+    let bundle = bundle(&lab, |config| {
+        config["process"]["args"] = json!(["sh", "-c", "trap 'exit 0' TERM; echo >/tmp/ready; sleep 1000 & wait"]);
+        push(&mut config["mounts"], json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}));
+    });
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    eventually(|| exec(&lab, &bundle, "test -e /tmp/ready").code == 0);
+    host("systemctl", &["stop", &unit(&bundle)]);
+    eventually(|| status(&lab, &bundle) == "stopped");
+    microrun(&lab, &["delete", &bundle.id]).ok();
+    is_gone(&unit(&bundle), &cgroup);
+}
+
+#[test]
+fn annotations_are_properties() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        config["annotations"] = json!({
+            "org.systemd.property.TimeoutStopSec": "7",
+            "org.systemd.property.CollectMode": "'inactive-or-failed'",
+            "org.systemd.property.After": "['basic.target']"
+        });
+    });
+    started(&lab, &bundle);
+    let properties = properties(&unit(&bundle));
+    assert_eq!(properties["TimeoutStopUSec"], "7s");
+    assert_eq!(properties["CollectMode"], "inactive-or-failed");
+    assert!(properties["After"].contains("basic.target"));
+}
+
+#[test]
+fn what_systemd_refuses_leaves_nothing() {
+    let lab = systemd_lab!();
+    for (key, value, problem) in [
+        ("org.systemd.property.NoSuchProperty", "5", "unable to start unit"),
+        ("org.systemd.property.TimeoutStopSec", "'soon'", "is no number of seconds"),
+        ("org.systemd.property.CollectMode", "'sometimes'", "unable to start unit"),
+    ] {
+        let bundle = bundle(&lab, |config| config["annotations"] = json!({key: value}));
+        let error = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).failed();
+        assert!(error.contains(problem), "{key}: {error}");
+        assert_eq!(property(&unit(&bundle), "LoadState"), "not-found");
+        assert!(lab.microrun(&["state", &bundle.id]).failed().contains("does not exist"));
+    }
+}
+
+#[test]
+fn a_unit_is_one_containers() {
+    let lab = systemd_lab!();
+    let first = bundle(&lab, |_| {});
+    let pid = started(&lab, &first);
+    let second =
+        bundle(&lab, |config| config["linux"]["cgroupsPath"] = json!(format!("mrtest.slice:mrtest:{}", first.id)));
+    let error = microrun(&lab, &["run", "--bundle", second.path.to_str().unwrap(), &second.id]).failed();
+    assert!(error.contains("not empty") || error.contains("delete the container that has it"), "{error}");
+    assert_eq!(status(&lab, &first), "running");
+    assert!(cgroup_of(pid).exists());
+}
+
+#[test]
+fn units_start_at_the_same_time() {
+    let lab = systemd_lab!();
+    let bundles: Vec<Bundle> =
+        (0..8).map(|_| bundle(&lab, |config| config["process"]["args"] = json!(["true"]))).collect();
+    std::thread::scope(|scope| {
+        for bundle in &bundles {
+            let mut run =
+                lab.command(&["--systemd-cgroup", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+            run.stdin(Stdio::null());
+            scope.spawn(move || assert!(run.status().unwrap().success(), "{}", bundle.id));
+        }
+    });
+    for bundle in &bundles {
+        assert_eq!(property(&unit(bundle), "LoadState"), "not-found");
+    }
+}
+
+#[test]
+fn a_path_of_another_form_is_refused() {
+    let lab = lab!();
+    for path in ["/a/b", "a:b", "mrtest.slice:mrtest:", "a/b.slice:p:n", "nosuffix:p:n"] {
+        let bundle = lab.bundle(|config| config["linux"]["cgroupsPath"] = json!(path));
+        let error = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).failed();
+        assert!(error.contains("linux.cgroupsPath"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn without_systemd_the_flag_is_refused() {
+    if booted() {
+        skip!("this machine is run by systemd");
+    }
+    let lab = lab!();
+    let bundle = bundle(&lab, |_| {});
+    let error = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).failed();
+    assert!(error.contains("systemd") && error.contains("--systemd-cgroup"), "{error}");
+    assert!(lab.microrun(&["state", &bundle.id]).failed().contains("does not exist"));
+    let mut ps = Command::new("ps");
+    ps.args(["-e", "-o", "args"]);
+    assert!(!output(ps).stdout.contains(&bundle.id));
+}
