@@ -15,7 +15,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// About how many points one test tries: all of them take minutes.
@@ -95,6 +95,12 @@ impl<'a> Scene<'a> {
 
     /// Calls the verb under strace; whether strace's process was killed, which means the first traced one was.
     fn under_strace(&self, arguments: &[&str]) -> bool {
+        let status = self.spawn_traced(arguments).wait().unwrap();
+        assert_ne!(status.code(), Some(124), "{} hangs with {arguments:?}", self.verb);
+        status.signal() == Some(libc::SIGKILL) || status.code() == Some(128 + libc::SIGKILL)
+    }
+
+    fn spawn_traced(&self, arguments: &[&str]) -> Child {
         let (path, pid_file) = (self.bundle.path.to_str().unwrap(), self.bundle.path.join("pid"));
         let options = ["--bundle", path, "--pid-file", pid_file.to_str().unwrap()];
         let mut args = vec![self.verb];
@@ -111,9 +117,7 @@ impl<'a> Scene<'a> {
         let errors = fs::File::create(self.bundle.path.join("stderr")).unwrap();
         let mut command = Command::new("timeout");
         command.args(["-k", "5", "30", "strace"]).args(arguments).arg(verb.get_program()).args(verb.get_args());
-        let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).status().unwrap();
-        assert_ne!(status.code(), Some(124), "{} hangs with {arguments:?}", self.verb);
-        status.signal() == Some(libc::SIGKILL) || status.code() == Some(128 + libc::SIGKILL)
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(errors).spawn().unwrap()
     }
 
     /// The calls of an undisturbed verb.
@@ -123,7 +127,13 @@ impl<'a> Scene<'a> {
         if follow {
             arguments.push("-f");
         }
-        self.under_strace(&arguments);
+        let mut traced = self.spawn_traced(&arguments);
+        if follow && self.verb == "create" {
+            // strace waits for all that it follows.
+            while !self.lab.microrun(&["state", &self.bundle.id]).stdout.contains("\"created\"") {}
+            self.lab.microrun(&["delete", "--force", &self.bundle.id]).ok();
+        }
+        traced.wait().unwrap();
         self.lab.microrun(&["delete", "--force", &self.bundle.id]).ok();
         let text = fs::read_to_string(trace).unwrap();
         let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -241,12 +251,13 @@ fn kill_runtime_everywhere(scene: &Scene<'_>) {
 fn kill_init_everywhere(scene: &Scene<'_>) {
     let calls = scene.calls(true);
     let runtime = &calls[0].pid;
-    // Helpers come before init and make few calls.
-    let init = calls.iter().rev().map(|call| &call.pid).find(|pid| *pid != runtime).unwrap();
+    let calls_of = |pid: &String| calls.iter().filter(|call| call.pid == *pid).count();
+    let others = calls.iter().map(|call| &call.pid).filter(|pid| *pid != runtime);
+    let init = others.max_by_key(|pid| calls_of(pid)).unwrap();
     let of_others: BTreeSet<&str> =
         calls.iter().filter(|call| call.pid != *init).map(|call| call.name.as_str()).collect();
     let own = calls.iter().filter(|call| call.pid == *init);
-    let own = own.take_while(|call| !matches!(call.name.as_str(), "signalfd4" | "ppoll" | "accept4" | "execve"));
+    let own = own.take_while(|call| !matches!(call.name.as_str(), "signalfd4" | "execve"));
     let own: Vec<&Call> = own.filter(|call| !of_others.contains(call.name.as_str())).collect();
     assert!(own.len() > 40, "init makes more calls than these");
     let mut tried = 0;
