@@ -461,7 +461,7 @@ fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to
         give(mapping.slot, super::idmap::user_namespace(&mapping.uids, &mapping.gids)?);
     }
     if options.wait_for_start {
-        give(slots::LISTENER, super::start::listen(entry)?);
+        give(slots::LISTENER, super::start::make_socket(entry)?);
     }
     if let Some(path) = &options.pidfd_socket {
         give(slots::PIDFD, connect("--pidfd-socket", path)?);

@@ -168,7 +168,7 @@ impl<'a> Left<'a> {
     fn end(&self, force: bool) -> Result<()> {
         match (self.status, self.init) {
             (Status::Stopped, _) => Ok(()),
-            (Status::Creating, _) if force => Ok(()),
+            (Status::Creating, None) if force => Ok(()),
             (Status::Created, Some(init)) => end(self.cgroup.as_ref(), init),
             (_, Some(init)) if force => end(self.cgroup.as_ref(), init),
             (status, _) => {

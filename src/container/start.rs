@@ -13,18 +13,21 @@ use crate::init::{GO, GOING};
 use crate::spec;
 use crate::sys::clone::Child;
 use crate::sys::{own as sys_own, process};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-/// The socket on which init will wait.
-pub(super) fn listen(entry: &Entry) -> Result<OwnedFd> {
-    let path = entry.start_socket();
-    let listener = short(entry, UnixListener::bind);
-    listener.map(OwnedFd::from).doing(|| format!("listen on {}", path.display()))
+/// The socket on which init will listen. Until it does, at the end of its Plan, the container is not created yet.
+pub(super) fn make_socket(entry: &Entry) -> Result<OwnedFd> {
+    let bound = short(entry, |path| {
+        let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
+        Ok(listener)
+    });
+    bound.doing(|| format!("make the socket {}", entry.start_socket().display()))
 }
 
 /// A socket's path has room for 107 bytes, an id may have 1024: so the directory is named by a descriptor.

@@ -252,6 +252,11 @@ impl Entry {
         }
     }
 
+    /// Whether somebody makes or removes the container.
+    fn is_locked(&self) -> Result<bool> {
+        Ok(self.try_lock()?.is_none())
+    }
+
     /// Locks the container as soon as nobody else has it locked: `None` if that takes longer than `patience`, or if it
     /// is gone.
     ///
@@ -378,8 +383,12 @@ impl Entry {
         if !init.is_alive() {
             return Ok((Status::Stopped, None));
         }
-        let status = if self.start_socket().exists() && super::start::is_awaited(self) {
+        let may_be_started = self.start_socket().exists();
+        let status = if may_be_started && super::start::is_awaited(self) {
             Status::Created
+        } else if may_be_started && self.is_locked()? {
+            // Nobody listens yet. (When nobody listens any more, `start` is about to remove the socket, without a lock.)
+            Status::Creating
         } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
             Status::Paused
         } else {

@@ -165,7 +165,7 @@ pub enum Op {
     RunHook(Box<super::Hook>),
     /// Waits until the runtime has recorded this pid: a container that nobody can find must not run.
     AwaitRecord,
-    /// `create`: waits for `start` to connect.
+    /// `create`: listens, and waits for `start` to connect.
     AwaitStart { listener: Slot },
     /// Writes to a file below an open directory, a procfs as a rule (sysctls, timens_offsets, oom_score_adj, LSM attributes).
     WriteFile { dir: Slot, path: CString, data: Vec<u8> },
@@ -371,7 +371,7 @@ impl fmt::Display for Op {
             Self::Meet(gate) => write!(f, "meet the runtime: {gate:?}"),
             Self::RunHook(hook) => write!(f, "fork, execve({:?}), wait4: the {}", text(hook.path()), hook.name),
             Self::AwaitRecord => write!(f, "wait until the runtime has recorded the pid"),
-            Self::AwaitStart { listener } => write!(f, "accept4({listener}): wait for `start`"),
+            Self::AwaitStart { listener } => write!(f, "listen, accept4({listener}): wait for `start`"),
             Self::WriteFile { dir, path, data } => {
                 write!(f, "write({dir}/{}, {:?})", text(path), String::from_utf8_lossy(data))
             }

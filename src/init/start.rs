@@ -21,11 +21,13 @@ const HARMLESS: [i32; 8] = [
     libc::SIGWINCH,
 ];
 
-/// Waits for `start` to connect and say [`GO`]; the connection.
+/// Listens on a bound socket, by which the container is created, and waits for `start` to connect and say [`GO`]; the
+/// connection.
 ///
 /// A signal that would end the process ends it: the first process of a pid namespace is spared by the kernel
 /// (pid_namespaces(7)), and all signals are blocked until exec, but who created a container can change his mind.
 pub fn await_start(listener: RawFd) -> Sys<RawFd> {
+    socket::listen(listener)?;
     let deadly = HARMLESS.iter().fold(u64::MAX, |mask, signal| mask & !(1 << (signal - 1)));
     let signals = signalfd::open(deadly)?;
     let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };

@@ -15,6 +15,12 @@ pub fn pair() -> Sys<(RawFd, RawFd)> {
     Ok((fds[0], fds[1]))
 }
 
+/// Lets others connect to a bound socket (listen(2)), as many at a time as the kernel allows.
+pub fn listen(socket: RawFd) -> Sys {
+    // SAFETY: it takes numbers.
+    unsafe { call!(libc::SYS_listen, socket, i32::MAX) }.map(drop)
+}
+
 /// Takes the next connection of a listening socket (accept4(2)).
 pub fn accept(listener: RawFd) -> Sys<RawFd> {
     retry(|| {
