@@ -2,7 +2,7 @@
 
 use super::devices::{self, Policy};
 use super::handle::Handle;
-use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS};
+use super::layout::{Layout, Mode, Needs, V1_CONTROLLERS, V1Mount};
 use super::limits::{self, Limits, Version};
 use super::program::Program;
 use super::systemd::{self, UnitPlan};
@@ -210,9 +210,8 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
     for limit in &limits {
         require(layout, limit)?;
     }
-    for controllers in hierarchies(request, layout, &limits) {
-        let directory = v1_directory(layout, &place, controllers, &limits, &policy)?;
-        plan.directories.push(directory);
+    for hierarchy in hierarchies(request, layout, &limits) {
+        plan.directories.push(v1_directory(layout, &place, hierarchy, &limits, &policy)?);
     }
     let v1_devices = plan.directories.iter().any(|directory| directory.carries("devices"));
     if let Some(mount) = &layout.unified {
@@ -319,7 +318,7 @@ fn require(layout: &Layout, limit: &Limits) -> Result<()> {
 /// stands in for its core files and device programs. Who names a cgroupsPath, though, expects the directories of all
 /// controllers there, with device rules in devices.list, and gets them; but for cpuset, where a directory costs the
 /// most and means nothing unless it is below one that someone has limited.
-fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits]) -> Vec<&'a [String]> {
+fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits]) -> Vec<&'a V1Mount> {
     let needed = |controller: &str| {
         request.names_all() && (controller != "cpuset" || layout.cpuset_above)
             || limits.iter().any(|limit| limit.controller == controller)
@@ -328,24 +327,23 @@ fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits])
     let mut mounts: Vec<_> = layout.v1.iter().filter(|mount| mount.controllers.iter().any(|c| needed(c))).collect();
     let rank = |controllers: &[String]| V1_CONTROLLERS.iter().position(|c| controllers.iter().any(|own| own == c));
     mounts.sort_by_key(|mount| rank(&mount.controllers));
-    mounts.into_iter().map(|mount| mount.controllers.as_slice()).collect()
+    mounts
 }
 
 fn v1_directory(
     layout: &Layout,
     place: &Place,
-    controllers: &[String],
+    V1Mount { controllers, mount }: &V1Mount,
     limits: &[Limits],
     policy: &Policy,
 ) -> Result<Directory> {
     let first = controllers.first().map_or("", String::as_str);
-    let mount = layout.v1_mount(first).map(|mount| mount.mount.clone()).unwrap_or_default();
-    let path = place.under(&mount, || layout.own_cgroup(first), false)?;
+    let path = place.under(mount, || layout.own_cgroup(first), false)?;
     let mut writes = writes_for(limits, |controller| controllers.iter().any(|c| c == controller));
     if controllers.iter().any(|c| c == "devices") {
         writes.extend(device_writes(policy));
     }
-    Ok(Directory { hierarchy: Hierarchy::V1(controllers.to_vec()), mount, path, writes })
+    Ok(Directory { hierarchy: Hierarchy::V1(controllers.clone()), mount: mount.clone(), path, writes })
 }
 
 fn writes_for(limits: &[Limits], wanted: impl Fn(&str) -> bool) -> Vec<Write> {

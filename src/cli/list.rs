@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb};
 use super::parse::Words;
-use super::{print, print_json, warn};
+use super::{print, print_json, value, warn};
 use crate::container::manage;
 use crate::container::state::{Report, Store};
 use crate::error::{Error, Kind, Result};
@@ -27,13 +27,7 @@ pub static VERB: Verb = Verb {
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
-    let json = match words.text("format")? {
-        None | Some("table") => false,
-        Some("json") => true,
-        Some(other) => {
-            return Err(Error::new(Kind::Usage, format!("invalid format option {other:?}: give table or json")));
-        }
-    };
+    let json = value::is_json(words.text("format")?)?;
     if global.root_is_given && !global.root.is_dir() {
         let problem = format!("open {}: no such file or directory: give --root a directory", global.root.display());
         return Err(Error::new(Kind::System, problem));

@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb};
 use super::parse::Words;
-use super::{print, print_json};
+use super::{print, print_json, value};
 use crate::container::control;
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
@@ -23,13 +23,7 @@ pub static VERB: Verb = Verb {
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
-    let json = match words.text("format")? {
-        None | Some("table") => false,
-        Some("json") => true,
-        Some(other) => {
-            return Err(Error::new(Kind::Usage, format!("invalid format option {other:?}: give table or json")));
-        }
-    };
+    let json = value::is_json(words.text("format")?)?;
     let pids = control::processes(&Store::new(&global.root), words.id()?)?;
     if json {
         // As runc says it.

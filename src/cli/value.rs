@@ -4,6 +4,18 @@ use crate::error::{Error, Kind, Result};
 use nix::sys::signal::Signal;
 use std::time::Duration;
 
+/// Whether `--format` asks for JSON instead of a table.
+///
+/// # Errors
+/// It asks for something else.
+pub fn is_json(format: Option<&str>) -> Result<bool> {
+    match format {
+        None | Some("table") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => Err(Error::new(Kind::Usage, format!("invalid format option {other:?}: give table or json"))),
+    }
+}
+
 /// A signal by number ("9") or name ("KILL", "SIGKILL", "sigkill", "RTMIN+3").
 ///
 /// # Errors

@@ -132,14 +132,7 @@ fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
     let mut warnings: Vec<String> = notes.iter().map(Warning::to_string).collect();
-    let filter = match &loaded.seccomp {
-        Some(profile) => {
-            let obtained = host::seccomp(profile, options.store.root())?;
-            warnings.extend(obtained.warnings);
-            obtained.filter
-        }
-        None => None,
-    };
+    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
     let machine = host::facts(&spec);
     warnings.extend(launch::left_out(&spec, &machine));
     let namespaces = namespaces(&spec, target.init.pid);

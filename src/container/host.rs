@@ -3,9 +3,10 @@
 use crate::cgroup::layout;
 use crate::error::{Doing, Result};
 use crate::log;
-use crate::plan::seccomp::{self, Cache, Obtained};
+use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
 use crate::spec::Seccomp;
+use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,10 +64,20 @@ pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// The filter for `profile`, from the cache below the state root where there is one.
-pub(super) fn seccomp(profile: &Seccomp, root: &Path) -> Result<Obtained> {
-    // A cache that cannot be used costs time, not correctness.
-    let cache = Cache::open(&root.join(".seccomp")).ok();
+/// The filter for `profile`, from the cache below the state root where there is one. What the user should know is added to
+/// `warnings`.
+pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec<String>) -> Result<Option<Filter>> {
+    let Some(profile) = profile else { return Ok(None) };
+    let cache = match Cache::open(&root.join(".seccomp")) {
+        Ok(cache) => Some(cache),
+        // The state root is made with the first container.
+        Err(error) if error.errno() == Some(Errno::ENOENT) => None,
+        Err(error) => {
+            // It costs time, not correctness.
+            warnings.push(error.to_string());
+            None
+        }
+    };
     let obtained = seccomp::obtain(profile, cache.as_ref())?;
     if let Some(filter) = &obtained.filter {
         log::debug(|| format!("seccomp filter flags: {}", filter.flags));
@@ -74,5 +85,6 @@ pub(super) fn seccomp(profile: &Seccomp, root: &Path) -> Result<Obtained> {
     for name in &obtained.unknown {
         log::debug(|| format!("seccomp: no system call is called {name:?}: left out"));
     }
-    Ok(obtained)
+    warnings.extend(obtained.warnings);
+    Ok(obtained.filter)
 }

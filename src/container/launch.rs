@@ -105,14 +105,7 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
     super::sealed::ensure(loaded.spec.process().as_ref())?;
     let rootfs = rootfs(&loaded.spec, &bundle)?;
-    let filter = match &loaded.seccomp {
-        Some(profile) => {
-            let obtained = host::seccomp(profile, options.store.root())?;
-            warnings.extend(obtained.warnings);
-            obtained.filter
-        }
-        None => None,
-    };
+    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
     let (cgroup, layout) = cgroups(&options.id, options.driver, options.rootless, &loaded.spec)?;
     warnings.extend(cgroup.warnings.iter().cloned());
     let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));

@@ -68,10 +68,9 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         stream => stream.doing(|| format!("connect to {}", entry.start_socket().display()))?,
     };
     let loaded = spec::load_file(&entry.config())?;
-    let listener = match &loaded.seccomp {
-        Some(profile) => host::seccomp(profile, store.root())?.filter.and_then(|filter| filter.listener),
-        None => None,
-    };
+    // `create` has told what there is to warn of.
+    let filter = host::seccomp(loaded.seccomp.as_ref(), store.root(), &mut Vec::new())?;
+    let listener = filter.and_then(|filter| filter.listener);
     let context = gates::Context {
         spec: &loaded.spec,
         listener: listener.as_ref(),

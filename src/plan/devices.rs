@@ -31,6 +31,8 @@ fn place(tmpfs: bool, path: &Path) -> (Slot, &Path) {
 /// Compiles nodes and links; `tmpfs` tells whether /dev is a new tmpfs, which nobody else can reach yet.
 pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> Result<()> {
     let listed = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    // What is out of range was refused, but for FIFOs, which have no number.
+    let number = |number: i64| u32::try_from(number).unwrap_or(0);
     for device in listed {
         let kind = match device.typ() {
             LinuxDeviceType::B => libc::S_IFBLK,
@@ -41,7 +43,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
         let node = DeviceNode {
             path: cpath("linux.devices", path)?,
             mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
-            dev: libc::makedev(device.major() as u32, device.minor() as u32),
+            dev: libc::makedev(number(device.major()), number(device.minor())),
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
         };

@@ -235,7 +235,7 @@ fn scheduling(builder: &mut Builder, process: &Process) -> Result<()> {
         builder.push("process.scheduler", Op::Scheduler { attributes: scheduler_attributes(scheduler)? });
     }
     if let Some(priority) = process.io_priority() {
-        builder.push("process.ioPriority", Op::IoPriority { value: io_priority(priority) });
+        builder.push("process.ioPriority", Op::IoPriority { value: io_priority(priority)? });
     }
     Ok(())
 }
@@ -388,14 +388,16 @@ impl CastUnsigned for i32 {
     }
 }
 
-fn io_priority(priority: &LinuxIOPriority) -> i32 {
+fn io_priority(priority: &LinuxIOPriority) -> Result<i32> {
     const IOPRIO_CLASS_SHIFT: i32 = 13;
     let class = match priority.class() {
         IOPriorityClass::IoprioClassRt => 1,
         IOPriorityClass::IoprioClassBe => 2,
         IOPriorityClass::IoprioClassIdle => 3,
     };
-    class << IOPRIO_CLASS_SHIFT | priority.priority() as i32
+    let level = i32::try_from(priority.priority()).ok().filter(|level| (0..=7).contains(level));
+    let level = level.ok_or_else(|| Error::config("process.ioPriority.priority", "is out of range: use 0 to 7"))?;
+    Ok(class << IOPRIO_CLASS_SHIFT | level)
 }
 
 fn scheduler_attributes(scheduler: &Scheduler) -> Result<SchedAttr> {
