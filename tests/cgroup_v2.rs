@@ -6,14 +6,14 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, push};
+use common::{Bundle, Lab, Output, eventually, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where the v2 hierarchy is mounted.
 fn mount_point() -> Option<&'static Path> {
@@ -86,16 +86,6 @@ fn cgroup_of(pid: i32) -> PathBuf {
 
 fn read(directory: &Path, file: &str) -> String {
     fs::read_to_string(directory.join(file)).unwrap().trim().to_owned()
-}
-
-/// Waits until `condition` holds; the VMs are slow.
-#[track_caller]
-fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn exec(lab: &Lab, bundle: &Bundle, script: &str) -> Output {

@@ -18,13 +18,7 @@ fn state(lab: &common::Lab, id: &str) -> Value {
 
 /// Waits until the container's init has ended.
 fn wait_for_end(lab: &common::Lab, id: &str) {
-    for _ in 0..10_000 {
-        if state(lab, id)["status"] == "stopped" {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    panic!("the container {id} does not end");
+    common::eventually(|| state(lab, id)["status"] == "stopped");
 }
 
 #[test]

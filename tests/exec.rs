@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, output, push};
+use common::{Bundle, Lab, Output, eventually, output, push};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A container that sleeps.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
@@ -35,16 +35,6 @@ fn exec(lab: &Lab, bundle: &Bundle, options: &[&str], command: &[&str]) -> Outpu
 
 fn shell(lab: &Lab, bundle: &Bundle, script: &str) -> String {
     exec(lab, bundle, &[], &["sh", "-c", script]).ok()
-}
-
-/// Waits until `condition` holds, for 30 seconds at most.
-#[track_caller]
-fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 #[test]

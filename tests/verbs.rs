@@ -4,12 +4,11 @@
 
 mod common;
 
-use common::{Bundle, Lab};
+use common::{Bundle, Lab, eventually};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
@@ -19,16 +18,6 @@ fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
     });
     let pid = lab.started(&bundle);
     (bundle, pid)
-}
-
-/// Waits until `condition` holds, for 30 seconds at most.
-#[track_caller]
-fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn status(lab: &Lab, bundle: &Bundle) -> String {

@@ -11,6 +11,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The program under test: `$MICRORUN`, or what cargo has just built.
@@ -390,5 +391,15 @@ pub fn push(list: &mut Value, item: Value) {
     match list {
         Value::Array(items) => items.push(item),
         other => *other = json!([item]),
+    }
+}
+
+/// Waits until `condition` holds, for 30 seconds at most: VMs are slow.
+#[track_caller]
+pub fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "it has not happened within 30 s");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
