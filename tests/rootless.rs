@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Lab, output, push};
+use common::{Lab, host, output, push};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
@@ -159,4 +159,71 @@ fn a_users_cgroups_are_hidden_without_a_namespace_of_their_own() {
     });
     assert_eq!(output.stdout, "", "{output:?}");
     assert!(output.stderr.contains("No such file"), "{output:?}");
+}
+
+#[test]
+fn exec_enters_a_container_that_is_created() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|_| {});
+    lab.created(&bundle);
+    assert_eq!(lab.microrun(&["exec", &bundle.id, "echo", "inside"]).ok(), "inside");
+}
+
+#[test]
+fn the_seccomp_agent_gets_the_listener() {
+    let lab = user_lab!();
+    let agent = std::os::unix::net::UnixListener::bind(lab.path("agent")).unwrap();
+    lab.own(&lab.path("agent"));
+    let bundle = lab.bundle(|config| {
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": lab.path("agent"),
+            "listenerMetadata": "of the test",
+            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
+        });
+    });
+    let said = std::thread::scope(|scope| {
+        let said = scope.spawn(|| std::io::read_to_string(agent.accept().unwrap().0).unwrap());
+        lab.run(&bundle, &[]).ok();
+        said.join().unwrap()
+    });
+    assert!(said.contains("of the test") && said.contains(&bundle.id), "{said}");
+}
+
+#[test]
+fn no_cgroup_and_no_pid_namespace_is_a_warning() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+        let proc =
+            json!({"destination": "/proc", "source": "/proc", "options": ["rbind", "nosuid", "nodev", "noexec"]});
+        config["mounts"][0] = proc;
+        config["linux"].as_object_mut().unwrap().retain(|field, _| !field.ends_with("Paths"));
+    });
+    let output = lab.run(&bundle, &[]);
+    assert!(output.stderr.contains("Such configuration is strongly discouraged"), "{output:#?}");
+    output.ok();
+}
+
+#[test]
+fn the_terminals_multiplexer_is_that_of_devpts() {
+    let lab = user_lab!();
+    let device = json!({"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2});
+    let owner = lab.shell("stat -Lc '%u %t:%T' /dev/ptmx", |config| config["linux"]["devices"] = json!([device])).ok();
+    assert_eq!(owner, "0 5:2");
+}
+
+#[test]
+fn a_program_that_is_refused_tells_its_terminal() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["/mnt/script"]);
+        config["process"]["terminal"] = json!(true);
+    });
+    let script = bundle.rootfs().join("mnt/script");
+    fs::write(&script, "#!/no/such/shell\n").unwrap();
+    host("chmod", &["755", script.to_str().unwrap()]);
+    let output = lab.run(&bundle, &[]);
+    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("exec /mnt/script: no such file or directory", ""));
+    assert_ne!(output.code, 0);
 }

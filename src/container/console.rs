@@ -84,6 +84,12 @@ pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
     exit.map_or_else(|| Ok(Exit::Code(0)), Ok)
 }
 
+/// Passes on what is left in the terminal of a process that has ended.
+pub(super) fn drain(terminal: &OwnedFd) {
+    let mut buffer = vec![0u8; 4096];
+    while copy(terminal.as_raw_fd(), libc::STDOUT_FILENO, &mut buffer) {}
+}
+
 /// Passes on what is there; whether more may come.
 fn copy(from: RawFd, to: RawFd, buffer: &mut [u8]) -> bool {
     match fs::read(from, buffer) {

@@ -327,7 +327,10 @@ fn see_through(
         Some(terminal) => console::serve(*child, terminal)?,
         None => wait::foreground(*child, None).doing(|| "wait for the process")?,
     };
-    launch::failure_in_foreground(plan, report).map_or(Ok(exit.status()), Err)
+    match launch::failure_of_reaped(plan, report) {
+        Some(error) => Err(launch::in_foreground(error, plan, report)),
+        None => Ok(exit.status()),
+    }
 }
 
 /// What is owed before the program is executed.

@@ -329,6 +329,12 @@ fn launch_into(
     prepared.cgroup.require_unused()?;
     entry.save(&state)?;
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
+    if cgroup.handle().directories().is_empty() && !cgroup.awaits_init() && !plan.has_pid_namespace() {
+        log::warn(
+            "linux.namespaces: with neither a cgroup nor a pid namespace, not all of the container's processes can be \
+             found and killed. Such configuration is strongly discouraged: add a pid namespace",
+        );
+    }
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report = ahead.report;
@@ -372,7 +378,10 @@ fn launch_into(
         && let Some(error) = failure(plan, report, child)
     {
         undo.child = None;
-        return Err(error);
+        if let Some(terminal) = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten() {
+            super::console::drain(&terminal);
+        }
+        return Err(if options.foreground { in_foreground(error, plan, report) } else { error });
     }
     if let Some(helper) = undo.helper.filter(|_| !options.foreground) {
         // It has nothing left to do once init is in its namespace.
@@ -662,11 +671,11 @@ pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
     Some(Error::new(Kind::System, problem))
 }
 
-/// As [`failure_of_reaped`], for a process in the foreground. If its program was refused it has told so to its standard
-/// error, which is ours.
-pub(super) fn failure_in_foreground(plan: &Plan, report: &Report) -> Option<Error> {
+/// The error of a process in the foreground. If its program was refused it has told so to its standard error, which is
+/// ours.
+pub(super) fn in_foreground(error: Error, plan: &Plan, report: &Report) -> Error {
     let refused = report.step.load(Ordering::Acquire) as usize > plan.steps.len();
-    failure_of_reaped(plan, report).map(|error| if refused { error.on_stderr() } else { error })
+    if refused { error.on_stderr() } else { error }
 }
 
 /// The hooks of one kind, empty when there are none.

@@ -66,7 +66,9 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         Some(terminal) => super::console::serve(launched.child, terminal)?,
         None => wait::foreground(launched.child, launched.helper).doing(|| "wait for the container")?,
     };
-    let failed = launch::failure_in_foreground(&launched.prepared.plan, launched.report);
+    let plan = &launched.prepared.plan;
+    let failed = launch::failure_of_reaped(plan, launched.report);
+    let failed = failed.map(|error| launch::in_foreground(error, plan, launched.report));
     let timings = timings(&launched);
     let failed = failed.or(poststart.err());
     let removed = if failed.is_some() || !keep { remove(&launched)? } else { Vec::new() };

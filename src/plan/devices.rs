@@ -4,7 +4,7 @@ use super::Input;
 use super::builder::{Builder, cpath, slots};
 use crate::error::Result;
 use crate::init::{DeviceNode, Op, Slot};
-use oci_spec::runtime::LinuxDeviceType;
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use std::path::Path;
 
 /// Name, major, minor of what runtime-spec config-linux.md, "Default Devices" lists.
@@ -33,7 +33,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
     let listed = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     // What is out of range was refused, but for FIFOs, which have no number.
     let number = |number: i64| u32::try_from(number).unwrap_or(0);
-    for device in listed {
+    for device in listed.iter().filter(|device| !is_ptmx(device)) {
         let kind = match device.typ() {
             LinuxDeviceType::B => libc::S_IFBLK,
             LinuxDeviceType::P => libc::S_IFIFO,
@@ -77,6 +77,12 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
         builder.push("(default links)", Op::MakeLink { root, path, target: c"/proc/kcore".into() });
     }
     Ok(())
+}
+
+/// Whether a device is the multiplexer that every container has: its devpts has one, to which the link leads.
+fn is_ptmx(device: &LinuxDevice) -> bool {
+    let is_char = matches!(device.typ(), LinuxDeviceType::C | LinuxDeviceType::U);
+    device.path() == Path::new("/dev/ptmx") && is_char && (device.major(), device.minor()) == (5, 2)
 }
 
 /// A node, or the host's node bound where a user namespace forbids mknod(2).

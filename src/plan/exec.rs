@@ -87,6 +87,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
             preserve_fds: input.preserve_fds,
             wait_for_start: false,
             start_hooks: None,
+            dumpable: false,
             may_set_groups: input.may_set_groups,
             seccomp: input.seccomp,
             pidfd_socket: input.pidfd_socket,

@@ -166,6 +166,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the container has a pid namespace of its own or joins one.
+    pub fn has_pid_namespace(&self) -> bool {
+        let pid = libc::CLONE_NEWPID;
+        self.clone_flags & pid as u64 != 0 || self.joined.iter().any(|joined| joined.kind == pid)
+    }
+
     /// The sentence for step `index` of `steps` (the number of steps itself stands for exec) having failed with `errno`.
     pub fn failure(&self, index: usize, errno: nix::errno::Errno) -> Error {
         explain::failure(&self.steps, &self.exec, index, errno)
@@ -210,6 +216,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
             preserve_fds: input.preserve_fds,
             wait_for_start: input.wait_for_start,
             start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
+            dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
             may_set_groups: namespaces.may_set_groups,
             seccomp: input.seccomp,
             pidfd_socket: input.pidfd_socket,

@@ -26,6 +26,9 @@ pub struct Context<'a> {
     pub wait_for_start: bool,
     /// The startContainer hooks, which run just before the program, and what they read.
     pub start_hooks: Option<(&'a [Hook], &'a super::hooks::State)>,
+    /// Whether others may look into the process once it has only the program's rights: who has no more rights than that
+    /// could not join it or take a descriptor from it otherwise. Nobody but its maker must be there to do so.
+    pub dumpable: bool,
     /// Whether setgroups is allowed: not in a user namespace without newgidmap.
     pub may_set_groups: bool,
     /// The seccomp filter.
@@ -64,6 +67,9 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: true });
     if process.args().is_some() {
         builder.push("process.args", Op::FindProgram);
+    }
+    if context.dumpable {
+        builder.push("(runtime)", Op::Dumpable(true));
     }
     if context.pidfd_socket {
         builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
