@@ -72,6 +72,8 @@ pub struct Runtime {
 /// Files in the world: programs, bundles, state roots.
 pub struct Stage {
     pub dir: PathBuf,
+    /// Where floor and peak are.
+    pub tools: PathBuf,
     pub runtimes: Vec<Runtime>,
     pub bubblewrap: Option<Words>,
     /// What there is no figure of, and why.
@@ -85,27 +87,24 @@ impl Stage {
     /// Copies everything to where it is measured.
     pub fn set(world: &World, options: &super::options::Options) -> Result<Self> {
         let dir = world.dir.clone();
-        for directory in ["bin", "read-only", "rootfs/dev", "rootfs/proc", "rootfs/sys", "bundles", "state"] {
+        for directory in ["read-only", "rootfs/dev", "rootfs/proc", "rootfs/sys", "bundles", "state"] {
             fs::create_dir_all(dir.join(directory))?;
         }
         let copy = |from: &Path, to: &str| {
             fs::copy(from, dir.join(to))
                 .map_err(|error| format!("copy {}: {error}: use make bench-cold", from.display()))
         };
-        for tool in ["floor", "peak"] {
-            copy(&options.tools.join(tool), &format!("bin/{tool}"))?;
-        }
         for program in ["hello", "pause"] {
             copy(&options.tools.join(program), &format!("rootfs/{program}"))?;
         }
-        copy(&options.microrun, "bin/microrun")?;
-        copy(&options.microrun, "read-only/microrun")?;
-        world::make_read_only(&dir.join("read-only"))?;
+        let read_only = dir.join("read-only/microrun");
+        world::mount_read_only(&options.microrun, &read_only)?;
 
-        let mut stage = Self { dir, runtimes: Vec::new(), bubblewrap: None, skipped: Vec::new() };
-        for (name, directory) in [("microrun", "bin"), ("microrun, ro mount", "read-only")] {
-            stage.add(name, vec![stage.dir.join(directory).join("microrun").into()]);
-        }
+        let mut stage =
+            Self { dir, tools: options.tools.clone(), runtimes: Vec::new(), bubblewrap: None, skipped: Vec::new() };
+        // Programs are executed where they are, as all others: how they lie in the page cache depends on the file system.
+        stage.add("microrun", vec![options.microrun.clone().into()]);
+        stage.add("microrun-ro", vec![read_only.into()]);
         let given = |name: &str| options.runtimes.iter().find(|(given, _)| given == name);
         let split = |command: &str| command.split_whitespace().map(OsString::from).collect::<Words>();
         for name in ["crun", "runc"] {
@@ -128,7 +127,7 @@ impl Stage {
     }
 
     fn add(&mut self, name: &str, command: Words) {
-        let root = self.dir.join("state").join(name.replace([',', ' '], ""));
+        let root = self.dir.join("state").join(name);
         self.runtimes.push(Runtime { name: name.to_owned(), command, root });
     }
 
@@ -161,7 +160,7 @@ impl Stage {
         }
         let cgroup =
             floor_cgroup.map_or("-".into(), |top| Path::new(top).join(world::name()).join("floor").into_os_string());
-        let floor = vec![self.dir.join("bin/floor").into(), self.rootfs().into(), cgroup, "/hello".into()];
+        let floor = vec![self.tools.join("floor").into(), self.rootfs().into(), cgroup, "/hello".into()];
         lanes.push(Lane::plain("floor", view, floor));
         if let Some(bwrap) = &self.bubblewrap {
             let mut command = bwrap.clone();

@@ -71,7 +71,7 @@ const fn bar(ours: &'static str, theirs: &'static str, most: f64) -> Bar {
 }
 
 const THIRD: f64 = 1.0 / 3.0;
-const RO: &str = "microrun, ro mount";
+const RO: &str = "microrun-ro";
 
 const COLD_BARS: &[Bar] = &[
     bar("microrun", "crun", THIRD),
@@ -84,7 +84,7 @@ const COLD_BARS: &[Bar] = &[
     bar(RO, "floor", 1.15),
 ];
 const CRUN_BARS: &[Bar] = &[bar("microrun", "crun", THIRD), bar(RO, "crun", THIRD)];
-const SECCOMP_BARS: &[Bar] = &[bar("microrun, filter", "microrun", 1.05), bar("microrun, ro mount, filter", RO, 1.05)];
+const SECCOMP_BARS: &[Bar] = &[bar("microrun+filter", "microrun", 1.05), bar("microrun-ro+filter", RO, 1.05)];
 
 impl<'a> Bench<'a> {
     fn new(options: &'a Options, world: &'a World, stage: Stage) -> Result<Self> {
@@ -111,7 +111,8 @@ impl<'a> Bench<'a> {
     }
 
     fn everything(mut self) -> Result<Value> {
-        for race in self.races()? {
+        for mut race in self.races()? {
+            race.lanes.retain(|lane| self.options.lanes.is_empty() || self.options.lanes.contains(&lane.name));
             self.show(&race);
             for gap in &self.options.gaps {
                 self.race(&race, *gap, self.options.rounds(race.name, *gap))?;
@@ -157,7 +158,7 @@ impl<'a> Bench<'a> {
             let mut lanes = each(&|runtime| runtime.run(self.unified, &bundle));
             lanes.extend(each(&|runtime| {
                 let lane = runtime.run(self.unified, &filtered);
-                Lane { name: format!("{}, filter", lane.name), ..lane }
+                Lane { name: format!("{}+filter", lane.name), ..lane }
             }));
             races.push(Race {
                 name: "seccomp",
@@ -171,7 +172,7 @@ impl<'a> Bench<'a> {
         if wanted("exec") {
             let mut lanes = Vec::new();
             for runtime in &self.stage.runtimes {
-                let name = format!("exec-{}", runtime.name.replace([',', ' '], ""));
+                let name = format!("exec-{}", runtime.name);
                 let bundle = self.stage.bundle(&name, true, |config| config["process"]["args"] = json!(["/pause"]))?;
                 lanes.push(runtime.exec(self.unified, &bundle));
             }
@@ -244,7 +245,7 @@ impl<'a> Bench<'a> {
                 vec![without]
             }
             // What a peer may have to be compared with.
-            None if runtime.name == "microrun" => vec![own, Lane { name: "microrun, v1 alone".into(), ..without }],
+            None if runtime.name == "microrun" => vec![own, Lane { name: "microrun-v1".into(), ..without }],
             None => vec![own],
         })
     }
@@ -307,7 +308,12 @@ impl<'a> Bench<'a> {
             return Ok(());
         }
         println!("\nmemory: peak resident set of a cold run, KiB: median, greatest");
-        let found = single::memory(self.world, &self.cold()?, if self.options.quick { 5 } else { 21 })?;
+        let found = single::memory(
+            self.world,
+            &self.stage.tools.join("peak"),
+            &self.cold()?,
+            if self.options.quick { 5 } else { 21 },
+        )?;
         found.iter().for_each(|(name, median, most)| println!("  {name:34} {median:>7} {most:>7}"));
         self.json["memory_kib"] = json!(found);
         let of = |name: &str| found.iter().find(|(found, ..)| found == name).map(|(_, median, _)| *median as f64);

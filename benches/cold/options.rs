@@ -11,6 +11,7 @@ usage: make bench-cold BENCH='OPTION...'   (or: cargo bench --bench cold -- OPTI
   --rounds N              rounds back to back (300); a third as many with a gap
   --gap 0,300ms           how long to be quiet before each start; each is measured
   --only NAME[,NAME]      these scenarios: v2, own, limits, seccomp, exec, lifecycle, memory, calls, steps
+  --lanes NAME[,NAME]     these contestants
   --runtime NAME=COMMAND  a further runtime with runc's command line, or another for crun, runc or bwrap
   --microrun PATH         the program under test ($MICRORUN, dist/microrun)
   --tools DIRECTORY       where floor, pause, peak and hello are (dist)
@@ -25,6 +26,7 @@ pub struct Options {
     pub rounds: usize,
     pub gaps: Vec<Duration>,
     pub only: Vec<String>,
+    pub lanes: Vec<String>,
     pub runtimes: Vec<(String, String)>,
     pub microrun: PathBuf,
     pub tools: PathBuf,
@@ -43,6 +45,7 @@ impl Options {
             rounds: 300,
             gaps: Vec::new(),
             only: Vec::new(),
+            lanes: Vec::new(),
             runtimes: Vec::new(),
             microrun: std::env::var_os("MICRORUN").map_or_else(|| dist.join("microrun"), PathBuf::from),
             tools: dist,
@@ -66,6 +69,7 @@ impl Options {
                 "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
                 "--microrun" => options.microrun = std::path::absolute(value()?)?,
                 "--tools" => options.tools = std::path::absolute(value()?)?,
+                "--lanes" => options.lanes = value()?.split(',').map(str::to_owned).collect(),
                 "--json" => options.json = Some(std::path::absolute(value()?)?),
                 "--runtime" => {
                     let value = value()?;

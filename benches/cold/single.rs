@@ -5,15 +5,16 @@ use super::world::{Result, World};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 /// The greatest resident set of each lane and of what it waits for, in KiB: median and maximum of `rounds`.
-pub fn memory(world: &World, lanes: &[Lane], rounds: usize) -> Result<Vec<(String, u64, u64)>> {
+pub fn memory(world: &World, peak: &Path, lanes: &[Lane], rounds: usize) -> Result<Vec<(String, u64, u64)>> {
     let mut found = Vec::new();
     for lane in lanes {
         lanes::view(world, lane.view).enter()?;
-        let mut words: Words = vec![world.dir.join("bin/peak").into()];
+        let mut words: Words = vec![peak.into()];
         words.extend(lane.steps.iter().flat_map(|(_, words)| words.clone()));
         let mut peaks = Vec::new();
         for _ in 0..rounds {

@@ -198,11 +198,12 @@ fn new_namespace() -> Result<()> {
     Ok(())
 }
 
-/// A read-only mount of `directory` over itself.
-pub fn make_read_only(directory: &Path) -> Result<()> {
-    mount(Some(directory), directory, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+/// A read-only mount of `program` at `place`.
+pub fn mount_read_only(program: &Path, place: &Path) -> Result<()> {
+    File::create(place)?;
+    mount(Some(program), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
     let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    mount(None::<&str>, directory, None::<&str>, again, None::<&str>)?;
+    mount(None::<&str>, place, None::<&str>, again, None::<&str>)?;
     Ok(())
 }
 
