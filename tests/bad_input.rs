@@ -323,7 +323,7 @@ fn only_one_of_many_creates() {
     let mut children: Vec<_> = (0..8).map(|_| create()).collect();
     let created = children.iter_mut().filter_map(|child| child.wait().unwrap().success().then_some(())).count();
     assert_eq!(created, 1);
-    assert!(lab.microrun(&["state", &bundle.id]).ok().contains("\"created\""));
+    assert_eq!(lab.status(&bundle.id), "created");
     lab.microrun(&["delete", &bundle.id]).ok();
     assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new());
 }

@@ -130,7 +130,7 @@ impl<'a> Scene<'a> {
         let mut traced = self.spawn_traced(&arguments);
         if follow && self.verb == "create" {
             // strace waits for all that it follows.
-            while !self.lab.microrun(&["state", &self.bundle.id]).stdout.contains("\"created\"") {}
+            common::eventually(|| self.lab.status(&self.bundle.id) == "created");
             self.lab.microrun(&["delete", "--force", &self.bundle.id]).ok();
         }
         traced.wait().unwrap();
@@ -345,11 +345,9 @@ fn init_killed_while_it_waits() {
     let init = lab.created(&scene.bundle);
     host("kill", &["-KILL", &init.to_string()]);
     // It dies in its own time.
-    let killed = Instant::now();
-    while lab.microrun(&["state", id]).ok().contains("\"created\"") && killed.elapsed() < SOON {}
+    common::eventually(|| lab.status(id) == "stopped");
     let started = lab.microrun(&["start", id]).failed();
     assert!(started.contains("container"), "{started}");
-    assert!(lab.microrun(&["state", id]).ok().contains("\"stopped\""));
     lab.microrun(&["delete", id]).ok();
     scene.assert_nothing_left("init was killed");
 }

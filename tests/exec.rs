@@ -196,7 +196,7 @@ fn a_container_that_is_not_there_to_join() {
     assert_eq!(child.wait_with_output().unwrap().stdout, b"late\n");
 
     lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
-    eventually(|| lab.microrun(&["state", &bundle.id]).stdout.contains("\"stopped\""));
+    eventually(|| lab.status(&bundle.id) == "stopped");
     let stopped = exec(&lab, &bundle, &[], &["true"]);
     assert!(stopped.code == 255 && stopped.stderr.contains("cannot exec in a stopped container"), "{stopped:?}");
 }

@@ -21,8 +21,7 @@ fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
 }
 
 fn status(lab: &Lab, bundle: &Bundle) -> String {
-    let state: Value = serde_json::from_str(&lab.microrun(&["state", &bundle.id]).ok()).unwrap();
-    state["status"].as_str().unwrap().to_owned()
+    lab.status(&bundle.id)
 }
 
 /// The value of a limit of the process `pid`: `v1` is controller and file, `v2` a file.

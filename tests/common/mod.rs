@@ -118,6 +118,12 @@ pub struct User {
 static LABS: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
+    /// The status of a container; empty if there is none.
+    pub fn status(&self, id: &str) -> String {
+        let state: Value = serde_json::from_str(&self.microrun(&["state", id]).stdout).unwrap_or_default();
+        state["status"].as_str().unwrap_or_default().to_owned()
+    }
+
     /// A laboratory for root.
     ///
     /// # Errors
