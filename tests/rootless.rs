@@ -227,3 +227,29 @@ fn a_program_that_is_refused_tells_its_terminal() {
     assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("exec /mnt/script: no such file or directory", ""));
     assert_ne!(output.code, 0);
 }
+
+#[test]
+fn a_network_device_of_the_host_is_refused() {
+    let lab = user_lab!();
+    let refused = lab.shell("true", |config| config["linux"]["netDevices"] = json!({"lo": {}})).failed();
+    assert!(refused.contains("linux.netDevices: needs a network namespace"), "{refused}");
+    let refused = lab.shell("true", |config| {
+        push(&mut config["linux"]["namespaces"], json!({"type": "network"}));
+        config["linux"]["netDevices"] = json!({"lo": {}});
+    });
+    let refused = refused.failed();
+    assert!(refused.contains("linux.netDevices: network devices are not supported for rootless"), "{refused}");
+}
+
+#[test]
+fn without_a_user_namespace_it_is_refused() {
+    let lab = user_lab!();
+    let refused = lab.shell("true", |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "user");
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"].as_object_mut().unwrap().remove(field);
+        }
+    });
+    assert!(refused.failed().contains("without root: config.json: linux.namespaces: needs a user namespace"));
+}

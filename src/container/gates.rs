@@ -94,7 +94,7 @@ impl Context<'_> {
             Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
             Gate::Listener => self.send_listener(sync),
-            Gate::NetDevices => Err(Error::config("linux.netDevices", "is not supported: remove it")),
+            Gate::NetDevices => super::netdev::move_all(self.spec, self.child.pid),
         }
     }
 

@@ -103,6 +103,9 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
     let loaded = spec::parse(&text)?;
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
+    if options.rootless && !nix::unistd::geteuid().is_root() {
+        spec::validate_rootless(&loaded.spec)?;
+    }
     super::sealed::ensure(loaded.spec.process().as_ref())?;
     let rootfs = rootfs(&loaded.spec, &bundle)?;
     let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;

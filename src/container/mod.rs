@@ -10,6 +10,7 @@ pub mod host;
 mod idmap;
 pub mod launch;
 pub mod manage;
+mod netdev;
 mod pid_file;
 pub mod run;
 pub mod sealed;

@@ -250,6 +250,7 @@ fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outs
     overlay::working_directory(builder, process.cwd())?;
     let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };
     process::terminal(builder, process, terminal);
+    network_devices(builder, input);
     create_hooks(builder, input)?;
     change_root(builder, input)?;
     mounts::hidden_paths(builder, input)?;
@@ -286,6 +287,15 @@ fn change_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Network devices come before the hooks, which find the environment complete.
+fn network_devices(builder: &mut Builder, input: &Input<'_>) {
+    let devices = input.linux().and_then(|linux| linux.net_devices().as_ref());
+    if devices.is_some_and(|devices| !devices.is_empty()) {
+        builder.need_network();
+        builder.push("linux.netDevices", Op::Meet(Gate::NetDevices));
+    }
+}
+
 /// The hooks that run before the root is changed.
 fn create_hooks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let Some(hooks) = input.hooks() else { return Ok(()) };
@@ -297,7 +307,7 @@ fn create_hooks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     hooks::create_container(builder, input)
 }
 
-/// What the namespaces are given: names, kernel parameters, network devices, a memory policy.
+/// What the namespaces are given: names, kernel parameters, a memory policy.
 fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     if let Some(name) = input.spec.hostname().as_ref().filter(|name| !name.is_empty()) {
         builder.push("hostname", Op::Hostname { name: cstring("hostname", name)? });
@@ -306,9 +316,6 @@ fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         builder.push("domainname", Op::Domainname { name: cstring("domainname", name)? });
     }
     let Some(linux) = input.linux() else { return Ok(()) };
-    if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        builder.push("linux.netDevices", Op::Meet(Gate::NetDevices));
-    }
     if let Some(sysctls) = linux.sysctl() {
         let mut sorted: Vec<_> = sysctls.iter().collect();
         sorted.sort();

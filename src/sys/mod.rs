@@ -12,6 +12,7 @@ pub mod clone;
 pub mod fs;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod pidfd;
 pub mod process;
 pub mod raw;

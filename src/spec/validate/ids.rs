@@ -102,11 +102,16 @@ pub(super) fn mappings(field: &str, list: &[LinuxIdMapping]) -> Result<()> {
     Ok(())
 }
 
-/// Without the rights of root there has to be a user namespace, and file systems take no id from outside of it.
+/// Without the rights of root there has to be a user namespace, file systems take no id from outside of it, and the
+/// host's network devices stay where they are.
 pub(super) fn rootless(check: &Check<'_>) -> Result<()> {
     let Some(path) = check.namespace(Kind::User) else {
         return Err(needs("linux.namespaces", Kind::User).context("without root"));
     };
+    if check.linux().and_then(|linux| linux.net_devices().as_ref()).is_some_and(|devices| !devices.is_empty()) {
+        let problem = "network devices are not supported for rootless containers: remove it";
+        return Err(Error::config("linux.netDevices", problem).context("without root"));
+    }
     if !path.as_os_str().is_empty() {
         return Ok(());
     }

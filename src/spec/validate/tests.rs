@@ -409,6 +409,15 @@ fn rootless() {
             "add it to linux.gidMappings or remove the option"
         )
     );
+    let mut with_device = user(json!([]));
+    with_device["linux"]["netDevices"] = json!({"eth0": {}});
+    assert_eq!(
+        rootless(with_device).unwrap_err(),
+        concat!(
+            "without root: config.json: linux.netDevices: ",
+            "network devices are not supported for rootless containers: remove it"
+        )
+    );
     assert_eq!(
         rootless(json!({})).unwrap_err(),
         concat!(

@@ -1,0 +1,126 @@
+//! `linux.netDevices`: devices of the host, moved into the container's network namespace.
+//!
+//! A device takes its global addresses along and comes up there (runtime-spec config-linux.md, "Network Devices"). If
+//! one cannot be moved, those before it are moved back: the host stays as it was. What becomes of them when the
+//! namespace ends is the kernel's business.
+
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::netlink::{Address, Link, Netlink};
+use crate::sys::process;
+use nix::errno::Errno;
+use nix::sys::stat::fstat;
+use oci_spec::runtime::Spec;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A network namespace and a way to talk to it.
+struct Side {
+    namespace: OwnedFd,
+    netlink: Netlink,
+}
+
+/// A device that has been moved.
+struct Moved {
+    /// What it was on the host.
+    was: Link,
+    addresses: Vec<Address>,
+    /// What it is in the container.
+    is: Link,
+}
+
+/// Moves `linux.netDevices` into the network namespace of the process `pid`.
+///
+/// # Errors
+/// The device that cannot be moved, and why; none is moved then.
+pub(super) fn move_all(spec: &Spec, pid: i32) -> Result<()> {
+    let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
+    let mut devices: Vec<_> = listed.into_iter().flatten().collect();
+    devices.sort_by_key(|(name, _)| *name);
+    let host = Side::new("/proc/self/ns/net")?;
+    let container = Side::new(&format!("/proc/{pid}/ns/net"))?;
+    if host.is(&container)? {
+        let problem = "the network namespace that is joined is the runtime's own: remove the devices or join another";
+        return Err(Error::config("linux.netDevices", problem));
+    }
+    let mut moved: Vec<Moved> = Vec::new();
+    for (name, device) in devices {
+        let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+        match move_one(&host, &container, name, inside, &mut moved) {
+            Ok(()) => {}
+            Err(error) => return Err(take_back(&host, &container, moved).into_iter().fold(error, Error::and)),
+        }
+    }
+    Ok(())
+}
+
+impl Side {
+    fn new(path: &str) -> Result<Self> {
+        let doing = || format!("linux.netDevices: talk to the network namespace {path}");
+        let namespace = OwnedFd::from(File::open(path).doing(doing)?);
+        let fd = namespace.as_raw_fd();
+        // A namespace is joined by one thread alone, which ends then.
+        let opened = std::thread::spawn(move || process::setns(fd, libc::CLONE_NEWNET).and_then(|()| Netlink::open()));
+        let netlink = opened.join().unwrap_or(Err(Errno::EIO)).doing(doing)?;
+        Ok(Self { namespace, netlink })
+    }
+
+    /// Whether both are one namespace.
+    fn is(&self, other: &Self) -> Result<bool> {
+        let id = |side: &Self| fstat(&side.namespace).map(|stat| (stat.st_dev, stat.st_ino));
+        let same = || Ok::<_, Errno>(id(self)? == id(other)?);
+        same().doing(|| "linux.netDevices: compare the network namespaces")
+    }
+
+    fn link(&self, is: impl Fn(&Link) -> bool) -> Result<Option<Link>, Errno> {
+        Ok(self.netlink.links()?.into_iter().find(is))
+    }
+}
+
+fn move_one(host: &Side, container: &Side, name: &str, inside: &str, moved: &mut Vec<Moved>) -> Result<()> {
+    let field = || format!("linux.netDevices[{name:?}]");
+    let read = || format!("{}: read the network devices", field());
+    let Some(was) = host.link(|link| link.name == name).doing(read)? else {
+        let problem = format!("link not found for interface {name} on runtime namespace: name a device of the host");
+        return Err(Error::new(Kind::Config, format!("config.json: {}: {problem}", field())));
+    };
+    let addresses = host.netlink.addresses(was.index).doing(read)?;
+    let before = container.netlink.links().doing(read)?;
+    host.netlink.move_link(was.index, inside, &container.namespace).map_err(|errno| {
+        let doing = format!("{}: move network device {name} to the container as {inside}", field());
+        match errno {
+            Errno::EEXIST => Error::system(format!("{doing} (there is one of that name: choose another)"), errno),
+            errno => Error::system(doing, errno),
+        }
+    })?;
+    // Its number may have changed, and its name, if that is a template.
+    let is_new = |link: &Link| before.iter().all(|known| known.index != link.index);
+    let Some(is) = container.link(|link| is_new(link) && (inside.contains('%') || link.name == inside)).doing(read)?
+    else {
+        return Err(Error::system(
+            format!("{}: find network device {inside} in the container", field()),
+            Errno::ENODEV,
+        ));
+    };
+    let index = is.index;
+    moved.push(Moved { was, addresses: addresses.clone(), is });
+    for address in addresses.iter().filter(|address| address.is_global()) {
+        container.netlink.add_address(index, address).doing(|| format!("{}: give it its address back", field()))?;
+    }
+    container.netlink.set_up(index).doing(|| format!("{}: bring {inside} up in the container", field()))
+}
+
+/// Moves devices back to the host, the last first; what went wrong.
+fn take_back(host: &Side, container: &Side, moved: Vec<Moved>) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for Moved { was, addresses, is } in moved.into_iter().rev() {
+        let back = container.netlink.move_link(is.index, &was.name, &host.namespace).and_then(|()| {
+            let link = host.link(|link| link.name == was.name)?.ok_or(Errno::ENODEV)?;
+            for address in addresses.iter().filter(|address| address.is_global()) {
+                host.netlink.add_address(link.index, address)?;
+            }
+            if was.up { host.netlink.set_up(link.index) } else { Ok(()) }
+        });
+        errors.extend(back.err().map(|errno| Error::system(format!("move network device {} back", was.name), errno)));
+    }
+    errors
+}
