@@ -4,7 +4,7 @@ use super::global::Global;
 use super::grammar::{Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
-use crate::container::launch::Options;
+use crate::container::prepare::Options;
 use crate::container::{run, sealed};
 use crate::error::Result;
 

@@ -4,7 +4,7 @@ use super::global::Global;
 use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{launching, print, print_pretty, warn};
-use crate::container::launch::{self, Options};
+use crate::container::prepare::{self, Options};
 use crate::error::{Error, Kind, Result};
 use crate::plan::explain;
 use std::path::PathBuf;
@@ -37,7 +37,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
     };
     let id = words.text("id")?.unwrap_or("explained");
     let options = launching::bare(global, id, bundle);
-    let prepared = launch::prepare(&Options { overlay: launching::overlay(words), foreground: true, ..options })?;
+    let prepared = prepare::prepare(&Options { overlay: launching::overlay(words), foreground: true, ..options })?;
     warn(&prepared.warnings);
     if words.has("json") {
         return print_pretty(&explain::lines(&prepared.plan));

@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::parse::Words;
 use crate::cgroup::Driver;
-use crate::container::launch::Options;
+use crate::container::prepare::Options;
 use crate::container::state::Store;
 use crate::error::Result;
 use crate::plan::Overlay;

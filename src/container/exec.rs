@@ -13,6 +13,7 @@ pub use process::{Changes, Wanted};
 
 use super::gates;
 use super::launch::{self, Manner};
+use super::prepare;
 use super::state::{Entry, Process, State, Status, Store};
 use super::{console, host, pid_file, sealed, wait};
 use crate::cgroup::Join;
@@ -134,7 +135,7 @@ fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
     let mut warnings: Vec<String> = notes.iter().map(Warning::to_string).collect();
     let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
     let machine = host::facts(&spec);
-    warnings.extend(launch::left_out(&spec, &machine));
+    warnings.extend(prepare::left_out(&spec, &machine));
     let namespaces = namespaces(&spec, target.init.pid);
     let may_set_groups = namespaces & libc::CLONE_NEWUSER == 0 || may_set_groups(target.init.pid);
     Ok(Prepared { spec, filter, machine, namespaces, may_set_groups, warnings })

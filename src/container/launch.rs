@@ -1,8 +1,8 @@
-//! From a bundle to a running init: the start path.
+//! From a prepared bundle to a running init: the start path.
 //!
 //! ```text
-//! load, validate ─▶ state directory ─▶ cgroups ─▶ clone3 ─┬─▶ record the pid, restrict devices, copy config.json
-//!                                                         └─▶ init: mounts, pivot, rights … ─▶ exec
+//! prepare ─▶ state directory ─▶ cgroups ─▶ clone3 ─┬─▶ record the pid, restrict devices, copy config.json
+//!                                                  └─▶ init: mounts, pivot, rights … ─▶ exec
 //! ```
 //!
 //! Everything right of the clone happens at the same time. Nothing waits for anything that it does not need: init
@@ -10,228 +10,24 @@
 
 use super::ahead::Ahead;
 use super::gates::{self, Outcome};
-use super::state::{Entry, Lock, Process, State, Status, Store};
-use super::{host, pid_file};
-use crate::cgroup::{self, Cgroup, Driver, Layout};
+use super::pid_file;
+use super::prepare::{Options, Prepared};
+use super::state::{Entry, Lock, Process, State, Status};
+use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
 use crate::log;
 use crate::plan::builder::slots;
-use crate::plan::{self, Host, Input, Overlay, Plan, explain};
-use crate::spec::{self, Loaded};
+use crate::plan::{self, Plan, explain};
 use crate::sys::clone::{self, Child};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hook, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Hook, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-
-/// What the command line adds to the bundle.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Where containers are recorded.
-    pub store: Store,
-    /// The container's id.
-    pub id: String,
-    /// The bundle.
-    pub bundle: PathBuf,
-    /// Who makes the cgroups.
-    pub driver: Driver,
-    /// Whether the caller lacks the rights of root.
-    pub rootless: bool,
-    /// --no-pivot
-    pub no_pivot: bool,
-    /// --no-new-keyring
-    pub no_new_keyring: bool,
-    /// --preserve-fds
-    pub preserve_fds: u32,
-    /// --pid-file
-    pub pid_file: Option<PathBuf>,
-    /// --console-socket
-    pub console_socket: Option<PathBuf>,
-    /// --pidfd-socket
-    pub pidfd_socket: Option<PathBuf>,
-    /// --overlay, over what the annotation says
-    pub overlay: Option<Overlay>,
-    /// `create`: stop before the program.
-    pub wait_for_start: bool,
-    /// `run` in the foreground: the terminal, if the config asks for one, is ours to serve.
-    pub foreground: bool,
-    /// --timings
-    pub timings: bool,
-}
-
-/// What a bundle and the options amount to, before anything exists.
-#[derive(Debug)]
-pub struct Prepared {
-    /// config.json.
-    pub loaded: Loaded,
-    /// What will be recorded of the container.
-    pub state: State,
-    /// Its bytes.
-    pub text: Vec<u8>,
-    /// The bundle, absolute.
-    pub bundle: PathBuf,
-    /// root.path, absolute.
-    pub rootfs: PathBuf,
-    /// What the cgroups will be.
-    pub cgroup: cgroup::CgroupPlan,
-    /// What init will do.
-    pub plan: Plan,
-    /// The seccomp filter.
-    pub filter: Option<plan::seccomp::Filter>,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
-
-/// Loads, validates and compiles: everything that can be refused is refused here.
-///
-/// # Errors
-/// One sentence that names the field or the path.
-pub fn prepare(options: &Options) -> Result<Prepared> {
-    prepare_and(options, |_| Ok(())).map(|(prepared, ())| prepared)
-}
-
-/// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
-pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
-    let bundle = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
-    let text = spec::read_config(&bundle)?;
-    let begun = begin(&text)?;
-    let loaded = spec::parse(&text)?;
-    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
-    warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
-    if options.rootless && !nix::unistd::geteuid().is_root() {
-        spec::validate_rootless(&loaded.spec)?;
-    }
-    super::sealed::ensure(loaded.spec.process().as_ref())?;
-    let rootfs = rootfs(&loaded.spec, &bundle)?;
-    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
-    let (cgroup, layout) = cgroups(&options.id, options.driver, options.rootless, &loaded.spec)?;
-    warnings.extend(cgroup.warnings.iter().cloned());
-    let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
-    let v1_directories = cgroup.directories.iter().filter(is_v1).count();
-    let handle = cgroup.handle();
-    let overlay = options.overlay.clone().or_else(|| {
-        let annotations = loaded.spec.annotations().as_ref()?;
-        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle))
-    });
-    let directories: Vec<(String, PathBuf)> = handle
-        .v1
-        .iter()
-        .map(|(name, path)| (name.clone(), path.clone()))
-        .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
-        // Whether one that may be missing could be made is not known yet.
-        .filter(|_| cgroup.if_denied != cgroup::plan::IfDenied::DoWithout)
-        .collect();
-    let host_views = options.no_pivot.then(|| host::kernel_views(&rootfs)).transpose()?;
-    let machine: Host = host::facts(&loaded.spec);
-    warnings.extend(left_out(&loaded.spec, &machine));
-    let state = initial_state(options, &loaded.spec, &bundle, &rootfs, handle.clone());
-    let hook_state = hook_state(&loaded.spec, &state)?;
-    let plan = plan::compile(&Input {
-        spec: &loaded.spec,
-        seccomp: filter.as_ref(),
-        host: &machine,
-        layout: &layout,
-        cgroup_awaits_init: cgroup.unit.is_some(),
-        cgroups_to_join: if cgroup.unit.is_some() { 0 } else { v1_directories },
-        cgroup_directories: &directories,
-        bundle: &bundle,
-        rootfs: &rootfs,
-        state_dir: &options.store.root().join(&options.id),
-        id: &options.id,
-        overlay: overlay.as_ref(),
-        no_pivot: host_views.as_deref(),
-        new_keyring: !options.no_new_keyring,
-        preserve_fds: options.preserve_fds,
-        wait_for_start: options.wait_for_start,
-        pidfd_socket: options.pidfd_socket.is_some(),
-        hook_state: hook_state.as_ref(),
-        terminal_served: options.foreground,
-        privileged: nix::unistd::geteuid().is_root(),
-    })?;
-    Ok((Prepared { loaded, state, text, bundle, rootfs, cgroup, plan, filter, warnings }, begun))
-}
-
-/// What is asked for and cannot be given, without being a reason to refuse the container.
-pub(super) fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some(process) = spec.process() {
-        plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
-    }
-    warnings.extend(plan::lsm::unused_mount_label(spec.linux().as_ref(), machine));
-    warnings.iter().map(ToString::to_string).collect()
-}
-
-/// root.path, which must be a directory. It is not canonicalised: init opens it, in its own namespace.
-fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
-    let Some(root) = spec.root() else {
-        return Err(Error::config("root", "is missing: name the root directory"));
-    };
-    let rootfs = bundle.join(root.path());
-    match fs::metadata(&rootfs) {
-        Ok(metadata) if metadata.is_dir() => Ok(rootfs),
-        Ok(_) => Err(Error::config("root.path", format!("{} is not a directory: name one", rootfs.display()))),
-        Err(error) => Err(Error::io(
-            format!("config.json: root.path: invalid rootfs: make the directory {} or name another", rootfs.display()),
-            &error,
-        )),
-    }
-}
-
-/// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
-/// from inside.
-fn cgroup_owner(spec: &Spec) -> Option<u32> {
-    let linux = spec.linux().as_ref()?;
-    let own_namespace =
-        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none();
-    let writable = |mount: &Mount| {
-        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
-            && !mount.options().iter().flatten().any(|option| option == "ro")
-    };
-    let delegates =
-        linux.namespaces().iter().flatten().any(own_namespace) && spec.mounts().iter().flatten().any(writable);
-    if !delegates {
-        return None;
-    }
-    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
-    let host = |map: &LinuxIdMapping| {
-        let offset = uid.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
-        map.host_id().checked_add(offset)
-    };
-    if mappings.is_empty() { Some(uid) } else { mappings.iter().find_map(host) }
-}
-
-/// What the cgroups of the container `id` are to be.
-///
-/// # Errors
-/// A field that is invalid, or for which this machine has no controller.
-pub(super) fn cgroups(id: &str, driver: Driver, rootless: bool, spec: &Spec) -> Result<(cgroup::CgroupPlan, Layout)> {
-    let linux = spec.linux().as_ref();
-    let paths: Vec<&str> = linux
-        .and_then(|linux| linux.devices().as_deref())
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|device| device.path().to_str())
-        .collect();
-    let request = cgroup::Request {
-        id,
-        cgroups_path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
-        resources: linux.and_then(|linux| linux.resources().as_ref()),
-        own_devices: &paths,
-        driver,
-        rootless,
-        owner: cgroup_owner(spec),
-        annotations: spec.annotations().as_ref(),
-    };
-    let layout = Layout::probe(request.needs())?;
-    let plan = cgroup::compile(&request, &layout)?;
-    Ok((plan, layout))
-}
 
 /// A container whose init exists.
 #[derive(Debug)]
@@ -311,8 +107,8 @@ impl Undo {
             let _ = fs::remove_file(path);
         }
         let _ = self.entry.remove();
-        let Some(Prepared { loaded, state, .. }) = self.begun else { return Vec::new() };
-        let hooks = hooks(&loaded.spec, oci_spec::runtime::Hooks::poststop);
+        let Some(Prepared { bundle, state, .. }) = self.begun else { return Vec::new() };
+        let hooks = hooks(&bundle.loaded.spec, oci_spec::runtime::Hooks::poststop);
         super::hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0))
     }
 }
@@ -369,8 +165,8 @@ fn launch_into(
     // The byte wakes an init that came first. One that is dead by now is found out below.
     let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
     let context = gates::Context {
-        spec: &prepared.loaded.spec,
-        listener: prepared.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
+        spec: &prepared.bundle.loaded.spec,
+        listener: prepared.bundle.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
         state: &state,
         child,
     };
@@ -406,41 +202,8 @@ pub(super) fn log_plan(plan: &Plan) {
 /// Whether the runtime has anything to do between clone and exec that init waits for.
 fn needs_gates(prepared: &Prepared) -> bool {
     let meets = |step: &init::Step| matches!(step.op, init::Op::Meet(_));
-    let poststart = prepared.loaded.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    let poststart = prepared.bundle.loaded.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
     prepared.plan.steps.iter().any(meets) || poststart.is_some_and(|hooks| !hooks.is_empty())
-}
-
-fn initial_state(options: &Options, spec: &Spec, bundle: &Path, rootfs: &Path, cgroup: cgroup::Handle) -> State {
-    State {
-        id: options.id.clone(),
-        oci_version: spec.version().clone(),
-        bundle: bundle.to_owned(),
-        rootfs: rootfs.to_owned(),
-        created: crate::clock::now(),
-        owner: nix::unistd::geteuid().as_raw(),
-        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        cgroup,
-        resctrl: None,
-        no_new_keyring: options.no_new_keyring,
-        shares_pids: !has_own_pids(spec),
-        resources: None,
-    }
-}
-
-/// Whether the container gets a new pid namespace.
-fn has_own_pids(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let new = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
-    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && new(namespace.path()))
-}
-
-/// What the hooks that init runs will read, if there are any.
-fn hook_state(spec: &Spec, state: &State) -> Result<Option<plan::hooks::State>> {
-    use oci_spec::runtime::Hooks;
-    if hooks(spec, Hooks::create_container).is_empty() && hooks(spec, Hooks::start_container).is_empty() {
-        return Ok(None);
-    }
-    super::hooks::state(&state.report(Status::Created, 0)).map(Some)
 }
 
 /// Descriptors that must live until the clone, and the socket on which the terminal will come.
@@ -626,11 +389,11 @@ fn record(options: &Options, prepared: &Prepared, entry: &Entry, cgroup: &Cgroup
     let process = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
     entry.record(process)?;
     cgroup.restrict_devices()?;
-    entry.write("config.json", &prepared.text)?;
+    entry.write("config.json", &prepared.bundle.text)?;
     if let Some(path) = &options.pid_file {
         pid_file::write(path, child.pid)?;
     }
-    let adjustment = prepared.loaded.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
+    let adjustment = prepared.bundle.loaded.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
     if let Some(adjustment) = adjustment {
         set_oom_score_adj(child.pid, adjustment, options.rootless)?;
     }

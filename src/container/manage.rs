@@ -1,7 +1,8 @@
 //! The verbs that look at a container or end it: state, list, kill, delete.
 
 use super::hooks;
-use super::launch::{self, hooks as hooks_of};
+use super::launch::hooks as hooks_of;
+use super::prepare;
 use super::state::{Entry, Process, Report, State, Status, Store};
 use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
@@ -192,7 +193,7 @@ fn cgroup_by_config(entry: &Entry) -> Option<Handle> {
     let path = loaded.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let is_slice = path.and_then(Path::to_str).is_some_and(|path| path.split(':').count() == 3);
     let driver = if is_slice { Driver::Systemd } else { Driver::Cgroupfs };
-    launch::cgroups(entry.id(), driver, true, &loaded.spec).ok().map(|(plan, _)| plan.handle())
+    prepare::cgroups(entry.id(), driver, true, &loaded.spec).ok().map(|plan| plan.handle())
 }
 
 fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {

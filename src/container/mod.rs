@@ -12,6 +12,7 @@ pub mod launch;
 pub mod manage;
 mod netdev;
 mod pid_file;
+pub mod prepare;
 pub mod run;
 pub mod sealed;
 mod stage;

@@ -1,7 +1,8 @@
 //! `create` and `run`.
 
 use super::ahead::Ahead;
-use super::launch::{self, Launched, Options};
+use super::launch::{self, Launched};
+use super::prepare::{self, Options};
 use super::{manage, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::process;
@@ -33,7 +34,7 @@ pub struct Timing {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn create(options: &Options) -> Result<Vec<String>> {
-    let (prepared, ahead) = launch::prepare_and(options, Ahead::begin)?;
+    let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
     let warnings = prepared.warnings.clone();
     launch::launch(options, prepared, ahead)?;
     Ok(warnings)
@@ -44,10 +45,10 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
-    let (prepared, ahead) = launch::prepare_and(options, Ahead::begin)?;
+    let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
     let mut warnings = prepared.warnings.clone();
     let launched = launch::launch(options, prepared, ahead)?;
-    let spec = &launched.prepared.loaded.spec;
+    let spec = &launched.prepared.bundle.loaded.spec;
     let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
     if poststart.is_err() {
         let _ = process::pidfd_send_signal(launched.child.pidfd, libc::SIGKILL);
@@ -83,7 +84,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
 
 /// Removes a container whose init has ended. The kernel has ended all others in its pid namespace with it (pid_namespaces(7)).
 fn remove(launched: &Launched) -> Result<Vec<Error>> {
-    let spec = &launched.prepared.loaded.spec;
+    let spec = &launched.prepared.bundle.loaded.spec;
     if launched.prepared.plan.clone_flags & libc::CLONE_NEWPID as u64 == 0 {
         launched.state.cgroup.kill(libc::SIGKILL)?;
     }

@@ -357,6 +357,16 @@ impl fmt::Display for Source {
     }
 }
 
+impl fmt::Display for Create {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory => write!(f, "a directory"),
+            Self::File => write!(f, "a file"),
+            Self::Like(slot) => write!(f, "one like {slot}"),
+        }
+    }
+}
+
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -419,7 +429,7 @@ impl fmt::Display for Op {
                 write!(f, "meet the runtime: mount_setattr({mount}, IDMAP of {userns}{flags})")
             }
             Self::Target { root, path, create, rule, into } => {
-                write!(f, "openat2({root}, {:?}, IN_ROOT) or make a {create:?} -> {into}", text(path))?;
+                write!(f, "openat2({root}, {:?}, IN_ROOT) or make {create} -> {into}", text(path))?;
                 match rule {
                     Rule::OffProc => Ok(()),
                     Rule::PlainDirectory => write!(f, " (no symbolic links)"),
@@ -476,6 +486,9 @@ impl fmt::Display for Op {
             Self::Personality { domain } => write!(f, "personality({domain:#x})"),
             Self::Scheduler { attributes } => write!(f, "sched_setattr({attributes:?})"),
             Self::IoPriority { value } => write!(f, "ioprio_set({value:#x})"),
+            Self::Affinity { mask } if mask.iter().all(|bits| *bits == u64::MAX) => {
+                write!(f, "sched_setaffinity(every CPU)")
+            }
             Self::Affinity { mask } => write!(f, "sched_setaffinity({mask:x?})"),
             Self::MemoryPolicy { mode, nodes } => write!(f, "set_mempolicy({mode:#x}, {nodes:x?})"),
             Self::Umask { mask } => write!(f, "umask({mask:04o})"),
@@ -483,7 +496,7 @@ impl fmt::Display for Op {
             Self::ChangeDirectory { path, .. } => write!(f, "chdir({:?}), getcwd()", text(path)),
             Self::FindProgram => write!(f, "faccessat2 of the program"),
             Self::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS)"),
-            Self::DropBounding { drop } => write!(f, "prctl(PR_CAPBSET_DROP) of {} capabilities", drop.count_ones()),
+            Self::DropBounding { drop } => write!(f, "prctl(PR_CAPBSET_DROP) of {drop:#x}"),
             Self::BecomeUser { uid, gid, groups, .. } => {
                 if let Some(groups) = groups {
                     write!(f, "setgroups({groups:?}), ")?;

@@ -4,6 +4,7 @@ use super::Plan;
 use crate::error::{Error, Kind, describe};
 use crate::init::{Exec, Gate, Op, Step, namespace_names};
 use nix::errno::Errno;
+use oci_spec::runtime::LinuxIdMapping;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -25,6 +26,11 @@ pub fn lines(plan: &Plan) -> Vec<Line> {
         call: format!("open({:?}) -> {}", joined.path.to_string_lossy(), joined.slot),
         field: joined.field.clone(),
     });
+    let maps = plan.outside.id_mappings.iter().map(|map| Line {
+        who: "outside",
+        call: format!("clone3(NEWUSER), uid_map {}, gid_map {} -> {}", ranges(&map.uids), ranges(&map.gids), map.slot),
+        field: "mounts (idmap)".into(),
+    });
     let sharing = if plan.share_memory { "VM|" } else { "" };
     let clone = Line {
         who: "runtime",
@@ -33,12 +39,19 @@ pub fn lines(plan: &Plan) -> Vec<Line> {
     };
     let exec = Line { who: "init", call: exec_call(&plan.exec), field: "process.args".into() };
     opened
+        .chain(maps)
         .chain(lines_of("outside", &plan.outside.steps))
         .chain(lines_of("stage", &plan.stage))
         .chain([clone])
         .chain(lines_of("init", &plan.steps))
         .chain([exec])
         .collect()
+}
+
+/// Ranges of ids: of the container, of the host, and how many.
+fn ranges(mappings: &[LinuxIdMapping]) -> String {
+    let range = |map: &LinuxIdMapping| format!("{} {} {}", map.container_id(), map.host_id(), map.size());
+    mappings.iter().map(range).collect::<Vec<_>>().join(", ")
 }
 
 fn lines_of(who: &'static str, steps: &[Step]) -> impl Iterator<Item = Line> {

@@ -1,0 +1,311 @@
+//! From a bundle to a Plan: all that comes before anything exists.
+//!
+//! What the machine has to say is probed first ([`Facts`]); [`compile`] is a pure function of the bundle and of that.
+
+use super::state::{State, Status, Store};
+use super::{hooks, host, launch, sealed};
+use crate::cgroup::{self, Driver, Layout};
+use crate::error::{Doing, Error, Result};
+use crate::plan::{self, Host, Input, Overlay, Plan};
+use crate::spec::{self, Loaded};
+use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What the command line adds to the bundle.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where containers are recorded.
+    pub store: Store,
+    /// The container's id.
+    pub id: String,
+    /// The bundle.
+    pub bundle: PathBuf,
+    /// Who makes the cgroups.
+    pub driver: Driver,
+    /// Whether the caller lacks the rights of root.
+    pub rootless: bool,
+    /// --no-pivot
+    pub no_pivot: bool,
+    /// --no-new-keyring
+    pub no_new_keyring: bool,
+    /// --preserve-fds
+    pub preserve_fds: u32,
+    /// --pid-file
+    pub pid_file: Option<PathBuf>,
+    /// --console-socket
+    pub console_socket: Option<PathBuf>,
+    /// --pidfd-socket
+    pub pidfd_socket: Option<PathBuf>,
+    /// --overlay, over what the annotation says
+    pub overlay: Option<Overlay>,
+    /// `create`: stop before the program.
+    pub wait_for_start: bool,
+    /// `run` in the foreground: the terminal, if the config asks for one, is ours to serve.
+    pub foreground: bool,
+    /// --timings
+    pub timings: bool,
+}
+
+/// A bundle, read and found valid.
+#[derive(Debug)]
+pub struct Bundle {
+    /// Its directory, absolute.
+    pub path: PathBuf,
+    /// root.path, absolute.
+    pub rootfs: PathBuf,
+    /// The bytes of its config.json.
+    pub text: Vec<u8>,
+    /// What they say.
+    pub loaded: Loaded,
+    /// The seccomp filter.
+    pub filter: Option<plan::seccomp::Filter>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What of this machine, and of this moment, a start depends on.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// What it offers.
+    pub host: Host,
+    /// Its cgroup hierarchies, probed for what the bundle asks of them.
+    pub layout: Layout,
+    /// With --no-pivot, the mounts of procfs and sysfs outside the root, the latest first.
+    pub kernel_views: Option<Vec<PathBuf>>,
+    /// Who starts the container.
+    pub uid: u32,
+    /// When: RFC 3339, UTC.
+    pub now: String,
+}
+
+impl Facts {
+    fn probe(options: &Options, bundle: &Bundle) -> Result<Self> {
+        let spec = &bundle.loaded.spec;
+        let paths = device_paths(spec);
+        Ok(Self {
+            layout: Layout::probe(cgroup_request(&options.id, options.driver, options.rootless, spec, &paths).needs())?,
+            kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
+            host: host::facts(spec),
+            uid: nix::unistd::geteuid().as_raw(),
+            now: crate::clock::now(),
+        })
+    }
+}
+
+/// What a bundle and the options amount to, before anything exists.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// What will be recorded of the container.
+    pub state: State,
+    /// What the cgroups will be.
+    pub cgroup: cgroup::CgroupPlan,
+    /// What init will do.
+    pub plan: Plan,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Loads, validates and compiles: everything that can be refused is refused here.
+///
+/// # Errors
+/// One sentence that names the field or the path.
+pub fn prepare(options: &Options) -> Result<Prepared> {
+    prepare_and(options, |_| Ok(())).map(|(prepared, ())| prepared)
+}
+
+/// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
+pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
+    let path = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
+    let text = spec::read_config(&path)?;
+    let begun = begin(&text)?;
+    let loaded = spec::parse(&text)?;
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
+    if options.rootless && !nix::unistd::geteuid().is_root() {
+        spec::validate_rootless(&loaded.spec)?;
+    }
+    sealed::ensure(loaded.spec.process().as_ref())?;
+    let rootfs = rootfs(&loaded.spec, &path)?;
+    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
+    let bundle = Bundle { path, rootfs, text, loaded, filter, warnings };
+    let facts = Facts::probe(options, &bundle)?;
+    Ok((compile(options, bundle, &facts)?, begun))
+}
+
+/// Compiles `bundle` for the machine that `facts` tell of. It reads nothing else.
+///
+/// # Errors
+/// One sentence that names the field.
+pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<Prepared> {
+    let spec = &bundle.loaded.spec;
+    let mut warnings = std::mem::take(&mut bundle.warnings);
+    let paths = device_paths(spec);
+    let request = cgroup_request(&options.id, options.driver, options.rootless, spec, &paths);
+    let cgroup = cgroup::compile(&request, &facts.layout)?;
+    warnings.extend(cgroup.warnings.iter().cloned());
+    let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
+    let v1_directories = cgroup.directories.iter().filter(is_v1).count();
+    let handle = cgroup.handle();
+    let overlay = options.overlay.clone().or_else(|| {
+        let annotations = spec.annotations().as_ref()?;
+        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle.path))
+    });
+    let directories: Vec<(String, PathBuf)> = handle
+        .v1
+        .iter()
+        .map(|(name, path)| (name.clone(), path.clone()))
+        .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
+        // Whether one that may be missing could be made is not known yet.
+        .filter(|_| cgroup.if_denied != cgroup::plan::IfDenied::DoWithout)
+        .collect();
+    warnings.extend(left_out(spec, &facts.host));
+    let state = initial_state(options, &bundle, facts, handle);
+    let hook_state = hook_state(spec, &state)?;
+    let plan = plan::compile(&Input {
+        spec,
+        seccomp: bundle.filter.as_ref(),
+        host: &facts.host,
+        layout: &facts.layout,
+        cgroup_awaits_init: cgroup.unit.is_some(),
+        cgroups_to_join: if cgroup.unit.is_some() { 0 } else { v1_directories },
+        cgroup_directories: &directories,
+        bundle: &bundle.path,
+        rootfs: &bundle.rootfs,
+        state_dir: &options.store.root().join(&options.id),
+        id: &options.id,
+        overlay: overlay.as_ref(),
+        no_pivot: facts.kernel_views.as_deref(),
+        new_keyring: !options.no_new_keyring,
+        preserve_fds: options.preserve_fds,
+        wait_for_start: options.wait_for_start,
+        pidfd_socket: options.pidfd_socket.is_some(),
+        hook_state: hook_state.as_ref(),
+        terminal_served: options.foreground,
+        privileged: facts.uid == 0,
+    })?;
+    Ok(Prepared { bundle, state, cgroup, plan, warnings })
+}
+
+/// What is asked for and cannot be given, without being a reason to refuse the container.
+pub(super) fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(process) = spec.process() {
+        plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
+    }
+    warnings.extend(plan::lsm::unused_mount_label(spec.linux().as_ref(), machine));
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+/// root.path, which must be a directory. It is not canonicalised: init opens it, in its own namespace.
+fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
+    let Some(root) = spec.root() else {
+        return Err(Error::config("root", "is missing: name the root directory"));
+    };
+    let rootfs = bundle.join(root.path());
+    match fs::metadata(&rootfs) {
+        Ok(metadata) if metadata.is_dir() => Ok(rootfs),
+        Ok(_) => Err(Error::config("root.path", format!("{} is not a directory: name one", rootfs.display()))),
+        Err(error) => Err(Error::io(
+            format!("config.json: root.path: invalid rootfs: make the directory {} or name another", rootfs.display()),
+            &error,
+        )),
+    }
+}
+
+/// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
+/// from inside.
+fn cgroup_owner(spec: &Spec) -> Option<u32> {
+    let linux = spec.linux().as_ref()?;
+    let own_namespace =
+        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none();
+    let writable = |mount: &Mount| {
+        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
+            && !mount.options().iter().flatten().any(|option| option == "ro")
+    };
+    let delegates =
+        linux.namespaces().iter().flatten().any(own_namespace) && spec.mounts().iter().flatten().any(writable);
+    if !delegates {
+        return None;
+    }
+    let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
+    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    let host = |map: &LinuxIdMapping| {
+        let offset = uid.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
+        map.host_id().checked_add(offset)
+    };
+    if mappings.is_empty() { Some(uid) } else { mappings.iter().find_map(host) }
+}
+
+/// The paths of `linux.devices`.
+fn device_paths(spec: &Spec) -> Vec<&str> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    devices.iter().filter_map(|device| device.path().to_str()).collect()
+}
+
+/// What `spec` asks of the cgroups of the container `id`; `own_devices` are its [`device_paths`].
+fn cgroup_request<'a>(
+    id: &'a str,
+    driver: Driver,
+    rootless: bool,
+    spec: &'a Spec,
+    own_devices: &'a [&'a str],
+) -> cgroup::Request<'a> {
+    let linux = spec.linux().as_ref();
+    cgroup::Request {
+        id,
+        cgroups_path: linux.and_then(|linux| linux.cgroups_path().as_deref()),
+        resources: linux.and_then(|linux| linux.resources().as_ref()),
+        own_devices,
+        driver,
+        rootless,
+        owner: cgroup_owner(spec),
+        annotations: spec.annotations().as_ref(),
+    }
+}
+
+/// What the cgroups of the container `id` are to be on this machine.
+///
+/// # Errors
+/// A field that is invalid, or for which this machine has no controller.
+pub(super) fn cgroups(id: &str, driver: Driver, rootless: bool, spec: &Spec) -> Result<cgroup::CgroupPlan> {
+    let paths = device_paths(spec);
+    let request = cgroup_request(id, driver, rootless, spec, &paths);
+    cgroup::compile(&request, &Layout::probe(request.needs())?)
+}
+
+fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgroup::Handle) -> State {
+    let spec = &bundle.loaded.spec;
+    State {
+        id: options.id.clone(),
+        oci_version: spec.version().clone(),
+        bundle: bundle.path.clone(),
+        rootfs: bundle.rootfs.clone(),
+        created: facts.now.clone(),
+        owner: facts.uid,
+        annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        cgroup,
+        resctrl: None,
+        no_new_keyring: options.no_new_keyring,
+        shares_pids: !has_own_pids(spec),
+        resources: None,
+    }
+}
+
+/// Whether the container gets a new pid namespace.
+fn has_own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let new = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && new(namespace.path()))
+}
+
+/// What the hooks that init runs will read, if there are any.
+fn hook_state(spec: &Spec, state: &State) -> Result<Option<plan::hooks::State>> {
+    if launch::hooks(spec, Hooks::create_container).is_empty() && launch::hooks(spec, Hooks::start_container).is_empty()
+    {
+        return Ok(None);
+    }
+    hooks::state(&state.report(Status::Created, 0)).map(Some)
+}

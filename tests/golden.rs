@@ -1,0 +1,288 @@
+//! Golden Plans: what `explain` prints for a configuration, on a machine of which all facts are given here. Compiling
+//! is a pure function, so these tests need neither root nor any particular kernel.
+//!
+//! `UPDATE_GOLDEN=1 cargo test --test golden` writes the Plans anew; read the difference before you commit it.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use microrun::cgroup::layout::{Layout, Mode, V1Mount};
+use microrun::cgroup::plan::Driver;
+use microrun::container::prepare::{self, Bundle, Facts, Options};
+use microrun::container::state::Store;
+use microrun::plan::{Host, Overlay, caps::Held, explain, seccomp};
+use microrun::spec::{self, default};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the configurations and the Plans are.
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// A machine whose v2 hierarchy has all controllers.
+fn unified() -> Layout {
+    let controllers = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
+    Layout {
+        mode: Mode::Unified,
+        unified: Some("/sys/fs/cgroup".into()),
+        unified_controllers: controllers.map(String::from).into(),
+        v1: Vec::new(),
+        own: BTreeMap::from([(String::new(), "/user.slice/session-1.scope".into())]),
+        cpuset_above: false,
+    }
+}
+
+/// A machine with v1 controllers beside an empty v2 hierarchy.
+fn hybrid() -> Layout {
+    let mount = |controllers: &str| V1Mount {
+        controllers: controllers.split(',').map(str::to_owned).collect(),
+        mount: format!("/sys/fs/cgroup/{}", controllers.trim_start_matches("name=")).into(),
+    };
+    Layout {
+        mode: Mode::Hybrid,
+        unified: Some("/sys/fs/cgroup/unified".into()),
+        unified_controllers: Vec::new(),
+        v1: ["cpuset", "devices", "memory", "cpu,cpuacct", "pids", "freezer", "name=systemd"].map(mount).into(),
+        own: BTreeMap::new(),
+        cpuset_above: false,
+    }
+}
+
+/// The same without cgroup v2.
+fn legacy() -> Layout {
+    Layout { mode: Mode::Legacy, unified: None, ..hybrid() }
+}
+
+/// Root on a machine with `layout` and everything else.
+fn facts(layout: Layout) -> Facts {
+    let all = (1 << 41) - 1;
+    Facts {
+        host: Host {
+            has_kcore: true,
+            apparmor: true,
+            selinux: true,
+            capabilities: Held { known: all, bounding: all, permitted: all },
+        },
+        layout,
+        kernel_views: None,
+        uid: 0,
+        now: "2017-05-08T12:00:00.000000000Z".into(),
+    }
+}
+
+/// `run` in the foreground.
+fn options() -> Options {
+    Options {
+        store: Store::new("/run/microrun"),
+        id: "golden".into(),
+        bundle: "/bundle".into(),
+        driver: Driver::Cgroupfs,
+        rootless: false,
+        no_pivot: false,
+        no_new_keyring: false,
+        preserve_fds: 0,
+        pid_file: None,
+        console_socket: None,
+        pidfd_socket: None,
+        overlay: None,
+        wait_for_start: false,
+        foreground: true,
+        timings: false,
+    }
+}
+
+/// A user without rights.
+fn unprivileged(options: &mut Options, facts: &mut Facts) {
+    options.rootless = true;
+    facts.uid = 1000;
+}
+
+/// What a case changes of [`options`] and [`facts`].
+type Change = fn(&mut Options, &mut Facts);
+
+/// A Plan's name; its configuration, of the same name before a "." if there is none here; the machine; what is
+/// different about it.
+fn cases() -> Vec<(&'static str, Option<String>, Layout, Change)> {
+    let as_it_is: Change = |_, _| {};
+    let create: Change = |options, _| (options.wait_for_start, options.foreground) = (true, false);
+    vec![
+        ("runc.v2", Some(default::runc(true)), unified(), as_it_is),
+        ("runc.hybrid", Some(default::runc(false)), hybrid(), as_it_is),
+        ("runc.v1", Some(default::runc(false)), legacy(), as_it_is),
+        ("runc.create", Some(default::runc(true)), unified(), |options, _| {
+            (options.wait_for_start, options.foreground) = (true, false);
+            (options.preserve_fds, options.no_new_keyring) = (2, true);
+            options.console_socket = Some("/run/console.sock".into());
+            options.pidfd_socket = Some("/run/pidfd.sock".into());
+        }),
+        ("runc.no-pivot", Some(default::runc(true)), unified(), |options, facts| {
+            options.no_pivot = true;
+            facts.kernel_views = Some(["/sys", "/proc"].map(PathBuf::from).into());
+        }),
+        ("runc.systemd", Some(default::runc(true)), unified(), |options, _| options.driver = Driver::Systemd),
+        ("runc.overlay", Some(default::runc(true)), unified(), |options, _| {
+            options.overlay = Some(Overlay::Directory("/upper".into()));
+        }),
+        ("runc.few-capabilities", Some(default::runc(true)), unified(), |_, facts| {
+            facts.host.capabilities.permitted = 1 << 5;
+            facts.host.has_kcore = false;
+        }),
+        ("action", Some(default::action("/hello")), hybrid(), as_it_is),
+        ("rootless", Some(default::rootless(true, 1000, 1000)), unified(), unprivileged),
+        ("idmap", None, unified(), as_it_is),
+        ("idmap.unprivileged", None, unified(), unprivileged),
+        ("joined", None, unified(), as_it_is),
+        ("joined.unprivileged", None, unified(), unprivileged),
+        ("joined-by-a-pod", None, unified(), create),
+        ("mounts", None, unified(), as_it_is),
+        ("cgroup-mounts.v2", None, unified(), as_it_is),
+        ("cgroup-mounts.hybrid", None, hybrid(), as_it_is),
+        ("cgroup-mounts.v1", None, legacy(), as_it_is),
+        ("cgroup-mounts-without-a-namespace.v2", None, unified(), as_it_is),
+        ("cgroup-mounts-without-a-namespace.hybrid", None, hybrid(), as_it_is),
+        ("devices", None, unified(), as_it_is),
+        ("security-modules", None, unified(), as_it_is),
+        ("security-modules.absent", None, unified(), |_, facts| {
+            (facts.host.apparmor, facts.host.selinux) = (false, false);
+        }),
+        ("seccomp-without-no-new-privileges", None, unified(), as_it_is),
+        ("overlay", None, unified(), as_it_is),
+        ("overlay-directory", None, unified(), as_it_is),
+        ("hooks", None, unified(), create),
+        ("terminal", None, unified(), as_it_is),
+        ("terminal.create", None, unified(), create),
+        ("time", None, unified(), as_it_is),
+        ("time-and-user", None, unified(), as_it_is),
+        ("process", None, unified(), as_it_is),
+        ("few-namespaces", None, unified(), as_it_is),
+        ("no-process", None, unified(), create),
+    ]
+}
+
+/// What `explain` prints; or, as it must be said too, why there is no Plan.
+fn explained(config: &str, options: &Options, facts: &Facts) -> String {
+    let compile = || {
+        let loaded = spec::parse(config.as_bytes())?;
+        spec::validate(&loaded.spec)?;
+        if options.rootless {
+            spec::validate_rootless(&loaded.spec)?;
+        }
+        let root = loaded.spec.root().as_ref().map(|root| root.path().clone()).unwrap_or_default();
+        let filter = match &loaded.seccomp {
+            Some(profile) => seccomp::obtain(profile, None)?.filter,
+            None => None,
+        };
+        let path = options.bundle.clone();
+        let rootfs = path.join(root);
+        let bundle = Bundle { path, rootfs, text: Vec::new(), loaded, filter, warnings: Vec::new() };
+        prepare::compile(options, bundle, facts)
+    };
+    match compile() {
+        Ok(prepared) => {
+            let warnings = prepared.warnings.iter().map(|warning| format!("warning: {warning}\n"));
+            explain::text(&prepared.plan) + &warnings.collect::<String>()
+        }
+        Err(error) => format!("{error}\n"),
+    }
+}
+
+/// The steps in `text`, without their numbers, and with one space between columns: an added step is one difference.
+fn steps(text: &str) -> Vec<String> {
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let numbered = words.first().is_some_and(|word| word.parse::<u32>().is_ok());
+        words[usize::from(numbered)..].join(" ")
+    };
+    text.lines().map(line).collect()
+}
+
+/// The lines that are only in `old` (-) or only in `new` (+), each run of them after the line before it.
+fn difference(old: &[String], new: &[String]) -> String {
+    // How many lines the rests from (i, j) on have in common, in order.
+    let mut common = vec![vec![0; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            let without = common[i + 1][j].max(common[i][j + 1]);
+            common[i][j] = if old[i] == new[j] { common[i + 1][j + 1] + 1 } else { without };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let mut text = String::new();
+    let mut before = None;
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            before = Some(&old[i]);
+            (i, j) = (i + 1, j + 1);
+            continue;
+        }
+        if let Some(before) = before.take() {
+            text += &format!("    {before}\n");
+        }
+        if j == new.len() || i < old.len() && common[i + 1][j] >= common[i][j + 1] {
+            text += &format!("  - {}\n", old[i]);
+            i += 1;
+        } else {
+            text += &format!("  + {}\n", new[j]);
+            j += 1;
+        }
+    }
+    text
+}
+
+#[test]
+fn plans_are_as_they_were() {
+    if cfg!(not(target_arch = "x86_64")) {
+        println!("skipped: the Plans hold system call numbers of x86-64");
+        return;
+    }
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| !value.is_empty());
+    let mut changed = String::new();
+    let mut used = BTreeSet::new();
+    for (name, config, layout, change) in cases() {
+        let config = config.unwrap_or_else(|| {
+            let file = format!("{}.json", name.split('.').next().unwrap());
+            let text = fs::read_to_string(directory().join(&file)).unwrap();
+            used.insert(file);
+            text
+        });
+        let (mut options, mut facts) = (options(), facts(layout));
+        change(&mut options, &mut facts);
+        let new = explained(&config, &options, &facts);
+        let file = format!("{name}.plan");
+        let path = directory().join(&file);
+        used.insert(file);
+        let old = fs::read_to_string(&path).unwrap_or_default();
+        if update {
+            fs::write(&path, new).unwrap();
+        } else if old != new {
+            let steps = difference(&steps(&old), &steps(&new));
+            let steps = if steps.is_empty() { "    nothing but white space and numbers\n".to_owned() } else { steps };
+            changed += &format!("{name}:\n{steps}\n");
+        }
+    }
+    assert!(changed.is_empty(), "Plans changed; if they should, set UPDATE_GOLDEN=1 and run this again:\n{changed}");
+    let there: BTreeSet<String> =
+        fs::read_dir(directory()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(there, used, "tests/golden has files that no case uses");
+}
+
+#[test]
+fn a_plan_depends_on_nothing_else() {
+    // The same input, and the same Plan, in this process as in another one: no map's order, no clock, no environment.
+    for (name, config, layout, change) in cases() {
+        let Some(config) = config else { continue };
+        let (mut options, mut facts) = (options(), facts(layout));
+        change(&mut options, &mut facts);
+        let (once, again) = (explained(&config, &options, &facts), explained(&config, &options, &facts));
+        assert_eq!(once, again, "{name}");
+    }
+}
+
+#[test]
+fn differences_are_told_line_by_line() {
+    let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(difference(&lines("a b c"), &lines("a b c")), "");
+    assert_eq!(difference(&lines("a b c d"), &lines("a x c d e")), "    a\n  - b\n  + x\n    d\n  + e\n");
+    assert_eq!(difference(&lines("a b"), &lines("b")), "  - a\n");
+}
