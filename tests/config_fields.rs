@@ -319,3 +319,14 @@ fn session_keyring() {
     }
     assert!(output.ok().contains("_ses.test-"), "the session keyring is not the container's own");
 }
+
+#[test]
+fn intel_rdt_needs_its_file_system() {
+    let lab = lab!();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    if mounts.contains(" - resctrl ") {
+        skip!("resctrl is mounted here");
+    }
+    let refused = lab.shell("true", |config| config["linux"]["intelRdt"] = json!({"closID": "a"})).failed();
+    assert!(refused.contains("config.json: linux.intelRdt: no resctrl file system is mounted"), "{refused}");
+}

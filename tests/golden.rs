@@ -65,6 +65,7 @@ fn facts(layout: Layout) -> Facts {
             capabilities: Held { known: all, bounding: all, permitted: all },
         },
         layout,
+        resctrl: None,
         kernel_views: None,
         uid: 0,
         now: "2017-05-08T12:00:00.000000000Z".into(),

@@ -1,5 +1,6 @@
 //! The verbs that act on a running container by its cgroups: pause, resume, ps, update, events.
 
+use super::resctrl::{self, stats::IntelRdt};
 use super::state::{Entry, Process, State, Status, Store};
 use crate::cgroup::events::{Event, Events};
 use crate::cgroup::stats::Stats;
@@ -11,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -83,7 +84,10 @@ pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schem
     let directory = File::open(entry.path()).doing(locking)?;
     let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno).doing(locking)?;
     let mut state = entry.load()?;
-    update_schemata(Path::new(RESCTRL), &state, schemata)?;
+    if *schemata != Schemata::default() {
+        let resctrl = resctrl::mount_point().unwrap_or_else(|| resctrl::USUAL.into());
+        update_schemata(&resctrl, &state, schemata)?;
+    }
     let old = match state.resources.take() {
         Some(resources) => resources,
         None => configured(&entry)?,
@@ -107,9 +111,6 @@ fn no_limits() -> LinuxResources {
     resources
 }
 
-/// Where the resctrl file system is mounted.
-const RESCTRL: &str = "/sys/fs/resctrl";
-
 fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result<()> {
     let enabled = |resource: &str| resctrl.join("info").join(resource).is_dir();
     let mut lines = Vec::new();
@@ -128,17 +129,11 @@ fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result
         }
         lines.push(schema);
     }
-    if lines.is_empty() {
-        return Ok(());
-    }
     let Some(group) = &state.resctrl else {
         let problem = "updating a non-existent Intel RDT configuration is not supported: set linux.intelRdt";
         return Err(Error::new(Kind::Config, problem));
     };
-    let file = group.join("schemata");
-    lines.into_iter().try_for_each(|line| {
-        fs::write(&file, format!("{line}\n")).doing(|| format!("write {line:?} to {}", file.display()))
-    })
+    lines.into_iter().try_for_each(|line| group.write("schemata", &format!("{line}\n")))
 }
 
 /// One line of `events`.
@@ -161,16 +156,10 @@ struct Usage {
     network_interfaces: Option<[(); 0]>,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct IntelRdt {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    schemata: Vec<String>,
-}
-
 fn usage(state: &State) -> Result<Usage> {
-    let schemata = state.resctrl.as_ref().and_then(|group| fs::read_to_string(group.join("schemata")).ok());
-    let schemata = schemata.iter().flat_map(|text| text.lines()).map(|line| line.trim().to_owned()).collect();
-    Ok(Usage { cgroup: state.cgroup.stats()?, intel_rdt: IntelRdt { schemata }, network_interfaces: None })
+    let intel_rdt = state.resctrl.as_ref().zip(resctrl::mount_point());
+    let intel_rdt = intel_rdt.map(|(group, root)| resctrl::stats::read(&root, group)).unwrap_or_default();
+    Ok(Usage { cgroup: state.cgroup.stats()?, intel_rdt, network_interfaces: None })
 }
 
 fn find_running(store: &Store, id: &str) -> Result<(State, Option<Process>)> {
@@ -239,12 +228,13 @@ fn wait(events: &Events, init: Option<&OwnedFd>, deadline: Instant) -> Result<bo
 mod tests {
     use super::*;
     use crate::container::state::Store;
+    use std::fs;
 
     /// A container on disk, with the resctrl group `group`.
     fn state(group: Option<&Path>) -> State {
         let text = serde_json::json!({
             "id": "c", "ociVersion": "1.3.0", "bundle": "/b", "rootfs": "/b/r", "created": "", "owner": 0,
-            "cgroup": {"driver": "cgroupfs"}, "resctrl": group
+            "cgroup": {"driver": "cgroupfs"}, "resctrl": group.map(|path| serde_json::json!({"path": path}))
         });
         serde_json::from_value(text).unwrap()
     }
@@ -269,7 +259,6 @@ mod tests {
         assert!(problem.starts_with("updating a non-existent Intel RDT configuration is not supported"), "{problem}");
         update_schemata(resctrl.path(), &state(Some(&group)), &wanted(None, Some("MB:0=50"))).unwrap();
         assert_eq!(fs::read_to_string(group.join("schemata")).unwrap(), "MB:0=50\n");
-        update_schemata(resctrl.path(), &state(None), &Schemata::default()).unwrap();
     }
 
     #[test]

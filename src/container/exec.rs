@@ -337,8 +337,7 @@ fn see_through(
 /// What is owed before the program is executed.
 fn record(options: &Options, target: &Target, prepared: &Prepared, child: Child) -> Result<()> {
     if let Some(group) = &target.state.resctrl {
-        let tasks = group.join("tasks");
-        fs::write(&tasks, child.pid.to_string()).doing(|| format!("linux.intelRdt: write {}", tasks.display()))?;
+        group.join(child.pid)?;
     }
     if let Some(adjustment) = prepared.oom_score_adj() {
         launch::set_oom_score_adj(child.pid, adjustment, options.rootless)?;

@@ -12,6 +12,7 @@ use super::ahead::Ahead;
 use super::gates::{self, Outcome};
 use super::pid_file;
 use super::prepare::{Options, Prepared};
+use super::resctrl;
 use super::state::{Entry, Lock, Process, State, Status};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
@@ -69,7 +70,15 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
             return Err(error);
         }
     };
-    let mut undo = Undo { entry: entry.clone(), cgroup: None, child: None, helper: None, pid_file: None, begun: None };
+    let mut undo = Undo {
+        entry: entry.clone(),
+        cgroup: None,
+        resctrl: Vec::new(),
+        child: None,
+        helper: None,
+        pid_file: None,
+        begun: None,
+    };
     match launch_into(options, prepared, ahead, entry, &mut undo) {
         Ok(launched) if options.foreground => Ok(Launched { lock: Some(lock), ..launched }),
         Ok(launched) => {
@@ -84,6 +93,7 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
 struct Undo {
     entry: Entry,
     cgroup: Option<Cgroup>,
+    resctrl: Vec<PathBuf>,
     child: Option<Child>,
     helper: Option<Child>,
     pid_file: Option<PathBuf>,
@@ -102,6 +112,9 @@ impl Undo {
             // Init's hooks may outlive it where it has no pid namespace.
             let _ = cgroup.handle().kill(libc::SIGKILL);
             cgroup.undo();
+        }
+        for group in self.resctrl.iter().rev() {
+            let _ = resctrl::remove(group);
         }
         if let Some(path) = self.pid_file {
             let _ = fs::remove_file(path);
@@ -134,6 +147,13 @@ fn launch_into(
              found and killed. Such configuration is strongly discouraged: add a pid namespace",
         );
     }
+    if let Some(group) = &mut state.resctrl {
+        let planned = group.clone();
+        group.create(&prepared.bundle.loaded.spec, &mut undo.resctrl)?;
+        if *group != planned {
+            entry.save(&state)?;
+        }
+    }
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report = ahead.report;
@@ -157,6 +177,9 @@ fn launch_into(
         cgroup.admit(child.pid)?;
         state.cgroup = cgroup.handle().clone();
         entry.save(&state)?;
+    }
+    if let Some(group) = &state.resctrl {
+        group.join(child.pid)?;
     }
     undo.pid_file.clone_from(&options.pid_file);
     record(options, prepared, &entry, cgroup, child)?;

@@ -3,6 +3,7 @@
 use super::hooks;
 use super::launch::hooks as hooks_of;
 use super::prepare;
+use super::resctrl;
 use super::state::{Entry, Process, Report, State, Status, Store};
 use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
@@ -237,6 +238,7 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
 /// What cannot be removed.
 pub(super) fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     state.cgroup.destroy()?;
+    state.resctrl.iter().try_for_each(resctrl::Group::destroy)?;
     entry.remove()?;
     let hooks = spec.map(|spec| hooks_of(spec, Hooks::poststop)).unwrap_or_default();
     Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))

@@ -13,6 +13,7 @@ pub mod manage;
 mod netdev;
 mod pid_file;
 pub mod prepare;
+mod resctrl;
 pub mod run;
 pub mod sealed;
 mod stage;

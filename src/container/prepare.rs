@@ -3,7 +3,7 @@
 //! What the machine has to say is probed first ([`Facts`]); [`compile`] is a pure function of the bundle and of that.
 
 use super::state::{State, Status, Store};
-use super::{hooks, host, launch, sealed};
+use super::{hooks, host, launch, resctrl, sealed};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan};
@@ -71,6 +71,8 @@ pub struct Facts {
     pub host: Host,
     /// Its cgroup hierarchies, probed for what the bundle asks of them.
     pub layout: Layout,
+    /// The group of the resctrl file system that `linux.intelRdt` asks for.
+    pub resctrl: Option<resctrl::Group>,
     /// With --no-pivot, the mounts of procfs and sysfs outside the root, the latest first.
     pub kernel_views: Option<Vec<PathBuf>>,
     /// Who starts the container.
@@ -85,6 +87,7 @@ impl Facts {
         let paths = device_paths(spec);
         Ok(Self {
             layout: Layout::probe(cgroup_request(&options.id, options.driver, options.rootless, spec, &paths).needs())?,
+            resctrl: resctrl::find(spec, &options.id)?,
             kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
             host: host::facts(spec),
             uid: nix::unistd::geteuid().as_raw(),
@@ -287,7 +290,7 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         owner: facts.uid,
         annotations: spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
         cgroup,
-        resctrl: None,
+        resctrl: facts.resctrl.clone(),
         no_new_keyring: options.no_new_keyring,
         shares_pids: !has_own_pids(spec),
         resources: None,

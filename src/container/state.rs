@@ -11,6 +11,7 @@
 //! not at all. Whoever makes or removes the container holds a [`Lock`] of the directory meanwhile; no lock is shared by
 //! two containers.
 
+use super::resctrl;
 use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::{fs as sys_fs, own, process};
@@ -56,9 +57,9 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
     /// Its cgroups.
     pub cgroup: Handle,
-    /// The resctrl group that was made for it, if any.
+    /// Its group in the resctrl file system, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resctrl: Option<PathBuf>,
+    pub(super) resctrl: Option<resctrl::Group>,
     /// Whether it was left the caller's session keyring.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_new_keyring: bool,

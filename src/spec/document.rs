@@ -69,7 +69,7 @@ struct Linux {
     masked_paths: Option<Vec<String>>,
     readonly_paths: Option<Vec<String>>,
     mount_label: Option<String>,
-    intel_rdt: Option<oci::LinuxIntelRdt>,
+    intel_rdt: Option<IntelRdt>,
     memory_policy: Option<oci::LinuxMemoryPolicy>,
     personality: Option<oci::LinuxPersonality>,
     time_offsets: Option<HashMap<String, oci::LinuxTimeOffset>>,
@@ -92,11 +92,43 @@ impl Linux {
             .set_masked_paths(self.masked_paths)
             .set_readonly_paths(self.readonly_paths)
             .set_mount_label(self.mount_label)
-            .set_intel_rdt(self.intel_rdt)
+            .set_intel_rdt(self.intel_rdt.map(IntelRdt::finish))
             .set_memory_policy(self.memory_policy)
             .set_personality(self.personality)
             .set_time_offsets(self.time_offsets);
         linux
+    }
+}
+
+/// `linux.intelRdt`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct IntelRdt {
+    #[serde(rename = "closID")]
+    clos_id: Option<String>,
+    l3_cache_schema: Option<String>,
+    mem_bw_schema: Option<String>,
+    schemata: Option<Vec<String>>,
+    enable_monitoring: Option<bool>,
+    /// Of runtime-spec 1.1 and 1.2; oci_spec 0.10 knows it and the next by names of its own only.
+    #[serde(rename = "enableCMT")]
+    enable_cmt: Option<bool>,
+    #[serde(rename = "enableMBM")]
+    enable_mbm: Option<bool>,
+}
+
+impl IntelRdt {
+    /// The older switches each asked for a part of what the hardware only does as a whole.
+    fn finish(self) -> oci::LinuxIntelRdt {
+        let switches = [self.enable_monitoring, self.enable_cmt, self.enable_mbm];
+        let monitoring = switches.into_iter().flatten().reduce(|one, other| one || other);
+        let mut rdt = oci::LinuxIntelRdt::default();
+        rdt.set_clos_id(self.clos_id)
+            .set_l3_cache_schema(self.l3_cache_schema)
+            .set_mem_bw_schema(self.mem_bw_schema)
+            .set_schemata(self.schemata)
+            .set_enable_monitoring(monitoring);
+        rdt
     }
 }
 
