@@ -5,7 +5,7 @@ use super::slots::{Slot, Slots};
 use super::{console, mounts, program, rights, target};
 use crate::sys::fs::{self, Sys};
 use crate::sys::shared::Report;
-use crate::sys::{clone, mount, process};
+use crate::sys::{clone, mount, process, socket};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -349,6 +349,8 @@ impl<'a> Executor<'a> {
     /// Waits for `start`, who is the one to tell from then on.
     fn await_start(&mut self, listener: Slot) -> Sys {
         let listener = self.at(listener);
+        // By which the container is created: whoever hears so from `create` may connect at once.
+        socket::listen(listener)?;
         fs::write(self.sync, &[READY])?;
         self.sync = super::start::await_start(listener)?;
         self.started = true;
