@@ -6,6 +6,10 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=LIBSECCOMP_LIB_PATH");
     println!("cargo::rerun-if-env-changed=LIBSECCOMP_LINK_TYPE");
+    // src/sys/entry.rs
+    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
+        println!("cargo::rustc-link-arg-bin=microrun=-Wl,-e,microrun_entry");
+    }
     if std::env::var("LIBSECCOMP_LINK_TYPE").is_ok_and(|kind| kind != "static") {
         return;
     }

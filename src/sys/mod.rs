@@ -9,6 +9,8 @@
 pub mod arena;
 pub mod bpf;
 pub mod clone;
+#[cfg(target_env = "musl")]
+pub mod entry;
 pub mod fs;
 pub mod mount;
 pub mod net;
