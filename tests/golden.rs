@@ -83,6 +83,8 @@ fn options() -> Options {
         no_pivot: false,
         no_new_keyring: false,
         preserve_fds: 0,
+        activation: None,
+        notify: None,
         pid_file: None,
         console_socket: None,
         pidfd_socket: None,

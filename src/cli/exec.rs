@@ -37,7 +37,11 @@ be started the exit code is 255.",
         Flag::switch("no-new-privs", "set no_new_privs"),
         Flag::value("cap", "CAPABILITY", "one more capability, such as CAP_KILL; may be given several times")
             .short('c'),
-        shared::PRESERVE_FDS,
+        Flag::value(
+            "preserve-fds",
+            "N",
+            "hand N more descriptors to the process, after standard input, output and error",
+        ),
         Flag::value(
             "cgroup",
             "[CONTROLLERS:]PATH",

@@ -28,6 +28,14 @@ Exit codes: 1 for an error, 3 for a verb that does not exist, 255 for an `exec` 
 
 An error is one line on standard error. With `--log FILE` it is there as well, in the format of `--log-format`, which engines read.
 
+In a service of systemd or another manager that knows sd_notify(3), two things of the environment are passed on:
+
+- `NOTIFY_SOCKET`: the container gets a socket of its own, /run/notify/notify.sock, and its name in this variable. When its program
+  says `READY=1` there, the manager is told so, and which process is the main one: the container's first, or the runtime for a `run`
+  in the foreground. `start` and `run --detach` return only then, or when the container has ended; nothing else that is said is passed on.
+- `LISTEN_FDS`, if `LISTEN_PID` is the runtime's pid: `create` and `run` hand the descriptors from 3 up to the program, with
+  `LISTEN_PID=1` and the `LISTEN_FDNAMES` that there are. Those of `--preserve-fds` follow.
+
 ";
 
 /// The help of the program, which was called by the name `program`.

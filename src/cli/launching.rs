@@ -3,6 +3,8 @@
 use super::global::Global;
 use super::parse::Words;
 use crate::cgroup::Driver;
+use crate::container::activation::Activation;
+use crate::container::notify;
 use crate::container::prepare::Options;
 use crate::container::state::Store;
 use crate::error::Result;
@@ -28,6 +30,8 @@ pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Res
         no_pivot: words.has("no-pivot"),
         no_new_keyring: words.has("no-new-keyring"),
         preserve_fds: words.parsed("preserve-fds", "how many descriptors")?.unwrap_or(0),
+        activation: Activation::of_this_process(),
+        notify: notify::address_in_environment(),
         pid_file: words.path("pid-file"),
         console_socket: words.path("console-socket"),
         pidfd_socket: words.path("pidfd-socket"),
@@ -47,6 +51,8 @@ pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Options {
         no_pivot: false,
         no_new_keyring: false,
         preserve_fds: 0,
+        activation: None,
+        notify: None,
         pid_file: None,
         console_socket: None,
         pidfd_socket: None,

@@ -3,8 +3,8 @@
 use super::global::Global;
 use super::grammar::Verb;
 use super::parse::Words;
-use crate::container::start;
 use crate::container::state::Store;
+use crate::container::{notify, start};
 use crate::error::Result;
 
 /// The verb.
@@ -21,6 +21,7 @@ pub static VERB: Verb = Verb {
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
-    start::start(&Store::new(&global.root), words.id()?)?;
+    let manager = notify::address_in_environment();
+    start::start(&Store::new(&global.root), words.id()?, manager.as_deref())?;
     Ok(0)
 }

@@ -10,6 +10,7 @@
 
 use super::ahead::Ahead;
 use super::gates::{self, Outcome};
+use super::notify::{self, Proxy};
 use super::pid_file;
 use super::prepare::{Options, Prepared};
 use super::resctrl;
@@ -47,6 +48,8 @@ pub struct Launched {
     pub report: &'static Shared<Report>,
     /// The terminal's master, in the foreground.
     pub terminal: Option<OwnedFd>,
+    /// Where it says that it is ready, unless it waits for `start`.
+    pub(super) notify: Option<Proxy>,
     /// When the clone returned, in nanoseconds of the monotonic clock.
     pub cloned_at: u64,
     /// In the foreground: nobody else removes the container while this process sees to it.
@@ -154,6 +157,13 @@ fn launch_into(
             entry.save(&state)?;
         }
     }
+    let mut notify = None;
+    if let Some(manager) = &options.notify {
+        notify::make_directory(&entry)?;
+        if !options.wait_for_start {
+            notify = Proxy::bind(&entry, manager)?;
+        }
+    }
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report = ahead.report;
@@ -210,7 +220,7 @@ fn launch_into(
         let _ = process::wait(helper.pid, 0);
     }
     let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
-    Ok(Launched { entry, state, child, helper, prepared, report, terminal, cloned_at, lock: None })
+    Ok(Launched { entry, state, child, helper, prepared, report, terminal, notify, cloned_at, lock: None })
 }
 
 /// Says with `--debug` what will be done.

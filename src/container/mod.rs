@@ -1,5 +1,6 @@
 //! The life cycle: what the verbs do.
 
+pub mod activation;
 mod ahead;
 mod console;
 pub mod control;
@@ -11,6 +12,7 @@ mod idmap;
 pub mod launch;
 pub mod manage;
 mod netdev;
+pub mod notify;
 mod pid_file;
 pub mod prepare;
 mod resctrl;

@@ -2,13 +2,15 @@
 //!
 //! What the machine has to say is probed first ([`Facts`]); [`compile`] is a pure function of the bundle and of that.
 
+use super::activation::Activation;
 use super::state::{State, Status, Store};
-use super::{hooks, host, launch, resctrl, sealed};
+use super::{hooks, host, launch, notify, resctrl, sealed};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan};
 use crate::spec::{self, Loaded};
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -31,6 +33,10 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// --preserve-fds
     pub preserve_fds: u32,
+    /// What a service manager hands to the container by way of us
+    pub activation: Option<Activation>,
+    /// $NOTIFY_SOCKET: whom to tell that the container is ready
+    pub notify: Option<OsString>,
     /// --pid-file
     pub pid_file: Option<PathBuf>,
     /// --console-socket
@@ -143,8 +149,9 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
 /// # Errors
 /// One sentence that names the field.
 pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<Prepared> {
-    let spec = &bundle.loaded.spec;
     let mut warnings = std::mem::take(&mut bundle.warnings);
+    add_services(options, &mut bundle.loaded.spec, &mut warnings);
+    let spec = &bundle.loaded.spec;
     let paths = device_paths(spec);
     let request = cgroup_request(&options.id, options.driver, options.rootless, spec, &paths);
     let cgroup = cgroup::compile(&request, &facts.layout)?;
@@ -182,7 +189,7 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
         overlay: overlay.as_ref(),
         no_pivot: facts.kernel_views.as_deref(),
         new_keyring: !options.no_new_keyring,
-        preserve_fds: options.preserve_fds,
+        preserve_fds: options.preserve_fds.saturating_add(options.activation.as_ref().map_or(0, |a| a.descriptors)),
         wait_for_start: options.wait_for_start,
         pidfd_socket: options.pidfd_socket.is_some(),
         hook_state: hook_state.as_ref(),
@@ -190,6 +197,20 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
         privileged: facts.uid == 0,
     })?;
     Ok(Prepared { bundle, state, cgroup, plan, warnings })
+}
+
+/// Adds to the configuration what a container gets that is part of a service.
+fn add_services(options: &Options, spec: &mut Spec, warnings: &mut Vec<String>) {
+    if let Some(activation) = &options.activation {
+        activation.add_to(spec);
+    }
+    if options.notify.is_some() {
+        if has_namespace(spec, LinuxNamespaceType::Mount) {
+            notify::add_to(spec, &options.store.root().join(&options.id));
+        } else {
+            warnings.push("NOTIFY_SOCKET: left out, for the container has no mount namespace".into());
+        }
+    }
 }
 
 /// What is asked for and cannot be given, without being a reason to refuse the container.
@@ -295,6 +316,11 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         shares_pids: !has_own_pids(spec),
         resources: None,
     }
+}
+
+fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == kind)
 }
 
 /// Whether the container gets a new pid namespace.

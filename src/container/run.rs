@@ -47,7 +47,8 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
     let mut warnings = prepared.warnings.clone();
-    let launched = launch::launch(options, prepared, ahead)?;
+    let mut launched = launch::launch(options, prepared, ahead)?;
+    let notify = launched.notify.take();
     let spec = &launched.prepared.bundle.loaded.spec;
     let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
     if poststart.is_err() {
@@ -60,13 +61,22 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
             options.pid_file.iter().for_each(|path| drop(std::fs::remove_file(path)));
             return Err(remove(&launched)?.into_iter().fold(error, Error::and));
         }
+        if let Some(notify) = notify {
+            notify.forward(launched.child.pidfd, launched.child.pid.unsigned_abs());
+        }
         let timings = timings(&launched);
         return Ok(Finished { status: 0, warnings, timings });
     }
+    // A service manager follows the process that it started, which is this one.
+    let notify = notify.and_then(|notify| notify.forward_meanwhile(launched.child.pidfd, std::process::id()));
     let exit = match &launched.terminal {
         Some(terminal) => super::console::serve(launched.child, terminal)?,
         None => wait::foreground(launched.child, launched.helper).doing(|| "wait for the container")?,
     };
+    // What the container said last is still passed on.
+    if let Some(thread) = notify {
+        let _ = thread.join();
+    }
     let plan = &launched.prepared.plan;
     let failed = launch::failure_of_reaped(plan, launched.report);
     let failed = failed.map(|error| launch::in_foreground(error, plan, launched.report));

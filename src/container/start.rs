@@ -6,6 +6,7 @@
 //! know whether init waits connects and says nothing, so that it does not matter when a `start` is killed.
 
 use super::gates;
+use super::notify::Proxy;
 use super::state::{Entry, Status, Store};
 use super::{host, launch};
 use crate::error::{Doing, Error, Kind, Result};
@@ -14,6 +15,7 @@ use crate::spec;
 use crate::sys::clone::Child;
 use crate::sys::{own as sys_own, process};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -50,11 +52,12 @@ pub(super) fn is_awaited(entry: &Entry) -> bool {
     }
 }
 
-/// Starts the created container `id`.
+/// Starts the created container `id`. With `notify`, the service manager's address, it returns when the container is
+/// ready or has ended.
 ///
 /// # Errors
 /// A container that is not waiting, a failing hook, a program that cannot be executed.
-pub fn start(store: &Store, id: &str) -> Result<()> {
+pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
     let entry = store.find(id)?;
     let state = entry.load()?;
     let (status, init) = entry.status(Some(&state))?;
@@ -77,13 +80,18 @@ pub fn start(store: &Store, id: &str) -> Result<()> {
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
     };
+    let notify = notify.and_then(|manager| Proxy::bind(&entry, manager).transpose()).transpose()?;
     say_go(&stream)?;
     // Nobody answers there any more.
     let _ = fs::remove_file(entry.start_socket());
     gates::serve(&context, stream.as_raw_fd())?;
     launch::poststart(&loaded.spec, &state, init.pid).inspect_err(|_| {
         let _ = init.signal(libc::SIGKILL);
-    })
+    })?;
+    if let Some(notify) = notify {
+        notify.forward(pidfd.as_raw_fd(), init.pid.unsigned_abs());
+    }
+    Ok(())
 }
 
 fn not_created(status: Status) -> Error {
