@@ -164,7 +164,7 @@ impl<'a> Racer<'a> {
         let text = fs::read_to_string(&self.lane.pid_file).unwrap_or_default();
         if let Ok(pid) = text.trim().parse()
             && let Ok(pidfd) = pidfd::open(pid)
-            && process::ends_in(pidfd.as_raw_fd(), TIMEOUT)
+            && process::ends_within(pidfd.as_raw_fd(), TIMEOUT) == Ok(true)
         {
             let _ = process::wait(pid, 0);
         }

@@ -105,27 +105,27 @@ struct Undo {
 }
 
 impl Undo {
-    /// Removes everything; the errors of poststop hooks.
+    /// Removes everything; what could not be removed, and the errors of poststop hooks.
     fn everything(self) -> Vec<Error> {
         for child in [self.child, self.helper].into_iter().flatten() {
+            // One that has ended and was waited for is what is wanted.
             let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
             let _ = process::wait(child.pid, 0);
         }
+        let mut left = Vec::new();
         if let Some(cgroup) = self.cgroup {
             // Init's hooks may outlive it where it has no pid namespace.
-            let _ = cgroup.handle().kill(libc::SIGKILL);
-            cgroup.undo();
+            left.extend(cgroup.handle().kill(libc::SIGKILL).err());
+            left.extend(cgroup.undo());
         }
-        for group in self.resctrl.iter().rev() {
-            let _ = resctrl::remove(group);
+        left.extend(self.resctrl.iter().rev().filter_map(|group| resctrl::remove(group).err()));
+        left.extend(self.pid_file.and_then(|path| pid_file::remove(&path).err()));
+        left.extend(self.entry.remove().err());
+        if let Some(Prepared { bundle, state, .. }) = self.begun {
+            let hooks = hooks(&bundle.loaded.spec, oci_spec::runtime::Hooks::poststop);
+            left.extend(super::hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)));
         }
-        if let Some(path) = self.pid_file {
-            let _ = fs::remove_file(path);
-        }
-        let _ = self.entry.remove();
-        let Some(Prepared { bundle, state, .. }) = self.begun else { return Vec::new() };
-        let hooks = hooks(&bundle.loaded.spec, oci_spec::runtime::Hooks::poststop);
-        super::hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0))
+        left
     }
 }
 

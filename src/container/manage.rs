@@ -7,10 +7,12 @@ use super::resctrl;
 use super::state::{Entry, Process, Report, State, Status, Store};
 use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
 use crate::spec;
 use crate::sys::process;
 use nix::errno::Errno;
 use oci_spec::runtime::{Hooks, Spec};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -209,7 +211,7 @@ fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {
     if let Some(cgroup) = cgroup.filter(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
         cgroup.thaw()?;
     }
-    let gone = super::wait::ends_within(&pidfd, PATIENCE).doing(|| "wait for the container's init")?;
+    let gone = process::ends_within(pidfd.as_raw_fd(), PATIENCE).doing(|| "wait for the container's init")?;
     if gone {
         Ok(())
     } else {
@@ -226,7 +228,13 @@ fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {
 /// What cannot be removed.
 pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     // Read before the directory goes; a container that never came so far has no hooks to run.
-    let loaded = spec::load_file(&entry.config()).ok();
+    let loaded = match spec::load_file(&entry.config()) {
+        Err(error) if entry.config().exists() => {
+            log::warn(format!("poststop hooks are not run: {error}"));
+            None
+        }
+        loaded => loaded.ok(),
+    };
     // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
     state.cgroup.kill(libc::SIGKILL)?;
     remove_empty(entry, state, loaded.as_ref().map(|loaded| &loaded.spec))

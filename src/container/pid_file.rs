@@ -28,6 +28,17 @@ pub(super) fn write(path: &Path, pid: i32) -> Result<()> {
     written.doing(|| format!("--pid-file: write {}", path.display()))
 }
 
+/// Removes it, if it is there.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.doing(|| format!("--pid-file: remove {}", path.display())),
+    }
+}
+
 fn write_pid(mut file: File, pid: i32) -> io::Result<File> {
     file.write_all(pid.to_string().as_bytes())?;
     Ok(file)

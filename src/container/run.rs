@@ -3,7 +3,7 @@
 use super::ahead::Ahead;
 use super::launch::{self, Launched};
 use super::prepare::{self, Options};
-use super::{manage, wait};
+use super::{manage, pid_file, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::process;
 
@@ -58,8 +58,8 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         if let Err(error) = poststart {
             // The container ends here (runtime-spec runtime.md, "Lifecycle").
             let _ = process::wait(launched.child.pid, 0);
-            options.pid_file.iter().for_each(|path| drop(std::fs::remove_file(path)));
-            return Err(remove(&launched)?.into_iter().fold(error, Error::and));
+            let pid_file = options.pid_file.as_deref().map_or(Ok(()), pid_file::remove);
+            return Err(remove(&launched)?.into_iter().chain(pid_file.err()).fold(error, Error::and));
         }
         if let Some(notify) = notify {
             notify.forward(launched.child.pidfd, launched.child.pid.unsigned_abs());

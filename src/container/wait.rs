@@ -3,20 +3,6 @@
 use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use nix::errno::Errno;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
-
-/// Whether the process of `pidfd` ends within `patience` (poll(2)).
-pub(super) fn ends_within(pidfd: &OwnedFd, patience: Duration) -> Result<bool, Errno> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let mut fds = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        match process::poll(&mut fds, Some(deadline.saturating_duration_since(Instant::now()))) {
-            Err(Errno::EINTR) => {}
-            result => return result.map(|ready| ready > 0),
-        }
-    }
-}
 
 /// All signals but those that stop or kill without being asked.
 const ALL: u64 = u64::MAX;

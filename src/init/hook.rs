@@ -245,7 +245,7 @@ fn execute(hook: &Hook, caller: &Caller<'_>, files: &Files) -> Errno {
 
 /// How the child ended; `None`, and words, if it did not end by itself.
 fn wait(child: Child, timeout: Option<Duration>, words: &mut Words) -> Option<Exit> {
-    let late = timeout.filter(|timeout| !process::ends_in(child.pidfd, *timeout));
+    let late = timeout.filter(|timeout| process::ends_within(child.pidfd, *timeout) == Ok(false));
     if late.is_some() {
         let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
     }

@@ -400,14 +400,13 @@ pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys
 }
 
 /// Whether the process of `pidfd` ends within `timeout`; it is not reaped (poll(2)).
-pub fn ends_in(pidfd: RawFd, timeout: std::time::Duration) -> bool {
+pub fn ends_within(pidfd: RawFd, timeout: std::time::Duration) -> Sys<bool> {
     let deadline = std::time::Duration::from_nanos(now()).saturating_add(timeout);
     loop {
         let left = deadline.saturating_sub(std::time::Duration::from_nanos(now()));
         match poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(left)) {
             Err(Errno::EINTR) => {}
-            Ok(count) => return count > 0,
-            Err(_) => return true,
+            answer => return answer.map(|count| count > 0),
         }
     }
 }
