@@ -23,7 +23,7 @@ const SLACK: usize = 2;
 /// Own calls by kind of process.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Counts {
-    /// The runtime, before it executed itself from a read-only copy; 0 where it need not.
+    /// The runtime, until it had executed itself from a read-only copy where it must.
     prelude: usize,
     /// The runtime.
     runtime: usize,
@@ -74,6 +74,10 @@ fn count(trace: &str, root: &str, program: &str) -> Counts {
     for (pid, call) in calls.into_iter().filter(|(_, call)| !of_library(call)) {
         if pid == runtime {
             if executes(call) {
+                counts.prelude += std::mem::take(&mut counts.runtime);
+                in_main = false;
+            } else if call.starts_with("arch_prctl") {
+                // libc begins only now: what was there before is src/sys/entry.rs.
                 counts.prelude += std::mem::take(&mut counts.runtime);
                 in_main = false;
             } else {
@@ -135,7 +139,7 @@ fn within(what: &str, counts: &Counts, trace: &str, budget: [usize; 3]) {
             println!("{what}: {kind}: the budget of {budget} could be lowered");
         }
     }
-    assert!(counts.prelude <= 6, "{what}: {} calls to execute a read-only copy of itself", counts.prelude);
+    assert!(counts.prelude <= 7, "{what}: {} calls to execute a read-only copy of itself", counts.prelude);
 }
 
 /// How often each call is in a trace, with an eye on the process.
@@ -199,7 +203,7 @@ fn a_cold_start() {
     let bundle = hello(&lab, |_| {});
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, None, || {}, &args);
-    within("run", &counts, &trace, [173 + v1_hierarchies(), 109, 9]);
+    within("run", &counts, &trace, [166 + v1_hierarchies(), 109, 9]);
 }
 
 #[test]
@@ -217,7 +221,7 @@ fn a_cold_start_on_v2() {
     });
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, Some(&view), || {}, &args);
-    within("run on v2", &counts, &trace, [125, 103, 9]);
+    within("run on v2", &counts, &trace, [118, 103, 9]);
 }
 
 /// What engines call: create, start, exec, state, kill and delete, for runc's default configuration.
@@ -250,7 +254,7 @@ fn a_life() {
     within("start", &counts, &trace, [33, 0, 0]);
     anew(true);
     let (counts, trace) = least(&lab, None, || {}, &["exec", id, "/bin/true"]);
-    within("exec", &counts, &trace, [95, 63, 4]);
+    within("exec", &counts, &trace, [88, 63, 4]);
     let (counts, trace) = least(&lab, None, || {}, &["state", id]);
     within("state", &counts, &trace, [18, 0, 0]);
     let stopped = || {
