@@ -11,6 +11,7 @@ use serde_json::Value;
 
 mod path;
 mod sentence;
+mod shape;
 mod tolerate;
 
 /// Which document, and where in it, is being read.
@@ -66,6 +67,9 @@ pub(super) fn read<T: DeserializeOwned>(place: Place, text: &[u8]) -> Result<T> 
         Ok(value) => value,
         Err(_) => read_again(place, text)?,
     };
+    if shape::is_doubtful(text) {
+        refuse_arrays(place, text)?;
+    }
     // The only way to write a NUL byte in JSON. The kernel would take the part before it for the whole.
     if text.contains("\\u0000") {
         refuse_nul(place, text)?;
@@ -77,6 +81,7 @@ pub(super) fn read<T: DeserializeOwned>(place: Place, text: &[u8]) -> Result<T> 
 #[cold]
 fn read_again<T: DeserializeOwned>(place: Place, text: &str) -> Result<T> {
     let mut tree: Value = serde_json::from_str(text).map_err(|error| place.error("", &sentence::syntax(&error)))?;
+    objects_only(place, &tree)?;
     (place.tolerate)(&mut tree);
     // As text again, without line breaks: the column of an error is its place, counted in bytes.
     let text = tree.to_string();
@@ -84,6 +89,20 @@ fn read_again<T: DeserializeOwned>(place: Place, text: &str) -> Result<T> {
         let (path, problem) = sentence::data(&path::at(&text, error.column()), &error);
         place.error(&path, &problem)
     })
+}
+
+/// Refuses an array where an object belongs.
+#[cold]
+fn refuse_arrays(place: Place, text: &str) -> Result<()> {
+    let tree: Value = serde_json::from_str(text).map_err(|error| place.error("", &sentence::syntax(&error)))?;
+    objects_only(place, &tree)
+}
+
+fn objects_only(place: Place, tree: &Value) -> Result<()> {
+    match shape::misplaced_array(tree) {
+        Some(path) => Err(place.error(path.trim_start_matches('.'), "is an array: give an object")),
+        None => Ok(()),
+    }
 }
 
 /// Refuses a NUL byte in any string but annotations, which never reach the kernel.

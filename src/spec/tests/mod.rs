@@ -17,6 +17,38 @@ fn refused(text: &str) -> String {
     }
 }
 
+/// serde would take them for the members in the order in which it knows them.
+#[test]
+fn an_array_is_no_object() {
+    for (members, field) in [
+        (r#""root":["r",true]"#, "root"),
+        (r#""root" : [ ]"#, "root"),
+        (r#""process":[]"#, "process"),
+        (r#""process":{"cwd":"/","user":[0,0]}"#, "process.user"),
+        (r#""mounts":[{"destination":"/a"},["/b"]]"#, "mounts[1]"),
+        (r#""hooks":{"poststop":[["/bin/true"]]}"#, "hooks.poststop[0]"),
+        (r#""linux":{"namespaces":[["pid"]]}"#, "linux.namespaces[0]"),
+        (r#""linux":{"resources":{"memory":[1]}}"#, "linux.resources.memory"),
+        (r#""linux":{"resources":{"devices":[[true]]}}"#, "linux.resources.devices[0]"),
+        (r#""linux":{"netDevices":{"eth0":["eth1"]}}"#, "linux.netDevices.eth0"),
+        (r#""linux":{"seccomp":["SCMP_ACT_ALLOW"]}"#, "linux.seccomp"),
+    ] {
+        assert_eq!(
+            refused(&minimal(members)),
+            format!("config.json: {field}: is an array: give an object"),
+            "{members}"
+        );
+    }
+    assert_eq!(refused("[]"), "config.json: is an array: give an object");
+    for members in [
+        r#""hostname":"a:[b,[c","annotations":{"list":"[[1],[2]]","":":["}"#,
+        r#""windows":{"resources":[[1]]},"org.example":{"root":[[]]}"#,
+        r#""mounts":[{"destination":"/a","options":["a,[b"]}]"#,
+    ] {
+        assert!(parse(minimal(members).as_bytes()).is_ok(), "{members}");
+    }
+}
+
 #[test]
 fn shapes_that_are_refused_name_the_field() {
     for (members, sentence) in [
