@@ -90,13 +90,24 @@ fn read_only_copy(exe: &OwnedFd) -> Result<OwnedFd, Errno> {
     Ok(copy)
 }
 
+/// How often sealing is tried again; the kernel waits up to 150 ms each time (mm/memfd.c, `memfd_wait_for_pins`).
+const SEAL_ATTEMPTS: u32 = 20;
+
 fn sealed_copy() -> Result<OwnedFd> {
     let doing = || "protect the runtime's own binary from the container: copy it into memory";
     let copy = memfd_create(c"microrun", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).doing(doing)?;
     let mut file = File::from(copy);
     std::io::copy(&mut File::open("/proc/self/exe").doing(doing)?, &mut file).doing(doing)?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals)).doing(doing)?;
+    let mut result = fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals));
+    for _ in 0..SEAL_ATTEMPTS {
+        // The kernel has waited, and somebody still holds a page that was just written: the other CPU's list of new pages.
+        if result != Err(Errno::EBUSY) {
+            break;
+        }
+        result = fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals));
+    }
+    result.doing(doing)?;
     Ok(file.into())
 }
 
