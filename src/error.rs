@@ -34,12 +34,13 @@ pub struct Error {
     message: String,
     errno: Option<Errno>,
     on_stderr: bool,
+    in_init: bool,
 }
 
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), errno: None, on_stderr: false }
+        Self { kind, message: message.into(), errno: None, on_stderr: false, in_init: false }
     }
 
     /// The field `field` of config.json is wrong; `problem` says how, and what to do.
@@ -91,6 +92,18 @@ impl Error {
     /// Whether standard error has been told already.
     pub fn is_on_stderr(&self) -> bool {
         self.on_stderr
+    }
+
+    /// The same error, of a container's init on its way to the program.
+    #[must_use]
+    pub fn in_init(mut self) -> Self {
+        self.in_init = true;
+        self
+    }
+
+    /// Whether a container's init failed on its way to the program.
+    pub fn is_in_init(&self) -> bool {
+        self.in_init
     }
 
     /// What sort of failure it was.

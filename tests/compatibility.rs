@@ -382,3 +382,110 @@ fn attributes_that_a_bind_mount_does_not_name_are_off_where_it_names_others() {
     assert_eq!(attributes(&["bind", "dev"])[..2], ["rw", "noatime"]);
     assert_eq!(attributes(&["bind", "nodev", "nodiratime"])[..4], ["rw", "nodev", "nodiratime", "relatime"]);
 }
+
+/// `create` has returned only once init can be started: nobody may come too early, however long init takes.
+#[test]
+fn a_created_container_can_be_started_at_once() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["scheduler"] = json!({"policy": "SCHED_IDLE"}));
+    for round in 0..60 {
+        lab.create(&bundle, &[]).ok();
+        let started = lab.microrun(&["start", &bundle.id]);
+        assert_eq!(started.code, 0, "round {round}: {started:?}");
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    }
+}
+
+#[test]
+fn a_descriptor_to_preserve_must_be_open() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let with_one_open = |args: &[&str]| {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 3</dev/null 4<&-; exec \"$@\"", "sh"]);
+        command.arg(lab.path("microrun")).arg("--root").arg(lab.path("run")).args(args);
+        output(command)
+    };
+    let problem = "--preserve-fds: 2 descriptors from 3 to 4 are to be handed on, and 4 is not open";
+    let bundle_path = bundle.path.to_str().unwrap();
+    let refused = with_one_open(&["run", "--preserve-fds", "2", "--bundle", bundle_path, &bundle.id]);
+    assert!(refused.code == 1 && refused.stderr.contains(problem), "{refused:?}");
+    // What the runtime opens itself does not count.
+    let log = lab.path("log");
+    let log = log.to_str().unwrap();
+    let refused = with_one_open(&["--log", log, "run", "--preserve-fds", "2", "--bundle", bundle_path, &bundle.id]);
+    assert!(refused.code == 1 && refused.stderr.contains(problem), "{refused:?}");
+    assert_eq!(lab.status(&bundle.id), "");
+    lab.started(&bundle);
+    with_one_open(&["exec", "--preserve-fds", "1", &bundle.id, "true"]).ok();
+    let refused = with_one_open(&["exec", "--preserve-fds", "2", &bundle.id, "true"]);
+    assert!(refused.code == 255 && refused.stderr.contains(problem), "{refused:?}");
+}
+
+/// 1 is what the program itself may say.
+#[test]
+fn an_exec_that_cannot_begin_has_its_own_exit_code() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.started(&bundle);
+    let id = &bundle.id;
+    for args in [
+        ["exec", "--user", "root", id, "true"],
+        ["exec", "--cgroup", "nosuch:/", id, "true"],
+        ["exec", "--console-socket", "/no/such", id, "true"],
+        ["exec", "--preserve-fds", "x", id, "true"],
+    ] {
+        let output = lab.microrun(&args);
+        assert_eq!(output.code, 255, "{args:?}: {output:?}");
+    }
+}
+
+/// runtime-spec config-linux.md, "Devices". The default ones may be replaced by a mount.
+#[test]
+fn a_device_is_not_mistaken_for_what_has_its_name() {
+    let lab = lab!();
+    let bundle = |number: u32, existing: &str| {
+        let bundle = lab.bundle(|config| {
+            config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev");
+            config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/pts");
+            config["linux"]["devices"] = json!([{"path": "/dev/own", "type": "c", "major": 1, "minor": number}]);
+            config["process"]["args"] = json!(["stat", "-c", "%t:%T", "/dev/own"]);
+        });
+        fs::write(bundle.rootfs().join("dev/null"), "").unwrap();
+        common::host("sh", &["-c", &format!("cd {}/dev; {existing}", bundle.rootfs().display())]);
+        bundle
+    };
+    assert_eq!(lab.run(&bundle(5, "mknod own c 1 5"), &[]).ok(), "1:5");
+    for existing in
+        ["mknod own c 1 3", "mknod own b 1 5", "mkfifo own", "touch own", "ln -s /dev/zero own", "mkdir own"]
+    {
+        let said = lab.run(&bundle(5, existing), &[]).failed();
+        assert!(
+            said.contains("linux.devices: \\\"/dev/own\\\" exists already and is not that device"),
+            "{existing}: {said}"
+        );
+    }
+}
+
+/// Who may write to the hierarchies of cgroup v1 makes cgroups there, below the container's own.
+#[test]
+fn a_writable_mount_of_cgroups_has_one_in_every_hierarchy() {
+    let lab = lab!();
+    let output = lab.shell("cat /proc/self/cgroup; ls /sys/fs/cgroup", |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "rw"]}));
+    });
+    let output = output.ok();
+    let v1 = |name: &str| std::path::Path::new("/sys/fs/cgroup").join(name).join("tasks").exists();
+    let mounted: Vec<&str> =
+        ["cpuset", "memory", "pids", "blkio", "freezer"].into_iter().filter(|name| v1(name)).collect();
+    if mounted.is_empty() {
+        skip!("needs cgroup v1");
+    }
+    for name in mounted {
+        let line = output.lines().find(|line| line.contains(&format!(":{name}:"))).unwrap();
+        assert!(line.contains("microrun-test-"), "{line}");
+        assert!(output.lines().any(|line| line == name), "{name}: {output}");
+    }
+}

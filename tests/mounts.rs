@@ -602,3 +602,85 @@ fn hidden_and_read_only_paths() {
     let words: Vec<&str> = output.stdout.split_whitespace().collect();
     assert_eq!(words, ["0", "0", "1", "0", "1"], "{output:?}");
 }
+
+type Names = &'static [&'static str];
+
+/// A mount of the host with flags of its own, what a bind mount of it asks for, and what comes of that (`!`: not) without
+/// a user namespace and with one, where `None` is a refusal.
+const INHERITED: &[(&str, Names, Names, Option<Names>)] = &[
+    ("ro,noexec,nodiratime", &["bind"], &["ro", "noexec", "nodiratime"], Some(&["ro", "noexec", "nodiratime"])),
+    // Naming one flag clears the others, but for those that the namespace may not clear.
+    (
+        "ro,noexec,nosymfollow,nodiratime",
+        &["bind", "dev"],
+        &["rw", "!noexec", "!nosymfollow", "nodiratime"],
+        Some(&["ro", "noexec", "!nosymfollow", "nodiratime"]),
+    ),
+    ("ro", &["bind", "nosuid"], &["rw", "nosuid"], Some(&["ro", "nosuid"])),
+    ("ro", &["bind", "rw", "nosuid"], &["rw", "nosuid"], None),
+    ("nosuid,nodev", &["bind", "suid"], &["!nosuid", "!nodev"], None),
+    ("nodev,noatime", &["bind", "ro", "exec"], &["ro", "!nodev", "noatime"], Some(&["ro", "nodev", "noatime"])),
+    // How access times are kept is changed by a choice, not by taking back one that nobody made.
+    ("noatime", &["bind", "atime"], &["noatime"], Some(&["noatime"])),
+    ("nodiratime", &["bind", "diratime"], &["nodiratime"], Some(&["nodiratime"])),
+    ("noatime", &["bind", "relatime"], &["relatime", "!noatime"], None),
+    ("noatime", &["bind", "nodiratime"], &["relatime", "nodiratime", "!noatime"], None),
+    ("nodiratime", &["bind", "strictatime"], &["!relatime", "!noatime", "!nodiratime"], None),
+    ("noatime", &["bind", "noatime"], &["noatime"], Some(&["noatime"])),
+    ("strictatime", &["bind", "nostrictatime"], &["!relatime", "!noatime"], Some(&["!relatime", "!noatime"])),
+];
+
+#[test]
+fn flags_of_a_hosts_mount_and_of_a_bind_of_it() {
+    let lab = lab!();
+    let source = source(&lab);
+    for (host, options, alone, in_user_namespace) in INHERITED {
+        let setup = format!(
+            "mount -t tmpfs none {0}; mount -o remount,bind,atime,diratime,strictatime {0}; mount -o remount,bind,{host} {0}",
+            source.display()
+        );
+        for (user_namespace, wanted) in [(false, &Some(*alone)), (true, in_user_namespace)] {
+            let bundle = lab.bundle(|config| {
+                if user_namespace {
+                    push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                    for field in ["uidMappings", "gidMappings"] {
+                        config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+                    }
+                }
+                add(config, bind(&source, "/mnt", options));
+                config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+            });
+            let output = run_after(&lab, &setup, &bundle);
+            let case = format!("{host} {options:?} {user_namespace}");
+            let Some(wanted) = wanted else {
+                let said = output.failed();
+                let words = "run failed: unable to start container process: error during container init: error mounting \
+                             mounts[";
+                assert!(said.contains(words) && said.contains("operation not permitted"), "{case}: {said}");
+                continue;
+            };
+            let mounts = parse(&output.ok());
+            for option in *wanted {
+                let (name, expected) = option.strip_prefix('!').map_or((*option, true), |name| (name, false));
+                assert_eq!(at(&mounts, "/mnt").has(name), expected, "{case}: {option} of {:?}", at(&mounts, "/mnt"));
+            }
+        }
+    }
+}
+
+/// A file system that is read-only by itself has no flag that a bind mount could take back.
+#[test]
+fn a_read_only_file_system_may_be_asked_for_as_writable() {
+    let lab = lab!();
+    let source = source(&lab);
+    let bundle = lab.bundle(|config| {
+        push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+        }
+        add(config, bind(&source, "/mnt", &["rbind", "rw"]));
+    });
+    let setup =
+        format!("mount -t tmpfs none {0}; mount -o remount,ro {0}; mount -o remount,bind,rw {0}", source.display());
+    run_after(&lab, &setup, &bundle).ok();
+}

@@ -44,6 +44,9 @@ pub struct Request<'a> {
     /// The user that shall own the container's v2 directory, to make cgroups of its own below it: the host's number
     /// for process.user, if there is a cgroup namespace with a writable cgroup mount.
     pub owner: Option<u32>,
+    /// Whether the container has a writable mount of type cgroup: on v1 it may make cgroups of its own in every
+    /// hierarchy then, below its own.
+    pub writable_v1: bool,
     /// annotations: "org.systemd.property.NAME" are properties of the systemd unit.
     pub annotations: Option<&'a HashMap<String, String>>,
 }
@@ -66,7 +69,7 @@ impl Request<'_> {
     /// What [`Layout::probe`] has to find out before [`compile`] can serve this request.
     pub fn needs(&self) -> Needs {
         Needs {
-            controllers: self.has_limits() || self.names_all(),
+            controllers: self.has_limits() || self.names_all() || self.writable_v1,
             own: self.driver == Driver::Cgroupfs && self.path().map_or(self.rootless, Path::is_relative),
             cpuset_above: if self.names_all() { self.above() } else { None },
         }
@@ -317,10 +320,12 @@ fn require(layout: &Layout, limit: &Limits) -> Result<()> {
 /// Joining costs, so only those are joined that are needed: the limits' controllers and, without cgroup v2, what
 /// stands in for its core files and device programs. Who names a cgroupsPath, though, expects the directories of all
 /// controllers there, with device rules in devices.list, and gets them; but for cpuset, where a directory costs the
-/// most and means nothing unless it is below one that someone has limited.
+/// most and means nothing unless it is below one that someone has limited. A container that can write to the hierarchies
+/// gets a cgroup in every one of them.
 fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits]) -> Vec<&'a V1Mount> {
     let needed = |controller: &str| {
-        request.names_all() && (controller != "cpuset" || layout.cpuset_above)
+        request.writable_v1
+            || request.names_all() && (controller != "cpuset" || layout.cpuset_above)
             || limits.iter().any(|limit| limit.controller == controller)
             || layout.mode == Mode::Legacy && matches!(controller, "devices" | "freezer")
     };

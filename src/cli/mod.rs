@@ -86,18 +86,29 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
         Request::VerbHelp(verb) => (print(&help::verb(&program, verb)), 1),
         Request::Version => (print(&version::text(&program)), 1),
         Request::Call(verb, words) => {
-            (global::Global::new(&globals).and_then(|global| (verb.call)(&global, &words)), verb.failure)
+            let done = global::Global::new(&globals).and_then(|global| (verb.call)(&global, &words));
+            (done.map_err(|error| in_runcs_words(&program, verb, error)), verb.failure)
         }
     };
     done.unwrap_or_else(|error| {
-        let usage = error.kind() == Kind::Usage;
         if error.is_on_stderr() {
             log::record(error);
         } else {
             log::error(error);
         }
-        if usage { 1 } else { failure }
+        failure
     })
+}
+
+/// An error of init, told as runc tells it: engines and their users look for the words.
+fn in_runcs_words(program: &str, verb: &Verb, error: crate::error::Error) -> crate::error::Error {
+    if error.is_in_init() && matches!(verb.name, "run" | "create") {
+        let name = verb.name;
+        return error.context(format!(
+            "{program} {name} failed: unable to start container process: error during container init"
+        ));
+    }
+    error
 }
 
 /// The name that the program was called by: who links it as `runc` sees that name in the help and in `--version`.

@@ -94,6 +94,7 @@ struct Prepared {
 /// # Errors
 /// One sentence: a container that does not run, a process that cannot be started.
 pub fn exec(options: &Options) -> Result<Finished> {
+    prepare::require_inherited(0, options.preserve_fds)?;
     let target = find(options)?;
     let prepared = prepare(options, &target)?;
     let warnings = prepared.warnings.clone();

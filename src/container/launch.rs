@@ -455,6 +455,10 @@ pub(super) fn failure(plan: &Plan, report: &Report, child: Child) -> Option<Erro
 
 /// As [`failure`], for an init that has been waited for.
 pub(super) fn failure_of_reaped(plan: &Plan, report: &Report) -> Option<Error> {
+    reported(plan, report).map(Error::in_init)
+}
+
+fn reported(plan: &Plan, report: &Report) -> Option<Error> {
     let errno = report.errno.load(Ordering::Acquire);
     let step = report.step.load(Ordering::Acquire) as usize;
     let words: Vec<u8> = report.words().collect();

@@ -6,9 +6,10 @@ use super::activation::Activation;
 use super::state::{State, Status, Store};
 use super::{hooks, host, launch, notify, resctrl, sealed};
 use crate::cgroup::{self, Driver, Layout};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan};
 use crate::spec::{self, Loaded};
+use crate::sys::fs as sys_fs;
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
@@ -127,6 +128,8 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
 
 /// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
 pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
+    let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
+    require_inherited(activation, options.preserve_fds)?;
     let path = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
     let begun = begin(&text)?;
@@ -142,6 +145,27 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings };
     let facts = Facts::probe(options, &bundle)?;
     Ok((compile(options, bundle, &facts)?, begun))
+}
+
+/// --preserve-fds: that many descriptors after the `activation` ones from 3 up, which this process must have been given.
+/// What it has opened itself is closed on exec.
+///
+/// # Errors
+/// A descriptor that is not open, as in runc: the program would rely on it.
+pub(super) fn require_inherited(activation: u32, count: u32) -> Result<()> {
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let first = number(activation).saturating_add(3);
+    let last = first.saturating_add(number(count)).saturating_sub(1);
+    match (first..=last).find(|fd| sys_fs::is_cloexec(*fd) != Ok(false)) {
+        None => Ok(()),
+        Some(fd) => {
+            let problem = format!(
+                "--preserve-fds: {count} descriptors from {first} to {last} are to be handed on, and {fd} is not open: open it, \
+                 or give a lower number"
+            );
+            Err(Error::new(Kind::Usage, problem))
+        }
+    }
 }
 
 /// Compiles `bundle` for the machine that `facts` tell of. It reads nothing else.
@@ -239,18 +263,20 @@ fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     }
 }
 
+/// Whether a mount is of one of the types `kinds`, and not read-only.
+fn is_writable(mount: &Mount, kinds: &[&str]) -> bool {
+    mount.typ().as_deref().is_some_and(|kind| kinds.contains(&kind))
+        && !mount.options().iter().flatten().any(|option| option == "ro")
+}
+
 /// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
 /// from inside.
 fn cgroup_owner(spec: &Spec) -> Option<u32> {
     let linux = spec.linux().as_ref()?;
     let own_namespace =
         |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none();
-    let writable = |mount: &Mount| {
-        matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2"))
-            && !mount.options().iter().flatten().any(|option| option == "ro")
-    };
-    let delegates =
-        linux.namespaces().iter().flatten().any(own_namespace) && spec.mounts().iter().flatten().any(writable);
+    let delegates = linux.namespaces().iter().flatten().any(own_namespace)
+        && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup", "cgroup2"]));
     if !delegates {
         return None;
     }
@@ -286,6 +312,8 @@ fn cgroup_request<'a>(
         driver,
         rootless,
         owner: cgroup_owner(spec),
+        // Without the rights of root it may come to have no cgroup at all.
+        writable_v1: !rootless && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup"])),
         annotations: spec.annotations().as_ref(),
     }
 }

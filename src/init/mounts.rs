@@ -26,6 +26,21 @@ pub fn map_ids(mount: RawFd, userns: RawFd, recursive: bool) -> Sys {
     mount::set_attributes(mount, c"", below(recursive), &attributes)
 }
 
+/// Sets the attributes of a mount that is not attached yet, within what a user namespace may change of a mount that it
+/// has inherited (mount_namespaces(7), "locked"): the kernel knows this one only as the runtime's own.
+pub fn set_locked(mount: RawFd, attributes: &Attributes) -> Sys {
+    // include/linux/statfs.h: ST_RDONLY, ST_NOSUID, ST_NODEV, ST_NOEXEC; ST_NOATIME, ST_NODIRATIME, ST_RELATIME.
+    const LOCKED: u64 = 0xf;
+    const ACCESS_TIMES: u64 = 0x1c00;
+    // What a file system is by itself, such as read-only, is among them before and after.
+    let flags = || fs::mount_flags(mount);
+    let before = flags()?;
+    mount::set_attributes(mount, c"", 0, attributes)?;
+    let after = flags()?;
+    let changed = before & !after & LOCKED | (before ^ after) & ACCESS_TIMES;
+    if changed == 0 { Ok(()) } else { Err(Errno::EPERM) }
+}
+
 /// Makes sure that a mount is a procfs: LSMs would be fooled by another (CVE-2019-16884).
 pub fn require_procfs(mount: RawFd) -> Sys {
     match fs::file_system(mount)? {
@@ -55,8 +70,17 @@ pub fn unless_there(made: Sys) -> Sys {
 pub fn make_device(root: RawFd, device: &DeviceNode) -> Sys {
     target::in_parent(root, &device.path, |dir, name| match fs::mknod(dir, name, device.mode, device.dev) {
         Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
+        Err(Errno::EEXIST) if device.exact => require_device(dir, name, device),
         made => unless_there(made),
     })
+}
+
+/// Makes sure that what `name` means is the device (runtime-spec config-linux.md, "Devices").
+fn require_device(dir: RawFd, name: &CStr, device: &DeviceNode) -> Sys {
+    let found = fs::stat_at(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
+    let kind = device.mode & libc::S_IFMT;
+    let same = found.st_mode & libc::S_IFMT == kind && (kind == libc::S_IFIFO || found.st_rdev == device.dev);
+    if same { Ok(()) } else { Err(Errno::EEXIST) }
 }
 
 /// The host's device node `host`, bound where a new one may not be made.

@@ -102,6 +102,9 @@ pub struct DeviceNode {
     pub uid: u32,
     /// The group.
     pub gid: u32,
+    /// Whether what is there already has to be this device: so for `linux.devices`, while one of those that every
+    /// container has may be replaced by a mount.
+    pub exact: bool,
 }
 
 /// What is executed in the end.
@@ -188,6 +191,8 @@ pub enum Op {
     TmpfsLike { root: Slot, path: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
+    /// As above, but flags that it has from the host are not taken back, nor how it keeps access times changed.
+    SetLockedAttributes { mount: Slot, attributes: Attributes },
     /// As above: the ids of its files, mapped as in a user namespace.
     SetIdMap { mount: Slot, userns: Slot, recursive: bool },
     /// As above, by the runtime: it takes the right over the file system, which init in its user namespace has not.
@@ -310,6 +315,20 @@ pub fn namespace_names(kinds: i32) -> String {
     flags(kinds as u32 as u64, &NAMES)
 }
 
+/// What a call of mount_setattr(2) changes.
+fn write_attributes(f: &mut fmt::Formatter<'_>, attributes: &Attributes) -> fmt::Result {
+    if attributes.set != 0 {
+        write!(f, ", set {}", attribute_names(attributes.set))?;
+    }
+    if attributes.clear != 0 {
+        write!(f, ", clear {}", attribute_names(attributes.clear))?;
+    }
+    if attributes.propagation != 0 {
+        write!(f, ", {}", propagation_name(attributes.propagation))?;
+    }
+    Ok(())
+}
+
 /// `MOUNT_ATTR_*` by name.
 fn attribute_names(set: u64) -> String {
     let names = [
@@ -406,19 +425,13 @@ impl fmt::Display for Op {
                 write!(f, " mode=that of {root}{}, fsmount({}) -> {into}", text(path), attribute_names(*attributes))
             }
             Self::SetAttributes { mount, attributes, recursive } => {
-                write!(f, "mount_setattr({mount}")?;
-                if *recursive {
-                    write!(f, ", AT_RECURSIVE")?;
-                }
-                if attributes.set != 0 {
-                    write!(f, ", set {}", attribute_names(attributes.set))?;
-                }
-                if attributes.clear != 0 {
-                    write!(f, ", clear {}", attribute_names(attributes.clear))?;
-                }
-                if attributes.propagation != 0 {
-                    write!(f, ", {}", propagation_name(attributes.propagation))?;
-                }
+                write!(f, "mount_setattr({mount}{}", if *recursive { ", AT_RECURSIVE" } else { "" })?;
+                write_attributes(f, attributes)?;
+                write!(f, ")")
+            }
+            Self::SetLockedAttributes { mount, attributes } => {
+                write!(f, "mount_setattr({mount}, as locked")?;
+                write_attributes(f, attributes)?;
                 write!(f, ")")
             }
             Self::SetIdMap { mount, userns, recursive } => {

@@ -188,6 +188,7 @@ impl<'a> Executor<'a> {
             Op::SetAttributes { mount, attributes, recursive } => {
                 mount::set_attributes(self.at(*mount), c"", mounts::below(*recursive), attributes)
             }
+            Op::SetLockedAttributes { mount, attributes } => mounts::set_locked(self.at(*mount), attributes),
             Op::SetIdMap { mount, userns, recursive } => mounts::map_ids(self.at(*mount), self.at(*userns), *recursive),
             Op::AskForIdMap { mount, userns, recursive } => {
                 let flags = mounts::below(*recursive).cast_signed();

@@ -46,6 +46,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
             dev: libc::makedev(number(device.major()), number(device.minor())),
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
+            exact: true,
         };
         node_or_bind(builder, input, "linux.devices", root, node, device.path())?;
     }
@@ -61,6 +62,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
             dev: libc::makedev(major, minor),
             uid: 0,
             gid: 0,
+            exact: false,
         };
         node_or_bind(builder, input, "(default devices)", root, node, &path)?;
     }

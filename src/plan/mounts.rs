@@ -348,7 +348,12 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         builder.push(entry.field.clone(), Op::RequireProcfs { mount });
     }
     if let Some(attributes) = bind_attributes(input, &entry.options) {
-        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: false });
+        let op = if input.has_user_namespace() {
+            Op::SetLockedAttributes { mount, attributes }
+        } else {
+            Op::SetAttributes { mount, attributes, recursive: false }
+        };
+        builder.push(entry.field.clone(), op);
     }
     if entry.options.set_all != 0 || entry.options.clear_all != 0 {
         let attributes = attributes(entry.options.set_all, entry.options.clear_all);
@@ -373,23 +378,26 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
 }
 
 /// The attributes of a bind mount whose options name some: those that they do not name are off, as in runc, whose
-/// mount(2) says all of them at once. A user namespace keeps what it could not take back from a mount of its parent's
-/// (mount_namespaces(7), "locked").
+/// mount(2) says all of them at once. How access times are kept stays as it is unless an option chooses; then
+/// MOUNT_ATTR_NODIRATIME is part of the choice. A user namespace keeps what it could not take back from a mount of its
+/// parent's (mount_namespaces(7), "locked").
 fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attributes> {
     const LOCKED: u64 =
         libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    let (set, clear) = (options.set, options.clear);
-    if set == 0 && clear == 0 {
+    if !options.named {
         return None;
     }
-    let mut unnamed = libc::MOUNT_ATTR_NOSYMFOLLOW;
-    if !input.has_user_namespace() {
-        unnamed |= LOCKED;
-        let access_times = mount_options::ATIME | libc::MOUNT_ATTR_NODIRATIME;
-        // How access times are kept stays as it is where no option speaks of it.
-        unnamed |= if (set | clear) & access_times == 0 { 0 } else { access_times };
+    let access_times = mount_options::ATIME | libc::MOUNT_ATTR_NODIRATIME;
+    let chooses = options.clear & mount_options::ATIME != 0 || options.set & libc::MOUNT_ATTR_NODIRATIME != 0;
+    let (set, mut clear) = (options.set, options.clear & !access_times | libc::MOUNT_ATTR_NOSYMFOLLOW);
+    if chooses {
+        clear |= access_times;
     }
-    Some(attributes(set, clear | unnamed & !set))
+    if !input.has_user_namespace() {
+        clear |= LOCKED;
+    }
+    // The kernel wants the whole field cleared where a way to keep access times is set.
+    Some(Attributes { set, clear: clear & !(set & !mount_options::ATIME), ..Attributes::default() })
 }
 
 fn attributes(set: u64, clear: u64) -> Attributes {

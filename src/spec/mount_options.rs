@@ -14,6 +14,8 @@ pub(super) enum Effect {
     Clear(u64),
     /// Chooses how access times are kept: the bits of `MOUNT_ATTR__ATIME`.
     AccessTime(u64),
+    /// Takes back that choice if an option before has made it, as in runc and mount(8): what a mount has is kept.
+    NotAccessTime(u64),
     /// Sets attributes of the mount and of all below it.
     SetAll(u64),
     /// Clears attributes of the mount and of all below it.
@@ -43,7 +45,7 @@ const STRICTATIME: u64 = 0x20;
 /// Every option by name.
 const OPTIONS: &[(&str, Effect)] = &[
     ("async", Effect::Superblock("sync", false)),
-    ("atime", Effect::AccessTime(RELATIME)),
+    ("atime", Effect::NotAccessTime(NOATIME)),
     ("bind", Effect::Bind(false)),
     ("defaults", Effect::Nothing),
     ("dev", Effect::Clear(libc::MOUNT_ATTR_NODEV)),
@@ -62,8 +64,8 @@ const OPTIONS: &[(&str, Effect)] = &[
     ("noiversion", Effect::Nothing),
     ("nolazytime", Effect::Superblock("lazytime", false)),
     ("nomand", Effect::Superblock("mand", false)),
-    ("norelatime", Effect::Nothing),
-    ("nostrictatime", Effect::AccessTime(RELATIME)),
+    ("norelatime", Effect::NotAccessTime(RELATIME)),
+    ("nostrictatime", Effect::NotAccessTime(STRICTATIME)),
     ("nosuid", Effect::Set(libc::MOUNT_ATTR_NOSUID)),
     ("nosymfollow", Effect::Set(libc::MOUNT_ATTR_NOSYMFOLLOW)),
     ("private", Effect::Propagation(libc::MS_PRIVATE, false)),
@@ -124,6 +126,8 @@ pub struct MountOptions {
     pub set: u64,
     /// `MOUNT_ATTR_*` that are asked to be off on the mount.
     pub clear: u64,
+    /// Whether any option is about `MOUNT_ATTR_*` of the mount, if only to say what is so anyway.
+    pub named: bool,
     /// `MOUNT_ATTR_*` to set on the mount and all below it.
     pub set_all: u64,
     /// `MOUNT_ATTR_*` to clear on the mount and all below it.
@@ -161,6 +165,8 @@ impl MountOptions {
     }
 
     fn apply(&mut self, effect: Effect) {
+        self.named |=
+            matches!(effect, Effect::Set(_) | Effect::Clear(_) | Effect::AccessTime(_) | Effect::NotAccessTime(_));
         match effect {
             Effect::Nothing => {}
             Effect::Set(bits) => switch(&mut self.set, &mut self.clear, bits),
@@ -169,6 +175,11 @@ impl MountOptions {
                 self.clear |= ATIME;
                 self.set = self.set & !ATIME | kind;
             }
+            Effect::NotAccessTime(kind) if self.clear & ATIME != 0 && self.set & ATIME == kind => {
+                self.clear &= !ATIME;
+                self.set &= !ATIME;
+            }
+            Effect::NotAccessTime(_) => {}
             Effect::SetAll(bits) => switch(&mut self.set_all, &mut self.clear_all, bits),
             Effect::ClearAll(bits) => switch(&mut self.clear_all, &mut self.set_all, bits),
             Effect::AccessTimeAll(kind) => {
@@ -223,6 +234,16 @@ mod tests {
         assert_eq!(parse(&["rw", "ro"]).set, libc::MOUNT_ATTR_RDONLY);
         let options = parse(&["noatime", "strictatime"]);
         assert_eq!((options.set, options.clear), (STRICTATIME, ATIME));
+    }
+
+    #[test]
+    fn a_choice_that_was_not_made_cannot_be_taken_back() {
+        assert_eq!(
+            parse(&["atime", "norelatime", "nostrictatime"]),
+            MountOptions { named: true, ..Default::default() }
+        );
+        assert_eq!(parse(&["noatime", "atime"]), MountOptions { named: true, ..Default::default() });
+        assert_eq!(parse(&["noatime", "norelatime"]).set, NOATIME);
     }
 
     #[test]

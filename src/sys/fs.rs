@@ -186,6 +186,16 @@ pub fn statfs(fd: RawFd) -> Sys<libc::statfs> {
     }
 }
 
+/// The flags of the mount that `fd` lies on, and of its file system: `ST_*` (fstatvfs(3)).
+pub fn mount_flags(fd: RawFd) -> Sys<u64> {
+    let mut info = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the C library fills a struct statvfs, which is valid when zeroed as well.
+    let result = unsafe { libc::fstatvfs(fd, info.as_mut_ptr()) };
+    Errno::result(result)?;
+    // SAFETY: see above.
+    Ok(unsafe { info.assume_init() }.f_flag)
+}
+
 /// `STATX_ATTR_*` of an open file (statx(2)).
 pub fn file_attributes(fd: RawFd) -> Sys<u64> {
     let mut info = std::mem::MaybeUninit::<libc::statx>::zeroed();
@@ -253,6 +263,12 @@ pub fn close_range(first: u32, last: u32) -> Sys {
 pub fn set_cloexec(fd: RawFd, on: bool) -> Sys {
     // SAFETY: no memory is involved.
     unsafe { call!(libc::SYS_fcntl, fd, libc::F_SETFD, if on { libc::FD_CLOEXEC } else { 0 }) }.map(drop)
+}
+
+/// Whether a descriptor is closed on exec (fcntl(2) F_GETFD).
+pub fn is_cloexec(fd: RawFd) -> Sys<bool> {
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_fcntl, fd, libc::F_GETFD) }.map(|flags| flags & libc::FD_CLOEXEC as usize != 0)
 }
 
 /// Reads a directory's raw entries into `buffer` (getdents64(2)); the number of bytes, 0 at the end.

@@ -12,6 +12,7 @@ fn request<'a>(path: Option<&'a str>, resources: &'a LinuxResources) -> Request<
         cgroups_path: path.map(Path::new),
         resources: Some(resources),
         own_devices: &[],
+        writable_v1: false,
         driver: Driver::Cgroupfs,
         rootless: false,
         owner: None,

@@ -61,6 +61,7 @@ impl Parent {
             cgroups_path: None,
             resources: None,
             own_devices: &[],
+            writable_v1: false,
             driver: Driver::Cgroupfs,
             rootless: false,
             owner: None,
