@@ -412,50 +412,6 @@ fn ids_of_a_mount_are_mapped() {
     }
 }
 
-#[test]
-fn nothing_is_mounted_over_proc() {
-    let lab = lab!();
-    let source = source(&lab);
-    for (destination, refused) in [
-        ("/proc/sys", true),
-        ("/proc/self/attr", true),
-        ("/proc/1/fd", true),
-        ("/proc/cpuinfo", false),
-        ("/proc/meminfo", false),
-        ("/proc/../proc/uptime", false),
-    ] {
-        let from = if refused && destination != "/proc/cpuinfo" { source.clone() } else { source.join("file") };
-        let output =
-            lab.shell(&format!("cat {destination}"), |config| add(config, bind(&from, destination, &["bind"])));
-        if refused {
-            let error = output.failed();
-            assert!(error.contains("cannot be mounted because it is inside /proc"), "{destination}: {error}");
-        } else {
-            assert_eq!(output.ok(), "text", "{destination}");
-        }
-    }
-    for kind in ["tmpfs", "bind"] {
-        let error = lab
-            .shell("true", |config| {
-                config["mounts"][0] = json!({"destination": "/proc", "type": kind, "source": source, "options": if kind == "bind" { json!(["rbind"]) } else { json!([]) }});
-            })
-            .failed();
-        assert!(error.contains("/proc"), "{kind}: {error}");
-    }
-}
-
-#[test]
-fn proc_and_sys_are_plain_directories() {
-    let lab = lab!();
-    for name in ["proc", "sys"] {
-        let bundle = lab.bundle(|_| {});
-        fs::remove_dir(bundle.rootfs().join(name)).unwrap();
-        symlink("tmp", bundle.rootfs().join(name)).unwrap();
-        let error = lab.run(&bundle, &[]).failed();
-        assert!(error.contains("ordinary directory"), "{error}");
-    }
-}
-
 /// The script, run in a container with an overlay, and what is left of what it wrote.
 fn with_overlay(lab: &Lab, name: &str, options: &[&str], annotation: Option<&str>) -> (Output, Bundle) {
     let bundle = lab.bundle(|config| {
