@@ -21,11 +21,11 @@ build: need ## the static release binary, dist/microrun
 run: build bundle ## start the "Hello" container in bundle/
 	$(MICRORUN) run bundle/
 
-test: build bundle ## every test that this machine can run
+test: build bundle dist/ukvm ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
 
-test-vm: build bundle ## the same tests in VMs of unified cgroup v2, with and without systemd
+test-vm: build bundle dist/ukvm ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
 	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
 
@@ -48,6 +48,9 @@ $(ACTION): rootfs/hello-$(ARCH).S
 dist/floor dist/pause dist/peak: dist/%: benches/%.c
 	@mkdir -p dist
 	cc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
+
+dist/ukvm: $(wildcard benches/ukvm/src/*.rs) benches/ukvm/Cargo.toml Cargo.lock | need
+	scripts/build $@ ukvm
 
 man: need ## manual pages and shell completions, in dist, and docs/cli.md
 	cargo run --quiet --locked --example manual -- dist
