@@ -6,10 +6,11 @@ SHARE ?= $(PREFIX)/share
 ARCH := $(shell uname -m)
 
 MICRORUN := dist/microrun
+MEASURE := dist/microrun-bench
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-vm bench-cold bundle man install clean need
+.PHONY: help build run test test-vm bench bench-cold bundle man install clean need $(MEASURE)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +29,13 @@ test: build bundle dist/ukvm ## every test that this machine can run
 test-vm: build bundle dist/ukvm ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
 	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
+
+bench: build $(MEASURE) dist/ukvm ## starts against bare processes and other runtimes (docs/benchmark.md; BENCH='--quick', '--help' for options)
+	-scripts/need bench
+	$(MICRORUN) bench $(BENCH)
+
+$(MEASURE): need
+	scripts/build $@ microrun-bench
 
 bench-cold: build $(ACTION) dist/floor dist/pause dist/peak ## cold starts against other runtimes (docs/benchmark.md; BENCH='--help' for options)
 	-scripts/need bench
@@ -56,8 +64,9 @@ man: need ## manual pages and shell completions, in dist, and docs/cli.md
 	cargo run --quiet --locked --example manual -- dist
 	cp dist/cli.md docs/cli.md
 
-install: build man ## install into PREFIX (/usr/local), below DESTDIR if given
+install: build man $(MEASURE) ## install into PREFIX (/usr/local), below DESTDIR if given
 	install -D -m 755 $(MICRORUN) $(DESTDIR)$(BINDIR)/microrun
+	install -D -m 755 $(MEASURE) $(DESTDIR)$(BINDIR)/microrun-bench
 	install -D -m 644 -t $(DESTDIR)$(SHARE)/man/man8 dist/man/*.8
 	install -D -m 644 dist/completions/microrun.bash $(DESTDIR)$(SHARE)/bash-completion/completions/microrun
 	install -D -m 644 dist/completions/microrun.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/microrun.fish

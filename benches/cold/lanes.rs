@@ -1,6 +1,6 @@
 //! Who is measured, at what: the exact command lines.
 
-use super::world::{self, Result, View, World};
+use microrun::bench::world::{self, Result, View, World};
 use microrun::spec::default;
 use serde_json::{Value, json};
 use std::ffi::OsString;

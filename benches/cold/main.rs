@@ -4,21 +4,20 @@
 //!   make bench-cold BENCH='--quick --runtime crun=/opt/crun'
 
 mod lanes;
-mod machine;
 mod options;
 mod report;
 mod rounds;
 mod single;
-mod world;
 
 use lanes::{Kind, Lane, Runtime, Stage, filter, limit};
+use microrun::bench::machine;
 use microrun::bench::stats::Random;
+use microrun::bench::world::{self, Result, World};
 use options::{Options, USAGE};
 use report::Bar;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
-use world::{Result, World};
 
 fn main() -> Result<()> {
     let options = Options::parse(std::env::args().skip(1))?;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use super::world::Result;
+use microrun::bench::world::Result;
 use std::path::PathBuf;
 use std::time::Duration;
 

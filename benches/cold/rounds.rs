@@ -1,9 +1,9 @@
 //! Rounds: everybody once, in an order that changes, after a while of quiet.
 
 use super::lanes::{self, HELLO, Kind, Lane};
-use super::world::{self, Result, World};
 use microrun::bench::sample::{self, Failure, Sample};
 use microrun::bench::stats::Random;
+use microrun::bench::world::{self, Result, World};
 use microrun::sys::{pidfd, process};
 use std::collections::BTreeMap;
 use std::fs::{self, File};

@@ -1,7 +1,7 @@
 //! What is not a race: memory, system calls, and where the time of a start goes.
 
 use super::lanes::{self, Lane, Words};
-use super::world::{Result, World};
+use microrun::bench::world::{Result, World};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs;

@@ -1,4 +1,347 @@
-//! The measuring instrument: start programs, time them from outside, say what the figures are worth.
+//! The measuring instrument: start programs, time them from outside, say what the figures are worth. docs/benchmark.md has
+//! the method.
+//!
+//! A measurement ([`run`]) sets a [`stage`] in a [`world`] of its own, has its [`contender`]s start one at a time
+//! ([`latency`]) and many at a time ([`load`]), and writes a [`record`]. Everything that is shown is made from the record:
+//! the [`table`], the [`page`], the [`csv`], the comparison of two ([`compare`]).
 
+pub mod compare;
+pub mod contender;
+pub mod csv;
+pub mod growth;
+pub mod latency;
+pub mod load;
+pub mod machine;
+pub mod options;
+pub mod page;
+pub mod progress;
+pub mod provider;
+pub mod record;
 pub mod sample;
+pub mod schedule;
+pub mod stage;
 pub mod stats;
+pub mod steps;
+pub mod table;
+pub mod world;
+
+use crate::sys::interrupt;
+use contender::Contender;
+use latency::Series;
+use options::{Options, Part};
+use progress::Progress;
+use record::{FORMAT, Load, Record, Row};
+use schedule::{Search, search};
+use serde_json::json;
+use stage::{PROCESS, Stage};
+use stats::Random;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+use world::{Result, World};
+
+/// The exit code of a measurement that a signal ended: as if SIGINT had.
+const INTERRUPTED: u8 = 130;
+
+/// Measures, prints and writes what `options` ask for, and returns the exit code.
+///
+/// # Errors
+/// Nothing could be measured, or a file could not be written.
+pub fn run(options: &Options) -> Result<u8> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("bench makes mounts, cgroups and containers, which takes root: run it as root".into());
+    }
+    interrupt::catch()?;
+    let mut world = World::new(false)?;
+    let (stage, mut record) = match measure(&mut world, options) {
+        Ok(measured) => measured,
+        Err(error) => {
+            let left = world.leave()?;
+            let left = if left.is_empty() { String::new() } else { format!("; left behind: {}", left.join(", ")) };
+            return Err(format!("{error}{left}").into());
+        }
+    };
+    record.left = world.leave()?.into_iter().map(|left| owned(&stage.contenders, left)).collect();
+    print(&table::text(&record, options.prices));
+    write(&record, options)?;
+    Ok(if record.interrupted { INTERRUPTED } else { 0 })
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// The file cannot be read, or is no record of this version.
+pub fn read(path: &Path) -> Result<Record> {
+    let bytes = fs::read(path).map_err(|error| format!("read {}: {error}", path.display()))?;
+    let problem =
+        |what: String| format!("{}: {what}: give a file that `bench --json` of this version wrote", path.display());
+    let record: Record = serde_json::from_slice(&bytes).map_err(|error| problem(error.to_string()))?;
+    if record.format != FORMAT {
+        return Err(problem(format!("format {} instead of {FORMAT}", record.format)).into());
+    }
+    Ok(record)
+}
+
+/// Writes what `options` ask for: JSON, samples, the page.
+///
+/// # Errors
+/// A file could not be written.
+pub fn write(record: &Record, options: &Options) -> Result<()> {
+    let save =
+        |path: &Path, text: String| fs::write(path, text).map_err(|error| format!("write {}: {error}", path.display()));
+    if let Some(path) = &options.json {
+        save(path, serde_json::to_string(record)?)?;
+    }
+    if let Some(path) = &options.csv {
+        save(path, csv::text(record))?;
+    }
+    if let Some(directory) = &options.report {
+        fs::create_dir_all(directory).map_err(|error| format!("create {}: {error}", directory.display()))?;
+        save(&directory.join("index.html"), page::html(record, options.prices))?;
+        save(&directory.join("figure.svg"), page::figure_file(record))?;
+        save(&directory.join("record.json"), serde_json::to_string(record)?)?;
+        print(&format!("the page: {}\n", directory.join("index.html").display()));
+    }
+    Ok(())
+}
+
+/// Writes to standard output; a reader that went away is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+fn measure(world: &mut World, options: &Options) -> Result<(Stage, Record)> {
+    let stage = Stage::set(world, options)?;
+    world.make_views()?;
+    world.unified.as_ref().unwrap_or(&world.own).enter()?;
+    let record = blank(&stage, options, world.unified.is_some());
+    print(&table::head(&record));
+    let mut bench =
+        Bench { options, record, random: Random::new(options.seed), progress: Progress::default(), stage: &stage };
+    let done = bench.everything();
+    bench.progress.clear();
+    bench.record.interrupted = interrupt::caught();
+    let record = bench.record;
+    done.map(|()| (stage, record))
+}
+
+/// The record before anything is measured.
+fn blank(stage: &Stage, options: &Options, in_view: bool) -> Record {
+    let mut config = stage.config("", 0);
+    config["root"]["path"] = json!("rootfs");
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("cgroupsPath");
+    }
+    let hash = fnv1a(config.to_string().as_bytes());
+    let mut machine: Vec<(String, String)> =
+        machine::facts().into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
+    let view =
+        if in_view { "a view of cgroup v2 alone, in a mount namespace of its own" } else { "the machine's cgroup v2" };
+    machine.push(("measured in".to_owned(), format!("{view}; bundles and state on a tmpfs")));
+    let row = |contender: &Contender| Row {
+        name: contender.name.clone(),
+        kind: contender.kind,
+        isolation: contender.isolation.clone(),
+        command: contender.words.join(" "),
+        version: contender.version.clone(),
+        latency: Vec::new(),
+        load: None,
+    };
+    Record {
+        format: FORMAT,
+        date: crate::clock::now(),
+        command: options.command.clone(),
+        machine,
+        cpus: cpus(),
+        seed: options.seed,
+        config,
+        config_hash: format!("{hash:016x}"),
+        rows: stage.contenders.iter().map(row).collect(),
+        skipped: stage.skipped.clone(),
+        ..Record::default()
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The 64-bit hash of Fowler, Noll and Vo, variant 1a.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// `left`, and whose it is: cgroups and containers are called after who starts them.
+fn owned(contenders: &[Contender], left: String) -> String {
+    // The name of all that is ours would be found in every path.
+    let text = left.replace(&world::name(), "");
+    let is_named = |contender: &&Contender| {
+        let label = contender.label();
+        let before = format!("/{label}-");
+        let numbered = text.split(before.as_str()).skip(1);
+        text.contains(&format!("/{label}/"))
+            || numbered.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let owner = contenders.iter().find(is_named);
+    owner.map_or_else(|| left.clone(), |contender| format!("{left} (of {})", contender.name))
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    stage: &'a Stage,
+    record: Record,
+    random: Random,
+    progress: Progress,
+}
+
+impl Bench<'_> {
+    fn everything(&mut self) -> Result<()> {
+        for contender in &self.stage.contenders {
+            self.stage.make_bundles(contender, 0..1, |_| {})?;
+        }
+        for (_, part) in Part::ALL {
+            if self.options.wants(part) && !interrupt::caught() {
+                match part {
+                    Part::Latency => self.latency(),
+                    Part::Throughput => self.throughput()?,
+                    Part::Steps => self.steps()?,
+                    Part::Growth => self.growth()?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who has not been given up yet.
+    fn alive(&self) -> Vec<usize> {
+        let given_up = |row: &Row| row.latency.iter().any(|latency| latency.given_up.is_some());
+        (0..self.record.rows.len()).filter(|index| !given_up(&self.record.rows[*index])).collect()
+    }
+
+    fn latency(&mut self) {
+        for gap in &self.options.gaps {
+            let who = self.alive();
+            let series = Series { rounds: self.options.rounds_with(*gap), gap: *gap, timeout: self.options.timeout };
+            let found = latency::rounds(self.stage, &who, series, &mut self.random, &mut self.progress);
+            for (index, latency) in who.into_iter().zip(found) {
+                self.record.rows[index].latency.push(latency);
+            }
+            if interrupt::caught() {
+                break;
+            }
+        }
+    }
+
+    fn throughput(&mut self) -> Result<()> {
+        let generators = cpus();
+        for index in self.alive() {
+            let contender = &self.stage.contenders[index];
+            self.stage.make_bundles(contender, 0..load::slots(generators), |_| {})?;
+            let mut found = Load::default();
+            for workers in &self.options.workers {
+                if interrupt::caught() {
+                    break;
+                }
+                self.progress.say(&format!("{}: closed loop of {workers}", contender.name));
+                let (trial, timeout) = (self.options.trial / 2, self.options.timeout);
+                found.closed.push(load::closed(self.stage, contender, *workers, trial, timeout));
+            }
+            let best = found.closed.iter().map(|closed| closed.per_second).fold(0.0, f64::max);
+            if best > 0.0 {
+                let plan = if self.options.quick { (1.12, 9) } else { (1.05, 24) };
+                let plan = Search { first: best * 0.7, step: plan.0, trials: plan.1 };
+                (found.open, found.bounded) = search(plan, |rate| self.trial(contender, rate, generators));
+                found.knee = found.at_knee().map(|trial| trial.offered);
+            }
+            world::end_orphans(&[]);
+            if contender.name == PROCESS {
+                self.record.ceiling = found.knee.map(|knee| knee.max(best));
+            }
+            self.record.rows[index].load = Some(found);
+        }
+        Ok(())
+    }
+
+    fn trial(&mut self, contender: &Contender, rate: f64, generators: usize) -> Option<record::Trial> {
+        if interrupt::caught() {
+            return None;
+        }
+        self.progress.say(&format!("{}: {rate:.0} starts a second", contender.name));
+        let trial = load::open(self.stage, contender, rate, self.options.trial, generators);
+        world::reap();
+        // Network namespaces of the last trial are dismantled in the background.
+        std::thread::sleep(Duration::from_millis(100));
+        (!interrupt::caught()).then_some(trial)
+    }
+
+    fn steps(&mut self) -> Result<()> {
+        let rounds = if self.options.quick { 20 } else { 100 };
+        if let Some(ours) = self.stage.contenders.iter().find(|contender| contender.name == stage::MICRORUN) {
+            self.progress.say("where the time goes");
+            self.record.steps = steps::of_init(self.stage, ours, rounds)?;
+        }
+        match contender::on_path("strace") {
+            Some(strace) => {
+                let who = self.alive();
+                for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
+                    if !contender.overlay && !interrupt::caught() {
+                        self.record.calls.extend(steps::calls(self.stage, contender, &strace));
+                    }
+                }
+            }
+            None => self.record.skipped.push("system calls: no strace on PATH".to_owned()),
+        }
+        world::end_orphans(&[]);
+        Ok(())
+    }
+
+    fn growth(&mut self) -> Result<()> {
+        let who: Vec<usize> = self.alive();
+        let bundled = |index: &usize| {
+            let contender = &self.stage.contenders[*index];
+            contender.takes_bundle()
+                && contender.clean_up.is_some()
+                && !contender.words.iter().any(|word| word == "--overlay")
+        };
+        let who: Vec<usize> =
+            who.into_iter().filter(bundled).filter(|index| !self.stage.contenders[*index].overlay).collect();
+        let sizes = growth::Sizes::new(self.options.quick);
+        let mut growth = growth::Growth {
+            stage: self.stage,
+            who: &who,
+            timeout: self.options.timeout,
+            random: &mut self.random,
+            progress: &mut self.progress,
+        };
+        self.record.growth = growth.curves(&sizes)?;
+        self.record.memory = growth.memory(&sizes)?;
+        world::end_orphans(&[]);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use record::Kind;
+
+    #[test]
+    fn what_is_left_has_an_owner() {
+        let contender = |name: &str| Contender::plain(name, Kind::Container, "", vec!["x".into()]);
+        let all = ["microrun", "microrun + overlay", "crun", "runc"].map(contender);
+        let owner = |below: &str| owned(&all, format!("cgroup /sys/fs/cgroup/{}/{below}", world::name()));
+        assert!(owner("crun-0").ends_with("(of crun)"));
+        assert!(owner("microrun---overlay-12").ends_with("(of microrun + overlay)"));
+        assert!(owner("microrun-3").ends_with("(of microrun)"));
+        assert!(!owner("stranger").contains("of "));
+        assert!(owned(&all, "state /tmp/x/state/runc/bench-0".into()).ends_with("(of runc)"));
+    }
+
+    #[test]
+    fn the_hash_of_fowler_noll_and_vo() {
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+}

@@ -5,7 +5,8 @@ use nix::errno::Errno;
 use std::fmt;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a start took, from just before it was spawned.
@@ -41,13 +42,45 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What a program has to write to its standard output.
+#[derive(Debug, Clone, Copy)]
+pub enum Expected<'a> {
+    /// These bytes and no others.
+    Exactly(&'a [u8]),
+    /// These bytes among others, such as a banner.
+    Among(&'a [u8]),
+}
+
+impl Expected<'_> {
+    /// Whether `output` is that.
+    pub fn is_met_by(self, output: &[u8]) -> bool {
+        match self {
+            Self::Exactly(bytes) => output == bytes,
+            Self::Among(bytes) => bytes.is_empty() || output.windows(bytes.len()).any(|window| window == bytes),
+        }
+    }
+}
+
 /// Spawns `command` and waits until it has written `expected` to its standard output, and has ended with code 0.
 ///
 /// # Errors
-/// Why the start does not count. The process has been killed and reaped then; what it started itself may be left.
+/// Why the start does not count. The process and its process group have been killed then, and the process is reaped; what
+/// left the group may be left.
 pub fn of_output(command: &mut Command, expected: &[u8], timeout: Duration) -> Result<Sample, Failure> {
+    since(Instant::now(), command, Expected::Exactly(expected), timeout)
+}
+
+/// As [`of_output`], but the clock runs since `started`: what was done for this start before the spawn counts.
+///
+/// # Errors
+/// As [`of_output`].
+pub fn since(
+    started: Instant,
+    command: &mut Command,
+    expected: Expected<'_>,
+    timeout: Duration,
+) -> Result<Sample, Failure> {
     command.stdout(Stdio::piped());
-    let started = Instant::now();
     let mut child = spawn(command)?;
     match child.stdout.take() {
         Some(mut pipe) => watch(&mut child, Some((&mut pipe, expected)), started, timeout),
@@ -66,31 +99,48 @@ pub fn of_end<R: Read + AsRawFd>(
 ) -> Result<Sample, Failure> {
     let started = Instant::now();
     let mut child = spawn(command)?;
+    let pipe = pipe.map(|(pipe, bytes)| (pipe, Expected::Exactly(bytes)));
     watch(&mut child, pipe, started, timeout)
 }
 
-fn spawn(command: &mut Command) -> Result<Child, Failure> {
-    command.spawn().map_err(|error| Failure::Spawn(error.to_string()))
+/// Starts `command` in a process group of its own, so that a terminal's Ctrl-C does not reach it and [`end`] reaches all
+/// of it.
+///
+/// # Errors
+/// It could not be spawned.
+pub fn spawn(command: &mut Command) -> Result<Child, Failure> {
+    command.process_group(0).spawn().map_err(|error| Failure::Spawn(error.to_string()))
+}
+
+/// Kills a process that [`spawn`] started, with its process group, and reaps it.
+pub fn end(child: &mut Child) {
+    let _ = process::kill(-(child.id() as i32), libc::SIGKILL);
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// The exit code as a shell has it: 128 + N for signal N.
+pub fn exit_code(status: ExitStatus) -> i32 {
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// The end of a process and the first byte in a pipe, in either order.
 fn watch<R: Read + AsRawFd>(
     child: &mut Child,
-    mut pipe: Option<(&mut R, &[u8])>,
+    mut pipe: Option<(&mut R, Expected<'_>)>,
     started: Instant,
     timeout: Duration,
 ) -> Result<Sample, Failure> {
     let watched = watch_until(child, &mut pipe, started, timeout);
     if watched.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
+        end(child);
     }
     watched
 }
 
 fn watch_until<R: Read + AsRawFd>(
     child: &mut Child,
-    pipe: &mut Option<(&mut R, &[u8])>,
+    pipe: &mut Option<(&mut R, Expected<'_>)>,
     started: Instant,
     timeout: Duration,
 ) -> Result<Sample, Failure> {
@@ -98,12 +148,16 @@ fn watch_until<R: Read + AsRawFd>(
     let end = pidfd::open(child.id() as i32).map_err(|errno| spawn_failure(&errno))?;
     let (mut first_byte, mut reaped) = (None, None);
     let mut output = Vec::new();
-    while reaped.is_none() || (pipe.is_some() && first_byte.is_none()) {
+    let mut open = pipe.is_some();
+    // Once the process is reaped, what is in the pipe is read, and one byte at least is waited for.
+    while reaped.is_none() || open {
         let Some(left) = timeout.checked_sub(started.elapsed()) else { return Err(Failure::Timeout) };
+        let left = if reaped.is_some() && first_byte.is_some() { Duration::ZERO } else { left };
         // poll(2) leaves negative descriptors out.
-        let byte = pipe.as_ref().filter(|_| first_byte.is_none()).map_or(-1, |(pipe, _)| pipe.as_raw_fd());
-        let mut ready = [byte, if reaped.is_none() { end.as_raw_fd() } else { -1 }].map(readable);
+        let bytes = pipe.as_ref().filter(|_| open).map_or(-1, |(pipe, _)| pipe.as_raw_fd());
+        let mut ready = [bytes, if reaped.is_none() { end.as_raw_fd() } else { -1 }].map(readable);
         match process::poll(&mut ready, Some(left)) {
+            Ok(0) if reaped.is_some() && first_byte.is_some() => break,
             Ok(0) => return Err(Failure::Timeout),
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
@@ -114,25 +168,28 @@ fn watch_until<R: Read + AsRawFd>(
         {
             let mut buffer = [0u8; 256];
             let count = pipe.read(&mut buffer).map_err(|error| spawn_failure(&error))?;
-            first_byte = Some(microseconds(started));
+            first_byte = first_byte.or(Some(microseconds(started)));
             output.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            open = count > 0 && output.len() < MOST_OUTPUT;
         }
         if ready[1].revents != 0 {
             let status = child.wait().map_err(|error| spawn_failure(&error))?;
             reaped = Some(microseconds(started));
             if !status.success() {
-                use std::os::unix::process::ExitStatusExt;
-                return Err(Failure::Code(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))));
+                return Err(Failure::Code(exit_code(status)));
             }
         }
     }
     if let Some((_, expected)) = pipe
-        && output != *expected
+        && !expected.is_met_by(&output)
     {
         return Err(Failure::Output(String::from_utf8_lossy(&output).into_owned()));
     }
     Ok(Sample { first_byte, reaped: reaped.unwrap_or_default() })
 }
+
+/// Who writes more than this is not read on.
+const MOST_OUTPUT: usize = 64 * 1024;
 
 fn readable(fd: RawFd) -> libc::pollfd {
     libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
@@ -172,6 +229,31 @@ mod tests {
         assert!(matches!(missing, Failure::Spawn(_)), "{missing}");
         let slow = of_output(&mut shell("exec sleep 60"), b"", Duration::from_millis(20)).unwrap_err();
         assert_eq!(slow, Failure::Timeout);
+    }
+
+    #[test]
+    fn a_banner_is_allowed_where_it_is_expected() {
+        let among = |script| since(Instant::now(), &mut shell(script), Expected::Among(b"Hello"), MINUTE);
+        assert!(among("echo banner; sleep 0.01; echo Hello").is_ok());
+        assert_eq!(among("echo banner").unwrap_err(), Failure::Output("banner\n".into()));
+    }
+
+    #[test]
+    fn what_hangs_is_killed_with_its_children() {
+        let mut command = shell("sleep 61.5 & echo $! >&2; wait");
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        command.stderr(writer);
+        let slow = of_output(&mut command, b"", Duration::from_millis(200)).unwrap_err();
+        assert_eq!(slow, Failure::Timeout);
+        let mut pid = [0; 16];
+        let count = reader.read(&mut pid).unwrap();
+        let pid = str::from_utf8(&pid[..count]).unwrap().trim().to_owned();
+        let state = || std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let gone = || state().is_empty() || state().contains(") Z ");
+        assert!((0..100).any(|_| gone() || {
+            std::thread::sleep(Duration::from_millis(10));
+            false
+        }));
     }
 
     #[test]

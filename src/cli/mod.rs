@@ -3,6 +3,7 @@
 //! [`main`] reads the arguments by the [grammar], sets the log up, calls the verb and turns what it returns into the exit
 //! code. A verb's file says what its options are and hands them to [`container`](crate::container).
 
+pub mod bench;
 mod create;
 mod delete;
 mod events;
@@ -37,6 +38,7 @@ use std::path::Path;
 
 /// All verbs, in the order of the help.
 pub static VERBS: &[&Verb] = &[
+    &bench::VERB,
     &create::VERB,
     &delete::VERB,
     &events::VERB,

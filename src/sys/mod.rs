@@ -12,6 +12,7 @@ pub mod clone;
 #[cfg(target_env = "musl")]
 pub mod entry;
 pub mod fs;
+pub mod interrupt;
 pub mod mount;
 pub mod net;
 pub mod netlink;

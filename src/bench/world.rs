@@ -3,14 +3,14 @@
 //!
 //! Everything but the cgroup and an empty directory goes with this process, however it ends.
 
-use microrun::sys::process::{self, SchedAttr};
+use crate::sys::process::{self, SchedAttr};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+/// What can fail here fails with a sentence.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The name of the cgroup, and of the directory.
@@ -32,6 +32,9 @@ impl View {
     }
 
     /// Goes there, into its root directory.
+    ///
+    /// # Errors
+    /// The kernel refuses it, as to a process of several threads.
     pub fn enter(&self) -> Result<()> {
         Ok(process::setns(self.namespace.as_raw_fd(), libc::CLONE_NEWNS)?)
     }
@@ -57,13 +60,16 @@ pub struct World {
 
 impl World {
     /// Makes all of it. With `priority`, this process and all that it starts come before the machine's other work.
+    ///
+    /// # Errors
+    /// A directory, a mount or a cgroup cannot be made.
     pub fn new(priority: bool) -> Result<Self> {
         if priority {
             // A short slice interrupts the tasks with longer ones (Linux 6.12); children inherit it.
             let size = size_of::<SchedAttr>() as u32;
             process::sched_setattr(&SchedAttr { size, runtime: 100_000, ..SchedAttr::default() })?;
         }
-        nix::sys::prctl::set_child_subreaper(true)?;
+        process::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
         let outside = View::here("outside")?;
         let dir = std::env::temp_dir().join(name());
         fs::create_dir(&dir)?;
@@ -86,6 +92,9 @@ impl World {
     }
 
     /// Makes the other views, once all that they share is in place.
+    ///
+    /// # Errors
+    /// The kernel refuses a mount.
     pub fn make_views(&mut self) -> Result<()> {
         self.own = View::here("own")?;
         let mounts = cgroup_mounts();
@@ -93,7 +102,7 @@ impl World {
         if unified.path == Path::new("/sys/fs/cgroup") {
             return Ok(());
         }
-        unshare(CloneFlags::CLONE_NEWNS)?;
+        process::unshare(libc::CLONE_NEWNS)?;
         umount2(&unified.path, MntFlags::MNT_DETACH)?;
         self.v1_only = Some(View::here("v1 only")?);
         self.make_unified(&unified.options)
@@ -103,7 +112,7 @@ impl World {
     fn make_unified(&mut self, options: &str) -> Result<()> {
         let top = Path::new("/sys/fs/cgroup");
         self.own.enter()?;
-        unshare(CloneFlags::CLONE_NEWNS)?;
+        process::unshare(libc::CLONE_NEWNS)?;
         umount2(top, MntFlags::MNT_DETACH)?;
         mount(Some("cgroup2"), top, Some("cgroup2"), MsFlags::empty(), Some(options))?;
         if !top.join(name()).exists() {
@@ -136,6 +145,9 @@ impl World {
     }
 
     /// All that is left of the starts, in words. It is removed.
+    ///
+    /// # Errors
+    /// A view or a cgroup is out of reach.
     pub fn leave(self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         left.extend(end_orphans(&[]).into_iter().map(|process| format!("process {process}")));
@@ -193,12 +205,15 @@ fn remove_cgroup(cgroup: &Path) -> Result<Vec<String>> {
 
 /// A mount namespace from which nothing gets out.
 fn new_namespace() -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS)?;
+    process::unshare(libc::CLONE_NEWNS)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     Ok(())
 }
 
 /// A read-only mount of `program` at `place`.
+///
+/// # Errors
+/// The file cannot be made, or the kernel refuses the mount.
 pub fn mount_read_only(program: &Path, place: &Path) -> Result<()> {
     File::create(place)?;
     mount(Some(program), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
@@ -209,8 +224,11 @@ pub fn mount_read_only(program: &Path, place: &Path) -> Result<()> {
 
 /// Where a cgroup hierarchy is mounted.
 pub struct CgroupMount {
+    /// The mount point.
     pub path: PathBuf,
+    /// Whether it is cgroup v2.
     pub unified: bool,
+    /// Those of the file system, without `rw` and `ro`.
     pub options: String,
 }
 
@@ -233,8 +251,9 @@ fn mounts() -> String {
 
 /// The children of this process, ours or inherited.
 pub fn children() -> Vec<i32> {
-    let listed = super::machine::read("/proc/thread-self/children");
-    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    let threads = entries(Path::new("/proc/self/task"));
+    let listed = threads.iter().map(|thread| super::machine::read(&thread.join("children").to_string_lossy()));
+    listed.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
 /// Reaps those who have ended.
@@ -242,7 +261,8 @@ pub fn reap() {
     while matches!(process::wait(-1, libc::WNOHANG), Ok(Some(_))) {}
 }
 
-/// Kills and reaps all children but `kept`; their pids and names.
+/// Kills and reaps all children but `kept`; their pids and names, and whose they were as far as their command line or
+/// their cgroup says.
 pub fn end_orphans(kept: &[i32]) -> Vec<String> {
     let mut ended = Vec::new();
     reap();
@@ -253,8 +273,11 @@ pub fn end_orphans(kept: &[i32]) -> Vec<String> {
             return ended;
         }
         for pid in orphans {
-            let name = super::machine::read(&format!("/proc/{pid}/comm"));
-            ended.push(format!("{pid} ({})", name.trim()));
+            let read = |file: &str| super::machine::read(&format!("/proc/{pid}/{file}"));
+            let command = read("cmdline").replace('\0', " ");
+            let cgroup = read("cgroup").lines().find_map(|line| Some(line.split_once(&name())?.1.to_owned()));
+            let cgroup = cgroup.map(|path| format!(", cgroup {path}")).unwrap_or_default();
+            ended.push(format!("{pid} ({}): {}{cgroup}", read("comm").trim(), command.trim()));
             let _ = process::kill(pid, libc::SIGKILL);
             let _ = process::wait(pid, 0);
         }

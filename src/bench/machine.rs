@@ -20,10 +20,27 @@ pub fn facts() -> Vec<(&'static str, String)> {
         ("machine", format!("{cpus} CPUs, {model}, {} {memory}{virtualised}", std::env::consts::ARCH)),
         ("kernel", first_line("/proc/sys/kernel/osrelease") + ", " + &first_line("/proc/sys/kernel/version")),
         ("system", os_name()),
+        ("governor", governor()),
+        ("kvm", kvm()),
         ("cgroups", cgroups()),
         ("/run", file_system("/run")),
         ("load", load()),
     ]
+}
+
+/// How the frequency of the CPUs is set.
+fn governor() -> String {
+    let name = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+    if name.is_empty() { "not visible".to_owned() } else { name }
+}
+
+/// Whose KVM there is: exits and the making of a machine cost differently in each.
+fn kvm() -> String {
+    let modules = fs::read_dir("/sys/module").into_iter().flatten().flatten();
+    let names = modules.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut found: Vec<String> = names.filter(|name| name.starts_with("kvm_")).collect();
+    found.sort();
+    if found.is_empty() { "none".to_owned() } else { found.join(" ") }
 }
 
 /// The load averages.
@@ -78,6 +95,7 @@ fn file_system(path: &str) -> String {
     found.map_or("unknown", |(_, kind)| kind).to_owned()
 }
 
+/// The text of a file; nothing if it cannot be read.
 pub fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }

@@ -1,0 +1,112 @@
+//! One start at a time: everybody once a round, in an order that is shuffled for each round.
+
+use super::progress::Progress;
+use super::record::{Latency, milliseconds};
+use super::sample::Failure;
+use super::stage::Stage;
+use super::stats::Random;
+use super::world;
+use crate::sys::interrupt;
+use std::time::Duration;
+
+/// Rounds that are not counted.
+pub const WARM_UP: usize = 3;
+/// Who has to be killed so often is given up.
+const MOST_TIMEOUTS: usize = 3;
+
+/// What a series of rounds is.
+#[derive(Debug, Clone, Copy)]
+pub struct Series {
+    /// How many of them.
+    pub rounds: usize,
+    /// Quiet before each start.
+    pub gap: Duration,
+    /// How long one start may take.
+    pub timeout: Duration,
+}
+
+/// Runs `series` with the contenders of `stage` whose indices are in `who`, and returns what came of each, in the order of
+/// `who`. Their bundles for slot 0 are there.
+pub fn rounds(
+    stage: &Stage,
+    who: &[usize],
+    series: Series,
+    random: &mut Random,
+    progress: &mut Progress,
+) -> Vec<Latency> {
+    let kept = world::children();
+    let blank = Latency { gap_ms: milliseconds(series.gap), ..Latency::default() };
+    let mut found = vec![blank; who.len()];
+    for (latency, index) in found.iter_mut().zip(who) {
+        progress.say(&format!("warm-up: {}", stage.contenders[*index].name));
+        warm_up(stage, *index, series, latency, &kept);
+    }
+    let mut order: Vec<usize> = (0..who.len()).collect();
+    for round in 0..series.rounds {
+        random.shuffle(&mut order);
+        for position in &order {
+            if interrupt::caught() {
+                // What every row has is kept; a round that not all ran is not.
+                found.iter_mut().for_each(|latency| latency.keep(round));
+                return found;
+            }
+            let latency = &mut found[*position];
+            if latency.given_up.is_some() {
+                latency.record(None);
+                continue;
+            }
+            progress.say(&format!("{}, round {} of {}", latency.title(), round + 1, series.rounds));
+            one(stage, who[*position], series, latency, &kept);
+        }
+    }
+    found
+}
+
+fn warm_up(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept: &[i32]) {
+    let contender = &stage.contenders[index];
+    let mut problem = None;
+    for _ in 0..WARM_UP {
+        if interrupt::caught() {
+            return;
+        }
+        latency.warm_up += 1;
+        if let Err(failure) = stage.start(contender, 0, series.timeout) {
+            latency.warm_up_failures += 1;
+            problem = Some(format!("{failure}{}", stage.last_words(contender)));
+            world::end_orphans(kept);
+        }
+    }
+    latency.given_up =
+        problem.filter(|_| latency.warm_up_failures == WARM_UP).map(|why| format!("every warm-up failed: {why}"));
+}
+
+fn one(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept: &[i32]) {
+    let contender = &stage.contenders[index];
+    std::thread::sleep(series.gap);
+    match stage.start(contender, 0, series.timeout) {
+        Ok(sample) => latency.record(Some((sample.first_byte, sample.reaped))),
+        Err(failure) => {
+            latency.record(None);
+            *latency.failures.entry(format!("{failure}{}", stage.last_words(contender))).or_default() += 1;
+            world::end_orphans(kept);
+            latency.timeouts += usize::from(failure == Failure::Timeout);
+            if latency.timeouts == MOST_TIMEOUTS {
+                latency.given_up = Some(format!("killed {MOST_TIMEOUTS} times because it took too long"));
+            }
+        }
+    }
+    world::reap();
+}
+
+impl Latency {
+    fn record(&mut self, sample: Option<(Option<f64>, f64)>) {
+        let tenths = |us: f64| (us * 10.0).round() / 10.0;
+        self.first_byte_us.push(sample.and_then(|(first_byte, _)| first_byte).map(tenths));
+        self.reaped_us.push(sample.map(|(_, reaped)| tenths(reaped)));
+    }
+
+    fn keep(&mut self, rounds: usize) {
+        self.first_byte_us.truncate(rounds);
+        self.reaped_us.truncate(rounds);
+    }
+}

@@ -1,0 +1,345 @@
+//! What the starts need on disk: programs, the root filesystem, a bundle for each of them.
+
+use super::contender::{Contender, HELLO, label, on_path, split, version, words_to_command};
+use super::options::Options;
+use super::record::Kind;
+use super::sample::{self, Expected, Failure, Sample};
+use super::world::{self, Result, World};
+use crate::spec::default;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const HELLO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
+const FLOOR_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/floor"));
+const PAUSE_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
+
+/// The name of the runtime under test.
+pub const MICRORUN: &str = "microrun";
+/// The name of the action without anything around it.
+pub const PROCESS: &str = "process: static hello";
+/// The name of the paper's baseline.
+pub const ECHO: &str = "process: /bin/echo";
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    dir: PathBuf,
+    /// Who takes part.
+    pub contenders: Vec<Contender>,
+    /// Who does not, and why.
+    pub skipped: Vec<String>,
+}
+
+impl Stage {
+    /// Writes the programs and the root filesystem, and finds who takes part.
+    ///
+    /// # Errors
+    /// A file cannot be written, or a peer's command line is wrong.
+    pub fn set(world: &World, options: &Options) -> Result<Self> {
+        let dir = world.dir.clone();
+        for directory in ["bin", "rootfs/dev", "rootfs/proc", "rootfs/sys", "state", "log", "overlay"] {
+            fs::create_dir_all(dir.join(directory))?;
+        }
+        for (path, program) in [
+            ("rootfs/hello", HELLO_PROGRAM),
+            ("rootfs/pause", PAUSE_PROGRAM),
+            ("bin/hello", HELLO_PROGRAM),
+            ("bin/floor", FLOOR_PROGRAM),
+        ] {
+            fs::write(dir.join(path), program)?;
+            fs::set_permissions(dir.join(path), PermissionsExt::from_mode(0o755))?;
+        }
+        let mut stage = Self { dir, contenders: Vec::new(), skipped: Vec::new() };
+        stage.find_processes(options);
+        stage.find_containers(options)?;
+        stage.find_peers(options)?;
+        for wanted in &options.only {
+            if !stage.contenders.iter().any(|contender| matches(contender, wanted)) {
+                stage.skipped.push(format!("{wanted}: --only names no row that this machine has"));
+            }
+        }
+        if !options.only.is_empty() {
+            stage.contenders.retain(|contender| options.only.iter().any(|wanted| matches(contender, wanted)));
+        }
+        Ok(stage)
+    }
+
+    fn find_processes(&mut self, options: &Options) {
+        let hello = self.path("bin/hello");
+        self.add(Contender::plain(PROCESS, Kind::Process, "none", vec![hello]));
+        if Path::new("/bin/echo").exists() {
+            let words = words(["/bin/echo", "Hello"]);
+            self.add(Contender::plain(ECHO, Kind::Process, "none", words));
+        } else {
+            self.skip("process: /bin/echo", "there is no /bin/echo");
+        }
+        self.find_monitor(&options.microrun);
+        let floor = self.path("bin/floor");
+        let cgroup = format!("/sys/fs/cgroup/{}/floor-{{slot}}", world::name());
+        let words = vec![floor, "{rootfs}".to_owned(), cgroup, "/hello".to_owned()];
+        self.add(Contender::plain("floor", Kind::Floor, "", words));
+    }
+
+    /// The monitor of our own (benches/ukvm), which `make bench` puts beside microrun.
+    fn find_monitor(&mut self, microrun: &Path) {
+        let beside = Some(microrun.with_file_name("ukvm")).filter(|path| path.is_file());
+        match beside.or_else(|| on_path("ukvm")) {
+            Some(_) if !Path::new("/dev/kvm").exists() => self.skip("unikernel: ukvm", "there is no /dev/kvm"),
+            Some(path) => {
+                let isolation = "a virtual machine; no file system, no network";
+                let words = vec![path.to_string_lossy().into_owned()];
+                self.add(Contender::plain("unikernel: ukvm", Kind::Unikernel, isolation, words));
+            }
+            None => self.skip("unikernel: ukvm", "no ukvm beside microrun or on PATH: make bench builds it"),
+        }
+    }
+
+    fn find_containers(&mut self, options: &Options) -> Result<()> {
+        let own = [options.microrun.to_string_lossy().into_owned()];
+        let states = self.dir.join("state");
+        let runtime = |name: &str, program: &[String], options: &[&str]| {
+            let root = states.join(label(name));
+            Contender::runtime(name, program, &root, options)
+        };
+        let mut found = vec![runtime(MICRORUN, &own, &[]), runtime("microrun + overlay", &own, &["--overlay"])];
+        for name in ["runc", "crun", "youki"] {
+            let given = options.runtimes.iter().find(|(given, _)| given == name);
+            let program = match (given, on_path(name)) {
+                (Some((_, line)), _) => split(line)?,
+                (None, Some(path)) => vec![path.to_string_lossy().into_owned()],
+                (None, None) => {
+                    self.skip(name, &format!("not on PATH: install it, or give --runtime {name}=PROGRAM"));
+                    continue;
+                }
+            };
+            found.push(runtime(name, &program, &[]));
+            if name == "runc" {
+                let plain = runtime("runc + overlay", &program, &[]);
+                found.push(Contender { overlay: true, ..plain });
+            }
+        }
+        for (name, line) in &options.runtimes {
+            if !["runc", "crun", "youki"].contains(&name.as_str()) {
+                found.push(runtime(name, &split(line)?, &[]));
+            }
+        }
+        found.into_iter().for_each(|contender| self.add(contender));
+        match on_path("bwrap") {
+            Some(path) => self.add_bubblewrap(&path.to_string_lossy()),
+            None => self.skip("bubblewrap", "no bwrap on PATH: install bubblewrap"),
+        }
+        Ok(())
+    }
+
+    fn add_bubblewrap(&mut self, program: &str) {
+        let line = format!(
+            "{program} --unshare-pid --unshare-net --unshare-ipc --unshare-uts --unshare-cgroup --hostname runc --as-pid-1 \
+             --new-session --die-with-parent --cap-drop ALL --ro-bind {{rootfs}} / --proc /proc --dev /dev \
+             --mqueue /dev/mqueue --ro-bind /sys /sys /hello"
+        );
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        let less = "less: no cgroup, no device filter, no masked paths";
+        let version = version(&[program.to_owned()]);
+        self.add(Contender { version, ..Contender::plain("bubblewrap", Kind::Container, less, words) });
+    }
+
+    fn find_peers(&mut self, options: &Options) -> Result<()> {
+        for name in ["solo5-hvt", "solo5-spt"] {
+            if on_path(name).is_some() && !options.peers.iter().any(|(given, _)| given == name) {
+                self.skip(name, &format!("needs a unikernel: give --peer {name}='{name} HELLO'"));
+            }
+        }
+        for (name, line) in &options.peers {
+            let (kind, isolation) =
+                if name.starts_with("solo5") { (Kind::Unikernel, "a unikernel") } else { (Kind::Peer, "its own") };
+            self.add(Contender { exact: false, ..Contender::plain(name, kind, isolation, split(line)?) });
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, contender: Contender) {
+        self.contenders.push(contender);
+    }
+
+    fn skip(&mut self, name: &str, why: &str) {
+        self.skipped.push(format!("{name}: {why}"));
+    }
+
+    fn path(&self, below: &str) -> String {
+        self.dir.join(below).to_string_lossy().into_owned()
+    }
+
+    /// The common configuration: runc's default with the action for its program, and `linux.cgroupsPath` for `label`'s
+    /// start in `slot`.
+    pub fn config(&self, label: &str, slot: usize) -> Value {
+        let mut config: Value = serde_json::from_str(&default::runc(true)).unwrap_or_default();
+        // The newest that all runtimes accept.
+        config["ociVersion"] = json!("1.0.2");
+        config["process"]["terminal"] = json!(false);
+        config["process"]["args"] = json!(["/hello"]);
+        config["root"]["path"] = json!(self.dir.join("rootfs"));
+        config["linux"]["cgroupsPath"] = json!(format!("/{}/{label}-{slot}", world::name()));
+        config
+    }
+
+    /// Makes the bundles of `slots` starts at a time, with `change`d configurations.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn make_bundles(
+        &self,
+        contender: &Contender,
+        slots: std::ops::Range<usize>,
+        change: impl Fn(&mut Value),
+    ) -> Result<()> {
+        for slot in slots {
+            let mut config = self.config(&contender.label(), slot);
+            if contender.overlay {
+                config["root"]["path"] = json!(self.overlay(contender, slot).join("merged"));
+            }
+            change(&mut config);
+            if contender.takes_bundle() {
+                let bundle = self.bundle(contender, slot);
+                fs::create_dir_all(&bundle)?;
+                fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
+            }
+            if contender.overlay {
+                let overlay = self.overlay(contender, slot);
+                for directory in ["upper", "work", "merged"] {
+                    fs::create_dir_all(overlay.join(directory))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn bundle(&self, contender: &Contender, slot: usize) -> PathBuf {
+        self.dir.join("bundles").join(contender.label()).join(slot.to_string())
+    }
+
+    fn overlay(&self, contender: &Contender, slot: usize) -> PathBuf {
+        self.dir.join("overlay").join(contender.label()).join(slot.to_string())
+    }
+
+    /// `words` with what belongs to `slot` in its places.
+    pub fn filled(&self, contender: &Contender, words: &[String], slot: usize) -> Vec<OsString> {
+        let number = slot.to_string();
+        let bundle = self.bundle(contender, slot).to_string_lossy().into_owned();
+        let rootfs = self.path("rootfs");
+        let fill = |word: &String| {
+            let word = word.replace("{bundle}", &bundle).replace("{id}", &format!("bench-{number}"));
+            OsString::from(word.replace("{slot}", &number).replace("{rootfs}", &rootfs))
+        };
+        words.iter().map(fill).collect()
+    }
+
+    /// The command of `contender` in `slot`.
+    pub fn command(&self, contender: &Contender, slot: usize) -> Command {
+        words_to_command(self.filled(contender, &contender.words, slot))
+    }
+
+    /// One start, timed; nothing is left of one that fails.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub fn start(&self, contender: &Contender, slot: usize, timeout: Duration) -> std::result::Result<Sample, Failure> {
+        let mut command = self.command(contender, slot);
+        command.stderr(self.log(contender));
+        let expected = expected(contender);
+        let started = Instant::now();
+        let done = match self.mount_overlay(contender, slot) {
+            Ok(()) => sample::since(started, &mut command, expected, timeout),
+            Err(error) => Err(Failure::Spawn(format!("mount an overlayfs: {error}"))),
+        };
+        if done.is_err() {
+            self.clean_up(contender, slot);
+        }
+        self.unmount_overlay(contender, slot);
+        done
+    }
+
+    /// What a program left behind of a start that failed.
+    pub fn clean_up(&self, contender: &Contender, slot: usize) {
+        if let Some(words) = &contender.clean_up {
+            let command = &mut words_to_command(self.filled(contender, words, slot));
+            // Who hangs once may hang twice.
+            let _ = sample::of_end::<std::io::PipeReader>(command, None, CLEANING);
+        }
+    }
+
+    /// Makes the overlayfs of a start, if it gets one.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn mount_overlay(&self, contender: &Contender, slot: usize) -> nix::Result<()> {
+        if !contender.overlay {
+            return Ok(());
+        }
+        let at = self.overlay(contender, slot);
+        let of = |directory: &str| at.join(directory).to_string_lossy().into_owned();
+        let options = format!("lowerdir={},upperdir={},workdir={}", self.path("rootfs"), of("upper"), of("work"));
+        mount(Some("overlay"), &at.join("merged"), Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+    }
+
+    /// Removes it.
+    pub fn unmount_overlay(&self, contender: &Contender, slot: usize) {
+        if contender.overlay {
+            let at = self.overlay(contender, slot);
+            let _ = umount2(&at.join("merged"), MntFlags::MNT_DETACH);
+            for directory in ["upper", "work"] {
+                // A new one for the next start; who cannot be removed is found by that start's mount.
+                let _ = fs::remove_dir_all(at.join(directory));
+                let _ = fs::create_dir(at.join(directory));
+            }
+        }
+    }
+
+    fn log(&self, contender: &Contender) -> Stdio {
+        File::create(self.dir.join("log").join(contender.label())).map_or_else(|_| Stdio::null(), Into::into)
+    }
+
+    /// A file that nobody keeps.
+    pub fn log_file(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(name)
+    }
+
+    /// Makes a directory that goes with the stage.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make_directory(&self, below: &str) -> Result<PathBuf> {
+        let path = self.dir.join(below);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// The last line that a start of `contender` wrote to its standard error, after a colon.
+    pub fn last_words(&self, contender: &Contender) -> String {
+        let text = fs::read(self.dir.join("log").join(contender.label())).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        if line.is_empty() { String::new() } else { format!(": {}", line.chars().take(300).collect::<String>()) }
+    }
+}
+
+/// How long the removal of a failed container may take.
+const CLEANING: Duration = Duration::from_secs(5);
+
+/// What a start of `contender` has to write.
+pub fn expected(contender: &Contender) -> Expected<'static> {
+    if contender.exact { Expected::Exactly(HELLO) } else { Expected::Among(b"Hello") }
+}
+
+fn matches(contender: &Contender, wanted: &str) -> bool {
+    contender.name == wanted || contender.label().starts_with(&format!("{}--", label(wanted)))
+}
+
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}

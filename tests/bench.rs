@@ -1,0 +1,199 @@
+//! `microrun bench` from outside, with small counts: what it measures is not judged, that it measures is.
+
+#![allow(clippy::unwrap_used)] // In helpers of tests, which the lint takes for something else.
+
+mod common;
+
+use common::program;
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// `bench` with `words`, of the microrun under test.
+fn bench(directory: &TempDir, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_microrun-bench"));
+    command.arg("--microrun").arg(program()).args(words).current_dir(directory.path());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs it to its end: exit code, stdout and stderr.
+fn said(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn record(directory: &TempDir, name: &str) -> Value {
+    serde_json::from_slice(&fs::read(directory.path().join(name)).unwrap()).unwrap()
+}
+
+fn row<'a>(record: &'a Value, name: &str) -> &'a Value {
+    record["rows"].as_array().unwrap().iter().find(|row| row["name"] == name).unwrap()
+}
+
+fn medians(row: &Value) -> usize {
+    row["latency"][0]["reaped_us"].as_array().unwrap().iter().filter(|sample| sample.is_number()).count()
+}
+
+/// What it needs: root, and a kernel that lets it make a mount namespace and a cgroup.
+macro_rules! root {
+    () => {
+        if !nix::unistd::geteuid().is_root() {
+            skip!("the benchmark makes mounts and cgroups, which takes root");
+        }
+    };
+}
+
+/// What of a measurement by the process `pid` is on the machine.
+fn remains(pid: u32) -> Vec<String> {
+    let name = format!("microrun-bench-{pid}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut found: Vec<String> = mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect();
+    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory", "/tmp"];
+    found.extend(tops.iter().map(|top| format!("{top}/{name}")).filter(|path| Path::new(path).exists()));
+    found
+}
+
+#[test]
+fn a_small_measurement_from_end_to_end() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = [
+        "--quick",
+        "--rounds",
+        "4",
+        "--gap",
+        "0,1ms",
+        "--trial",
+        "300ms",
+        "--workers",
+        "1,2",
+        "--timeout",
+        "3s",
+        "--parts",
+        "latency,throughput,steps",
+        "--only",
+        "process,floor,microrun,runc,shell,fails,hangs,silent",
+        "--peer",
+        "shell=sh -c 'echo Hello'",
+        "--peer",
+        "fails=sh -c 'echo broken >&2; exit 3'",
+        "--peer",
+        "hangs=sleep 62.5",
+        "--peer",
+        "silent=true",
+        "--json",
+        "a.json",
+        "--csv",
+        "a.csv",
+        "--report",
+        "page",
+    ];
+    let child = bench(&directory, &words).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{text}{errors}");
+    assert!(text.contains("left behind: nothing"), "{text}");
+    assert_eq!(remains(pid), Vec::<String>::new());
+
+    let record = record(&directory, "a.json");
+    for name in ["process: static hello", "process: /bin/echo", "floor", "microrun", "shell"] {
+        assert_eq!(medians(row(&record, name)), 4, "{name}: {text}");
+    }
+    assert!(row(&record, "process: static hello")["load"]["knee"].as_f64().unwrap() > 10.0, "{text}");
+    assert!(record["ceiling"].as_f64().unwrap() > 10.0);
+    assert!(!record["steps"].as_array().unwrap().is_empty());
+    for (name, why) in [("fails", "exit code 3: broken"), ("hangs", "timed out"), ("silent", "wrote \"\"")] {
+        let given_up = row(&record, name)["latency"][0]["given_up"].as_str().unwrap_or_default();
+        assert!(given_up.contains(why), "{name}: {given_up}");
+        assert!(text.contains(why), "{name}: {text}");
+    }
+
+    let page = fs::read_to_string(directory.path().join("page/index.html")).unwrap();
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>"));
+    assert!(fs::read_to_string(directory.path().join("page/figure.svg")).unwrap().starts_with("<svg"));
+    let csv = fs::read_to_string(directory.path().join("a.csv")).unwrap();
+    assert!(csv.lines().filter(|line| line.starts_with("microrun,latency,0,reaped_us,")).count() == 4, "{csv}");
+
+    let (code, again, _) = said(&mut bench(&directory, &["--from", "a.json", "--json", "b.json"]));
+    assert_eq!(code, Some(0));
+    assert!(text.ends_with(again.lines().last().unwrap_or_default()) || again.contains("left behind: nothing"));
+    let (code, compared, errors) = said(&mut bench(&directory, &["--compare", "a.json", "b.json"]));
+    assert_eq!(code, Some(0), "{errors}");
+    assert!(compared.contains("+0.0%"), "{compared}");
+}
+
+#[test]
+fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["--only", "process,microrun", "--rounds", "100000", "--gap", "0", "--json", "a.json"];
+    let mut child: Child = bench(&directory, &words).spawn().unwrap();
+    let pid = child.id();
+    sleep(Duration::from_secs(3));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    let asked = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        assert!(asked.elapsed() < Duration::from_secs(20), "it does not end");
+        sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("interrupted") && text.contains("left behind: nothing"), "{text}");
+    assert_eq!(remains(pid), Vec::<String>::new());
+    let record = record(&directory, "a.json");
+    assert!(medians(row(&record, "process: static hello")) > 0, "{text}");
+    assert_eq!(record["interrupted"], true);
+}
+
+#[test]
+fn growth_with_the_smallest_sizes() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["--quick", "--parts", "growth", "--only", "microrun", "--timeout", "20s", "--json", "a.json"];
+    let (code, text, errors) = said(&mut bench(&directory, &words));
+    assert_eq!(code, Some(0), "{text}{errors}");
+    assert!(text.contains("left behind: nothing"), "{text}");
+    let record = record(&directory, "a.json");
+    let curves = record["growth"].as_array().unwrap();
+    assert_eq!(curves.len(), 3, "{text}");
+    assert!(curves.iter().all(|curve| curve["points"].as_array().unwrap().len() == 2), "{curves:?}");
+    assert!(record["memory"][0]["runtime_pss_kib"].as_u64().unwrap() > 0, "{text}");
+}
+
+#[test]
+fn mistakes_on_the_command_line() {
+    let directory = tempfile::tempdir().unwrap();
+    for (words, wanted) in [
+        (["--peer", "x"], "give NAME=COMMAND"),
+        (["--parts", "all"], "give latency, throughput, steps or growth"),
+        (["--workers", "0"], "give numbers from 1 to 64"),
+        (["--gap", "soon"], "give a duration"),
+        (["--compare", "a.json"], "--compare takes two records"),
+        (["--from", "/nonexistent"], "read /nonexistent"),
+        (["--from", "/dev/null"], "give a file that `bench --json` of this version wrote"),
+    ] {
+        let (code, _, errors) = said(&mut bench(&directory, &words));
+        assert!(code == Some(1) && errors.contains(wanted), "{words:?}: {errors}");
+    }
+}
+
+#[test]
+fn the_verb_executes_the_program_beside_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, other) = (directory.path().join("microrun"), directory.path().join("microrun-bench"));
+    fs::copy(program(), &own).unwrap();
+    let call = || said(Command::new(&own).args(["bench", "--compare", "x.json"]).env("PATH", "/nonexistent"));
+    let (code, _, errors) = call();
+    assert!(code == Some(1) && errors.contains("make bench builds it"), "{errors}");
+    fs::copy(env!("CARGO_BIN_EXE_microrun-bench"), other).unwrap();
+    let (code, _, errors) = call();
+    assert!(code == Some(1) && errors.contains("--compare takes two records"), "{errors}");
+}
