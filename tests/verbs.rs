@@ -171,6 +171,29 @@ fn updates_build_on_each_other() {
     assert_eq!((memory().as_str(), cpu().as_str()), ("50331648", "60000 90000"));
 }
 
+/// The kernel takes no weight for a cgroup that is idle.
+#[test]
+fn idle_or_a_weight() {
+    let lab = lab!();
+    let (bundle, pid) = sleeper(&lab, |config| config["linux"]["resources"]["cpu"] = json!({"shares": 1024}));
+    let update = |options: &[&str]| lab.microrun(&[&["update"], options, &[&bundle.id]].concat());
+    let set = update(&["--cpu-idle", "1"]);
+    if set.stderr.contains("no such file or directory") {
+        skip!("this kernel has no cpu.idle: {}", set.stderr);
+    }
+    set.ok();
+    let idle = || limit(pid, ("cpu", "cpu.idle"), "cpu.idle");
+    assert_eq!(idle(), "1");
+    // What has nothing to do with it leaves it.
+    update(&["--cpu-period", "90000"]).ok();
+    assert_eq!(idle(), "1");
+    update(&["--cpu-share", "512"]).ok();
+    assert_eq!(idle(), "0");
+    let both = update(&["--cpu-share", "256", "--cpu-idle", "1"]);
+    assert!(both.code == 0 && both.stderr.contains("unable to apply both"), "{both:?}");
+    assert_eq!(idle(), "1");
+}
+
 #[test]
 fn stats_in_runcs_words() {
     let lab = lab!();

@@ -89,6 +89,9 @@ pub fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
     let Some(map) = resources.unified() else { return Ok(writes) };
     let mut entries: Vec<_> = map.iter().collect();
     entries.sort();
+    if map.get("cpu.idle").is_some_and(|idle| idle.trim() == "1") {
+        entries.retain(|(file, _)| *file != "cpu.weight");
+    }
     for (file, value) in entries {
         let field = format!("linux.resources.unified[{file:?}]");
         if file.contains(['/', '\0']) {
@@ -198,9 +201,27 @@ fn cpu(resources: &LinuxResources, version: Version) -> Result<Vec<Write>> {
     }
 }
 
+/// What is to be said when both a weight and `idle` are asked for: the kernel refuses to set the weight of a cgroup that
+/// is idle (kernel/sched/core.c, `sched_group_set_shares`).
+pub fn weight_of_idle(resources: &LinuxResources) -> Option<&'static str> {
+    let cpu = resources.cpu().as_ref();
+    if cpu.is_some_and(|cpu| is_idle(cpu) && set(cpu.shares()).is_some()) {
+        return Some("linux.resources.cpu: unable to apply both shares and idle: shares is left out");
+    }
+    let file = |name: &str| resources.unified().as_ref().and_then(|map| map.get(name));
+    let both = file("cpu.idle").is_some_and(|idle| idle.trim() == "1") && file("cpu.weight").is_some();
+    both.then_some("linux.resources.unified: unable to apply both cpu.weight and cpu.idle: cpu.weight is left out")
+}
+
+fn is_idle(cpu: &LinuxCpu) -> bool {
+    cpu.idle() == Some(1)
+}
+
 fn cpu_v1(cpu: &LinuxCpu) -> Vec<Write> {
     let mut writes = Vec::new();
-    if let Some(v) = set(cpu.shares()) {
+    let idle = cpu.idle().map(|v| Write::new("cpu.idle", v, format!("{CPU}.idle")).ignore_missing(v == 0));
+    writes.extend(idle);
+    if let Some(v) = set(cpu.shares()).filter(|_| !is_idle(cpu)) {
         writes.push(Write::new("cpu.shares", v, format!("{CPU}.shares")).checked());
     }
     // Real-time limits come before the task joins, or a SCHED_RR task could not.
@@ -219,9 +240,6 @@ fn cpu_v1(cpu: &LinuxCpu) -> Vec<Write> {
     if let Some(v) = set(cpu.quota()) {
         writes.push(Write::new("cpu.cfs_quota_us", v, format!("{CPU}.quota")));
     }
-    if let Some(v) = cpu.idle() {
-        writes.push(Write::new("cpu.idle", v, format!("{CPU}.idle")).ignore_missing(v == 0));
-    }
     writes
 }
 
@@ -232,7 +250,7 @@ fn cpu_v2(cpu: &LinuxCpu) -> Result<Vec<Write>> {
     if let Some(v) = cpu.idle() {
         writes.push(Write::new("cpu.idle", v, format!("{CPU}.idle")).ignore_missing(v == 0));
     }
-    if let Some(v) = set(cpu.shares()) {
+    if let Some(v) = set(cpu.shares()).filter(|_| !is_idle(cpu)) {
         writes.push(Write::new("cpu.weight", convert::cpu_weight(v), format!("{CPU}.shares")));
     }
     if let Some(v) = cpu.burst() {

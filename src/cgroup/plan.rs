@@ -298,7 +298,8 @@ fn warnings(resources: &LinuxResources) -> Vec<String> {
         let problem = "letters other than r, w and m mean nothing and are left out";
         Some(format!("config.json: linux.resources.devices[{index}].access: {access:?}: {problem}"))
     });
-    kernel.then(|| text.to_owned()).into_iter().chain(letters).collect()
+    let weight = limits::weight_of_idle(resources).map(str::to_owned);
+    kernel.then(|| text.to_owned()).into_iter().chain(weight).chain(letters).collect()
 }
 
 /// Fails if a hybrid or v1 machine has no hierarchy for what `limit` asks. (On v2, a missing file tells.)

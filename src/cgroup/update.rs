@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// The limits in force after an update by `new` of a container with the limits `old`.
 ///
 /// A field that `new` leaves out keeps its value, except those that the kernel keeps by itself when they are not
-/// written: cpus, mems, idle, burst, pids and unified hold only what `new` says. Device rules stay as they are: tools
+/// written: cpus, mems, burst, pids and unified hold only what `new` says. Device rules stay as they are: tools
 /// that give a running container further devices must not be undone by a change of its memory limit.
 pub fn merge(old: &LinuxResources, new: &LinuxResources) -> LinuxResources {
     let mut merged = old.clone();
@@ -66,13 +66,14 @@ fn merge_cpu(old: Option<&LinuxCpu>, new: Option<&LinuxCpu>) -> Option<LinuxCpu>
     if period.is_some() {
         merged.set_period(period);
     }
-    // cpu.weight may not be written while cpu.idle is set.
-    let shares = if new.idle().is_some() { Some(new.shares().unwrap_or(0)) } else { new.shares() };
+    let shares = new.shares().filter(|shares| *shares != 0);
     merged.set_shares(shares.or(merged.shares()));
+    // A weight is for a container that is not idle: who sets one ends that, unless he says otherwise.
+    let idle = if shares.is_some() { merged.idle().map(|_| 0) } else { merged.idle() };
+    merged.set_idle(new.idle().or(idle));
     merged.set_realtime_period(new.realtime_period().or(merged.realtime_period()));
     merged.set_realtime_runtime(new.realtime_runtime().or(merged.realtime_runtime()));
     merged.set_burst(new.burst());
-    merged.set_idle(new.idle());
     merged.set_cpus(new.cpus().clone());
     merged.set_mems(new.mems().clone());
     Some(merged)

@@ -4,6 +4,7 @@ use super::global::Global;
 use super::grammar::{Flag, Verb};
 use super::parse::Words;
 use super::{value, warn};
+use crate::cgroup::limits;
 use crate::container::control::{self, Schemata};
 use crate::container::state::Store;
 use crate::error::{Error, Kind, Result};
@@ -62,6 +63,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         l3_cache: words.text("l3-cache-schema")?.map(str::to_owned),
         memory_bandwidth: words.text("mem-bw-schema")?.map(str::to_owned),
     };
+    warn(limits::weight_of_idle(&resources));
     control::update(&Store::new(&global.root), words.id()?, &resources, &schemata)?;
     Ok(0)
 }

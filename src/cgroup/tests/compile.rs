@@ -101,11 +101,11 @@ v1 /sys/fs/cgroup/memory/box
   memory.memsw.limit_in_bytes = 1500 (memory.swap)
   memory.soft_limit_in_bytes = 800 (memory.reservation)
 v1 /sys/fs/cgroup/cpu,cpuacct/box
+  cpu.idle = 0 (cpu.idle)
   cpu.shares = 512 (cpu.shares)
   cpu.cfs_period_us = 20000 (cpu.period)
   cpu.cfs_burst_us = 100 (cpu.burst)
   cpu.cfs_quota_us = 5000 (cpu.quota)
-  cpu.idle = 0 (cpu.idle)
 v1 /sys/fs/cgroup/pids/box
   pids.max = 1 (pids.limit)
 v1 /sys/fs/cgroup/blkio/box
@@ -119,6 +119,19 @@ v2 /sys/fs/cgroup/unified/box
 "
     );
     assert!(plan.devices.is_some(), "device rules are on the v2 directory");
+}
+
+#[test]
+fn an_idle_container_has_no_weight() {
+    let idle = r#"{"cpu": {"shares": 512, "idle": 1}}"#;
+    for (layout, json) in
+        [(unified(), idle), (hybrid(), idle), (unified(), r#"{"unified": {"cpu.idle": "1", "cpu.weight": "8"}}"#)]
+    {
+        let plan = plan(Some("/box"), json, &layout);
+        assert!(text(&plan).contains("  cpu.idle = 1 "), "{}", text(&plan));
+        assert!(!text(&plan).contains("cpu.shares") && !text(&plan).contains("cpu.weight"), "{}", text(&plan));
+        assert!(plan.warnings.iter().any(|warning| warning.contains("unable to apply both")), "{:?}", plan.warnings);
+    }
 }
 
 #[test]
