@@ -11,6 +11,8 @@ use microrun::container::prepare::{self, Bundle, Facts, Options};
 use microrun::container::state::Store;
 use microrun::plan::{Host, Overlay, caps::Held, explain, seccomp};
 use microrun::spec::{self, default};
+use proptest::prelude::*;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -288,4 +290,70 @@ fn differences_are_told_line_by_line() {
     assert_eq!(difference(&lines("a b c"), &lines("a b c")), "");
     assert_eq!(difference(&lines("a b c d"), &lines("a x c d e")), "    a\n  - b\n  + x\n    d\n  + e\n");
     assert_eq!(difference(&lines("a b"), &lines("b")), "  - a\n");
+}
+
+/// The places of all values below `value`.
+fn places(value: &Value, at: String, all: &mut Vec<String>) {
+    match value {
+        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| places(item, format!("{at}/{i}"), all)),
+        Value::Object(members) => members.iter().for_each(|(name, item)| places(item, format!("{at}/{name}"), all)),
+        _ => {}
+    }
+    all.push(at);
+}
+
+/// Values that fields have, or might have.
+fn any_value() -> impl Strategy<Value = Value> {
+    let words = [
+        "",
+        "/",
+        "/proc",
+        "/dev",
+        "/dev/null",
+        "relative",
+        "../..",
+        "rbind",
+        "ro",
+        "idmap",
+        "user",
+        "pid",
+        "0-3",
+        "rshared",
+    ];
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        prop_oneof![-2..3i64, any::<i64>()].prop_map(Value::from),
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+        ".{0,6}".prop_map(Value::from),
+        Just(json!([])),
+        Just(json!({})),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is in a configuration, on any machine: a Plan, the same each time, or one sentence.
+    #[test]
+    fn any_configuration_is_compiled_or_refused(
+        case in any::<prop::sample::Index>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 1..4),
+    ) {
+        let cases = cases();
+        let (name, config, layout, change) = &cases[case.index(cases.len())];
+        let file = directory().join(format!("{}.json", name.split('.').next().unwrap()));
+        let config = config.clone().unwrap_or_else(|| fs::read_to_string(file).unwrap());
+        let mut config: Value = serde_json::from_str(&config).unwrap();
+        for (at, with) in changes {
+            let mut all = Vec::new();
+            places(&config, String::new(), &mut all);
+            *config.pointer_mut(&all[at.index(all.len())]).unwrap() = with;
+        }
+        let (mut options, mut facts) = (options(), facts(layout.clone()));
+        change(&mut options, &mut facts);
+        let text = explained(&config.to_string(), &options, &facts);
+        prop_assert_eq!(&text, &explained(&config.to_string(), &options, &facts));
+        prop_assert!(text.contains("clone3") || text.trim_end().lines().count() == 1, "{}", text);
+    }
 }

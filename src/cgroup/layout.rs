@@ -276,6 +276,7 @@ pub(super) fn cgroups_of(text: &str) -> BTreeMap<String, PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const MOUNTINFO: &str = "\
 24 30 0:22 / /sys rw,nosuid shared:7 - sysfs sysfs rw
@@ -313,6 +314,28 @@ mod tests {
             Mode::Unified | Mode::Hybrid => assert!(layout.unified.is_some()),
             Mode::Legacy => assert!(!layout.v1.is_empty()),
             Mode::Absent => println!("skipped: no cgroup file system is mounted at {ROOT}"),
+        }
+    }
+
+    /// As the kernel writes it in mountinfo (mangle_path() in fs/seq_file.c).
+    fn escape(text: &str) -> String {
+        text.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_text_is_read(text in "(([ -~]{0,30}|cgroup|memory|0|[0-9]{1,3}|/x)[ :,\n-]{0,3}){0,60}") {
+            v1_mounts_of(&text);
+            cgroups_of(&text);
+        }
+
+        #[test]
+        fn any_place_is_found(place in "/[ -~\t\n\\\\0-9]{0,30}") {
+            prop_assert_eq!(unescape(&escape(&place)), &*place);
+            let line = format!("29 25 0:27 / {} rw shared:12 - cgroup cgroup rw,memory\n", escape(&place));
+            prop_assert_eq!(&v1_mounts_of(&line)[0].mount, Path::new(&place));
         }
     }
 }

@@ -297,6 +297,7 @@ fn check_count(verb: &Verb, count: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Reads a command line that is written with spaces.
     fn read(line: &str) -> (Words, Result<Request>) {
@@ -427,6 +428,82 @@ mod tests {
             unique.dedup();
             assert_eq!(unique.len(), names.len(), "{}: {names:?}", verb.name);
             assert!(verb.flags.iter().all(|flag| !matches!(flag.long, "help" | "h")), "{}", verb.name);
+        }
+    }
+
+    /// A verb and the name of an option of its that takes a value.
+    fn options_with_values() -> impl Strategy<Value = (&'static Verb, &'static str)> {
+        let of = |verb: &'static Verb| verb.flags.iter().map(move |flag| (verb, flag));
+        let all = crate::cli::VERBS.iter().flat_map(|verb| of(verb));
+        let valued =
+            all.filter(|(_, flag)| matches!(flag.takes, Takes::Value(_))).map(|(verb, flag)| (verb, flag.long));
+        prop::sample::select(valued.collect::<Vec<_>>())
+    }
+
+    /// A word of a command line: names and values that mean something, and any bytes but NUL.
+    fn words() -> impl Strategy<Value = OsString> {
+        let known: Vec<&str> = crate::cli::VERBS.iter().flat_map(|verb| verb.flags).map(|flag| flag.long).collect();
+        let verbs: Vec<&str> = crate::cli::VERBS.iter().map(|verb| verb.name).collect();
+        let value = prop_oneof![Just(String::new()), Just("=".to_owned()), "=.{0,9}", Just("=true".to_owned())];
+        prop_oneof![
+            prop::sample::select(verbs).prop_map(OsString::from),
+            ("--?", prop::sample::select(known), value)
+                .prop_map(|(dash, name, value)| format!("{dash}{name}{value}").into()),
+            "-{0,3}[a-zA-Z0-9=]{0,5}".prop_map(OsString::from),
+            prop::collection::vec(1..=u8::MAX, 0..12).prop_map(OsString::from_vec),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Any command line is a request, or refused as a wrong use; all that a verb may ask of it has an answer.
+        #[test]
+        fn any_words_are_answered(line in prop::collection::vec(words(), 0..8)) {
+            let count = line.len();
+            match parse(line) {
+                (_, Err(error)) => prop_assert_eq!(error.kind(), Kind::Usage),
+                (_, Ok(Request::Call(verb, words))) => {
+                    prop_assert!((verb.count.0..=verb.count.1).contains(&words.operands().len()));
+                    prop_assert!(words.operands().len() + words.given.len() < count);
+                    for flag in verb.flags {
+                        let (has, given) = (words.has(flag.long), words.is_given(flag.long));
+                        prop_assert!(given || !has);
+                        let _ = (words.text(flag.long), words.texts(flag.long), words.parsed::<u32>(flag.long, "a number"));
+                    }
+                    let _ = (words.id(), words.rest());
+                }
+                _ => {}
+            }
+        }
+
+        /// `--name VALUE`, `--name=VALUE` and `-name VALUE`, before the operands and after, say the same.
+        #[test]
+        fn ways_to_write_an_option(
+            (verb, name) in options_with_values(), value in "[^\0]{1,12}"
+        ) {
+            let operands: Vec<String> = (0..verb.count.0.max(1).min(verb.count.1)).map(|number| format!("x{number}")).collect();
+            let ways = [vec![format!("--{name}={value}")], vec![format!("--{name}"), value.clone()],
+                        vec![format!("-{name}"), value.clone()]];
+            for option in ways {
+                for after in [false, true] {
+                    // What follows an operand of exec belongs to the program.
+                    let line: Vec<&String> = if after && !verb.passes_rest {
+                        operands.iter().chain(&option).collect()
+                    } else {
+                        option.iter().chain(&operands).collect()
+                    };
+                    let line = [OsString::from(verb.name)].into_iter().chain(line.into_iter().map(OsString::from));
+                    match parse(line) {
+                        (_, Ok(Request::Call(called, words))) => {
+                            prop_assert_eq!(called.name, verb.name);
+                            prop_assert_eq!(words.value(name), Some(OsStr::new(&value)));
+                            prop_assert_eq!(words.operands(), &operands.iter().map(OsString::from).collect::<Vec<_>>()[..]);
+                        }
+                        (_, other) => prop_assert!(false, "{other:?}"),
+                    }
+                }
+            }
         }
     }
 }

@@ -88,3 +88,26 @@ pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec
     warnings.extend(obtained.warnings);
     Ok(obtained.filter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_line_of_mountinfo_is_read(line in "(([ -~]{0,20}|proc|sysfs|/x|\\\\040) ?(- )?){0,20}") {
+            let _ = kernel_view(&line);
+        }
+    }
+
+    #[test]
+    fn views_of_the_kernel_are_found() {
+        let line = |kind: &str| format!("28 1 0:24 / /mnt/a\\040b rw,nosuid shared:7 - {kind} x rw");
+        assert_eq!(kernel_view(&line("proc")), Some("/mnt/a b".into()));
+        assert_eq!(kernel_view(&line("sysfs")), Some("/mnt/a b".into()));
+        assert_eq!(kernel_view(&line("tmpfs")), None);
+    }
+}

@@ -370,7 +370,8 @@ impl Entry {
         };
         let text = text.to_string_lossy();
         let mut numbers = text.split_whitespace();
-        let pid = numbers.next().and_then(|text| text.parse().ok());
+        // To kill(2) the others are groups.
+        let pid = numbers.next().and_then(|text| text.parse().ok()).filter(|pid| *pid > 0);
         let start_time = numbers.next().and_then(|text| text.parse().ok());
         Ok(pid.zip(start_time).map(|(pid, start_time)| Process { pid, start_time }))
     }
@@ -540,6 +541,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -613,5 +615,78 @@ mod tests {
         fs::remove_file(entry.path().join("init")).unwrap();
         symlink("12 ", entry.path().join("init")).unwrap();
         assert_eq!(entry.init().unwrap(), None);
+    }
+
+    /// Any state; what it says of cgroups is in the middle.
+    fn states() -> impl Strategy<Value = State> {
+        let path = || any::<String>().prop_map(|path| PathBuf::from(format!("/{path}")));
+        let v1 = prop::collection::btree_map("[a-z=]{1,9}", path(), 0..4);
+        let handle = (prop::option::of(path()), v1).prop_map(|(unified, v1)| Handle {
+            driver: crate::cgroup::Driver::Cgroupfs,
+            unit: None,
+            unified,
+            v1,
+        });
+        let annotations = prop::collection::btree_map(any::<String>(), any::<String>(), 0..4);
+        (any::<String>(), path(), handle, annotations, any::<u32>(), any::<[bool; 2]>()).prop_map(
+            |(id, bundle, cgroup, annotations, owner, [no_new_keyring, shares_pids])| State {
+                oci_version: id.clone(),
+                rootfs: bundle.join(&id),
+                created: id.clone(),
+                id,
+                bundle,
+                owner,
+                annotations,
+                cgroup,
+                resctrl: None,
+                no_new_keyring,
+                shares_pids,
+                resources: None,
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is recorded of init is read again, and whatever else is there is nobody.
+        #[test]
+        fn an_init_record_is_a_process_or_nobody(
+            pid in 1..=i32::MAX, start_time in any::<u64>(), text in "[^\0]{1,60}|-?[0-9]{1,12} -?[0-9]{1,22}( [^\0]*)?"
+        ) {
+            let (_dir, store) = store();
+            let entry = store.reserve("a").unwrap();
+            entry.record(Process { pid, start_time }).unwrap();
+            prop_assert_eq!(entry.init().unwrap(), Some(Process { pid, start_time }));
+            fs::remove_file(entry.path().join("init")).unwrap();
+            symlink(&text, entry.path().join("init")).unwrap();
+            let init = entry.init().unwrap();
+            prop_assert!(init.is_none_or(|init| init.pid > 0), "{text:?}: {init:?}");
+            let (status, alive) = entry.status(None).unwrap();
+            prop_assert!(matches!((status, alive), (Status::Creating | Status::Stopped | Status::Running, _)));
+        }
+
+        /// A state is read as it was written; cut short or damaged it is another or one sentence, and the container is in
+        /// the list of all and can be removed.
+        #[test]
+        fn a_state_is_whole_or_told(state in states(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let (_dir, store) = store();
+            let entry = store.reserve("a").unwrap();
+            entry.save(&state).unwrap();
+            prop_assert_eq!(&entry.load().unwrap(), &state);
+            let whole = fs::read(entry.path().join("state.json")).unwrap();
+            let at = at.index(whole.len());
+            let mut damaged = whole.clone();
+            damaged[at] = byte;
+            for text in [&whole[..at], &damaged] {
+                fs::write(entry.path().join("state.json"), text).unwrap();
+                if let Err(error) = entry.load() {
+                    prop_assert!(!error.to_string().contains('\n'), "{error}");
+                }
+                prop_assert_eq!(store.all().unwrap().len(), 1);
+            }
+            entry.remove().unwrap();
+            prop_assert!(store.all().unwrap().is_empty());
+        }
     }
 }

@@ -252,6 +252,7 @@ fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
 mod tests {
     use super::*;
     use libc::sock_filter;
+    use proptest::prelude::*;
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -346,5 +347,36 @@ mod tests {
         assert_eq!(fs::read_dir(&cache.path).unwrap().count(), MAX_FILES);
         assert!(cache.load(format!("{{{}}}", MAX_FILES + 19).as_bytes()).unwrap().is_some());
         assert!(cache.load(b"{0}").unwrap().is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// A file with some bytes changed, cut out or put in is as good as none.
+        #[test]
+        fn damage_is_found(at in any::<prop::sample::Index>(), cut in 0..9usize, put in prop::collection::vec(any::<u8>(), 0..9)) {
+            let whole = encode(b"{text}", &filter()).unwrap();
+            let at = at.index(whole.len());
+            let mut damaged = whole.clone();
+            damaged.splice(at..(at + cut).min(whole.len()), put);
+            if let Some(filter) = decode(&damaged, b"{text}") {
+                prop_assert_eq!(&damaged, &whole, "{:?}", filter);
+            }
+        }
+
+        /// Lengths that are lies, with a checksum that is right.
+        #[test]
+        fn lengths_are_not_believed(lengths in prop::collection::vec(prop_oneof![0..40u32, any::<u32>()], 4), parts in 0..5u32,
+                                    rest in prop::collection::vec(any::<u8>(), 0..100)) {
+            let mut body = Vec::new();
+            for word in [compiler(), super::super::profile::NATIVE as u32, 0, parts].iter().chain(&lengths) {
+                body.extend(word.to_ne_bytes());
+            }
+            body.extend(&rest);
+            let bytes = [&MAGIC[..], &mix(&body).to_ne_bytes(), &body].concat();
+            if let Some(filter) = decode(&bytes, &rest[..rest.len().min(lengths[0] as usize)]) {
+                prop_assert!(filter.program.len() * 8 <= rest.len());
+            }
+        }
     }
 }
