@@ -57,7 +57,7 @@ dist/floor dist/pause dist/peak: dist/%: benches/%.c
 	@mkdir -p dist
 	cc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
-dist/ukvm: $(wildcard benches/ukvm/src/*.rs) benches/ukvm/Cargo.toml Cargo.lock | need
+dist/ukvm: $(wildcard benches/ukvm/*.rs) Cargo.lock | need
 	scripts/build $@ ukvm
 
 man: need ## manual pages and shell completions, in dist, and docs/cli.md
