@@ -145,7 +145,16 @@ impl<T> Doing<T> for std::io::Result<T> {
 
 /// An errno as engines and their users know it: the C library's words in lower case ("no such file or directory").
 pub fn describe(errno: Errno) -> String {
-    errno.desc().to_lowercase()
+    match errno {
+        Errno::ENOSYS => missing("5.10"),
+        _ => errno.desc().to_lowercase(),
+    }
+}
+
+/// Why a system call is missing that Linux has since `version`. docs/kernel-features.md says which kernel has what.
+pub fn missing(version: &str) -> String {
+    let words = Errno::ENOSYS.desc().to_lowercase();
+    format!("{words}: this needs Linux {version} or later, and that no seccomp filter around microrun hides it")
 }
 
 #[cfg(test)]

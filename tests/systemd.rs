@@ -438,5 +438,6 @@ fn without_systemd_the_flag_is_refused() {
     assert!(lab.microrun(&["state", &bundle.id]).failed().contains("does not exist"));
     let mut ps = Command::new("ps");
     ps.args(["-e", "-o", "args"]);
-    assert!(!output(ps).stdout.contains(&bundle.id));
+    let processes = output(ps).stdout;
+    assert!(!processes.contains(&bundle.id), "{processes}");
 }

@@ -27,24 +27,10 @@ fn copy_directory(from: RawFd, to: RawFd, depth: u32) -> Sys {
 }
 
 fn copy_entries(listing: RawFd, to: RawFd, depth: u32) -> Sys {
-    let mut buffer = [0u8; 2048];
-    loop {
-        let filled = fs::getdents(listing, &mut buffer)?;
-        if filled == 0 {
-            return Ok(());
-        }
-        let mut rest = buffer.get(..filled).unwrap_or_default();
-        // struct linux_dirent64: inode (8), offset (8), length (2), type (1), name.
-        while let Some(&[low, high]) = rest.get(16..18) {
-            let length = usize::from(u16::from_ne_bytes([low, high]));
-            let entry = rest.get(19..length).ok_or(Errno::EIO)?;
-            let name = CStr::from_bytes_until_nul(entry).map_err(|_| Errno::EIO)?;
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                copy_entry(listing, to, name, depth)?;
-            }
-            rest = rest.get(length..).unwrap_or_default();
-        }
-    }
+    fs::read_directory(listing, |name| match name.to_bytes() {
+        b"." | b".." => Ok(()),
+        _ => copy_entry(listing, to, name, depth),
+    })
 }
 
 fn copy_entry(from: RawFd, to: RawFd, name: &CStr, depth: u32) -> Sys {

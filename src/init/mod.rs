@@ -15,6 +15,7 @@
 //!    │ end of file on the pair ◀───────────── execve: the pair is closed on exec
 //! ```
 
+mod attributes;
 mod console;
 mod copy;
 mod hook;

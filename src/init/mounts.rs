@@ -1,5 +1,6 @@
 //! The file system that the container sees: mounts, device nodes, masks and the change of the root.
 
+use super::attributes::Setter;
 use super::op::{Create, DeviceNode, Rule};
 use super::target;
 use crate::sys::fs::{self, Sys};
@@ -16,7 +17,11 @@ pub fn below(recursive: bool) -> u32 {
 /// Changes how all mounts of this namespace propagate.
 pub fn propagate_root(propagation: u64) -> Sys {
     let attributes = Attributes { propagation, ..Attributes::default() };
-    mount::set_attributes(fs::CWD, c"/", below(true), &attributes)
+    match mount::set_attributes(fs::CWD, c"/", below(true), &attributes) {
+        // Missing (before Linux 5.12), or the root is mounted on nothing, as an initramfs is (before 6.9).
+        Err(Errno::ENOSYS | Errno::EINVAL) => mount::mount(c"none", c"/", propagation | libc::MS_REC),
+        result => result,
+    }
 }
 
 /// Maps the ids of the mount's files as the user namespace does.
@@ -134,12 +139,16 @@ impl Masks {
     }
 }
 
-/// Binds `path` over itself, read-only with all below it.
-pub fn make_read_only(root: RawFd, path: &CStr) -> Sys {
+/// Binds `path` over itself, read-only with all below it; without mount_setattr(2) what is mounted below it stays as it is.
+pub fn make_read_only(setter: &mut Setter, root: RawFd, path: &CStr) -> Sys {
     let Some(place) = existing(root, path)? else { return Ok(()) };
     let tree = mount::open_tree_clone(place, c"", below(true))?;
     let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-    let result = mount::set_attributes(tree, c"", below(true), &attributes).and_then(|()| mount::attach(tree, place));
+    let result = match setter.set(tree, true, &attributes) {
+        Err(Errno::ENOSYS) => setter.set(tree, false, &attributes),
+        result => result,
+    };
+    let result = result.and_then(|()| setter.attach(tree, place));
     fs::close(tree);
     fs::close(place);
     result
@@ -210,11 +219,11 @@ pub fn new_filesystem(
 }
 
 /// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
-pub fn make_mount_private(path: &CStr) -> Sys {
+pub fn make_mount_private(setter: &mut Setter, path: &CStr) -> Sys {
     let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
     let mut place = fs::open(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     loop {
-        match mount::set_attributes(place, c"", 0, &attributes) {
+        match setter.set(place, false, &attributes) {
             Err(Errno::EINVAL) => {
                 let parent = fs::open(place, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
                 let (here, above) = (fs::stat(place)?, fs::stat(parent)?);
@@ -234,11 +243,11 @@ pub fn make_mount_private(path: &CStr) -> Sys {
 }
 
 /// Makes `root` the root of the namespace and drops the old one. A `shared` old root becomes a slave before.
-pub fn pivot_root(root: RawFd, shared: bool) -> Sys {
+pub fn pivot_root(setter: &mut Setter, root: RawFd, shared: bool) -> Sys {
     if shared {
         let old = fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)?;
         let attributes = Attributes { propagation: libc::MS_SLAVE, ..Attributes::default() };
-        let result = stack_roots(root).and_then(|()| mount::set_attributes(old, c"", below(true), &attributes));
+        let result = stack_roots(root).and_then(|()| setter.set(old, true, &attributes));
         fs::close(old);
         result?;
     } else {

@@ -26,7 +26,7 @@ fn executable(path: &CStr) -> Sys {
     if stat.st_mode & 0o111 == 0 {
         return Err(Errno::EACCES);
     }
-    fs::access(fs::CWD, path, libc::X_OK, libc::AT_EACCESS)
+    fs::access(fs::CWD, path, libc::X_OK)
 }
 
 /// Fills in HOME from /etc/passwd, or "/" when the file has no line for `uid`.

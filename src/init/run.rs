@@ -1,5 +1,6 @@
 //! Runs the steps.
 
+use super::attributes::Setter;
 use super::op::{Create, Exec, Gate, Op, Source, Step};
 use super::slots::{Slot, Slots};
 use super::{console, mounts, program, rights, target};
@@ -59,6 +60,8 @@ struct Executor<'a> {
     signal_mask: u64,
     /// The stand-ins for masked paths.
     masks: mounts::Masks,
+    /// What gives mounts their attributes.
+    setter: Setter,
     /// By how many nanoseconds this process's monotonic clock is ahead of the runtime's, modulo 2^64.
     clock_ahead: u64,
     /// Whether the working directory has been entered.
@@ -113,6 +116,7 @@ impl<'a> Executor<'a> {
             candidate: 0,
             signal_mask,
             masks: mounts::Masks::default(),
+            setter: Setter::new(),
             clock_ahead: 0,
             in_cwd: false,
         }
@@ -171,7 +175,7 @@ impl<'a> Executor<'a> {
             Op::RequireProcfs { mount } => mounts::require_procfs(self.at(*mount)),
             Op::BecomeRoot => process::setgid(0).and_then(|()| process::setuid(0)),
             Op::RootPropagation { propagation } => mounts::propagate_root(*propagation),
-            Op::ParentPrivate { path } => mounts::make_mount_private(path),
+            Op::ParentPrivate { path } => mounts::make_mount_private(&mut self.setter, path),
             Op::CloneTree { source, recursive, into } => {
                 let (dir, path) = match source {
                     Source::Path(path) => (fs::CWD, path.as_c_str()),
@@ -186,7 +190,7 @@ impl<'a> Executor<'a> {
                 self.put(*into, mounts::tmpfs_like(self.at(*root), path, options, *attributes))
             }
             Op::SetAttributes { mount, attributes, recursive } => {
-                mount::set_attributes(self.at(*mount), c"", mounts::below(*recursive), attributes)
+                self.setter.set(self.slots.get(*mount), *recursive, attributes)
             }
             Op::SetLockedAttributes { mount, attributes } => mounts::set_locked(self.at(*mount), attributes),
             Op::SetIdMap { mount, userns, recursive } => mounts::map_ids(self.at(*mount), self.at(*userns), *recursive),
@@ -201,7 +205,7 @@ impl<'a> Executor<'a> {
                 };
                 self.put(*into, target::open_target(self.at(*root), path, create, *rule))
             }
-            Op::Attach { mount, target } => mount::attach(self.at(*mount), self.at(*target)),
+            Op::Attach { mount, target } => self.setter.attach(self.slots.get(*mount), self.slots.get(*target)),
             Op::OpenHost { path, flags, into } => self.put(*into, fs::open(fs::CWD, path, *flags, 0)),
             Op::OpenInRoot { root, path, flags, into } => {
                 self.put(*into, target::open_in_root(self.at(*root), path, *flags))
@@ -215,8 +219,8 @@ impl<'a> Executor<'a> {
             Op::Mask { root, path, null, empty } => {
                 self.masks.cover(self.slots.get(*root), path, self.slots.get(*null), self.slots.get(*empty))
             }
-            Op::ReadOnly { root, path } => mounts::make_read_only(self.at(*root), path),
-            Op::PivotRoot { root, shared } => mounts::pivot_root(self.at(*root), *shared),
+            Op::ReadOnly { root, path } => mounts::make_read_only(&mut self.setter, self.slots.get(*root), path),
+            Op::PivotRoot { root, shared } => mounts::pivot_root(&mut self.setter, self.slots.get(*root), *shared),
             Op::Hide { path } => mounts::hide(path),
             Op::MoveRoot { root } => mounts::move_root(self.at(*root)),
             Op::ChangeRoot { root } => mounts::change_root(self.at(*root)),

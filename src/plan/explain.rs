@@ -1,11 +1,12 @@
 //! A Plan in words: for `explain`, for timings, and for the sentence that says which step failed.
 
 use super::Plan;
-use crate::error::{Error, Kind, describe};
+use crate::error::{Error, Kind, describe, missing};
 use crate::init::{Exec, Gate, Op, Step, namespace_names};
 use nix::errno::Errno;
 use oci_spec::runtime::LinuxIdMapping;
 use serde::Serialize;
+use std::ffi::CString;
 use std::fmt::Write;
 
 /// One step for tools.
@@ -84,6 +85,12 @@ fn exec_call(exec: &Exec) -> String {
 pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error {
     let Some(step) = steps.get(index) else { return refused_by_execve(exec, errno) };
     match &step.op {
+        Op::SetAttributes { .. } | Op::SetIdMap { .. } if errno == Errno::ENOSYS => {
+            let problem = format!("{}: {}: {}", step.field, step.op, missing("5.12"));
+            Error::new(Kind::System, problem).with_errno(errno)
+        }
+        // Whatever else is missing is named.
+        op if errno == Errno::ENOSYS => Error::system(format!("{}: {op}", step.field), errno),
         Op::FindProgram => not_found(exec, errno),
         Op::ChangeDirectory { path, .. } => {
             let path = path.to_string_lossy();
@@ -117,6 +124,27 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
                 describe(errno)
             ),
         ),
+        Op::NewFilesystem { options, .. } if errno == Errno::EINVAL && has_comma(options) => Error::new(
+            Kind::System,
+            format!(
+                "{}: {}: {}: before Linux 6.5 no path may have a comma in it, so rename it if this kernel is older",
+                step.field,
+                step.op,
+                describe(errno)
+            ),
+        )
+        .with_errno(errno),
+        Op::SetIdMap { .. } if errno == Errno::EINVAL => Error::new(
+            Kind::System,
+            format!(
+                "{}: {}: {}: the file system cannot be id-mapped by this kernel (a tmpfs since Linux 6.3, overlayfs \
+                 since 5.19): use another source",
+                step.field,
+                step.op,
+                describe(errno)
+            ),
+        )
+        .with_errno(errno),
         Op::Target { path, rule, .. } => Error::new(
             Kind::System,
             format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),
@@ -138,6 +166,11 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
                 step.field
             ),
         ),
+        Op::PivotRoot { .. } if matches!(errno, Errno::EPERM | Errno::EINVAL) => {
+            let problem = "a seccomp filter around microrun forbids it, or its root is an initramfs: give --no-pivot";
+            Error::new(Kind::System, format!("{}: {}: {}: {problem}", step.field, step.op, describe(errno)))
+                .with_errno(errno)
+        }
         Op::Scheduler { .. } if errno == Errno::EPERM => {
             let problem = "operation not permitted: a deadline needs CAP_SYS_NICE, and \
                            process scheduler can't be used together with AllowedCPUs (linux.resources.cpu.cpus)";
@@ -145,6 +178,11 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
         }
         op => Error::system(format!("{}: {op}", step.field), errno),
     }
+}
+
+/// Whether a value has a comma, which file systems that know only the options of mount(2) take for the end of it.
+fn has_comma(options: &[(CString, Option<CString>)]) -> bool {
+    options.iter().filter_map(|(_, value)| value.as_ref()).any(|value| value.to_bytes().contains(&b','))
 }
 
 fn target_problem(path: &str, rule: crate::init::Rule, errno: Errno) -> String {

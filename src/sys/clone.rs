@@ -1,7 +1,9 @@
 //! clone3(2): how a container's first process comes to be.
 
-use super::fs::Sys;
+use super::fs::{self, Sys};
 use super::raw::{answer, call};
+use super::socket;
+use nix::errno::Errno;
 use std::os::fd::RawFd;
 
 /// What clone3(2) is asked for (struct clone_args).
@@ -70,6 +72,27 @@ impl Request {
     }
 }
 
+/// A system call that makes a child, and its arguments. All of them are without effect on the parent.
+#[derive(Clone, Copy)]
+struct Making {
+    number: libc::c_long,
+    args: [usize; 3],
+}
+
+impl Making {
+    fn clone3(arguments: &Arguments) -> Self {
+        Self { number: libc::SYS_clone3, args: [(&raw const *arguments) as usize, size_of::<Arguments>(), 0] }
+    }
+
+    /// clone(2) with the same arguments but for the cgroup; the signal is part of the flags, and the pidfd comes where
+    /// the parent's copy of the thread id would.
+    fn clone(arguments: &Arguments) -> Self {
+        let flags = arguments.flags & !(CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP) | arguments.exit_signal;
+        let top = arguments.stack + arguments.stack_size;
+        Self { number: libc::SYS_clone, args: [flags as usize, top as usize, arguments.pidfd as usize] }
+    }
+}
+
 /// Makes a child that runs `main(argument)` and never returns from it.
 ///
 /// With [`SHARE_MEMORY`] the child runs in this process's memory, on a stack of its own, at the same time as the
@@ -78,34 +101,136 @@ impl Request {
 /// `argument` refers to must stay alive and unchanged until the child has executed another program or ended: the
 /// caller leaks it or waits.
 ///
+/// Where clone3(2) is missing, or does not know what is asked of it, clone(2) makes the child.
+///
 /// # Errors
-/// What clone3(2) or mmap(2) answers.
+/// What clone3(2), clone(2) or mmap(2) answers.
 ///
 /// # Safety
 /// `argument` must outlive the child's use of it, which the borrow checker cannot see across processes.
 pub unsafe fn spawn<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &T) -> Sys<Child> {
+    let (main, argument) = ((main as *const ()).cast(), (&raw const *argument).cast());
+    // SAFETY: main_of gives both their types back.
+    match unsafe { begin(request, Making::clone3, main_of::<T>, main, argument) } {
+        // Missing (before Linux 5.3), hidden by a seccomp filter, or without CLONE_CLEAR_SIGHAND (5.5) or
+        // CLONE_INTO_CGROUP (5.7), of which the latter makes the arguments longer. What is refused for another reason is
+        // refused again.
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG) => {
+            // SAFETY: as above.
+            unsafe { spawn_by_clone(request, main_of::<T>, main, argument) }
+        }
+        made => made,
+    }
+}
+
+/// Makes a child that calls `entry(main, argument)`.
+///
+/// # Safety
+/// `entry` must be able to do with the pointers what it does, in the child.
+unsafe fn begin(
+    request: &Request,
+    making: fn(&Arguments) -> Making,
+    entry: Entry,
+    main: *const u8,
+    argument: *const u8,
+) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
     let mut arguments = request.arguments(&mut pidfd);
     let pid = if request.flags & SHARE_MEMORY == 0 {
-        // SAFETY: the child gets a copy of this stack and runs main at once.
-        match unsafe { call!(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }? {
-            0 => main(argument),
+        let Making { number, args: [a, b, c] } = making(&arguments);
+        // SAFETY: the child gets a copy of this stack and calls entry at once, which does not return.
+        match unsafe { call!(number, a, b, c) }? {
+            0 => entry(main, argument),
             pid => pid,
         }
     } else {
         let stack = map_stack()?;
         arguments.stack = stack as u64;
         arguments.stack_size = STACK as u64;
-        // SAFETY: the stack is fresh and the child never returns from main.
-        let result =
-            unsafe { clone3_onto(&arguments, main_of::<T>, (main as *const ()).cast(), (&raw const *argument).cast()) };
+        // SAFETY: the stack is fresh and entry never returns.
+        let result = unsafe { call_onto_stack(making(&arguments), entry, main, argument) };
         if result.is_err() {
             // SAFETY: no child was made that could use the stack.
             let _ = unsafe { call!(libc::SYS_munmap, stack, STACK) };
         }
         result?
     };
+    // The kernel wrote it: a copy in a register would not know.
+    // SAFETY: it is a local variable.
+    let pidfd = unsafe { (&raw const pidfd).read_volatile() };
     Ok(Child { pid: pid as i32, pidfd })
+}
+
+/// What a child that is not born in its cgroup needs to know.
+#[derive(Clone, Copy)]
+struct Waiting {
+    entry: Entry,
+    main: *const u8,
+    argument: *const u8,
+    /// Where a byte comes once the child is in its cgroup.
+    gate: RawFd,
+    /// The parent's end.
+    parents: RawFd,
+}
+
+/// As [`begin`], by clone(2). The child is moved into its cgroup before it does anything.
+///
+/// # Safety
+/// As [`begin`].
+unsafe fn spawn_by_clone(request: &Request, entry: Entry, main: *const u8, argument: *const u8) -> Sys<Child> {
+    let Some(cgroup) = request.cgroup else {
+        // SAFETY: passed on to the caller.
+        return unsafe { begin(request, Making::clone, entry, main, argument) };
+    };
+    let processes = fs::open(cgroup, c"cgroup.procs", libc::O_WRONLY, 0)?;
+    let joined = socket::pair().and_then(|(parents, gate)| {
+        let waiting = Waiting { entry, main, argument, gate, parents };
+        // SAFETY: the child copies what it is to know before it reads the byte, and this function waits to write it.
+        let child = unsafe { begin(request, Making::clone, wait_for_cgroup, (&raw const waiting).cast(), argument) };
+        fs::close(gate);
+        let joined = child.and_then(|child| {
+            let mut digits = [0; 10];
+            fs::write(processes, decimal(child.pid.unsigned_abs(), &mut digits)).inspect_err(|_| {
+                let _ = super::process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
+                let _ = super::process::wait(child.pid, 0);
+                fs::close(child.pidfd);
+            })?;
+            // A child that was killed meanwhile is found out by whoever waits for it.
+            let _ = fs::write(parents, &[1]);
+            Ok(child)
+        });
+        fs::close(parents);
+        joined
+    });
+    fs::close(processes);
+    joined
+}
+
+/// Where a child begins that its parent still has to move.
+extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {
+    // SAFETY: spawn_by_clone passes a Waiting, and leaves it alone until the byte is written. It is not looked at again.
+    let Waiting { entry, main, argument, gate, parents } = unsafe { waiting.cast::<Waiting>().read_volatile() };
+    fs::close(parents);
+    let moved = fs::read(gate, &mut [0]);
+    fs::close(gate);
+    if moved != Ok(1) {
+        super::process::exit(1);
+    }
+    entry(main, argument)
+}
+
+/// The digits of `number`.
+fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
+    let mut first = digits.len();
+    for (index, digit) in digits.iter_mut().enumerate().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        first = index;
+        if number == 0 {
+            break;
+        }
+    }
+    digits.get(first..).unwrap_or_default()
 }
 
 /// A private mapping for the child's stack. It is not unmapped: the child uses it until exec, and a runtime makes
@@ -127,10 +252,10 @@ extern "C" fn main_of<T: Sync>(main: *const u8, argument: *const u8) -> ! {
 
 type Entry = extern "C" fn(*const u8, *const u8) -> !;
 
-/// clone3 onto a new stack, where the child calls `entry(main, argument)`. The child must not return into this
+/// Makes a child with a new stack, where it calls `entry(main, argument)`. The child must not return into this
 /// frame, whose stack it does not have, so the branch is taken in assembly.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argument: *const u8) -> Sys<usize> {
+unsafe fn call_onto_stack(making: Making, entry: Entry, main: *const u8, argument: *const u8) -> Sys<usize> {
     let result: isize;
     // SAFETY: syscall(2) convention. In the child rsp is the top of the new stack, 16-byte aligned by the mapping;
     // call pushes the return address as the ABI wants, and entry never returns.
@@ -145,9 +270,12 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
             "call r14",
             "ud2",
             "2:",
-            inlateout("rax") libc::SYS_clone3 as isize => result,
-            in("rdi") &raw const *arguments,
-            in("rsi") size_of::<Arguments>(),
+            inlateout("rax") making.number as isize => result,
+            in("rdi") making.args[0],
+            in("rsi") making.args[1],
+            in("rdx") making.args[2],
+            in("r10") 0,
+            in("r8") 0,
             in("r12") main,
             in("r13") argument,
             in("r14") entry,
@@ -159,7 +287,7 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
 
 /// As above, for AArch64.
 #[cfg(target_arch = "aarch64")]
-unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argument: *const u8) -> Sys<usize> {
+unsafe fn call_onto_stack(making: Making, entry: Entry, main: *const u8, argument: *const u8) -> Sys<usize> {
     let result: isize;
     // SAFETY: syscall(2) convention. In the child sp is the top of the new stack, 16-byte aligned by the mapping,
     // and entry never returns.
@@ -173,9 +301,12 @@ unsafe fn clone3_onto(arguments: &Arguments, entry: Entry, main: *const u8, argu
             "blr x22",
             "brk 1",
             "2:",
-            in("x8") libc::SYS_clone3,
-            inlateout("x0") &raw const *arguments as isize => result,
-            in("x1") size_of::<Arguments>(),
+            in("x8") making.number,
+            inlateout("x0") making.args[0] as isize => result,
+            in("x1") making.args[1],
+            in("x2") making.args[2],
+            in("x3") 0,
+            in("x4") 0,
             in("x20") main,
             in("x21") argument,
             in("x22") entry,
@@ -201,12 +332,43 @@ pub fn spawn_static<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &'s
 ///
 /// # Errors
 /// What clone3(2) answers.
-pub fn fork_and<T>(request: &Request, argument: T, main: fn(T) -> !) -> Sys<Child> {
-    let mut pidfd: RawFd = -1;
-    let arguments = request.arguments(&mut pidfd);
-    // SAFETY: the child gets a copy of this stack and runs main at once, which does not return.
-    match unsafe { call!(libc::SYS_clone3, &raw const arguments, size_of::<Arguments>()) }? {
-        0 => main(argument),
-        pid => Ok(Child { pid: pid as i32, pidfd }),
+pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sys<Child> {
+    /// What the child finds in its copy of the memory.
+    struct Work<T> {
+        main: fn(T) -> !,
+        argument: T,
+    }
+    // SAFETY: the child has its own copy, in its one thread.
+    unsafe impl<T> Sync for Work<T> {}
+    let request = Request { flags: request.flags & !SHARE_MEMORY, ..*request };
+    let work = Work { main, argument };
+    // SAFETY: memory is not shared: the child's copy of `work` lives as long as the child.
+    unsafe { spawn(&request, |work: &Work<T>| (work.main)(work.argument), &work) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_kernel_reads_them() {
+        for number in [0, 7, 10, 4_194_304, u32::MAX] {
+            assert_eq!(decimal(number, &mut [0; 10]), number.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn clone_makes_what_clone3_would() {
+        for flags in [0, SHARE_MEMORY] {
+            let request = Request { flags, cgroup: None, exit_signal: libc::SIGCHLD };
+            let main: fn(&i32) -> ! = |code| super::super::process::exit(*code);
+            let main = (main as *const ()).cast();
+            let code: &'static i32 = &7;
+            // SAFETY: main_of gets the types that it asks for, and they live for ever.
+            let child = unsafe { spawn_by_clone(&request, main_of::<i32>, main, (&raw const *code).cast()) }.unwrap();
+            assert!(child.pidfd >= 0);
+            fs::close(child.pidfd);
+            assert_eq!(super::super::process::wait(child.pid, 0), Ok(Some(super::super::process::Exit::Code(7))));
+        }
     }
 }

@@ -165,10 +165,18 @@ pub fn stat_at(dir: RawFd, name: &CStr, flags: i32) -> Sys<libc::stat> {
     }
 }
 
-/// Whether this process may use `name` in `dir` as `mode` (`X_OK`, ...) says, by its effective ids (faccessat2(2)).
-pub fn access(dir: RawFd, name: &CStr, mode: i32, flags: i32) -> Sys {
+/// Whether this process may use `name` in `dir` as `mode` (`X_OK`, ...) says, by its effective ids (faccessat2(2)). Where
+/// that is missing (before Linux 5.8) or hidden by a seccomp filter, by its real ids (faccessat(2)): those of who has
+/// just become a user are the same.
+pub fn access(dir: RawFd, name: &CStr, mode: i32) -> Sys {
     // SAFETY: name outlives the call.
-    unsafe { call!(libc::SYS_faccessat2, dir, name.as_ptr(), mode, flags) }.map(drop)
+    match unsafe { call!(libc::SYS_faccessat2, dir, name.as_ptr(), mode, libc::AT_EACCESS) } {
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            // SAFETY: as above.
+            unsafe { call!(libc::SYS_faccessat, dir, name.as_ptr(), mode) }.map(drop)
+        }
+        answer => answer.map(drop),
+    }
 }
 
 /// The magic number of the file system that `fd` lies on (fstatfs(2)).
@@ -186,14 +194,13 @@ pub fn statfs(fd: RawFd) -> Sys<libc::statfs> {
     }
 }
 
-/// The flags of the mount that `fd` lies on, and of its file system: `ST_*` (fstatvfs(3)).
+/// The flags of the mount that `fd` lies on, and of its file system: `ST_*` (fstatfs(2)).
 pub fn mount_flags(fd: RawFd) -> Sys<u64> {
-    let mut info = std::mem::MaybeUninit::<libc::statvfs>::zeroed();
-    // SAFETY: the C library fills a struct statvfs, which is valid when zeroed as well.
-    let result = unsafe { libc::fstatvfs(fd, info.as_mut_ptr()) };
-    Errno::result(result)?;
-    // SAFETY: see above.
-    Ok(unsafe { info.assume_init() }.f_flag)
+    // The kernel's struct statfs on 64-bit machines is 15 words; the C libraries do not agree on a name for the eleventh.
+    let mut info = [0u64; 15];
+    // SAFETY: the kernel fills a struct statfs, for which there is room.
+    unsafe { call!(libc::SYS_fstatfs, fd, info.as_mut_ptr()) }?;
+    Ok(info[10])
 }
 
 /// `STATX_ATTR_*` of an open file (statx(2)).
@@ -250,13 +257,82 @@ pub fn dup_onto(old: RawFd, new: RawFd) -> Sys {
 /// Marks all descriptors from `first` up to be closed on exec (close_range(2), Linux 5.11).
 pub fn cloexec_from(first: u32) -> Sys {
     // SAFETY: no memory is involved.
-    unsafe { call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }.map(drop)
+    let marked = unsafe { call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    match marked {
+        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+            for_each_open(first, u32::MAX, |fd| {
+                let _ = set_cloexec(fd, true);
+            });
+            Ok(())
+        }
+        marked => marked.map(drop),
+    }
 }
 
-/// Closes all descriptors from `first` to `last` (close_range(2)).
+/// Closes all descriptors from `first` to `last` (close_range(2), Linux 5.9).
 pub fn close_range(first: u32, last: u32) -> Sys {
     // SAFETY: no memory is involved; the caller gives up these descriptors.
-    unsafe { call!(libc::SYS_close_range, first, last, 0) }.map(drop)
+    match unsafe { call!(libc::SYS_close_range, first, last, 0) } {
+        Err(Errno::ENOSYS | Errno::EPERM) => {
+            for_each_open(first, last, close);
+            Ok(())
+        }
+        closed => closed.map(drop),
+    }
+}
+
+/// Calls `action` for every number from `first` to `last` that may be an open descriptor: for those that procfs lists,
+/// or, where /proc is missing or something else, for all that there can be.
+fn for_each_open(first: u32, last: u32, action: impl Fn(RawFd)) {
+    /// What fs.nr_open is unless someone raises it: no process can have more (proc(5)).
+    const MOST: u32 = 1 << 20;
+    if for_each_listed(first, last, &action).is_err() {
+        (first..=last.min(MOST)).for_each(|fd| action(fd.cast_signed()));
+    }
+}
+
+/// As above, by /proc/self/fd. The container's owner says what lies there, so it has to be procfs, all of it.
+fn for_each_listed(first: u32, last: u32, action: &impl Fn(RawFd)) -> Sys {
+    let proc = open(CWD, c"/proc", libc::O_PATH | libc::O_DIRECTORY, 0)?;
+    let rules = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+    let list = match file_system(proc) {
+        Ok(libc::PROC_SUPER_MAGIC) => open_resolved(proc, c"self/fd", libc::O_RDONLY | libc::O_DIRECTORY, 0, rules),
+        other => Err(other.err().unwrap_or(Errno::EXDEV)),
+    };
+    close(proc);
+    let list = list?;
+    let range = first.cast_signed()..=i32::try_from(last).unwrap_or(i32::MAX);
+    let result = read_directory(list, |name| {
+        let fd = str::from_utf8(name.to_bytes()).ok().and_then(|digits| digits.parse::<RawFd>().ok());
+        if let Some(fd) = fd.filter(|fd| *fd != list && range.contains(fd)) {
+            action(fd);
+        }
+        Ok(())
+    });
+    close(list);
+    result
+}
+
+/// Calls `action` with each name in the open directory `listing`, "." and ".." too (getdents64(2)).
+///
+/// # Errors
+/// What getdents64(2) answers, and then what `action` does.
+pub fn read_directory(listing: RawFd, mut action: impl FnMut(&CStr) -> Sys) -> Sys {
+    let mut buffer = [0u8; 2048];
+    loop {
+        let filled = getdents(listing, &mut buffer)?;
+        if filled == 0 {
+            return Ok(());
+        }
+        let mut rest = buffer.get(..filled).unwrap_or_default();
+        // struct linux_dirent64: inode (8), offset (8), length (2), type (1), name.
+        while let Some(&[low, high]) = rest.get(16..18) {
+            let length = usize::from(u16::from_ne_bytes([low, high]));
+            let entry = rest.get(19..length).ok_or(Errno::EIO)?;
+            action(CStr::from_bytes_until_nul(entry).map_err(|_| Errno::EIO)?)?;
+            rest = rest.get(length..).unwrap_or_default();
+        }
+    }
 }
 
 /// Keeps (`false`) or closes (`true`) a descriptor on exec (fcntl(2) F_SETFD).
@@ -272,7 +348,7 @@ pub fn is_cloexec(fd: RawFd) -> Sys<bool> {
 }
 
 /// Reads a directory's raw entries into `buffer` (getdents64(2)); the number of bytes, 0 at the end.
-pub fn getdents(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
+fn getdents(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
     unsafe { call!(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }
 }

@@ -1,0 +1,152 @@
+//! Attributes of mounts, with or without mount_setattr(2) (Linux 5.12).
+//!
+//! Without it there is mount(2), which takes a path, knows one mount at a time, and only mounts that are attached. The
+//! path is that of the descriptor below a procfs of our own; what is detached gets its attributes as soon as it is
+//! attached, when nobody but init is there yet.
+
+use super::mounts::below;
+use crate::sys::fs::{self, Sys};
+use crate::sys::mount::{self, Attributes};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::io::Write;
+use std::os::fd::RawFd;
+
+/// The bits of an attribute set that say how access times are kept (mount_setattr(2), MOUNT_ATTR__ATIME).
+const ACCESS_TIMES: u64 = 0x70;
+
+/// `MOUNT_ATTR_*`, what statfs(2) calls it (linux/statfs.h, `ST_*`), and what mount(2) does.
+const NAMES: [(u64, u64, u64); 6] = [
+    (libc::MOUNT_ATTR_RDONLY, 0x1, libc::MS_RDONLY),
+    (libc::MOUNT_ATTR_NOSUID, 0x2, libc::MS_NOSUID),
+    (libc::MOUNT_ATTR_NODEV, 0x4, libc::MS_NODEV),
+    (libc::MOUNT_ATTR_NOEXEC, 0x8, libc::MS_NOEXEC),
+    (libc::MOUNT_ATTR_NODIRATIME, 0x800, libc::MS_NODIRATIME),
+    (libc::MOUNT_ATTR_NOSYMFOLLOW, 0x2000, 256),
+];
+
+/// Sets attributes.
+#[derive(Debug)]
+pub struct Setter {
+    /// The procfs, once it is needed; -1 before.
+    procfs: RawFd,
+    /// A detached mount, and what it is owed.
+    owed: Option<(RawFd, Attributes)>,
+}
+
+impl Setter {
+    /// Without any need for mount(2) so far.
+    pub const fn new() -> Self {
+        Self { procfs: -1, owed: None }
+    }
+
+    /// Changes the mount that `mount` is the root of; if `recursive`, all below it too.
+    ///
+    /// # Errors
+    /// What mount_setattr(2) or mount(2) answers; ENOSYS for what only the former can do.
+    pub fn set(&mut self, mount: RawFd, recursive: bool, attributes: &Attributes) -> Sys {
+        match mount::set_attributes(mount, c"", below(recursive), attributes) {
+            Err(Errno::ENOSYS) => self.set_by_mount(mount, recursive, attributes),
+            result => result,
+        }
+    }
+
+    fn set_by_mount(&mut self, mount: RawFd, recursive: bool, attributes: &Attributes) -> Sys {
+        let Attributes { set, clear, propagation, .. } = *attributes;
+        if propagation != 0 {
+            self.mount(mount, propagation | if recursive { libc::MS_REC } else { 0 })?;
+        }
+        if set | clear == 0 {
+            return Ok(());
+        }
+        if recursive || set & libc::MOUNT_ATTR_IDMAP != 0 {
+            return Err(Errno::ENOSYS);
+        }
+        match self.mount(mount, remount_flags(mount, set, clear)?) {
+            // mount(2) does not reach mounts that are detached.
+            Err(Errno::EINVAL) if self.owed.is_none() => {
+                self.owed = Some((mount, *attributes));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    /// Attaches `mount` at the place that `target` holds, and gives it what it is owed.
+    ///
+    /// # Errors
+    /// What move_mount(2) or mount(2) answers.
+    pub fn attach(&mut self, mount: RawFd, target: RawFd) -> Sys {
+        mount::attach(mount, target)?;
+        match self.owed.take() {
+            Some((owed, Attributes { set, clear, .. })) if owed == mount => {
+                self.mount(mount, remount_flags(mount, set, clear)?)
+            }
+            other => {
+                self.owed = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// mount(2) without source, type and data, on the root of a mount.
+    fn mount(&mut self, mount: RawFd, flags: u64) -> Sys {
+        if self.procfs < 0 {
+            let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+            self.procfs = super::mounts::new_filesystem(c"proc", &[], None, attributes)?;
+        }
+        let mut path = [0u8; 32];
+        write!(path.as_mut_slice(), "self/fd/{mount}\0").map_err(|_| Errno::ENAMETOOLONG)?;
+        let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::EINVAL)?;
+        fs::fchdir(self.procfs)?;
+        let result = mount::mount(c"none", path, flags);
+        // No step depends on where the process stands until it enters the container's working directory.
+        fs::chdir(c"/").and(result)
+    }
+}
+
+/// The flags for mount(2) that change what is to be changed and say again what is not.
+fn remount_flags(mount: RawFd, set: u64, clear: u64) -> Sys<u64> {
+    Ok(libc::MS_REMOUNT | libc::MS_BIND | flags_of(fs::mount_flags(mount)?, set, clear))
+}
+
+/// How a mount with these `ST_*` flags keeps access times.
+fn access_times_of(present: u64) -> u64 {
+    match (present & 0x400, present & 0x1000) {
+        (0, 0) => libc::MOUNT_ATTR_STRICTATIME,
+        // ST_RELATIME
+        (0, _) => libc::MOUNT_ATTR_RELATIME,
+        // ST_NOATIME
+        _ => libc::MOUNT_ATTR_NOATIME,
+    }
+}
+
+fn flags_of(present: u64, set: u64, clear: u64) -> u64 {
+    let flags = NAMES.iter().fold(0, |flags, (attribute, status, flag)| {
+        let on = set & attribute != 0 || present & status != 0 && clear & attribute == 0;
+        if on { flags | flag } else { flags }
+    });
+    let kept = if (set | clear) & ACCESS_TIMES != 0 { set & ACCESS_TIMES } else { access_times_of(present) };
+    let access_times = match kept {
+        libc::MOUNT_ATTR_NOATIME => libc::MS_NOATIME,
+        libc::MOUNT_ATTR_STRICTATIME => libc::MS_STRICTATIME,
+        _ => libc::MS_RELATIME,
+    };
+    flags | access_times
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_named_stays() {
+        let present = 0x2 | 0x8 | 0x1000;
+        let (read_only, no_exec) = (libc::MOUNT_ATTR_RDONLY, libc::MOUNT_ATTR_NOEXEC);
+        let flags = flags_of(present, read_only, no_exec);
+        assert_eq!(flags, libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_RELATIME);
+        let flags = flags_of(present, libc::MOUNT_ATTR_STRICTATIME, ACCESS_TIMES);
+        assert_eq!(flags, libc::MS_NOSUID | libc::MS_NOEXEC | libc::MS_STRICTATIME);
+        assert_eq!(flags_of(0, libc::MOUNT_ATTR_NOSYMFOLLOW, 0), 256 | libc::MS_STRICTATIME);
+    }
+}

@@ -1,0 +1,328 @@
+//! On kernels that lack what microrun uses, it does without, or says in one sentence what is missing.
+//!
+//! A seccomp filter answers for the older kernel, or for the container engine around. It is loaded between fork and
+//! exec, so the program under test is the built one. docs/kernel-features.md is the table that this proves.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab, Output, push};
+use libc::sock_filter;
+use microrun::sys::process;
+use serde_json::{Value, json};
+use std::fs;
+use std::process::{Command, Stdio};
+
+/// Offsets in struct seccomp_data (seccomp(2)); arguments are little-endian on all machines that run this.
+const NUMBER: u32 = 0;
+const fn argument(index: u32) -> u32 {
+    16 + 8 * index
+}
+
+/// A filter in the making: each rule is complete in itself, and what no rule answers is allowed.
+#[derive(Default)]
+struct Filter(Vec<sock_filter>);
+
+impl Filter {
+    fn instruction(&mut self, code: u32, yes: u8, no: u8, k: u32) {
+        self.0.push(sock_filter { code: code as u16, jt: yes, jf: no, k });
+    }
+
+    fn load(&mut self, offset: u32) {
+        self.instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, offset);
+    }
+
+    fn answer(&mut self, errno: i32) {
+        self.instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
+    }
+
+    /// Whoever makes the system call `number` gets `errno`.
+    fn refuse(mut self, number: libc::c_long, errno: i32) -> Self {
+        self.load(NUMBER);
+        self.instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32);
+        self.answer(errno);
+        self
+    }
+
+    /// The same, if one of `bits` is set in the argument `index`.
+    fn refuse_bits(mut self, number: libc::c_long, index: u32, bits: u32, errno: i32) -> Self {
+        self.load(NUMBER);
+        self.instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 3, number as u32);
+        self.load(argument(index));
+        self.instruction(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, bits);
+        self.answer(errno);
+        self
+    }
+
+    /// No system call from `number` up exists.
+    fn end_at(mut self, number: u32) -> Self {
+        self.load(NUMBER);
+        self.instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, number);
+        self.answer(libc::ENOSYS);
+        self
+    }
+
+    fn program(mut self) -> Vec<sock_filter> {
+        self.instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW);
+        self.0
+    }
+}
+
+fn missing(calls: &[libc::c_long]) -> Filter {
+    calls.iter().fold(Filter::default(), |filter, call| filter.refuse(*call, libc::ENOSYS))
+}
+
+/// What Linux 5.10 answers: it knows no call from epoll_pwait2 (5.11) up, and not CLOSE_RANGE_CLOEXEC.
+fn linux_5_10() -> Filter {
+    const EPOLL_PWAIT2: u32 = 441;
+    Filter::default().end_at(EPOLL_PWAIT2).refuse_bits(
+        libc::SYS_close_range,
+        2,
+        libc::CLOSE_RANGE_CLOEXEC,
+        libc::EINVAL,
+    )
+}
+
+/// Runs `command` under the filter, for a minute at most.
+fn under(filter: Filter, command: &Command) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, err) = (dir.path().join("out"), dir.path().join("err"));
+    let mut limited = Command::new("timeout");
+    limited.args(["-k", "5", "60"]).arg(command.get_program()).args(command.get_args());
+    // Files: what a created container inherits would keep our end of a pipe open.
+    limited.stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap()).stderr(fs::File::create(&err).unwrap());
+    let program = filter.program();
+    process::before_exec(&mut limited, move || process::load_seccomp(&program, 0).map(drop));
+    let code = limited.status().unwrap().code().unwrap_or(-1);
+    let text = |path| fs::read_to_string(path).unwrap().trim().to_owned();
+    Output { code, stdout: text(&out), stderr: text(&err) }
+}
+
+fn run(lab: &Lab, filter: Filter, bundle: &Bundle, options: &[&str]) -> Output {
+    let mut args = vec!["run", "--bundle", bundle.path.to_str().unwrap()];
+    args.extend(options);
+    args.push(&bundle.id);
+    under(filter, &lab.command(&args))
+}
+
+fn shell(lab: &Lab, filter: Filter, script: &str, change: impl FnOnce(&mut Value)) -> Output {
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        change(config);
+    });
+    run(lab, filter, &bundle, &[])
+}
+
+#[test]
+fn what_can_be_replaced_is_replaced() {
+    let lab = lab!();
+    let replaced = [libc::SYS_clone3, libc::SYS_close_range, libc::SYS_faccessat2, libc::SYS_mount_setattr];
+    // Nobody can do without these, but a start does.
+    let unused = [libc::SYS_pidfd_open, libc::SYS_pidfd_getfd];
+    let mut filters: Vec<(String, Filter)> =
+        replaced.iter().chain(&unused).map(|call| (format!("call {call}"), missing(&[*call]))).collect();
+    filters.push(("all".into(), missing(&[&replaced[..], &unused].concat())));
+    filters.push(("Linux 5.10".into(), linux_5_10()));
+    // Container engines of old answered so to what they did not know.
+    let denied = [libc::SYS_clone3, libc::SYS_close_range, libc::SYS_faccessat2];
+    filters.push(("EPERM".into(), denied.iter().fold(Filter::default(), |all, call| all.refuse(*call, libc::EPERM))));
+    // CLONE_INTO_CGROUP and CLONE_CLEAR_SIGHAND are not known to Linux 5.3, nor as long a struct.
+    filters.push(("E2BIG".into(), Filter::default().refuse(libc::SYS_clone3, libc::E2BIG)));
+    for (name, filter) in filters {
+        let output = shell(&lab, filter, "echo Hello; id -u; cat /proc/sys/kernel/ostype", |_| {});
+        assert_eq!((output.code, output.stdout.as_str()), (0, "Hello\n0\nLinux"), "{name}: {output:#?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_replaced_is_named() {
+    let lab = lab!();
+    let needs = "function not implemented: this needs Linux 5.10 or later, and that no seccomp filter around \
+                 microrun hides it";
+    for (call, name, sentence) in [
+        (libc::SYS_openat2, "openat2", "openat2([0], \"/proc\", IN_ROOT)"),
+        (libc::SYS_fsopen, "fsopen", "fsopen(\"tmpfs\")"),
+        (libc::SYS_fsconfig, "fsconfig", "fsopen(\"tmpfs\")"),
+        (libc::SYS_fsmount, "fsmount", "fsopen(\"tmpfs\")"),
+        (libc::SYS_open_tree, "open_tree", "open_tree(\"/dev/null\", CLONE)"),
+        (libc::SYS_move_mount, "move_mount", "move_mount([0] -> [2])"),
+    ] {
+        let bundle = lab.bundle(|_| {});
+        let error = run(&lab, missing(&[call]), &bundle, &[]).failed();
+        let error = error.replace('\\', "");
+        assert!(error.contains(sentence) && error.contains(needs), "{name}: {error}");
+        assert_eq!(error.lines().count(), 1, "{name}: {error}");
+        assert!(lab.microrun(&["state", &bundle.id]).failed().contains("does not exist"));
+    }
+}
+
+#[test]
+fn every_verb_does_without_what_linux_5_10_lacks() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let path = bundle.path.to_str().unwrap();
+    let id = bundle.id.as_str();
+    let verb = |args: &[&str]| under(linux_5_10(), &lab.command(args));
+    verb(&["create", "--bundle", path, id]).ok();
+    assert_eq!(lab.status(id), "created");
+    verb(&["start", id]).ok();
+    assert_eq!(verb(&["exec", id, "echo", "Hello"]).ok(), "Hello");
+    verb(&["pause", id]).ok();
+    verb(&["resume", id]).ok();
+    verb(&["kill", id, "KILL"]).ok();
+    common::eventually(|| lab.status(id) == "stopped");
+    verb(&["delete", id]).ok();
+}
+
+#[test]
+fn a_child_of_clone_is_in_its_cgroup_before_it_does_anything() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", "cat /proc/self/cgroup; exec sleep 1000"]);
+    });
+    let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+    let path = config["linux"]["cgroupsPath"].as_str().unwrap();
+    let places = |text: &str| text.lines().filter(|line| line.ends_with(path)).count();
+    let pid = lab.started(&bundle);
+    let expected = places(&fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap());
+    assert!(expected > 0);
+    let exec = ["exec", &bundle.id, "cat", "/proc/self/cgroup"];
+    let joined = under(missing(&[libc::SYS_clone3]), &lab.command(&exec)).ok();
+    assert_eq!(places(&joined), expected, "{joined}");
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    let own = lab.bundle(|config| {
+        config["process"]["args"] = json!(["cat", "/proc/self/cgroup"]);
+        config["linux"]["cgroupsPath"] = json!(path);
+    });
+    let born = run(&lab, missing(&[libc::SYS_clone3]), &own, &[]).ok();
+    assert_eq!(places(&born), expected, "{born}");
+    // In a cgroup namespace, its cgroup is the root.
+    let namespaced = shell(&lab, missing(&[libc::SYS_clone3]), "cat /proc/self/cgroup", |config| {
+        push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+    });
+    let namespaced = namespaced.ok();
+    assert!(namespaced.lines().all(|line| !line.contains("microrun-test")), "{namespaced}");
+    assert!(namespaced.lines().any(|line| line.starts_with("0::/") && line.len() == 4), "{namespaced}");
+}
+
+#[test]
+fn no_descriptor_comes_along_without_close_range() {
+    let lab = lab!();
+    let missing = || missing(&[libc::SYS_close_range]);
+    for (name, filter) in [("missing", &missing as &dyn Fn() -> Filter), ("without CLOEXEC", &linux_5_10)] {
+        for (with_proc, create) in [(true, false), (false, false), (true, true)] {
+            let bundle = lab.bundle(|config| {
+                let script = "for fd in 3 9 60 200; do (true <&$fd) 2>/dev/null && echo $fd; done; echo end";
+                config["process"]["args"] = json!(["sh", "-c", script]);
+                if !with_proc {
+                    config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+                    config["linux"].as_object_mut().unwrap().retain(|key, _| !key.ends_with("Paths"));
+                }
+            });
+            let path = bundle.path.to_str().unwrap();
+            let verb = if create { "create" } else { "run" };
+            let inner = lab.command(&[verb, "--bundle", path, &bundle.id]);
+            let mut outer = Command::new("busybox");
+            outer.args(["sh", "-c", "exec 9</dev/null 60</dev/null 200</dev/null; exec \"$@\"", "sh"]);
+            outer.arg(inner.get_program()).args(inner.get_args());
+            if !create {
+                assert_eq!(under(filter(), &outer).ok(), "end", "{name}, /proc: {with_proc}");
+                continue;
+            }
+            outer.arg("--pid-file").arg(bundle.path.join("pid"));
+            under(filter(), &outer).ok();
+            let pid = fs::read_to_string(bundle.path.join("pid")).unwrap();
+            let open: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd"))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            assert!(["9", "60", "200"].iter().all(|fd| !open.iter().any(|open| open == fd)), "{name}: {open:?}");
+            lab.microrun(&["start", &bundle.id]).ok();
+        }
+    }
+}
+
+#[test]
+fn mounts_have_their_attributes_without_mount_setattr() {
+    let lab = lab!();
+    let old = || missing(&[libc::SYS_mount_setattr]);
+    let file = lab.path("file");
+    fs::write(&file, "text").unwrap();
+    let bind = |destination: &str, source: &str, options: &[&str]| json!({"destination": destination, "type": "bind", "source": source, "options": options});
+    let directory = lab.path("directory");
+    fs::create_dir(&directory).unwrap();
+    let change = |config: &mut Value| {
+        push(&mut config["mounts"], bind("/tmp", directory.to_str().unwrap(), &["rbind", "ro", "nosuid", "noexec"]));
+        push(&mut config["mounts"], bind("/mnt/file", file.to_str().unwrap(), &["bind", "ro", "nodev"]));
+        push(&mut config["mounts"], bind("/root", directory.to_str().unwrap(), &["bind", "noatime", "private"]));
+        config["mounts"][1]["options"].as_array_mut().unwrap().push(json!("ro"));
+        config["linux"]["rootfsPropagation"] = json!("rprivate");
+    };
+    // All but the numbers, which differ from one start to the next.
+    let seen = |text: &str| -> Vec<String> {
+        let line = |line: &str| {
+            let fields: Vec<&str> = line.split(' ').collect();
+            format!("{} {} {}", fields[4], fields[5], fields[6..].join(" ").split_once(" - ").map_or("", |(a, _)| a))
+        };
+        text.lines().map(line).collect()
+    };
+    let expected = lab.shell("cat /proc/self/mountinfo", change).ok();
+    let output = shell(&lab, old(), "cat /proc/self/mountinfo", change).ok();
+    assert_eq!(seen(&output), seen(&expected));
+    assert!(output.lines().any(|line| line.contains(" /proc/sys ro,")), "{output}");
+    let shared = shell(&lab, old(), "cat /proc/self/mountinfo", |config| {
+        config["linux"]["rootfsPropagation"] = json!("shared");
+    });
+    let shared = shared.ok();
+    assert!(shared.lines().any(|line| line.contains(" / / ") || line.contains("/rootfs / ")), "{shared}");
+    assert!(shared.lines().all(|line| !line.contains("/rootfs / ") || line.contains(" shared:")), "{shared}");
+    // What one call cannot do is not done by halves.
+    for (options, asked) in [(["rbind", "rro"], "AT_RECURSIVE"), (["rbind", "idmap"], "IDMAP")] {
+        let error = shell(&lab, old(), "true", |config| {
+            let mut mount = bind("/tmp", directory.to_str().unwrap(), &options);
+            if asked == "IDMAP" {
+                for field in ["uidMappings", "gidMappings"] {
+                    mount[field] = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
+                }
+            }
+            push(&mut config["mounts"], mount);
+        });
+        let error = error.failed();
+        assert!(error.contains("mounts[4]: mount_setattr(") && error.contains(asked), "{error}");
+        assert!(error.contains("function not implemented: this needs Linux 5.12 or later, and"), "{error}");
+    }
+}
+
+/// Docker's own profile, for a container with CAP_SYS_ADMIN (moby, profiles/seccomp/default_linux.go).
+#[test]
+fn under_dockers_filter_with_sys_admin_two_options_are_needed() {
+    let lab = lab!();
+    let docker = || {
+        [libc::SYS_pivot_root, libc::SYS_keyctl, libc::SYS_pidfd_getfd]
+            .iter()
+            .fold(Filter::default(), |all, call| all.refuse(*call, libc::EPERM))
+    };
+    let hello = || lab.bundle(|config| config["process"]["args"] = json!(["echo", "Hello"]));
+    let error = run(&lab, docker(), &hello(), &[]).failed();
+    assert!(error.contains("pivot_root") && error.contains("--no-pivot"), "{error}");
+    let error = run(&lab, docker(), &hello(), &["--no-pivot"]).failed();
+    assert!(error.contains("keyctl") && error.contains("--no-new-keyring"), "{error}");
+    assert_eq!(run(&lab, docker(), &hello(), &["--no-pivot", "--no-new-keyring"]).ok(), "Hello");
+}
+
+/// The same without CAP_SYS_ADMIN: no namespace can be made at all.
+#[test]
+fn under_dockers_filter_the_first_thing_denied_is_named() {
+    let lab = lab!();
+    let namespaces = (libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUSER).cast_unsigned();
+    let filter = [libc::SYS_unshare, libc::SYS_mount, libc::SYS_setns, libc::SYS_fsopen, libc::SYS_open_tree]
+        .iter()
+        .fold(missing(&[libc::SYS_clone3]), |all, call| all.refuse(*call, libc::EPERM))
+        .refuse_bits(libc::SYS_clone, 0, namespaces, libc::EPERM);
+    let bundle = lab.bundle(|_| {});
+    let error = run(&lab, filter, &bundle, &[]).failed();
+    assert!(error.contains("linux.namespaces: clone3("), "{error}");
+    assert!(error.contains("operation not permitted"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
