@@ -392,6 +392,13 @@ fn base_config() -> Value {
     })
 }
 
+/// The kernel's version: 6.1.0-50-cloud-amd64 is (6, 1).
+pub fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|other: char| !other.is_ascii_digit()).map(|number| number.parse().unwrap());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
 /// Adds an item to the list `list`.
 pub fn push(list: &mut Value, item: Value) {
     match list {

@@ -478,7 +478,7 @@ fn systemd_makes_limits_and_removes_the_cgroup() {
     };
     assert_eq!(programs, 1, "ours took the place of systemd's");
 
-    let error = plan.create().unwrap_err().to_string();
+    let error = plan.require_unused().unwrap_err().to_string();
     assert!(error.contains("container's cgroup is not empty"), "{error}");
     let new = resources(r#"{"pids": {"limit": 7}, "cpu": {"quota": -1}}"#);
     handle.update(&old, &new).unwrap();
