@@ -84,6 +84,9 @@ fn source(lab: &Lab) -> std::path::PathBuf {
 #[test]
 fn attributes_of_a_mount_and_of_all_below_it() {
     let lab = lab!();
+    if common::kernel() < (5, 14) {
+        skip!("the attributes of all mounts below another need Linux 5.12, nosymfollow 5.14");
+    }
     let source = source(&lab);
     let src = source.to_str().unwrap();
     let setup = format!("mount -t tmpfs none {src} && mkdir {src}/sub && mount -t tmpfs none {src}/sub");
@@ -517,6 +520,9 @@ fn nobody_outside_sees_an_overlays_scratch_layer() {
 #[test]
 fn an_overlay_works_in_a_user_namespace() {
     let lab = lab!();
+    if common::kernel() < (5, 11) {
+        skip!("before Linux 5.11 no overlay can be mounted in a user namespace");
+    }
     let output = lab.shell("echo new > /etc/new; cat /etc/new", |config| {
         config["root"]["readonly"] = json!(false);
         config["annotations"] = json!({"org.microrun.overlay": "scratch"});

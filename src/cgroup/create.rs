@@ -10,7 +10,7 @@ use crate::error::Doing;
 use crate::sys::bpf;
 use crate::{Error, Result};
 use nix::errno::Errno;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::{Uid, chown};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -222,7 +222,9 @@ fn load(instructions: &[u64]) -> Result<OwnedFd, Errno> {
     match bpf::load_device_program(instructions) {
         Err(Errno::EPERM) => {
             let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-            setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)?;
+            // It counts what all containers of this user have, so only who may raise the limit itself gets far.
+            setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)
+                .or_else(|_| setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard))?;
             let result = bpf::load_device_program(instructions);
             setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
             result
