@@ -100,6 +100,9 @@ fn stats(lab: &Lab, bundle: &Bundle) -> Value {
 #[test]
 fn limits_are_set_before_anything_runs() {
     need!("memory", "pids", "cpu", "cpuset");
+    if common::kernel() < (5, 15) {
+        skip!("this kernel has no cpu.max.burst (Linux 5.14) or no cpu.idle (5.15)");
+    }
     let lab = lab!();
     let resources = json!({
         "memory": {"limit": 67108864, "swap": 100663296, "reservation": 33554432},
@@ -134,6 +137,9 @@ fn no_limit_is_written_as_max() {
 #[test]
 fn an_idle_container() {
     need!("cpu");
+    if common::kernel() < (5, 15) {
+        skip!("this kernel has no cpu.max.burst (Linux 5.14) or no cpu.idle (5.15)");
+    }
     let lab = lab!();
     assert_eq!(inside(&lab, &["cpu.idle"], json!({"cpu": {"idle": 1}})).ok(), "cpu.idle 1");
 }
@@ -532,6 +538,9 @@ fn statistics_tell_use_and_limits() {
 #[test]
 fn every_limit_can_be_updated() {
     need!("memory", "pids", "cpu", "cpuset", "io");
+    if common::kernel() < (5, 15) {
+        skip!("this kernel has no cpu.max.burst (Linux 5.14) or no cpu.idle (5.15)");
+    }
     let lab = lab!();
     let (bundle, cgroup) = sleeper(&lab, |config| {
         limit(config, json!({"memory": {"limit": 67108864, "swap": 67108864}, "cpu": {"quota": 50000}}));

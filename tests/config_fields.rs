@@ -183,6 +183,9 @@ fn memory_policy() {
         (json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]}), "bind=static:0"),
         (json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_RELATIVE_NODES"]}), "bind=relative:0"),
     ] {
+        if expected == "prefer (many):0" && common::kernel() < (5, 15) {
+            continue;
+        }
         let said = policy(members.clone()).ok();
         // "prefer (many)" is cut at its space.
         assert!(expected.starts_with(&said) && (said == expected || said == "prefer"), "{members}: {said}");

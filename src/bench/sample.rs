@@ -259,7 +259,8 @@ mod tests {
     #[test]
     fn bytes_of_another_process_may_come_after_the_end() {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut command = shell("(sleep 0.05; echo Hello) &");
+        // Whoever has not been waited for can still be sent signals.
+        let mut command = shell("(while kill -0 $$ 2>/dev/null; do sleep 0.01; done; sleep 0.1; echo Hello) &");
         command.stdout(writer);
         let sample = of_end(&mut command, Some((&mut reader, b"Hello\n")), MINUTE).unwrap();
         assert!(sample.first_byte.unwrap() > sample.reaped, "{sample:?}");
