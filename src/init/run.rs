@@ -263,7 +263,7 @@ impl<'a> Executor<'a> {
             }
             Op::Ambient { raise } => rights::raise_ambient(*raise),
             Op::Seccomp { program, flags, listener } => self.load_filter(program, *flags, *listener),
-            Op::CloseOnExec { first } => fs::cloexec_from(*first),
+            Op::CloseOnExec { first } => rights::close_on_exec(*first, self.sync),
             Op::CloseBut { first, listener } => rights::close_but(*first, self.sync, self.at(*listener)),
             Op::SendPidfd { socket } => rights::send_pidfd(self.at(*socket)),
         }

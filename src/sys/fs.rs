@@ -254,12 +254,15 @@ pub fn dup_onto(old: RawFd, new: RawFd) -> Sys {
     unsafe { call!(libc::SYS_dup3, old, new, 0) }.map(drop)
 }
 
-/// Marks all descriptors from `first` up to be closed on exec (close_range(2), Linux 5.11).
+/// Marks all descriptors from `first` up to be closed on exec (close_range(2)).
+///
+/// # Errors
+/// EINVAL where only closing them at once is known (Linux 5.9 and 5.10).
 pub fn cloexec_from(first: u32) -> Sys {
     // SAFETY: no memory is involved.
     let marked = unsafe { call!(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     match marked {
-        Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
+        Err(Errno::ENOSYS | Errno::EPERM) => {
             for_each_open(first, u32::MAX, |fd| {
                 let _ = set_cloexec(fd, true);
             });
