@@ -271,6 +271,18 @@ fn mounts_have_their_attributes_without_mount_setattr() {
     let output = shell(&lab, old(), "cat /proc/self/mountinfo", change).ok();
     assert_eq!(seen(&output), seen(&expected));
     assert!(output.lines().any(|line| line.contains(" /proc/sys ro,")), "{output}");
+    // In a user namespace mounts are the runtime's until they are attached.
+    for option in ["ro", "rw"] {
+        let output = shell(&lab, old(), "grep ' /tmp ' /proc/self/mountinfo | cut -d' ' -f6", |config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+            }
+            push(&mut config["mounts"], bind("/tmp", directory.to_str().unwrap(), &["bind", option, "nosuid"]));
+        });
+        let output = output.ok();
+        assert!(output.starts_with(option) && output.contains("nosuid"), "{output}");
+    }
     let shared = shell(&lab, old(), "cat /proc/self/mountinfo", |config| {
         config["linux"]["rootfsPropagation"] = json!("shared");
     });

@@ -51,6 +51,24 @@ impl Setter {
         }
     }
 
+    /// As [`super::mounts::set_locked`], for one mount.
+    ///
+    /// # Errors
+    /// As there, and as [`Setter::set`].
+    pub fn set_locked(&mut self, mount: RawFd, attributes: &Attributes) -> Sys {
+        const LOCKED: u64 = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        const ACCESS_TIMES: u64 = libc::MS_NOATIME | libc::MS_NODIRATIME | libc::MS_RELATIME | libc::MS_STRICTATIME;
+        match super::mounts::set_locked(mount, attributes) {
+            Err(Errno::ENOSYS) => {
+                let present = fs::mount_flags(mount)?;
+                let (before, after) = (flags_of(present, 0, 0), flags_of(present, attributes.set, attributes.clear));
+                let changed = before & !after & LOCKED | (before ^ after) & ACCESS_TIMES;
+                if changed == 0 { self.set_by_mount(mount, false, attributes) } else { Err(Errno::EPERM) }
+            }
+            result => result,
+        }
+    }
+
     fn set_by_mount(&mut self, mount: RawFd, recursive: bool, attributes: &Attributes) -> Sys {
         let Attributes { set, clear, propagation, .. } = *attributes;
         if propagation != 0 {

@@ -192,7 +192,7 @@ impl<'a> Executor<'a> {
             Op::SetAttributes { mount, attributes, recursive } => {
                 self.setter.set(self.slots.get(*mount), *recursive, attributes)
             }
-            Op::SetLockedAttributes { mount, attributes } => mounts::set_locked(self.at(*mount), attributes),
+            Op::SetLockedAttributes { mount, attributes } => self.setter.set_locked(self.slots.get(*mount), attributes),
             Op::SetIdMap { mount, userns, recursive } => mounts::map_ids(self.at(*mount), self.at(*userns), *recursive),
             Op::AskForIdMap { mount, userns, recursive } => {
                 let flags = mounts::below(*recursive).cast_signed();
