@@ -1,7 +1,7 @@
 //! Attributes of mounts, with or without mount_setattr(2) (Linux 5.12).
 //!
 //! Without it there is mount(2), which takes a path, knows one mount at a time, and only mounts that are attached. The
-//! path is that of the descriptor below a procfs of our own; what is detached gets its attributes as soon as it is
+//! path is that of the descriptor below a procfs; what is detached gets its attributes as soon as it is
 //! attached, when nobody but init is there yet.
 
 use super::mounts::below;
@@ -28,8 +28,8 @@ const NAMES: [(u64, u64, u64); 6] = [
 /// Sets attributes.
 #[derive(Debug)]
 pub struct Setter {
-    /// The procfs, once it is needed; -1 before.
-    procfs: RawFd,
+    /// The directory of this process's descriptors, once it is needed; -1 before.
+    descriptors: RawFd,
     /// A detached mount, and what it is owed.
     owed: Option<(RawFd, Attributes)>,
 }
@@ -37,7 +37,7 @@ pub struct Setter {
 impl Setter {
     /// Without any need for mount(2) so far.
     pub const fn new() -> Self {
-        Self { procfs: -1, owed: None }
+        Self { descriptors: -1, owed: None }
     }
 
     /// Changes the mount that `mount` is the root of; if `recursive`, all below it too.
@@ -109,18 +109,30 @@ impl Setter {
 
     /// mount(2) without source, type and data, on the root of a mount.
     fn mount(&mut self, mount: RawFd, flags: u64) -> Sys {
-        if self.procfs < 0 {
-            let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-            self.procfs = super::mounts::new_filesystem(c"proc", &[], None, attributes)?;
+        if self.descriptors < 0 {
+            self.descriptors = own_descriptors()?;
         }
-        let mut path = [0u8; 32];
-        write!(path.as_mut_slice(), "self/fd/{mount}\0").map_err(|_| Errno::ENAMETOOLONG)?;
+        let mut path = [0u8; 16];
+        write!(path.as_mut_slice(), "{mount}\0").map_err(|_| Errno::ENAMETOOLONG)?;
         let path = CStr::from_bytes_until_nul(&path).map_err(|_| Errno::EINVAL)?;
-        fs::fchdir(self.procfs)?;
+        fs::fchdir(self.descriptors)?;
         let result = mount::mount(c"none", path, flags);
         // No step depends on where the process stands until it enters the container's working directory.
         fs::chdir(c"/").and(result)
     }
+}
+
+/// The directory self/fd of a procfs of our own; of /proc, where a user namespace without a pid namespace of its own may
+/// not mount one. Nothing is mounted on the way to it.
+fn own_descriptors() -> Sys<RawFd> {
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let directory = libc::O_PATH | libc::O_DIRECTORY;
+    let procfs = super::mounts::new_filesystem(c"proc", &[], None, attributes)
+        .or_else(|_| fs::open(fs::CWD, c"/proc", directory, 0))?;
+    // It stays open: a mount that is attached nowhere ends with its last descriptor.
+    super::mounts::require_procfs(procfs)?;
+    let rules = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+    fs::open_resolved(procfs, c"self/fd", directory, 0, rules)
 }
 
 /// The flags for mount(2) that change what is to be changed and say again what is not.

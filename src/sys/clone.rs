@@ -167,7 +167,7 @@ struct Waiting {
     entry: Entry,
     main: *const u8,
     argument: *const u8,
-    /// Where a byte comes once the child is in its cgroup.
+    /// Where the child says that it knows all this, and a byte comes once it is in its cgroup.
     gate: RawFd,
     /// The parent's end.
     parents: RawFd,
@@ -185,10 +185,11 @@ unsafe fn spawn_by_clone(request: &Request, entry: Entry, main: *const u8, argum
     let processes = fs::open(cgroup, c"cgroup.procs", libc::O_WRONLY, 0)?;
     let joined = socket::pair().and_then(|(parents, gate)| {
         let waiting = Waiting { entry, main, argument, gate, parents };
-        // SAFETY: the child copies what it is to know before it reads the byte, and this function waits to write it.
+        // SAFETY: `waiting` is here until the child has said that it has copied it, or is dead.
         let child = unsafe { begin(request, Making::clone, wait_for_cgroup, (&raw const waiting).cast(), argument) };
         fs::close(gate);
         let joined = child.and_then(|child| {
+            let _ = fs::read(parents, &mut [0]);
             let mut digits = [0; 10];
             fs::write(processes, decimal(child.pid.unsigned_abs(), &mut digits)).inspect_err(|_| {
                 let _ = super::process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
@@ -208,9 +209,10 @@ unsafe fn spawn_by_clone(request: &Request, entry: Entry, main: *const u8, argum
 
 /// Where a child begins that its parent still has to move.
 extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {
-    // SAFETY: spawn_by_clone passes a Waiting, and leaves it alone until the byte is written. It is not looked at again.
+    // SAFETY: spawn_by_clone passes a Waiting, and leaves it alone until the byte comes. It is not looked at again.
     let Waiting { entry, main, argument, gate, parents } = unsafe { waiting.cast::<Waiting>().read_volatile() };
     fs::close(parents);
+    let _ = fs::write(gate, &[1]);
     let moved = fs::read(gate, &mut [0]);
     fs::close(gate);
     if moved != Ok(1) {
