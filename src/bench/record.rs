@@ -235,6 +235,13 @@ impl Record {
         self.rows.iter().find(|row| row.name == name)
     }
 
+    /// The load average of the last minute at the beginning, if that is more than one for each CPU.
+    pub fn busy(&self) -> Option<f64> {
+        let (_, load) = self.machine.iter().find(|(what, _)| what == "load")?;
+        let load: f64 = load.split(' ').next()?.parse().ok()?;
+        (load > self.cpus as f64).then_some(load)
+    }
+
     /// The gaps that were measured, in milliseconds.
     pub fn gaps(&self) -> Vec<f64> {
         let mut gaps: Vec<f64> = Vec::new();

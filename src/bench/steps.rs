@@ -57,7 +57,7 @@ pub fn of_init(stage: &Stage, contender: &Contender, rounds: usize) -> Result<Ve
 pub fn calls(stage: &Stage, contender: &Contender, strace: &Path) -> Option<Calls> {
     let report = stage.log_file("strace");
     let mut words: Vec<OsString> = vec![strace.into()];
-    words.extend(["-f", "-c", "-S", "time", "-o"].map(OsString::from));
+    words.extend(["-f", "-c", "-w", "-S", "time", "-o"].map(OsString::from));
     words.push(report.clone().into_os_string());
     words.extend(stage.filled(contender, &contender.words, 0));
     let status = words_to_command(words).status().ok()?;

@@ -39,6 +39,12 @@ pub fn head(record: &Record) -> String {
         "{:12} {} (without cgroupsPath, which says whose start it is)",
         "config.json", record.config_hash
     );
+    if let Some(load) = record.busy() {
+        let _ = writeln!(
+            text,
+            "note: the machine is busy (load {load}): minima say something then, medians and rates little"
+        );
+    }
     for row in record.rows.iter().filter(|row| !row.version.is_empty()) {
         let _ = writeln!(text, "{:20} {}", row.name, row.version);
     }

@@ -52,6 +52,9 @@ pub fn verdict(record: &Record, prices: Prices) -> String {
         record.rows.iter().flat_map(|row| &row.latency).map(|latency| latency.reaped_us.len()).max().unwrap_or(0);
     let few = if rounds < FEW { ", too few to trust the last digits" } else { "" };
     let mut said = vec![format!("Measured on {} CPUs in {rounds} rounds{few}.", record.cpus)];
+    if let Some(load) = record.busy() {
+        said.push(format!("The machine was busy when it began (load {load}): medians and rates say little then."));
+    }
     match record.row(MICRORUN) {
         Some(row) => said.extend(of_microrun(record, row, prices)),
         None => said.push("microrun did not take part.".to_owned()),
