@@ -133,10 +133,18 @@ fn a_small_measurement_from_end_to_end() {
 fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
     root!();
     let directory = tempfile::tempdir().unwrap();
-    let words = ["--only", "process,microrun", "--rounds", "100000", "--gap", "0", "--json", "a.json"];
+    let started = directory.path().join("started");
+    let peer = format!("peer=sh -c 'echo x >>{}; echo Hello'", started.display());
+    let words =
+        ["--only", "process,microrun,peer", "--peer", &peer, "--rounds", "100000", "--gap", "0", "--json", "a.json"];
     let mut child: Child = bench(&directory, &words).spawn().unwrap();
     let pid = child.id();
-    sleep(Duration::from_secs(3));
+    // Three are the warm-up.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::read(&started).map_or(0, |text| text.len()) < 2 * 6 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it does not measure");
+        sleep(Duration::from_millis(20));
+    }
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGINT).unwrap();
     let asked = Instant::now();
     while child.try_wait().unwrap().is_none() {

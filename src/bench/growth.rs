@@ -7,7 +7,7 @@ use super::record::{Curve, Memory};
 use super::sample;
 use super::stage::Stage;
 use super::stats::Random;
-use super::world::Result;
+use super::world::{Result, doing};
 use crate::sys::{interrupt, pidfd, process};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -111,8 +111,9 @@ impl Growth<'_> {
         for count in &sizes.host_mounts {
             for number in made.len()..made.len() + count.saturating_sub(present()) {
                 let target = directory.join(number.to_string());
-                fs::create_dir_all(&target)?;
-                mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), Some("size=4k"))?;
+                fs::create_dir_all(&target).map_err(doing("create", &target))?;
+                mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), Some("size=4k"))
+                    .map_err(doing("mount a tmpfs on", &target))?;
                 made.push(target);
             }
             if interrupt::caught() {
@@ -121,7 +122,7 @@ impl Growth<'_> {
             self.add_points(&mut curves, present(), sizes.rounds);
         }
         for target in made {
-            umount2(&target, MntFlags::MNT_DETACH)?;
+            umount2(&target, MntFlags::MNT_DETACH).map_err(doing("unmount", &target))?;
         }
         Ok(curves)
     }

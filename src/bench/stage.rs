@@ -4,7 +4,7 @@ use super::contender::{Contender, HELLO, label, on_path, split, version, words_t
 use super::options::Options;
 use super::record::Kind;
 use super::sample::{self, Expected, Failure, Sample};
-use super::world::{self, Result, World};
+use super::world::{self, Result, World, doing};
 use crate::spec::default;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ impl Stage {
     pub fn set(world: &World, options: &Options) -> Result<Self> {
         let dir = world.dir.clone();
         for directory in ["bin", "rootfs/dev", "rootfs/proc", "rootfs/sys", "state", "log", "overlay"] {
-            fs::create_dir_all(dir.join(directory))?;
+            fs::create_dir_all(dir.join(directory)).map_err(doing("create", &dir.join(directory)))?;
         }
         for (path, program) in [
             ("rootfs/hello", HELLO_PROGRAM),
@@ -52,8 +52,11 @@ impl Stage {
             ("bin/hello", HELLO_PROGRAM),
             ("bin/floor", FLOOR_PROGRAM),
         ] {
-            fs::write(dir.join(path), program)?;
-            fs::set_permissions(dir.join(path), PermissionsExt::from_mode(0o755))?;
+            let path = dir.join(path);
+            let written = fs::write(&path, program);
+            written
+                .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
+                .map_err(doing("write", &path))?;
         }
         let mut stage = Self { dir, contenders: Vec::new(), skipped: Vec::new() };
         stage.find_processes(options);
@@ -206,13 +209,14 @@ impl Stage {
             change(&mut config);
             if contender.takes_bundle() {
                 let bundle = self.bundle(contender, slot);
-                fs::create_dir_all(&bundle)?;
-                fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(&config)?)?;
+                fs::create_dir_all(&bundle).map_err(doing("create", &bundle))?;
+                let text = serde_json::to_vec_pretty(&config)?;
+                fs::write(bundle.join("config.json"), text).map_err(doing("write config.json in", &bundle))?;
             }
             if contender.overlay {
                 let overlay = self.overlay(contender, slot);
                 for directory in ["upper", "work", "merged"] {
-                    fs::create_dir_all(overlay.join(directory))?;
+                    fs::create_dir_all(overlay.join(directory)).map_err(doing("create", &overlay.join(directory)))?;
                 }
             }
         }
@@ -315,7 +319,7 @@ impl Stage {
     /// It cannot be made.
     pub fn make_directory(&self, below: &str) -> Result<PathBuf> {
         let path = self.dir.join(below);
-        fs::create_dir_all(&path)?;
+        fs::create_dir_all(&path).map_err(doing("create", &path))?;
         Ok(path)
     }
 

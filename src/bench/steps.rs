@@ -4,7 +4,7 @@ use super::contender::{Contender, words_to_command};
 use super::record::{Calls, Step};
 use super::stage::Stage;
 use super::stats::Summary;
-use super::world::Result;
+use super::world::{Result, doing};
 use crate::sys::interrupt;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -33,11 +33,12 @@ pub fn of_init(stage: &Stage, contender: &Contender, rounds: usize) -> Result<Ve
         if interrupt::caught() {
             break;
         }
-        let status = words_to_command(words.iter().cloned()).status()?;
+        let run = words_to_command(words.iter().cloned()).status();
+        let status = run.map_err(|error| format!("{}: {error}", contender.name))?;
         if !status.success() {
             return Err(format!("{} with --timings: {status}", contender.name).into());
         }
-        all.push(serde_json::from_slice(&fs::read(&file)?)?);
+        all.push(serde_json::from_slice(&fs::read(&file).map_err(doing("read the timings in", &file))?)?);
     }
     let median = |index: usize| {
         let of = |timings: &Vec<Timing>| timings.get(index).map(|timing| timing.nanoseconds as f64 / 1e3);

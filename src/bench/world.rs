@@ -18,6 +18,11 @@ pub fn name() -> String {
     format!("microrun-bench-{}", std::process::id())
 }
 
+/// What one was `doing` to `path` when an error came.
+pub fn doing<E: std::fmt::Display>(doing: &str, path: &Path) -> impl FnOnce(E) -> String {
+    move |error| format!("{doing} {}: {error}", path.display())
+}
+
 /// A mount namespace. Programs are started in it after [`View::enter`].
 pub struct View {
     /// What it shows.
@@ -72,9 +77,10 @@ impl World {
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
         let outside = View::here("outside")?;
         let dir = std::env::temp_dir().join(name());
-        fs::create_dir(&dir)?;
+        fs::create_dir(&dir).map_err(doing("create", &dir))?;
         new_namespace()?;
-        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+        mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .map_err(doing("mount a tmpfs on", &dir))?;
         let mut world = Self {
             dir,
             own: View::here("own")?,
@@ -125,12 +131,15 @@ impl World {
 
     fn make_cgroup(&mut self, hierarchy: &Path, priority: bool) -> Result<()> {
         let path = hierarchy.join(name());
-        fs::create_dir(&path)?;
+        fs::create_dir(&path).map_err(doing("create the cgroup", &path))?;
         self.cgroups.push(path.clone());
         // A cpuset of v1 takes nobody before it has CPUs and nodes.
         for file in ["cpuset.cpus", "cpuset.mems"] {
-            if fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim().is_empty()) {
-                fs::write(path.join(file), fs::read(hierarchy.join(file))?)?;
+            // The root of v2 has no such file, and its children need none.
+            if fs::read_to_string(path.join(file)).is_ok_and(|text| text.trim().is_empty())
+                && let Ok(all) = fs::read(hierarchy.join(file))
+            {
+                fs::write(path.join(file), all).map_err(doing("write", &path.join(file)))?;
             }
         }
         let weights = [("cpu.shares", "262144"), ("cpu.weight", "10000")];
@@ -179,7 +188,7 @@ impl World {
             left.extend(remove_cgroup(&Path::new("/sys/fs/cgroup").join(name()))?);
             self.outside.enter()?;
         }
-        fs::remove_dir(&self.dir)?;
+        fs::remove_dir(&self.dir).map_err(doing("remove", &self.dir))?;
         Ok(left)
     }
 }
