@@ -173,7 +173,8 @@ fn cve_2016_9962_the_joining_runtime_cannot_be_looked_into() {
 
 /// Puts the libraries of the runtime into a root, unless it is static.
 fn install_libraries(lab: &Lab, bundle: &Bundle) {
-    let listed = Command::new("ldd").arg(lab.path("microrun")).output().unwrap();
+    // A system without ldd(1) runs static programs.
+    let Ok(listed) = Command::new("ldd").arg(lab.path("microrun")).output() else { return };
     for library in String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
         let inside = bundle.rootfs().join(&library[1..]);
         fs::create_dir_all(inside.parent().unwrap()).unwrap();
