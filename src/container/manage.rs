@@ -4,7 +4,7 @@ use super::hooks;
 use super::launch::hooks as hooks_of;
 use super::prepare;
 use super::resctrl;
-use super::state::{Entry, Process, Report, State, Status, Store};
+use super::state::{Entry, Locking, Process, Report, State, Status, Store};
 use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
@@ -119,15 +119,14 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
     if force {
         left.kill()?;
     }
-    let lock = entry.lock_within(PATIENCE)?;
-    match store.find(id) {
-        Err(error) if error.kind() == Kind::NoContainer => Ok(Vec::new()),
-        Ok(entry) if force || lock.is_some() => delete_alone(&entry, force),
-        Ok(_) => {
+    match entry.lock_within(PATIENCE)? {
+        Locking::Locked(_lock) => delete_alone(&entry, force),
+        Locking::Gone => Ok(Vec::new()),
+        Locking::Busy if force => delete_alone(&entry, force),
+        Locking::Busy => {
             let problem = format!("container {id} is in use by another command: wait for it, or use --force");
             Err(Error::new(Kind::WrongState, problem))
         }
-        Err(error) => Err(error),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::fstat;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -221,7 +222,25 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Lock(OwnedFd);
 
+/// What came of waiting for a [`Lock`].
+#[derive(Debug)]
+pub enum Locking {
+    /// It is ours.
+    Locked(Lock),
+    /// Somebody else still has it.
+    Busy,
+    /// The container has been removed.
+    Gone,
+}
+
 impl Lock {
+    /// The right to the container of this locked directory; `None` if it was removed meanwhile. Another container may have
+    /// its name by now, and is not locked.
+    fn of(directory: OwnedFd) -> Result<Option<Self>, Errno> {
+        // A removed directory has no link left (rmdir(2)).
+        Ok((fstat(&directory)?.st_nlink > 0).then_some(Self(directory)))
+    }
+
     /// Gives the right back, for all who have the descriptor.
     pub fn release(self) {
         // It cannot fail for a descriptor that is open.
@@ -247,10 +266,11 @@ impl Entry {
     pub fn try_lock(&self) -> Result<Option<Lock>> {
         let Some(directory) = self.open()? else { return Ok(None) };
         match sys_fs::lock(directory.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) {
-            Ok(()) => Ok(Some(Lock(directory))),
+            Ok(()) => Lock::of(directory),
             Err(Errno::EAGAIN) => Ok(None),
-            Err(errno) => Err(Error::system(format!("lock {}", self.path.display()), errno)),
+            Err(errno) => Err(errno),
         }
+        .doing(|| format!("lock {}", self.path.display()))
     }
 
     /// Whether somebody makes or removes the container.
@@ -258,23 +278,25 @@ impl Entry {
         Ok(self.try_lock()?.is_none())
     }
 
-    /// Locks the container as soon as nobody else has it locked: `None` if that takes longer than `patience`, or if it
-    /// is gone.
+    /// Locks the container as soon as nobody else has it locked.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn lock_within(&self, patience: Duration) -> Result<Option<Lock>> {
-        let Some(directory) = self.open()? else { return Ok(None) };
+    pub fn lock_within(&self, patience: Duration) -> Result<Locking> {
+        let Some(directory) = self.open()? else { return Ok(Locking::Gone) };
         let (sender, receiver) = mpsc::channel();
         // flock(2) has no timeout. A thread that waits in vain ends with the process.
         std::thread::spawn(move || {
             let locked = sys_fs::retry(|| sys_fs::lock(directory.as_raw_fd(), libc::LOCK_EX));
             // Nobody may be there any more to hear it.
-            let _ = sender.send(locked.map(|()| Lock(directory)));
+            let _ = sender.send(locked.and_then(|()| Lock::of(directory)));
         });
         match receiver.recv_timeout(patience) {
-            Ok(locked) => locked.map(Some).doing(|| format!("lock {}", self.path.display())),
-            Err(_) => Ok(None),
+            Ok(locked) => {
+                let lock = locked.doing(|| format!("lock {}", self.path.display()))?;
+                Ok(lock.map_or(Locking::Gone, Locking::Locked))
+            }
+            Err(_) => Ok(Locking::Busy),
         }
     }
 
@@ -578,17 +600,31 @@ mod tests {
         let entry = store.reserve("x").unwrap();
         let lock = entry.try_lock().unwrap().unwrap();
         assert!(entry.try_lock().unwrap().is_none());
-        assert!(entry.lock_within(SOON).unwrap().is_none());
-        let waiting = std::thread::spawn({
+        assert!(matches!(entry.lock_within(SOON).unwrap(), Locking::Busy));
+        let wait = || {
             let entry = entry.clone();
-            move || entry.lock_within(Duration::from_secs(10)).unwrap().is_some()
-        });
+            std::thread::spawn(move || entry.lock_within(Duration::from_secs(10)).unwrap())
+        };
+        let waiting = wait();
         lock.release();
-        assert!(waiting.join().unwrap());
-        drop(entry.lock_within(Duration::from_secs(10)).unwrap().unwrap());
+        assert!(matches!(waiting.join().unwrap(), Locking::Locked(_)));
         entry.remove().unwrap();
         assert!(entry.try_lock().unwrap().is_none());
-        assert!(entry.lock_within(SOON).unwrap().is_none());
+        assert!(matches!(entry.lock_within(SOON).unwrap(), Locking::Gone));
+    }
+
+    /// Who waited for the lock of a container has no right to the next one of that name.
+    #[test]
+    fn a_lock_is_of_one_container() {
+        let (_dir, store) = store();
+        let entry = store.reserve("x").unwrap();
+        let lock = entry.try_lock().unwrap().unwrap();
+        let before = entry.open().unwrap().unwrap();
+        entry.remove().unwrap();
+        let next = store.reserve("x").unwrap();
+        lock.release();
+        assert!(Lock::of(before).unwrap().is_none());
+        assert!(next.try_lock().unwrap().is_some());
     }
 
     #[test]
