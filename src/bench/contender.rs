@@ -27,6 +27,8 @@ pub struct Contender {
     pub overlay: bool,
     /// Whether the action's line is all that it may write.
     pub exact: bool,
+    /// Whether it is started where there are v1 hierarchies alone, because it fails elsewhere.
+    pub in_v1: bool,
 }
 
 impl Contender {
@@ -41,6 +43,7 @@ impl Contender {
             clean_up: None,
             overlay: false,
             exact: true,
+            in_v1: false,
         }
     }
 

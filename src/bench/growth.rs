@@ -162,6 +162,7 @@ impl Growth<'_> {
                 break;
             }
             self.progress.say(&format!("{}: memory", contender.name));
+            self.stage.enter_view_of(contender)?;
             let runtime_pss_kib = foreground_pss(self.stage, contender)?;
             let mut kept = Kept::new(self.stage, contender);
             // The first ones make caches that stay.
@@ -172,6 +173,7 @@ impl Growth<'_> {
                 .then(|| Some((before? - available_kib()?) / sizes.kept as f64))
                 .flatten();
             kept.end();
+            self.stage.enter_common_view()?;
             found.push(Memory { row: contender.name.clone(), runtime_pss_kib, kernel_kib });
         }
         self.bundles(|_| {})?;

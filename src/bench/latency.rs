@@ -1,8 +1,9 @@
 //! One start at a time: everybody once a round, in an order that is shuffled for each round.
 
+use super::contender::Contender;
 use super::progress::Progress;
 use super::record::{Latency, milliseconds};
-use super::sample::Failure;
+use super::sample::{Failure, Sample};
 use super::stage::Stage;
 use super::stats::Random;
 use super::world;
@@ -70,7 +71,7 @@ fn warm_up(stage: &Stage, index: usize, series: Series, latency: &mut Latency, k
             return;
         }
         latency.warm_up += 1;
-        if let Err(failure) = stage.start(contender, 0, series.timeout) {
+        if let Err(failure) = start(stage, contender, series.timeout) {
             latency.warm_up_failures += 1;
             problem = Some(format!("{failure}{}", stage.last_words(contender)));
             world::end_orphans(kept);
@@ -83,7 +84,7 @@ fn warm_up(stage: &Stage, index: usize, series: Series, latency: &mut Latency, k
 fn one(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept: &[i32]) {
     let contender = &stage.contenders[index];
     std::thread::sleep(series.gap);
-    match stage.start(contender, 0, series.timeout) {
+    match start(stage, contender, series.timeout) {
         Ok(sample) => latency.record(Some((sample.first_byte, sample.reaped))),
         Err(failure) => {
             latency.record(None);
@@ -96,6 +97,15 @@ fn one(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept:
         }
     }
     world::reap();
+}
+
+/// A start in the view of `contender`.
+fn start(stage: &Stage, contender: &Contender, timeout: Duration) -> Result<Sample, Failure> {
+    let failure = |error: Box<dyn std::error::Error>| Failure::Spawn(error.to_string());
+    stage.enter_view_of(contender).map_err(failure)?;
+    let done = stage.start(contender, 0, timeout);
+    stage.enter_common_view().map_err(failure)?;
+    done
 }
 
 impl Latency {

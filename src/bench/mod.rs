@@ -113,9 +113,9 @@ fn print(text: &str) {
 }
 
 fn measure(world: &mut World, options: &Options) -> Result<(Stage, Record)> {
-    let stage = Stage::set(world, options)?;
+    let mut stage = Stage::set(world, options)?;
     world.make_views()?;
-    world.unified.as_ref().unwrap_or(&world.own).enter()?;
+    stage.settle(world, options.timeout)?;
     let record = blank(&stage, options, world.unified.is_some());
     print(&table::head(&record));
     let mut bench =
@@ -239,6 +239,7 @@ impl Bench<'_> {
         for index in self.alive() {
             let contender = &self.stage.contenders[index];
             self.stage.make_bundles(contender, 0..load::slots(generators), |_| {})?;
+            self.stage.enter_view_of(contender)?;
             let mut found = Load::default();
             for workers in &self.options.workers {
                 if interrupt::caught() {
@@ -255,6 +256,7 @@ impl Bench<'_> {
                 (found.open, found.bounded) = search(plan, |rate| self.trial(contender, rate, generators));
                 found.knee = found.at_knee().map(|trial| trial.offered);
             }
+            self.stage.enter_common_view()?;
             world::end_orphans(&[]);
             if contender.name == PROCESS {
                 self.record.ceiling = found.knee.map(|knee| knee.max(best));
@@ -287,7 +289,9 @@ impl Bench<'_> {
                 let who = self.alive();
                 for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
                     if !contender.overlay && !interrupt::caught() {
+                        self.stage.enter_view_of(contender)?;
                         self.record.calls.extend(steps::calls(self.stage, contender, &strace));
+                        self.stage.enter_common_view()?;
                     }
                 }
             }
@@ -298,15 +302,16 @@ impl Bench<'_> {
     }
 
     fn growth(&mut self) -> Result<()> {
-        let who: Vec<usize> = self.alive();
-        let bundled = |index: &usize| {
+        let mut who = self.alive();
+        who.retain(|index| {
             let contender = &self.stage.contenders[*index];
-            contender.takes_bundle()
-                && contender.clean_up.is_some()
-                && !contender.words.iter().any(|word| word == "--overlay")
-        };
-        let who: Vec<usize> =
-            who.into_iter().filter(bundled).filter(|index| !self.stage.contenders[*index].overlay).collect();
+            let has_overlay = contender.overlay || contender.words.iter().any(|word| word == "--overlay");
+            contender.takes_bundle() && contender.clean_up.is_some() && !has_overlay
+        });
+        for index in who.extract_if(.., |index| self.stage.contenders[*index].in_v1) {
+            let name = &self.stage.contenders[index].name;
+            self.record.skipped.push(format!("growth: {name}: it is measured in a view of its own, with other mounts"));
+        }
         let sizes = growth::Sizes::new(self.options.quick);
         let mut growth = growth::Growth {
             stage: self.stage,

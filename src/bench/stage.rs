@@ -6,13 +6,16 @@ use super::record::Kind;
 use super::sample::{self, Expected, Failure, Sample};
 use super::world::{self, Result, World, doing};
 use crate::spec::default;
+use crate::sys::process;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const HELLO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -27,13 +30,17 @@ pub const PROCESS: &str = "process: static hello";
 pub const ECHO: &str = "process: /bin/echo";
 
 /// Where everything is.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Stage {
     dir: PathBuf,
     /// Who takes part.
     pub contenders: Vec<Contender>,
     /// Who does not, and why.
     pub skipped: Vec<String>,
+    /// The mount namespaces of the common view and of v1 hierarchies alone, where the machine has both.
+    views: Option<(File, File)>,
+    /// Whether this process is in the latter.
+    is_in_v1: AtomicBool,
 }
 
 impl Stage {
@@ -58,7 +65,8 @@ impl Stage {
                 .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
                 .map_err(doing("write", &path))?;
         }
-        let mut stage = Self { dir, contenders: Vec::new(), skipped: Vec::new() };
+        let mut stage =
+            Self { dir, contenders: Vec::new(), skipped: Vec::new(), views: None, is_in_v1: AtomicBool::new(false) };
         stage.find_processes(options);
         stage.find_containers(options)?;
         stage.find_peers(options)?;
@@ -71,6 +79,65 @@ impl Stage {
             stage.contenders.retain(|contender| options.only.iter().any(|wanted| matches(contender, wanted)));
         }
         Ok(stage)
+    }
+
+    /// Goes where everybody is measured who can be, once the views are there. A runtime that fails there and works where
+    /// there are v1 hierarchies alone is measured there: crun 1.8 must raise RLIMIT_MEMLOCK for a device filter of v2.
+    ///
+    /// # Errors
+    /// A view cannot be entered, or a bundle cannot be written.
+    pub fn settle(&mut self, world: &World, timeout: Duration) -> Result<()> {
+        let common = world.unified.as_ref().unwrap_or(&world.own);
+        common.enter()?;
+        let Some(v1_only) = &world.v1_only else { return Ok(()) };
+        self.views = Some((common.namespace()?, v1_only.namespace()?));
+        for index in 0..self.contenders.len() {
+            let Some(contender) = self.contenders.get(index).filter(|contender| contender.clean_up.is_some()).cloned()
+            else {
+                continue;
+            };
+            self.make_bundles(&contender, 0..1, |_| {})?;
+            let Err(failure) = self.start(&contender, 0, timeout) else { continue };
+            let why = format!("in the common view: {failure}{}", self.last_words(&contender));
+            let elsewhere = Contender {
+                in_v1: true,
+                isolation: format!("cgroups of v1 instead of v2, a view without cgroup2; {why}"),
+                ..contender
+            };
+            self.enter_view_of(&elsewhere)?;
+            let works = self.start(&elsewhere, 0, timeout).is_ok();
+            self.enter_common_view()?;
+            if works {
+                self.contenders[index] = elsewhere;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes into the view in which `contender` is started. Only while there are no other threads.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn enter_view_of(&self, contender: &Contender) -> Result<()> {
+        self.enter(contender.in_v1)
+    }
+
+    /// Goes back.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn enter_common_view(&self) -> Result<()> {
+        self.enter(false)
+    }
+
+    fn enter(&self, v1: bool) -> Result<()> {
+        if let Some((common, v1_only)) = &self.views
+            && self.is_in_v1.swap(v1, Ordering::Relaxed) != v1
+        {
+            let namespace = if v1 { v1_only } else { common };
+            process::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS)?;
+        }
+        Ok(())
     }
 
     fn find_processes(&mut self, options: &Options) {

@@ -32,6 +32,14 @@ pub struct View {
 }
 
 impl View {
+    /// A second descriptor of the namespace.
+    ///
+    /// # Errors
+    /// There are too many descriptors.
+    pub fn namespace(&self) -> Result<File> {
+        Ok(self.namespace.try_clone()?)
+    }
+
     fn here(name: &'static str) -> Result<Self> {
         Ok(Self { name, namespace: File::open("/proc/self/ns/mnt")?, mounts: mounts() })
     }
