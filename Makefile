@@ -10,7 +10,7 @@ MEASURE := dist/microrun-bench
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-vm bench bench-cold bundle man install clean need $(MEASURE)
+.PHONY: help build run test test-engines test-vm bench bench-cold bundle man install clean need $(MEASURE)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -25,6 +25,9 @@ run: build bundle ## start the "Hello" container in bundle/
 test: build bundle dist/ukvm ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
+
+test-engines: build bundle ## containerd, Podman, Docker and others with microrun as their runtime (docs/drop-in.md; CASES='...', RUNTIME=runc)
+	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test-engines $(CASES)
 
 test-vm: build bundle dist/ukvm ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm

@@ -352,7 +352,8 @@ const APPLETS: &str = "sh awk cat chgrp chmod chown chrt cmp cp cut date dd df d
     head hostname id ionice ip kill ln ls mkdir mknod mount mv nc nice nproc od printf ps pwd readlink rm rmdir sed \
     seq setsid sleep sort stat stty sync tail tee test timeout touch tr true tty umount uname uniq usleep wc which xargs";
 
-fn make_rootfs(rootfs: &Path) {
+/// Makes a root filesystem with busybox and its tools.
+pub fn make_rootfs(rootfs: &Path) {
     for directory in ["bin", "dev", "etc", "mnt", "proc", "root", "sys", "tmp"] {
         fs::create_dir_all(rootfs.join(directory)).unwrap();
     }

@@ -1,0 +1,266 @@
+//! Where the engines run: namespaces and cgroups of the test's own.
+//!
+//! The test starts itself again in new mount, network, pid, ipc and cgroup namespaces. In there /run is an empty tmpfs, the network is a
+//! loopback device, the root of every cgroup hierarchy is a cgroup that the test has made, and the first process reaps orphans. When it
+//! ends, the kernel ends what is left; the cgroups and the directory are removed from outside.
+
+use crate::common::{self, host};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Names the directory of the laboratory for the process inside.
+const INSIDE: &str = "MICRORUN_ENGINES";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The laboratory, from inside.
+pub struct World {
+    dir: PathBuf,
+}
+
+impl World {
+    /// Starts this program again inside, and returns nothing when that has ended; inside, returns the laboratory. A failure inside
+    /// ends the program.
+    ///
+    /// # Errors
+    /// Why there cannot be a laboratory on this machine.
+    pub fn enter() -> Result<Option<Self>, String> {
+        if let Some(dir) = std::env::var_os(INSIDE) {
+            let world = Self { dir: dir.into() };
+            world.furnish();
+            return Ok(Some(world));
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Err("needs root".into());
+        }
+        let dir = tempfile::Builder::new().prefix("microrun-engines-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let cgroups = Cgroups::make(&format!("microrun-engines-{}", std::process::id()))?;
+        // The shell that enters the cgroups becomes unshare(1), whose child is the init of the pid namespace: a shell again, because
+        // something has to reap the orphans that the test knows nothing of.
+        let status = Command::new("sh")
+            .arg("-c")
+            .arg(
+                "for file in $1; do echo 0 > $file || exit 99; done; shift
+                exec unshare --mount --net --pid --ipc --cgroup --fork --kill-child=KILL --mount-proc \
+                    sh -c '\"$@\"; exit $?' sh \"$@\"",
+            )
+            .arg("sh")
+            .arg(cgroups.procs())
+            .arg(std::env::current_exe().unwrap())
+            .args(std::env::args_os().skip(1))
+            .env(INSIDE, dir.path())
+            .status()
+            .unwrap();
+        drop(cgroups);
+        drop(dir);
+        match status.code() {
+            Some(0) => Ok(None),
+            code => std::process::exit(code.unwrap_or_else(|| 128 + status.signal().unwrap_or(0))),
+        }
+    }
+
+    /// A path in the laboratory's directory, which is on a disk.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// What there is now, to be compared with later.
+    pub fn inventory(&self) -> Inventory {
+        Inventory { processes: processes(), mounts: mounts(), cgroups: container_cgroups() }
+    }
+
+    /// Makes the namespaces what the module says.
+    fn furnish(&self) {
+        host("mount", &["-t", "tmpfs", "-o", "mode=755", "run", "/run"]);
+        host("ip", &["link", "set", "lo", "up"]);
+        let hierarchies = hierarchies();
+        for hierarchy in &hierarchies {
+            // Mounted anew in this cgroup namespace, the root of the mount is the root of the namespace.
+            host("umount", &["-R", hierarchy.path.to_str().unwrap()]);
+            let (kind, options) = (hierarchy.kind.as_str(), hierarchy.options.as_str());
+            host("mount", &["-t", kind, "-o", options, "cgroup", hierarchy.path.to_str().unwrap()]);
+        }
+        // The test in a leaf, as a cgroup of v2 with processes cannot have controllers for its children.
+        for hierarchy in &hierarchies {
+            let leaf = hierarchy.path.join("test");
+            make_cgroup(&leaf);
+            for pid in processes() {
+                let _ = fs::write(leaf.join("cgroup.procs"), pid.to_string());
+            }
+            if hierarchy.kind == "cgroup2" {
+                enable_controllers(&hierarchy.path);
+            }
+        }
+        let bin = self.path("bin");
+        fs::create_dir(&bin).unwrap();
+        host("cp", &[common::program().to_str().unwrap(), bin.join("microrun").to_str().unwrap()]);
+        // No file of a user's is read or written, e.g. ~/.docker.
+        let home = self.path("home");
+        fs::create_dir(&home).unwrap();
+        HOME.set(home).unwrap();
+    }
+}
+
+/// The home directory that children get.
+static HOME: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+
+/// The home directory that children get.
+pub fn home() -> &'static Path {
+    HOME.get().map_or(Path::new("/nonexistent"), PathBuf::as_path)
+}
+
+/// Processes, mounts and cgroups at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inventory {
+    processes: BTreeSet<i32>,
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+}
+
+impl Inventory {
+    /// What there is now that was not there at the time of `self`, one line each; empty if all is as it was.
+    pub fn left(&self) -> Vec<String> {
+        let processes = processes();
+        let mut left: Vec<String> = processes
+            .difference(&self.processes)
+            .map(|pid| format!("process {pid} ({})", describe_process(*pid)))
+            .collect();
+        left.extend(mounts().difference(&self.mounts).map(|target| format!("mount {target}")));
+        left.extend(container_cgroups().difference(&self.cgroups).map(|path| format!("cgroup {}", path.display())));
+        left
+    }
+}
+
+/// The process ids of this pid namespace.
+fn processes() -> BTreeSet<i32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The command line of a process, or its name and state if it has none: a zombie.
+pub fn describe_process(pid: i32) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default().replace('\0', " ");
+    if line.is_empty() { fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default() } else { line }
+}
+
+/// The targets of all mounts.
+fn mounts() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
+}
+
+/// The cgroups of containers. What engines make to hold these (/default, /docker) stays, as there is nothing that could tell when
+/// to remove it.
+fn container_cgroups() -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for hierarchy in hierarchies() {
+        for parent in directories(&hierarchy.path) {
+            found.extend(directories(&parent));
+        }
+    }
+    found
+}
+
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// A cgroup hierarchy as it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    path: PathBuf,
+    /// "cgroup" or "cgroup2".
+    kind: String,
+    /// The mount options that select it: its controllers, or its name.
+    options: String,
+}
+
+/// The hierarchies below /sys/fs/cgroup, each once.
+fn hierarchies() -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for line in fs::read_to_string("/proc/mounts").unwrap().lines() {
+        let fields: Vec<&str> = line.split(' ').collect();
+        let &[_, path, kind @ ("cgroup" | "cgroup2"), options, ..] = fields.as_slice() else { continue };
+        let flags = ["rw", "ro", "relatime", "nosuid", "nodev", "noexec"];
+        let ours = options.split(',').filter(|option| !flags.contains(option) && kind == "cgroup");
+        let options = ours.collect::<Vec<_>>().join(",");
+        let options = if options.is_empty() { "rw".to_owned() } else { options };
+        let hierarchy = Hierarchy { path: path.into(), kind: kind.into(), options };
+        if hierarchy.path.starts_with(CGROUPS) && !found.contains(&hierarchy) {
+            found.push(hierarchy);
+        }
+    }
+    found
+}
+
+/// Makes a cgroup that processes can enter at once: a v1 cpuset has neither CPUs nor memory nodes at first.
+fn make_cgroup(path: &Path) {
+    let _ = fs::create_dir(path);
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if let Some(value) = path.parent().and_then(|parent| fs::read_to_string(parent.join(file)).ok()) {
+            let _ = fs::write(path.join(file), value.trim());
+        }
+    }
+}
+
+/// Hands all controllers of a v2 cgroup to its children.
+fn enable_controllers(path: &Path) {
+    let controllers = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
+    for controller in controllers.split_whitespace() {
+        let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
+}
+
+/// A cgroup in every hierarchy, removed with all below it in the end.
+struct Cgroups(Vec<PathBuf>);
+
+impl Cgroups {
+    fn make(name: &str) -> Result<Self, String> {
+        let paths: Vec<PathBuf> = hierarchies().into_iter().map(|hierarchy| hierarchy.path.join(name)).collect();
+        if paths.is_empty() {
+            return Err(format!("no cgroup hierarchy is mounted below {CGROUPS}"));
+        }
+        for path in &paths {
+            make_cgroup(path);
+            if !path.join("cgroup.procs").exists() {
+                return Err(format!("{} cannot be made", path.display()));
+            }
+        }
+        Ok(Self(paths))
+    }
+
+    /// The files by which a process enters.
+    fn procs(&self) -> String {
+        self.0.iter().map(|path| format!("{}/cgroup.procs ", path.display())).collect()
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            for _ in 0..100 {
+                remove_tree(path);
+                if !path.exists() {
+                    break;
+                }
+                // A process that was killed leaves its cgroup a little later.
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            if path.exists() {
+                println!("left behind: {}", path.display());
+            }
+        }
+    }
+}
+
+fn remove_tree(path: &Path) {
+    for child in directories(path) {
+        remove_tree(&child);
+    }
+    let _ = fs::remove_dir(path);
+}
