@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, host};
+use common::{Bundle, Lab, Output, host, output};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -39,13 +39,7 @@ fn assert_refused(output: Output, words: &[&str]) -> String {
 fn left(lab: &Lab, bundle: &Bundle) -> Vec<PathBuf> {
     let states = fs::read_dir(lab.path("run")).into_iter().flatten().flatten();
     let states = states.map(|entry| entry.path()).filter(|path| !path.ends_with(".seccomp"));
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
-    let hierarchies = hierarchies.filter(|path| path.is_dir()).chain([PathBuf::from("/sys/fs/cgroup")]);
-    let cgroups = hierarchies.flat_map(|path| {
-        let tests = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        tests.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("microrun-test-"))
-    });
-    states.chain(cgroups.map(|path| path.join(&bundle.id))).filter(|path| path.exists()).collect()
+    states.filter(|path| path.exists()).chain(lab.cgroups_of(bundle)).collect()
 }
 
 /// A bundle whose config.json is these bytes.
@@ -231,10 +225,19 @@ fn dots_lead_nowhere() {
     assert!(!outside.exists() && !Path::new("/made").exists());
     assert!(bundle.rootfs().join(outside.strip_prefix("/").unwrap()).join("mount").is_dir());
     let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["cat", "/proc/self/cgroup"]);
         let path = config["linux"]["cgroupsPath"].as_str().unwrap().to_owned();
         config["linux"]["cgroupsPath"] = json!(format!("{up}{path}"));
     });
-    lab.run(&bundle, &[]).ok();
+    let run = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
+    let cgroups = output(lab.in_own_cgroup(&lab.command(&run))).ok();
+    // Below the caller's cgroup on v1; on v2 beside it, for one with processes in it may hand out no controllers.
+    let (name, id) = (lab.name(), &bundle.id);
+    let v1 = cgroups.lines().filter(|line| line.ends_with(&format!(":/{name}/caller/{name}/{id}"))).count();
+    let v2 = cgroups.lines().filter(|line| *line == format!("0::/{name}/{name}/{id}")).count();
+    // Nobody has limited the cpuset above: there the container stays in the caller's.
+    let joined = common::hierarchies().into_iter().filter(|hierarchy| !hierarchy.ends_with("cpuset")).count();
+    assert_eq!(v1 + v2, joined, "{cgroups}");
     assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new());
 }
 

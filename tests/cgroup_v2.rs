@@ -745,11 +745,13 @@ fn paths_of_cgroups() {
     let lab = lab!();
     let own = fs::read_to_string("/proc/self/cgroup").unwrap();
     let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    let name = lab.name();
     for (path, place) in [
         (Value::Null, None),
-        (json!("/microrun-test-paths/../microrun-test-paths-a/./b"), Some("microrun-test-paths-a/b")),
-        (json!("/../../microrun-test-paths-a/c"), Some("microrun-test-paths-a/c")),
+        (json!(format!("/{name}-elsewhere/../{name}/./b")), Some(format!("{name}/b"))),
+        (json!(format!("/../../{name}/c")), Some(format!("{name}/c"))),
     ] {
+        let place = place.as_ref();
         let bundle = lab.bundle(|config| {
             config["process"]["args"] = json!(["sleep", "1000"]);
             config["linux"]["cgroupsPath"] = path.clone();
@@ -759,10 +761,4 @@ fn paths_of_cgroups() {
         lab.microrun(&["delete", "--force", &bundle.id]).ok();
         assert!(!mount.join(place.unwrap_or(&bundle.id)).exists());
     }
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path()) {
-        for name in ["microrun-test-paths", "microrun-test-paths-a"] {
-            let _ = fs::remove_dir(hierarchy.join(name));
-        }
-    }
-    let _ = fs::remove_dir("/sys/fs/cgroup/microrun-test-paths-a");
 }

@@ -320,7 +320,8 @@ fn session_keyring() {
     if output.stderr.contains("No such file") {
         skip!("this kernel has no keyrings");
     }
-    assert!(output.ok().contains("_ses.test-"), "the session keyring is not the container's own");
+    let own = format!("_ses.{}-", lab.name());
+    assert!(output.ok().contains(&own), "the session keyring is not the container's own");
 }
 
 #[test]

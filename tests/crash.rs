@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -188,18 +188,9 @@ impl<'a> Scene<'a> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let place = place.to_str().unwrap();
         left.extend(mounts.lines().filter(|line| line.contains(place)).map(str::to_owned));
-        left.extend(self.cgroups().iter().map(|path| path.display().to_string()));
+        left.extend(self.lab.cgroups_of(&self.bundle).iter().map(|path| path.display().to_string()));
         left.extend(processes_of(place, &self.bundle.id));
         left
-    }
-
-    /// The container's cgroups in all hierarchies.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let config: Value = serde_json::from_slice(&fs::read(self.bundle.path.join("config.json")).unwrap()).unwrap();
-        let path = config["linux"]["cgroupsPath"].as_str().unwrap().trim_start_matches('/').to_owned();
-        let root = Path::new("/sys/fs/cgroup");
-        let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-        hierarchies.chain([root.to_owned()]).map(|root| root.join(&path)).filter(|path| path.exists()).collect()
     }
 }
 

@@ -3,14 +3,13 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+use microrun::cgroup::layout::{Layout, Needs};
 use serde_json::{Value, json};
 use std::cell::Cell;
-use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -114,9 +113,6 @@ pub struct User {
     pub ids: (u32, u32),
 }
 
-/// Counts the laboratories of this process.
-static LABS: AtomicU32 = AtomicU32::new(0);
-
 impl Lab {
     /// The status of a container; empty if there is none.
     pub fn status(&self, id: &str) -> String {
@@ -161,10 +157,10 @@ impl Lab {
         if !Path::new(BUSYBOX).exists() {
             return Err(format!("needs {BUSYBOX} (Debian's package busybox-static)"));
         }
-        let dir = tempfile::Builder::new().prefix("microrun-test-").tempdir().unwrap();
+        let prefix = format!("microrun-test-{}-", std::process::id());
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir().unwrap();
         // Containers with a user namespace of their own have to get to their rootfs.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        LABS.fetch_add(1, Ordering::Relaxed);
         let lab = Self { dir, user, made: Cell::new(0) };
         // By another process: what this one has open for writing, a test in another thread may just be handing to a child,
         // and then it cannot be executed (ETXTBSY).
@@ -195,7 +191,7 @@ impl Lab {
     pub fn bundle(&self, change: impl FnOnce(&mut Value)) -> Bundle {
         let number = self.made.replace(self.made.get() + 1);
         let path = self.path(format!("bundle{number}"));
-        let bundle = Bundle { id: format!("test-{}-{number}", self.unique()), path };
+        let bundle = Bundle { id: format!("{}-{number}", self.name()), path };
         make_rootfs(&bundle.rootfs());
         let mut config = if self.user.is_some() { self.rootless_config() } else { self.config(&bundle.id) };
         change(&mut config);
@@ -204,10 +200,10 @@ impl Lab {
         bundle
     }
 
-    /// A name that no other laboratory has, of this process or another.
-    fn unique(&self) -> String {
-        let name = self.dir.path().file_name().and_then(OsStr::to_str).unwrap_or_default();
-        format!("{}-{}", std::process::id(), name.trim_start_matches("microrun-test-"))
+    /// A name that no other laboratory has, of this process or another: that of its directory and of its cgroups, with
+    /// which its containers' ids begin. scripts/leftovers knows from it whose they were.
+    pub fn name(&self) -> &str {
+        self.dir.path().file_name().unwrap().to_str().unwrap()
     }
 
     /// Runs `script` with the container's shell, in a new bundle that `change` has changed.
@@ -282,10 +278,44 @@ impl Lab {
         command
     }
 
+    /// `command`, run from a cgroup of the laboratory's own in every hierarchy: what it makes below its caller's cgroup is
+    /// below that one, and not below ours, which is somebody else's.
+    pub fn in_own_cgroup(&self, command: &Command) -> Command {
+        let mut moves = String::from("set -e; ");
+        for hierarchy in hierarchies() {
+            let lab = hierarchy.join(self.name());
+            let caller = lab.join(CALLER);
+            fs::create_dir_all(&caller).unwrap();
+            // A cpuset of v1 takes nobody before it has CPUs and nodes.
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                if let (false, Ok(all)) =
+                    (hierarchy.join("cgroup.controllers").exists(), fs::read(hierarchy.join(file)))
+                {
+                    fs::write(lab.join(file), &all).unwrap();
+                    fs::write(caller.join(file), &all).unwrap();
+                }
+            }
+            moves += &format!("echo 0 >{}/cgroup.procs; ", caller.display());
+        }
+        let mut from = Command::new("sh");
+        from.args(["-c", &format!("{moves} exec \"$@\""), "sh"]).arg(command.get_program()).args(command.get_args());
+        from.env_remove("NOTIFY_SOCKET").env_remove("LISTEN_FDS");
+        from
+    }
+
+    /// The cgroups that there are of a container, wherever they may be.
+    pub fn cgroups_of(&self, bundle: &Bundle) -> Vec<PathBuf> {
+        let of_place = |place: PathBuf| {
+            let own = place.join(&bundle.id);
+            named(&place.join(self.name()), &bundle.id).into_iter().chain(own.exists().then_some(own))
+        };
+        cgroup_places().into_iter().flat_map(of_place).collect()
+    }
+
     /// runc's default configuration, in a cgroup of its own.
     fn config(&self, id: &str) -> Value {
         let mut config = base_config();
-        config["linux"]["cgroupsPath"] = json!(format!("/microrun-test-{}/{id}", self.unique()));
+        config["linux"]["cgroupsPath"] = json!(format!("/{}/{id}", self.name()));
         config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
         config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "network"}));
         config["mounts"].as_array_mut().unwrap().push(json!({
@@ -316,17 +346,47 @@ impl Drop for Lab {
         for id in listed.lines() {
             self.microrun(&["delete", "--force", id]);
         }
-        remove_cgroups(&format!("microrun-test-{}", self.unique()));
+        // Empty ones alone: the containers' own are theirs to remove.
+        for place in cgroup_places() {
+            for below in [format!("{CALLER}/{}", self.name()), CALLER.to_owned(), self.name().to_owned()] {
+                let _ = fs::remove_dir(place.join(self.name()).join(below));
+            }
+            let _ = fs::remove_dir(place.join(self.name()));
+        }
     }
 }
 
-/// Removes the empty cgroup `name` from every hierarchy.
-fn remove_cgroups(name: &str) {
-    let root = Path::new("/sys/fs/cgroup");
-    let _ = fs::remove_dir(root.join(name));
-    for hierarchy in fs::read_dir(root).into_iter().flatten().flatten() {
-        let _ = fs::remove_dir(hierarchy.path().join(name));
+/// The cgroup from which [`Lab::in_own_cgroup`] has commands run, below the laboratory's.
+const CALLER: &str = "caller";
+
+/// Where this machine's cgroup hierarchies are mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
+    let layout = Layout::probe(Needs::ALL).unwrap();
+    layout.v1.into_iter().map(|v1| v1.mount).chain(layout.unified).collect()
+}
+
+/// Where cgroups of a laboratory can be: below the root of each hierarchy, and below and beside our own cgroup there.
+fn cgroup_places() -> Vec<PathBuf> {
+    let layout = Layout::probe(Needs::ALL).unwrap();
+    let v1 = layout.v1.iter().map(|v1| (&v1.mount, v1.controllers[0].as_str()));
+    let mut places = Vec::new();
+    for (mount, controller) in v1.chain(layout.unified.iter().map(|mount| (mount, ""))) {
+        let own = layout.own_cgroup(controller).unwrap();
+        let paths = [Path::new("/"), own, own.parent().unwrap_or(own)];
+        places.extend(paths.map(|path| mount.join(microrun::path::clean(path))));
     }
+    places.sort();
+    places.dedup();
+    places
+}
+
+/// `directory` and all directories below it that have this name.
+fn named(directory: &Path, name: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let below = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut found: Vec<PathBuf> = below.flat_map(|entry| named(&entry.path(), name)).collect();
+    found.extend((directory.ends_with(name) && directory.exists()).then(|| directory.to_owned()));
+    found
 }
 
 /// A bundle.
