@@ -2,15 +2,17 @@
 
 use crate::common::Output;
 use crate::process::{Daemon, limited, output};
+use crate::runner::Runtime;
 use crate::world::World;
-use std::cell::RefCell;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 /// A containerd.
 pub struct Containerd {
-    daemon: RefCell<Daemon>,
+    daemon: Mutex<Daemon>,
     config: PathBuf,
     /// Its directory: root, config.toml and log are in it.
     pub dir: PathBuf,
@@ -23,12 +25,12 @@ const DISABLED: &[&str] =
     &["snapshotter.v1.aufs", "snapshotter.v1.btrfs", "snapshotter.v1.devmapper", "snapshotter.v1.zfs"];
 
 impl Containerd {
-    /// Starts one. `name` is the name of its directories; `config` is more of config.toml, for its CRI plugin; without it there is no
-    /// CRI.
+    /// Starts one, which finds `runtime` by the name `runc` in its PATH: `microrun` is installed by a link then. `name` is the name of
+    /// its directories; `config` is more of config.toml, for its CRI plugin; without it there is no CRI.
     ///
     /// # Errors
     /// Why it does not start.
-    pub fn start(world: &World, name: &str, config: Option<&str>) -> Result<Self, String> {
+    pub fn start(world: &World, runtime: &Runtime, name: &str, config: Option<&str>) -> Result<Self, String> {
         let dir = world.path(name);
         let state = format!("/run/{name}");
         fs::create_dir_all(&dir).unwrap();
@@ -46,13 +48,18 @@ impl Containerd {
         );
         let config = dir.join("config.toml");
         fs::write(&config, text).unwrap();
-        let daemon = RefCell::new(Self::launch(&config, &socket, dir.join("log"))?);
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        let _ = fs::remove_file(dir.join("bin/runc"));
+        symlink(&runtime.path, dir.join("bin/runc")).unwrap();
+        let daemon = Mutex::new(Self::launch(&config, &socket, dir.join("log"))?);
         Ok(Self { daemon, config, dir, socket })
     }
 
-    fn launch(config: &PathBuf, socket: &str, log: PathBuf) -> Result<Daemon, String> {
+    fn launch(config: &Path, socket: &str, log: PathBuf) -> Result<Daemon, String> {
         let mut command = Command::new("containerd");
-        command.arg("--config").arg(config);
+        let bin = config.with_file_name("bin");
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.arg("--config").arg(config).env("PATH", format!("{}:{path}", bin.display()));
         let ready = || {
             let mut command = limited("ctr");
             command.args(["--address", socket, "version"]);
@@ -63,8 +70,9 @@ impl Containerd {
 
     /// Stops the daemon and starts it again; containers go on.
     pub fn restart(&self) {
-        self.daemon.borrow_mut().stop();
-        *self.daemon.borrow_mut() = Self::launch(&self.config, &self.socket, self.dir.join("log")).unwrap();
+        let mut daemon = self.daemon.lock().unwrap();
+        daemon.stop();
+        *daemon = Self::launch(&self.config, &self.socket, self.dir.join("log")).unwrap();
     }
 
     /// A call of ctr in the namespace `default`.
@@ -79,11 +87,6 @@ impl Containerd {
         let mut command = self.ctr();
         command.args(args);
         output(command, "")
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> i32 {
-        self.daemon.borrow().pid()
     }
 
     /// Its version.

@@ -1,6 +1,6 @@
 //! Processes: programs with a deadline, daemons, terminals.
 
-use crate::common::Output;
+use crate::common::{Output, eventually};
 use crate::world;
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
@@ -45,12 +45,16 @@ pub fn output_with_open_stdin(mut command: Command) -> Output {
     Output { code: code(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// Runs a command on a terminal of its own with `input` typed, and returns all that was shown.
-pub fn on_terminal(command: &Command, input: &str) -> Output {
-    on_terminal_of(command, input, None)
+/// Starts a command, waits until `ready`, and only then hands it `input` on its stdin, which then ends.
+pub fn output_after(mut command: Command, ready: impl FnMut() -> bool, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually(ready);
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Output { code: code(output.status), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
 
-/// As [`on_terminal`], on a terminal of `size` rows and columns.
+/// Runs a command on a terminal of its own with `input` typed, and returns all that was shown. The terminal has `size` rows and columns.
 pub fn on_terminal_of(command: &Command, input: &str, size: Option<(u16, u16)>) -> Output {
     let size =
         size.map(|(rows, columns)| nix::pty::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 });
@@ -79,6 +83,37 @@ fn code(status: ExitStatus) -> i32 {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).trim().to_owned()
+}
+
+/// A client that goes on until the value is dropped.
+pub struct Background {
+    child: Child,
+    out: PathBuf,
+}
+
+impl Background {
+    /// Starts it; what it writes is kept in the file `out`.
+    pub fn start(command: &Command, out: PathBuf) -> Self {
+        let file = File::create(&out).unwrap();
+        let mut own = Command::new(command.get_program());
+        own.args(command.get_args()).envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        own.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Self { child: own.spawn().unwrap(), out }
+    }
+
+    /// What it has written so far.
+    pub fn shown(&self) -> String {
+        std::fs::read_to_string(&self.out).unwrap()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // timeout(1) hands SIGTERM on.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.out);
+    }
 }
 
 /// A daemon, ended with the value.
@@ -118,11 +153,6 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-    }
-
-    /// Its process id.
-    pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
     }
 
     /// The end of its log.

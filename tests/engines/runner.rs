@@ -172,7 +172,7 @@ impl Runner {
     }
 
     fn run_suite<E: Engine>(&self, world: &World, runtime: &Runtime, cases: &[Case<E>]) {
-        let before = world.inventory();
+        let before = Inventory::now();
         let mut counts = Counts::default();
         let engine = match start::<E>(world, runtime) {
             Ok(engine) => engine,

@@ -68,11 +68,6 @@ impl World {
         self.dir.join(name)
     }
 
-    /// What there is now, to be compared with later.
-    pub fn inventory(&self) -> Inventory {
-        Inventory { processes: processes(), mounts: mounts(), cgroups: container_cgroups() }
-    }
-
     /// Makes the namespaces what the module says.
     fn furnish(&self) {
         host("mount", &["-t", "tmpfs", "-o", "mode=755", "run", "/run"]);
@@ -122,6 +117,11 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// What there is now.
+    pub fn now() -> Self {
+        Self { processes: processes(), mounts: mounts(), cgroups: container_cgroups() }
+    }
+
     /// What there is now that was not there at the time of `self`, one line each; empty if all is as it was.
     pub fn left(&self) -> Vec<String> {
         let processes = processes();
@@ -139,6 +139,13 @@ impl Inventory {
 fn processes() -> BTreeSet<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes whose command line begins with a program of this name, in whatever directory.
+pub fn processes_named(name: &str) -> Vec<i32> {
+    let has_name =
+        |line: &str| line.split(' ').next().is_some_and(|path| path.rsplit('/').next().unwrap().starts_with(name));
+    processes().into_iter().filter(|pid| has_name(&describe_process(*pid))).collect()
 }
 
 /// The command line of a process, or its name and state if it has none: a zombie.

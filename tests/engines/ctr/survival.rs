@@ -1,0 +1,76 @@
+//! What outlives what: containers and containerd, shims and containers, many at once.
+
+use super::{Ctr, SLEEP};
+use crate::cases;
+use crate::common::eventually;
+use crate::process::output;
+use crate::runner::Case;
+use crate::world::{Inventory, describe_process, processes_named};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+pub fn cases() -> Vec<Case<Ctr>> {
+    cases![containerd_restarts, shim_is_killed, two_hundred]
+}
+
+fn containerd_restarts(engine: &Ctr) {
+    engine.start_detached(&[], "c", SLEEP);
+    let pid = engine.task_pid("c");
+    engine.containerd.restart();
+    assert_eq!(engine.task_status("c"), "RUNNING");
+    assert_eq!(engine.task_pid("c"), pid);
+    assert_eq!(engine.exec(&[], "c", &["echo", "still"]).ok(), "still");
+    engine.ctr(&["task", "kill", "--signal", "SIGKILL", "c"]).ok();
+    eventually(|| engine.task_status("c") == "STOPPED");
+    assert_eq!(engine.delete_task("c"), 137);
+}
+
+fn shim_is_killed(engine: &Ctr) {
+    let before = Inventory::now();
+    engine.start_detached(&[], "c", SLEEP);
+    let pid = engine.task_pid("c");
+    let shims = processes_named("containerd-shim");
+    assert_eq!(shims.len(), 1, "{shims:?}");
+    kill(Pid::from_raw(shims[0]), Signal::SIGKILL).unwrap();
+    // containerd notices and has the runtime delete the container.
+    eventually(|| !describe_process(pid).contains("sleep"));
+    eventually(|| engine.runtime(&["state", "c"]).code != 0);
+    engine.ctr(&["task", "delete", "--force", "c"]);
+    engine.ctr(&["container", "delete", "c"]).ok();
+    engine.nothing_more_than(&before);
+}
+
+/// 200 containers, 20 at a time: started, killed and removed; in the middle containerd is restarted.
+fn two_hundred(engine: &Ctr) {
+    const ALL: usize = 200;
+    const AT_A_TIME: usize = 20;
+    let before = Inventory::now();
+    for (batch, first) in (0..ALL).step_by(AT_A_TIME).enumerate() {
+        let ids: Vec<String> = (first..first + AT_A_TIME).map(|number| format!("many{number}")).collect();
+        at_once(&ids, |id| engine.start_detached(&[], id, SLEEP));
+        if batch == ALL / AT_A_TIME / 2 {
+            engine.containerd.restart();
+        }
+        let listed = engine.ctr(&["task", "list", "--quiet"]).ok();
+        assert_eq!(listed.lines().count(), AT_A_TIME, "{listed}");
+        at_once(&ids, |id| {
+            engine.ctr(&["task", "kill", "--signal", "SIGKILL", id]).ok();
+            eventually(|| engine.task_status(id) == "STOPPED");
+            assert_eq!(engine.delete_task(id), 137);
+            engine.ctr(&["container", "delete", id]).ok();
+        });
+    }
+    assert_eq!(engine.ctr(&["container", "list", "--quiet"]).ok(), "");
+    engine.nothing_more_than(&before);
+    assert!(output(engine.command(&["--detach"], "c", SLEEP), "").code == 0);
+}
+
+/// Does something for every id, all at the same time.
+fn at_once(ids: &[String], what: impl Fn(&str) + Sync) {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = ids.iter().map(|id| scope.spawn(|| what(id))).collect();
+        for thread in threads {
+            thread.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+        }
+    });
+}
