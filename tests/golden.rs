@@ -76,25 +76,7 @@ fn facts(layout: Layout) -> Facts {
 
 /// `run` in the foreground.
 fn options() -> Options {
-    Options {
-        store: Store::new("/run/microrun"),
-        id: "golden".into(),
-        bundle: "/bundle".into(),
-        driver: Driver::Cgroupfs,
-        rootless: false,
-        no_pivot: false,
-        no_new_keyring: false,
-        preserve_fds: 0,
-        activation: None,
-        notify: None,
-        pid_file: None,
-        console_socket: None,
-        pidfd_socket: None,
-        overlay: None,
-        wait_for_start: false,
-        foreground: true,
-        timings: false,
-    }
+    Options { foreground: true, ..Options::new(Store::new("/run/microrun"), "golden", "/bundle".into()) }
 }
 
 /// A user without rights.

@@ -69,6 +69,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         console_socket: words.path("console-socket"),
         pidfd_socket: words.path("pidfd-socket"),
         sub_cgroups: parse_sub_cgroups(sub_cgroups.iter().map(String::as_str))?,
+        stdio: None,
     };
     let finished = exec::exec(&options).map_err(|error| error.context("exec failed"))?;
     warn(&finished.warnings);

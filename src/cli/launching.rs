@@ -42,23 +42,6 @@ pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Res
 
 /// The container `id` of `bundle`, with no options at all.
 pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Options {
-    Options {
-        store: Store::new(&global.root),
-        id: id.to_owned(),
-        bundle,
-        driver: if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs },
-        rootless: global.rootless(),
-        no_pivot: false,
-        no_new_keyring: false,
-        preserve_fds: 0,
-        activation: None,
-        notify: None,
-        pid_file: None,
-        console_socket: None,
-        pidfd_socket: None,
-        overlay: None,
-        wait_for_start: false,
-        foreground: false,
-        timings: false,
-    }
+    let driver = if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs };
+    Options { driver, rootless: global.rootless(), ..Options::new(Store::new(&global.root), id, bundle) }
 }

@@ -6,17 +6,21 @@
 
 use crate::error::{Doing, Result};
 use crate::init;
-use crate::sys::clone::{self, Child};
+use crate::sys::clone::{self, Child, Loan};
 use crate::sys::process;
 use crate::sys::shared::{Report, Shared};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// The process that makes the namespace.
+pub(super) type Helper = (Child, Loan<Shared<Report>>);
 
 /// Memory shared with init and, perhaps, a helper that is at work in it. A helper that nobody takes is ended.
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// Where helper and init agree on who makes the namespace.
-    pub report: &'static Shared<Report>,
-    helper: Option<Child>,
+    pub report: Arc<Shared<Report>>,
+    helper: Option<Helper>,
 }
 
 impl Ahead {
@@ -24,7 +28,7 @@ impl Ahead {
     pub fn idle() -> Result<Self> {
         let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
         report.runtime.store(process::getpid(), Ordering::Relaxed);
-        Ok(Self { report: Box::leak(Box::new(report)), helper: None })
+        Ok(Self { report: Arc::new(report), helper: None })
     }
 
     /// With a helper, if the configuration `text` seems to ask for a new network namespace that belongs to our own user
@@ -39,7 +43,7 @@ impl Ahead {
 
     /// The helper, which is started now if it has not been: on another CPU; where there is none, init comes first and
     /// does it alone.
-    pub fn take_helper(&mut self) -> Result<Option<Child>> {
+    pub fn take_helper(&mut self) -> Result<Option<Helper>> {
         if self.helper.is_none() {
             self.start_helper()?;
         }
@@ -48,9 +52,9 @@ impl Ahead {
 
     fn start_helper(&mut self) -> Result<()> {
         let request = clone::Request { flags: clone::SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
-        let helper = clone::spawn_static(&request, init::help_with_network, self.report)
+        let helper = clone::spawn(&request, init::help_with_network, Arc::clone(&self.report))
             .doing(|| "linux.namespaces (network): clone a helper")?;
-        process::move_to_another_cpu(helper.pid);
+        process::move_to_another_cpu(helper.0.pid);
         self.helper = Some(helper);
         Ok(())
     }
@@ -58,7 +62,7 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
-        if let Some(helper) = self.helper {
+        if let Some((helper, _)) = &self.helper {
             // It waits for nobody by now, or will within ten seconds.
             let _ = process::pidfd_send_signal(helper.pidfd, libc::SIGKILL);
             let _ = process::wait(helper.pid, 0);

@@ -105,7 +105,7 @@ fn configured(entry: &Entry) -> Result<LinuxResources> {
 }
 
 /// Resources that limit nothing: `LinuxResources::default()` has device rules.
-fn no_limits() -> LinuxResources {
+pub(super) fn no_limits() -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_devices(None);
     resources

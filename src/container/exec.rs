@@ -13,8 +13,8 @@ pub use process::{Changes, Wanted};
 
 use super::gates;
 use super::launch::{self, Manner};
-use super::prepare;
-use super::state::{Entry, Process, State, Status, Store};
+use super::prepare::{self, Stdio};
+use super::state::{Process, State, Status, Store};
 use super::{console, host, pid_file, sealed, wait};
 use crate::cgroup::Join;
 use crate::cgroup::join::SubCgroups;
@@ -22,7 +22,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{Op, RECORDED, Slots};
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, seccomp};
-use crate::spec::{self, Warning};
+use crate::spec::{self, Seccomp, Warning};
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, own, process as sys_process};
@@ -32,6 +32,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What the command line asks for.
@@ -59,6 +60,8 @@ pub struct Options {
     pub pidfd_socket: Option<PathBuf>,
     /// --cgroup
     pub sub_cgroups: SubCgroups,
+    /// As [`prepare::Options::stdio`].
+    pub stdio: Option<Stdio>,
 }
 
 /// What became of an `exec`.
@@ -71,11 +74,27 @@ pub struct Finished {
 }
 
 /// The container and what it is joined by.
-struct Target {
-    entry: Entry,
-    state: State,
-    init: Process,
-    pidfd: OwnedFd,
+#[derive(Debug)]
+pub struct Target {
+    /// What is recorded of it.
+    pub state: State,
+    /// Its init, which runs.
+    pub init: Process,
+    /// The same.
+    pub pidfd: OwnedFd,
+    /// Its configuration.
+    pub spec: Spec,
+}
+
+/// A process in a container, to be waited for by the caller.
+#[derive(Debug)]
+pub struct Running {
+    /// The process.
+    pub child: Child,
+    /// Its terminal's master, if it has one.
+    pub terminal: Option<OwnedFd>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
 }
 
 /// What the options and the container amount to, before anything exists.
@@ -95,18 +114,33 @@ struct Prepared {
 /// One sentence: a container that does not run, a process that cannot be started.
 pub fn exec(options: &Options) -> Result<Finished> {
     prepare::require_inherited(0, options.preserve_fds)?;
-    let target = find(options)?;
-    let prepared = prepare(options, &target)?;
-    let warnings = prepared.warnings.clone();
-    let status = start(options, &target, &prepared)?;
-    Ok(Finished { status, warnings })
+    let (target, profile) = find(options)?;
+    let mut warnings = Vec::new();
+    let filter = host::seccomp(profile.as_ref(), options.store.root(), &mut warnings)?;
+    let prepared = prepare(options, &target, filter, warnings)?;
+    let (started, terminal) = start(options, &target, &prepared)?;
+    let status = if options.detach { 0 } else { finish(&started, terminal).inspect_err(|_| started.end())? };
+    Ok(Finished { status, warnings: prepared.warnings })
+}
+
+/// Starts a process in a container of which the caller knows all that there is to know, and has [`Options::stdio`] for it.
+/// The process is to be waited for.
+///
+/// # Errors
+/// One sentence: a process that cannot be started. Then nothing is left of it.
+pub fn exec_in(options: &Options, target: &Target, filter: Option<seccomp::Filter>) -> Result<Running> {
+    let prepared = prepare(options, target, filter, Vec::new())?;
+    let (started, socket) = start(options, target, &prepared)?;
+    let terminal = socket.map(|socket| launch::receive_terminal(&socket)).transpose();
+    let terminal = terminal.inspect_err(|_| started.end())?.flatten();
+    Ok(Running { child: started.child, terminal, warnings: prepared.warnings })
 }
 
 fn stopped() -> Error {
     Error::new(Kind::WrongState, "cannot exec in a stopped container")
 }
 
-fn find(options: &Options) -> Result<Target> {
+fn find(options: &Options) -> Result<(Target, Option<Seccomp>)> {
     let entry = options.store.find(&options.id)?;
     let state = entry.load()?;
     let init = entry.init()?.ok_or_else(stopped)?;
@@ -118,14 +152,21 @@ fn find(options: &Options) -> Result<Target> {
         (Status::Paused, _) if !options.ignore_paused => {
             Err(Error::new(Kind::WrongState, "cannot exec in a paused container (use --ignore-paused to override)"))
         }
-        (_, Some(alive)) if alive == init => Ok(Target { entry, state, init, pidfd }),
+        (_, Some(alive)) if alive == init => {
+            let loaded = spec::load_file(&entry.config())?;
+            Ok((Target { state, init, pidfd, spec: loaded.spec }, loaded.seccomp))
+        }
         _ => Err(stopped()),
     }
 }
 
-fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
-    let loaded = spec::load_file(&target.entry.config())?;
-    let mut spec = loaded.spec;
+fn prepare(
+    options: &Options,
+    target: &Target,
+    filter: Option<seccomp::Filter>,
+    mut warnings: Vec<String>,
+) -> Result<Prepared> {
+    let mut spec = target.spec.clone();
     let mut notes = Vec::new();
     let nothing = oci_spec::runtime::Process::default();
     let process = process::resolve(&options.wanted, spec.process().as_ref().unwrap_or(&nothing), &mut notes)?;
@@ -133,8 +174,7 @@ fn prepare(options: &Options, target: &Target) -> Result<Prepared> {
     let process = sized(process, options);
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
-    let mut warnings: Vec<String> = notes.iter().map(Warning::to_string).collect();
-    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
+    warnings.extend(notes.iter().map(Warning::to_string));
     let machine = host::facts(&spec);
     warnings.extend(prepare::left_out(&spec, &machine));
     let namespaces = namespaces(&spec, target.init.pid);
@@ -177,16 +217,26 @@ fn shares_user_namespace(init: i32) -> bool {
 struct Started {
     /// Whether systemd still has to move it into the container's cgroups.
     to_be_attached: bool,
-    plan: &'static Plan,
+    plan: Arc<Plan>,
     child: Child,
     sync: OwnedFd,
-    report: &'static Shared<Report>,
+    report: Arc<Shared<Report>>,
 }
 
-/// Starts the process and sees it through; its status.
-fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<i32> {
+impl Started {
+    /// Ends it.
+    fn end(&self) {
+        let _ = sys_process::pidfd_send_signal(self.child.pidfd, libc::SIGKILL);
+        let _ = sys_process::wait(self.child.pid, 0);
+        sys_fs::close(self.child.pidfd);
+    }
+}
+
+/// Starts the process; detached, it has executed its program. Where its terminal's master will come, if that is ours.
+fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<(Started, Option<OwnedFd>)> {
     let terminal = prepared.process()?.terminal().unwrap_or(false);
-    let terminal = launch::terminal_socket(terminal, options.console_socket.as_deref(), !options.detach)?;
+    let served = !options.detach || options.stdio.is_some();
+    let terminal = launch::terminal_socket(terminal, options.console_socket.as_deref(), served)?;
     let pidfd_socket = options.pidfd_socket.as_ref().map(|path| launch::connect("--pidfd-socket", path)).transpose()?;
     let mut slots = Slots::default();
     slots.set(slots::JOINED, target.pidfd.as_raw_fd());
@@ -197,10 +247,14 @@ fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<i32>
     }
     let started = clone(options, target, prepared, slots)?;
     drop((terminal.given, pidfd_socket));
-    see_through(options, target, prepared, &started, terminal.kept).inspect_err(|_| {
-        let _ = sys_process::pidfd_send_signal(started.child.pidfd, libc::SIGKILL);
-        let _ = sys_process::wait(started.child.pid, 0);
-    })
+    see_through(options, target, prepared, &started).inspect_err(|_| started.end())?;
+    if options.detach
+        && let Some(error) = launch::failure(&started.plan, &started.report, started.child)
+    {
+        sys_fs::close(started.child.pidfd);
+        return Err(error);
+    }
+    Ok((started, terminal.kept))
 }
 
 /// Clones the process into the container's cgroups. Where those take none (init has made cgroups below its own and
@@ -260,19 +314,24 @@ fn clone_into(
         terminal_served: !options.detach,
     })?;
     launch::log_plan(&plan);
-    let plan: &'static Plan = Box::leak(Box::new(plan));
+    let plan = Arc::new(plan);
     for (slot, file) in plan.cgroup_slots.iter().zip(join.files()) {
         slots.set(*slot, file.as_raw_fd());
     }
-    let report: &'static Shared<Report> =
-        Box::leak(Box::new(Shared::new().doing(|| "map memory to share with the new process")?));
+    let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the new process")?;
+    let report = Arc::new(report);
     if !prepared.must_be_recorded(options, target) && join.born_in().is_some() {
         // Only hooks ask which pid it is, and here are none.
         report.recorded.store(1, Ordering::Release);
     }
-    let manner = Manner { wait_for_start: false, timings: false, foreground: !options.detach };
+    let manner = Manner {
+        wait_for_start: false,
+        timings: false,
+        foreground: !options.detach,
+        stdio: options.stdio.as_ref().map(prepare::raw),
+    };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
-    let spawned = launch::spawn(plan, slots, birth, report, manner).map_err(|error| match error.errno() {
+    let spawned = launch::spawn(&plan, slots, birth, &report, manner).map_err(|error| match error.errno() {
         Some(Errno::ESRCH) => stopped(),
         _ => error,
     })?;
@@ -294,14 +353,8 @@ impl Prepared {
     }
 }
 
-/// From the clone to the end of the process or, detached, to its exec.
-fn see_through(
-    options: &Options,
-    target: &Target,
-    prepared: &Prepared,
-    started: &Started,
-    terminal: Option<OwnedFd>,
-) -> Result<i32> {
+/// From the clone to the meetings with the process; detached, to its exec.
+fn see_through(options: &Options, target: &Target, prepared: &Prepared, started: &Started) -> Result<()> {
     let Started { to_be_attached, plan, child, sync, report } = started;
     if report.recorded.load(Ordering::Relaxed) == 0 {
         if *to_be_attached {
@@ -321,9 +374,12 @@ fn see_through(
         };
         gates::serve(&context, sync.as_raw_fd())?;
     }
-    if options.detach {
-        return launch::failure(plan, report, *child).map_or(Ok(0), Err);
-    }
+    Ok(())
+}
+
+/// In the foreground: waits for the process; its status.
+fn finish(started: &Started, terminal: Option<OwnedFd>) -> Result<i32> {
+    let Started { plan, child, report, .. } = started;
     let terminal = terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
     let exit = match &terminal {
         Some(terminal) => console::serve(*child, terminal)?,

@@ -8,7 +8,7 @@
 //! Everything right of the clone happens at the same time. Nothing waits for anything that it does not need: init
 //! waits only before it executes what is not ours, until it is recorded and its devices are restricted.
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Helper};
 use super::gates::{self, Outcome};
 use super::notify::{self, Proxy};
 use super::pid_file;
@@ -21,7 +21,7 @@ use crate::init::{self, Exec, Init, Slot, Slots};
 use crate::log;
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, explain};
-use crate::sys::clone::{self, Child};
+use crate::sys::clone::{self, Child, Loan};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
 use nix::errno::Errno;
@@ -29,6 +29,7 @@ use oci_spec::runtime::{Hook, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A container whose init exists.
@@ -40,12 +41,14 @@ pub struct Launched {
     pub state: State,
     /// Its init.
     pub child: Child,
-    /// What the bundle and the options amounted to. Leaked, for init may still run in this memory.
-    pub prepared: &'static Prepared,
+    /// What the bundle and the options amounted to.
+    pub prepared: Arc<Prepared>,
     /// The helper that made its network namespace, still to be reaped in the foreground.
-    pub helper: Option<Child>,
+    pub(super) helper: Option<Helper>,
     /// How far init is.
-    pub report: &'static Shared<Report>,
+    pub report: Arc<Shared<Report>>,
+    /// What init uses of this process's memory.
+    pub(super) loan: Option<Loan<Cradle>>,
     /// The terminal's master, in the foreground.
     pub terminal: Option<OwnedFd>,
     /// Where it says that it is ready, unless it waits for `start`.
@@ -78,6 +81,7 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
         cgroup: None,
         resctrl: Vec::new(),
         child: None,
+        loan: None,
         helper: None,
         pid_file: None,
         begun: None,
@@ -98,19 +102,23 @@ struct Undo {
     cgroup: Option<Cgroup>,
     resctrl: Vec<PathBuf>,
     child: Option<Child>,
-    helper: Option<Child>,
+    /// What it uses of this process's memory.
+    loan: Option<Loan<Cradle>>,
+    helper: Option<Helper>,
     pid_file: Option<PathBuf>,
     /// The container whose poststop hooks are due: one that began to exist.
-    begun: Option<&'static Prepared>,
+    begun: Option<Arc<Prepared>>,
 }
 
 impl Undo {
     /// Removes everything; what could not be removed, and the errors of poststop hooks.
     fn everything(self) -> Vec<Error> {
-        for child in [self.child, self.helper].into_iter().flatten() {
+        let helper = self.helper.as_ref().map(|(helper, _)| *helper);
+        for child in [self.child, helper].into_iter().flatten() {
             // One that has ended and was waited for is what is wanted.
             let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
             let _ = process::wait(child.pid, 0);
+            sys_fs::close(child.pidfd);
         }
         let mut left = Vec::new();
         if let Some(cgroup) = self.cgroup {
@@ -121,7 +129,8 @@ impl Undo {
         left.extend(self.resctrl.iter().rev().filter_map(|group| resctrl::remove(group).err()));
         left.extend(self.pid_file.and_then(|path| pid_file::remove(&path).err()));
         left.extend(self.entry.remove().err());
-        if let Some(Prepared { bundle, state, .. }) = self.begun {
+        if let Some(prepared) = self.begun {
+            let Prepared { bundle, state, .. } = &*prepared;
             let hooks = hooks(&bundle.loaded.spec, oci_spec::runtime::Hooks::poststop);
             left.extend(super::hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)));
         }
@@ -136,8 +145,7 @@ fn launch_into(
     entry: Entry,
     undo: &mut Undo,
 ) -> Result<Launched> {
-    // Init may run in this memory for as long as it waits for `start`, whatever becomes of this process's stack.
-    let prepared: &'static Prepared = Box::leak(Box::new(prepared));
+    let prepared = Arc::new(prepared);
     let plan = &prepared.plan;
     let mut state = prepared.state.clone();
     // What is recorded is removed by `delete`: not the cgroup of somebody else.
@@ -166,22 +174,26 @@ fn launch_into(
     }
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
-    let report = ahead.report;
-    run_outside(plan, &mut slots, report)?;
-    let helper = if plan.network_helper { ahead.take_helper()? } else { None };
+    let report = Arc::clone(&ahead.report);
+    run_outside(plan, &mut slots, &report)?;
+    undo.helper = if plan.network_helper { ahead.take_helper()? } else { None };
     drop(ahead);
-    undo.helper = helper;
-    if let Some(helper) = helper {
+    if let Some((helper, _)) = &undo.helper {
         slots.set(slots::NETWORK, helper.pidfd);
     }
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
-    let manner =
-        Manner { wait_for_start: options.wait_for_start, timings: options.timings, foreground: options.foreground };
-    let spawned = spawn(plan, slots, birth, report, manner)?;
+    let manner = Manner {
+        wait_for_start: options.wait_for_start,
+        timings: options.timings,
+        foreground: options.foreground,
+        stdio: options.stdio.as_ref().map(super::prepare::raw),
+    };
+    let spawned = spawn(plan, slots, birth, &report, manner)?;
     let child = spawned.child;
+    undo.loan = spawned.loan;
     let cloned_at = if options.timings { process::now() } else { 0 };
     undo.child = Some(child);
-    undo.begun = Some(prepared);
+    undo.begun = Some(Arc::clone(&prepared));
     drop(kept.given);
     if cgroup.awaits_init() {
         cgroup.admit(child.pid)?;
@@ -192,7 +204,7 @@ fn launch_into(
         group.join(child.pid)?;
     }
     undo.pid_file.clone_from(&options.pid_file);
-    record(options, prepared, &entry, cgroup, child)?;
+    record(options, &prepared, &entry, cgroup, child)?;
     let terminal_socket = kept.terminal;
     report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
     // The byte wakes an init that came first. One that is dead by now is found out below.
@@ -203,24 +215,28 @@ fn launch_into(
         state: &state,
         child,
     };
-    let waits = !options.foreground || needs_gates(prepared);
+    let waits = !options.foreground || needs_gates(&prepared);
     let outcome = if waits { gates::serve(&context, spawned.sync.as_raw_fd())? } else { Outcome::Executed };
     if outcome != Outcome::Ready
         && waits
-        && let Some(error) = failure(plan, report, child)
+        && let Some(error) = failure(plan, &report, child)
     {
         undo.child = None;
+        sys_fs::close(child.pidfd);
         if let Some(terminal) = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten() {
             super::console::drain(&terminal);
         }
-        return Err(if options.foreground { in_foreground(error, plan, report) } else { error });
+        return Err(if options.foreground { in_foreground(error, plan, &report) } else { error });
     }
-    if let Some(helper) = undo.helper.filter(|_| !options.foreground) {
+    let mut helper = undo.helper.take();
+    if let Some((made, _)) = helper.take_if(|_| !options.foreground) {
         // It has nothing left to do once init is in its namespace.
-        let _ = process::wait(helper.pid, 0);
+        let _ = process::wait(made.pid, 0);
+        sys_fs::close(made.pidfd);
     }
     let terminal = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten();
-    Ok(Launched { entry, state, child, helper, prepared, report, terminal, notify, cloned_at, lock: None })
+    let loan = undo.loan.take();
+    Ok(Launched { entry, state, child, helper, prepared, report, loan, terminal, notify, cloned_at, lock: None })
 }
 
 /// Says with `--debug` what will be done.
@@ -268,7 +284,8 @@ fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to
         give(slots::PIDFD, connect("--pidfd-socket", path)?);
     }
     let wanted = plan.steps.iter().any(|step| matches!(step.op, init::Op::Console { .. }));
-    let terminal = terminal_socket(wanted, options.console_socket.as_deref(), options.foreground)?;
+    let served = options.foreground || options.stdio.is_some();
+    let terminal = terminal_socket(wanted, options.console_socket.as_deref(), served)?;
     if let Some(socket) = terminal.given {
         give(slots::CONSOLE, socket);
     }
@@ -359,53 +376,98 @@ pub(super) struct Manner {
     pub timings: bool,
     /// Whether the runtime waits for it, with all signals blocked.
     pub foreground: bool,
+    /// Its stdin, stdout and stderr, of a runtime that serves other containers too: then it keeps no other descriptor
+    /// that is not meant for it.
+    pub stdio: Option<[RawFd; 3]>,
 }
 
 /// A clone and the runtime's end of the pair.
 pub(super) struct Spawned {
     pub child: Child,
     pub sync: OwnedFd,
+    /// What the child uses of this memory, unless it has got a copy.
+    pub loan: Option<Loan<Cradle>>,
+}
+
+/// What a child needs until it executes its program.
+#[derive(Debug)]
+pub(super) struct Cradle {
+    pub plan: Arc<Plan>,
+    pub slots: Slots,
+    pub report: Arc<Shared<Report>>,
+    manner: Manner,
+    /// With `manner.stdio`: the descriptors that it keeps, sorted.
+    kept: Vec<RawFd>,
+    sync: RawFd,
+    sync_of_parent: RawFd,
+    signal_mask: u64,
+    failures: Vec<String>,
+}
+
+impl Cradle {
+    /// The child.
+    pub fn run(&self) -> ! {
+        init::run(&Init {
+            steps: &self.plan.steps,
+            exec: &self.plan.exec,
+            slots: self.slots,
+            inherited: self.manner.stdio.map(|stdio| init::Inherited { stdio, kept: &self.kept }),
+            sync: self.sync,
+            sync_of_parent: self.sync_of_parent,
+            report: &self.report,
+            timings: self.manner.timings,
+            signal_mask: self.signal_mask,
+            failures: &self.failures,
+        })
+    }
 }
 
 /// Clones init, by way of a stage where the Plan has one.
 pub(super) fn spawn(
-    plan: &'static Plan,
+    plan: &Arc<Plan>,
     slots: Slots,
     cgroup: Option<RawFd>,
-    report: &'static Shared<Report>,
+    report: &Arc<Shared<Report>>,
     manner: Manner,
 ) -> Result<Spawned> {
     let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
     let (sync, sync_of_child) = (owned(sync), owned(sync_of_child));
-    let failures: &'static [String] = if manner.wait_for_start { failures(plan) } else { &[] };
+    let failures = if manner.wait_for_start { failures(plan) } else { Vec::new() };
+    let mut kept: Vec<RawFd> = Vec::new();
+    if manner.stdio.is_some() {
+        kept.extend(slots.open().chain([sync_of_child.as_raw_fd()]));
+        kept.sort_unstable();
+    }
     // The child runs with all signals blocked until exec: a handler of ours would run in its context.
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
-    let init: &'static Init<'static> = Box::leak(Box::new(Init {
-        steps: &plan.steps,
-        exec: &plan.exec,
+    let cradle = Arc::new(Cradle {
+        plan: Arc::clone(plan),
         slots,
+        report: Arc::clone(report),
+        manner,
+        kept,
         sync: sync_of_child.as_raw_fd(),
         sync_of_parent: sync.as_raw_fd(),
-        report,
-        timings: manner.timings,
         signal_mask,
         failures,
-    }));
+    });
     let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };
     let request = clone::Request { flags: plan.clone_flags | memory, cgroup, exit_signal: libc::SIGCHLD };
-    let child = if plan.stage.is_empty() {
-        clone::spawn_static(&request, init::run, init).map_err(|errno| super::stage::clone_error(&request, errno))
+    let spawned = if plan.stage.is_empty() {
+        let spawned = clone::spawn(&request, Cradle::run, cradle).map(|(child, loan)| (child, Some(loan)));
+        spawned.map_err(|errno| super::stage::clone_error(&request, errno))
     } else {
-        super::stage::spawn(plan, &request, init)
+        super::stage::spawn(&request, cradle).map(|child| (child, None))
     };
     if !manner.foreground {
         process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     }
-    Ok(Spawned { child: child?, sync })
+    let (child, loan) = spawned?;
+    Ok(Spawned { child, sync, loan })
 }
 
 /// What `start` says when a step after its connection fails.
-fn failures(plan: &Plan) -> &'static [String] {
+fn failures(plan: &Plan) -> Vec<String> {
     let sentences = (0..=plan.steps.len()).map(|index| match plan.steps.get(index) {
         Some(init::Step { op: init::Op::RunHook(hook), .. }) => plan::hooks::failure(hook, "").to_string(),
         Some(step) => format!("{}: {}", step.field, step.op),
@@ -414,7 +476,7 @@ fn failures(plan: &Plan) -> &'static [String] {
             None => "config.json: process: is missing, so there is nothing to start: set it and create anew".into(),
         },
     });
-    Box::leak(sentences.collect::<Vec<_>>().into_boxed_slice())
+    sentences.collect()
 }
 
 /// All that must be on disk, and in force, before init may execute the program.

@@ -16,6 +16,7 @@ pub mod notify;
 mod pid_file;
 pub mod prepare;
 mod resctrl;
+pub mod resident;
 pub mod run;
 pub mod sealed;
 mod stage;

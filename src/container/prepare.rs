@@ -13,7 +13,9 @@ use crate::sys::fs as sys_fs;
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What the command line adds to the bundle.
 #[derive(Debug, Clone)]
@@ -52,6 +54,43 @@ pub struct Options {
     pub foreground: bool,
     /// --timings
     pub timings: bool,
+    /// Its stdin, stdout and stderr, from a runtime that serves other containers too. A terminal's master is then the
+    /// caller's to serve.
+    pub stdio: Option<Stdio>,
+}
+
+impl Options {
+    /// The container `id` of `bundle`, with no options at all.
+    pub fn new(store: Store, id: &str, bundle: PathBuf) -> Self {
+        Self {
+            store,
+            id: id.to_owned(),
+            bundle,
+            driver: Driver::Cgroupfs,
+            rootless: false,
+            no_pivot: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+            activation: None,
+            notify: None,
+            pid_file: None,
+            console_socket: None,
+            pidfd_socket: None,
+            overlay: None,
+            wait_for_start: false,
+            foreground: false,
+            timings: false,
+            stdio: None,
+        }
+    }
+}
+
+/// The stdin, stdout and stderr of a container.
+pub type Stdio = Arc<[OwnedFd; 3]>;
+
+/// Their numbers.
+pub(super) fn raw(stdio: &Stdio) -> [RawFd; 3] {
+    stdio.each_ref().map(AsRawFd::as_raw_fd)
 }
 
 /// A bundle, read and found valid.
@@ -113,7 +152,7 @@ pub struct Prepared {
     /// What the cgroups will be.
     pub cgroup: cgroup::CgroupPlan,
     /// What init will do.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -220,7 +259,7 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
         terminal_served: options.foreground,
         privileged: facts.uid == 0,
     })?;
-    Ok(Prepared { bundle, state, cgroup, plan, warnings })
+    Ok(Prepared { bundle, state, cgroup, plan: Arc::new(plan), warnings })
 }
 
 /// Adds to the configuration what a container gets that is part of a service.

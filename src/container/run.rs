@@ -6,6 +6,7 @@ use super::prepare::{self, Options};
 use super::{manage, pid_file, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::process;
+use std::mem::ManuallyDrop;
 
 /// What became of a `run`.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub struct Timing {
 pub fn create(options: &Options) -> Result<Vec<String>> {
     let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
     let warnings = prepared.warnings.clone();
-    launch::launch(options, prepared, ahead)?;
+    let _launched = ManuallyDrop::new(launch::launch(options, prepared, ahead)?);
     Ok(warnings)
 }
 
@@ -47,7 +48,9 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
     let mut warnings = prepared.warnings.clone();
-    let mut launched = launch::launch(options, prepared, ahead)?;
+    // The process ends soon; what init has borrowed of its memory needs no care.
+    let mut launched = ManuallyDrop::new(launch::launch(options, prepared, ahead)?);
+    let _lock = launched.lock.take();
     let notify = launched.notify.take();
     let spec = &launched.prepared.bundle.loaded.spec;
     let poststart = launch::poststart(spec, &launched.state, launched.child.pid);
@@ -71,15 +74,16 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let notify = notify.and_then(|notify| notify.forward_meanwhile(launched.child.pidfd, std::process::id()));
     let exit = match &launched.terminal {
         Some(terminal) => super::console::serve(launched.child, terminal)?,
-        None => wait::foreground(launched.child, launched.helper).doing(|| "wait for the container")?,
+        None => wait::foreground(launched.child, launched.helper.as_ref().map(|(helper, _)| *helper))
+            .doing(|| "wait for the container")?,
     };
     // What the container said last is still passed on.
     if let Some(thread) = notify {
         let _ = thread.join();
     }
     let plan = &launched.prepared.plan;
-    let failed = launch::failure_of_reaped(plan, launched.report);
-    let failed = failed.map(|error| launch::in_foreground(error, plan, launched.report));
+    let failed = launch::failure_of_reaped(plan, &launched.report);
+    let failed = failed.map(|error| launch::in_foreground(error, plan, &launched.report));
     let timings = timings(&launched);
     let failed = failed.or(poststart.err());
     let removed = if failed.is_some() || !keep { remove(&launched)? } else { Vec::new() };

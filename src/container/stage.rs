@@ -3,22 +3,23 @@
 //! It shares the runtime's descriptors, so that the pidfd of the init that it clones is the runtime's, and makes init
 //! its sibling (CLONE_PARENT), so that the runtime waits for it like for any child of its own.
 
+use super::launch::Cradle;
 use crate::error::{Doing, Error, Result};
-use crate::init::{self, Init, Op};
+use crate::init::{self, Op};
 use crate::plan::Plan;
 use crate::sys::clone::{self, CLONE_NEWTIME, Child, Request};
 use crate::sys::shared::{Shared, Stage};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// What the stage needs to know.
 #[derive(Debug)]
 struct Staged {
-    plan: &'static Plan,
     /// How init is cloned.
     request: Request,
-    init: &'static Init<'static>,
+    init: Arc<Cradle>,
     found: Shared<Stage>,
 }
 
@@ -33,21 +34,20 @@ struct Staged {
 ///
 /// # Errors
 /// The step that failed, or what clone3(2) answered.
-pub(super) fn spawn(plan: &'static Plan, request: &Request, init: &'static Init<'static>) -> Result<Child> {
+pub(super) fn spawn(request: &Request, init: Arc<Cradle>) -> Result<Child> {
     let doing = || "start a process that joins the namespaces";
     let request = Request { flags: request.flags | libc::CLONE_PARENT as u64, exit_signal: 0, ..*request };
-    let staged = Staged { plan, request, init, found: Shared::new().doing(doing)? };
-    let staged: &'static Staged = Box::leak(Box::new(staged));
-    let memory = if joins_time(plan) { 0 } else { clone::SHARE_MEMORY };
+    let staged = Arc::new(Staged { request, init, found: Shared::new().doing(doing)? });
+    let Staged { init, found, .. } = &*staged;
+    let memory = if joins_time(&init.plan) { 0 } else { clone::SHARE_MEMORY };
     let stage = Request { flags: libc::CLONE_FILES as u64 | memory, cgroup: None, exit_signal: libc::SIGCHLD };
-    let child = clone::spawn_static(&stage, run, staged).doing(doing)?;
-    let found = &staged.found;
+    let (child, _loan) = clone::spawn(&stage, run, Arc::clone(&staged)).doing(doing)?;
     let ended = process::wait(child.pid, 0);
     fs::close(child.pidfd);
     ended.doing(doing)?;
     match (found.pid.load(Ordering::Acquire), found.errno.load(Ordering::Acquire)) {
         (0, 0) => Err(Error::system(doing(), Errno::ECHILD)),
-        (0, errno) => Err(match plan.stage.get(found.step.load(Ordering::Relaxed) as usize) {
+        (0, errno) => Err(match init.plan.stage.get(found.step.load(Ordering::Relaxed) as usize) {
             Some(step) => Error::system(format!("{}: {}", step.field, step.op), Errno::from_raw(errno)),
             None => clone_error(&staged.request, Errno::from_raw(errno)),
         }),
@@ -61,10 +61,11 @@ fn joins_time(plan: &Plan) -> bool {
 
 /// The stage. It lives by the rules of init: it allocates nothing, locks nothing and never panics.
 fn run(staged: &Staged) -> ! {
-    let Staged { plan, request, init, found } = staged;
+    let Staged { request, init, found } = staged;
+    let stage = &init.plan.stage;
     let mut slots = init.slots;
-    let result = init::run_here(&plan.stage, &mut slots, init.exec, init.report)
-        .and_then(|()| clone::spawn_static(request, init::run, init).map_err(|errno| (plan.stage.len(), errno)));
+    let result = init::run_here(stage, &mut slots, &init.plan.exec, &init.report)
+        .and_then(|()| clone::spawn_copy(request, Cradle::run, init).map_err(|errno| (stage.len(), errno)));
     match result {
         Ok(child) => {
             found.pidfd.store(child.pidfd, Ordering::Relaxed);

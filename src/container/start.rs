@@ -64,32 +64,37 @@ pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
     let (Status::Created, Some(init)) = (status, init) else { return Err(not_created(status)) };
     // While it waits: once it has the word it may end, and be reaped, at any moment.
     let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
-    let stream = match short(&entry, UnixStream::connect) {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT)) => {
-            return Err(not_created(entry.status(Some(&state))?.0));
-        }
-        stream => stream.doing(|| format!("connect to {}", entry.start_socket().display()))?,
-    };
     let loaded = spec::load_file(&entry.config())?;
     // `create` has told what there is to warn of.
     let filter = host::seccomp(loaded.seccomp.as_ref(), store.root(), &mut Vec::new())?;
-    let listener = filter.and_then(|filter| filter.listener);
-    let context = gates::Context {
+    let waiting = gates::Context {
         spec: &loaded.spec,
-        listener: listener.as_ref(),
+        listener: filter.as_ref().and_then(|filter| filter.listener.as_ref()),
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
     };
-    let notify = notify.and_then(|manager| Proxy::bind(&entry, manager).transpose()).transpose()?;
+    go(&entry, &waiting, notify)
+}
+
+/// As [`start`], for an init of which all is known.
+pub(super) fn go(entry: &Entry, waiting: &gates::Context<'_>, notify: Option<&OsStr>) -> Result<()> {
+    let gates::Context { spec, state, child, .. } = *waiting;
+    let stream = match short(entry, UnixStream::connect) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT)) => {
+            return Err(not_created(entry.status(Some(state))?.0));
+        }
+        stream => stream.doing(|| format!("connect to {}", entry.start_socket().display()))?,
+    };
+    let notify = notify.and_then(|manager| Proxy::bind(entry, manager).transpose()).transpose()?;
     say_go(&stream)?;
     // Nobody answers there any more.
     let _ = fs::remove_file(entry.start_socket());
-    gates::serve(&context, stream.as_raw_fd())?;
-    launch::poststart(&loaded.spec, &state, init.pid).inspect_err(|_| {
-        let _ = init.signal(libc::SIGKILL);
+    gates::serve(waiting, stream.as_raw_fd())?;
+    launch::poststart(spec, state, child.pid).inspect_err(|_| {
+        let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
     })?;
     if let Some(notify) = notify {
-        notify.forward(pidfd.as_raw_fd(), init.pid.unsigned_abs());
+        notify.forward(child.pidfd, child.pid.unsigned_abs());
     }
     Ok(())
 }

@@ -31,6 +31,8 @@ pub struct Init<'a> {
     pub exec: &'a Exec,
     /// Descriptors that the runtime opened before the clone.
     pub slots: Slots,
+    /// What it keeps of a runtime that serves other containers too.
+    pub inherited: Option<Inherited<'a>>,
     /// The child's end of the pair that connects it with the runtime.
     pub sync: RawFd,
     /// The runtime's end, which the child must not keep.
@@ -43,6 +45,33 @@ pub struct Init<'a> {
     pub signal_mask: u64,
     /// For each step and, last, for exec: what `start` says when it fails. Only with [`Op::AwaitStart`].
     pub failures: &'a [String],
+}
+
+/// The only descriptors that a child keeps of its parent's.
+#[derive(Debug, Clone, Copy)]
+pub struct Inherited<'a> {
+    /// What become its stdin, stdout and stderr; numbers from 3 up.
+    pub stdio: [RawFd; 3],
+    /// What it keeps as it is, from 3 up, sorted.
+    pub kept: &'a [RawFd],
+}
+
+impl Inherited<'_> {
+    /// Takes its own, closes what is not: the other end of another container's pipe would stay open otherwise, and who
+    /// waits for the end of that file would wait for this child.
+    fn take(&self) -> Sys {
+        for (number, fd) in self.stdio.iter().enumerate() {
+            fs::dup_onto(*fd, number as RawFd)?;
+        }
+        let mut first = 3;
+        for kept in self.kept.iter().map(|fd| fd.unsigned_abs()) {
+            if kept > first {
+                fs::close_range(first, kept - 1)?;
+            }
+            first = first.max(kept + 1);
+        }
+        fs::close_range(first, u32::MAX)
+    }
 }
 
 /// The state while steps run.
@@ -71,7 +100,14 @@ struct Executor<'a> {
 /// Executes the steps, then the program. Never returns.
 pub fn run(init: &Init<'_>) -> ! {
     let mut executor = Executor::new(init.slots, init.exec, init.report, init.sync, init.signal_mask);
-    fs::close(init.sync_of_parent);
+    match &init.inherited {
+        Some(inherited) => {
+            if let Err(errno) = inherited.take() {
+                executor.fail(init, 0, errno);
+            }
+        }
+        None => fs::close(init.sync_of_parent),
+    }
     fs::umask(0);
     // Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
     process::default_signal(libc::SIGPIPE);

@@ -27,6 +27,11 @@ impl Slots {
         self.0.get(usize::from(slot.0)).copied().unwrap_or(-1)
     }
 
+    /// The descriptors that they hold.
+    pub fn open(&self) -> impl Iterator<Item = RawFd> {
+        self.0.iter().copied().filter(|fd| *fd >= 0)
+    }
+
     /// Puts a descriptor into `slot`.
     pub fn set(&mut self, slot: Slot, fd: RawFd) {
         if let Some(place) = self.0.get_mut(usize::from(slot.0)) {

@@ -4,7 +4,10 @@ use super::fs::{self, Sys};
 use super::raw::{answer, call};
 use super::socket;
 use nix::errno::Errno;
+use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What clone3(2) is asked for (struct clone_args).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,13 +61,16 @@ struct Arguments {
 
 impl Request {
     /// The kernel's form; the pidfd will be written to `pidfd`.
-    fn arguments(&self, pidfd: &mut RawFd) -> Arguments {
+    /// `present`, where there is such a word, is set to 0 by the kernel when the child leaves this memory.
+    fn arguments(&self, pidfd: &mut RawFd, present: Option<&AtomicU32>) -> Arguments {
         Arguments {
             flags: self.flags
                 | libc::CLONE_PIDFD as u64
                 | CLONE_CLEAR_SIGHAND
-                | if self.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
+                | if self.cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 }
+                | if present.is_some() { libc::CLONE_CHILD_CLEARTID as u64 } else { 0 },
             pidfd: (&raw mut *pidfd) as u64,
+            child_tid: present.map_or(0, |present| present.as_ptr() as u64),
             exit_signal: self.exit_signal as u64,
             cgroup: self.cgroup.unwrap_or(0) as u64,
             ..Arguments::default()
@@ -85,11 +91,53 @@ impl Making {
     }
 
     /// clone(2) with the same arguments but for the cgroup; the signal is part of the flags, and the pidfd comes where
-    /// the parent's copy of the thread id would.
+    /// the parent's copy of the thread id would. Nothing is written when the child leaves.
     fn clone(arguments: &Arguments) -> Self {
-        let flags = arguments.flags & !(CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP) | arguments.exit_signal;
+        let no_equivalent = CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP | libc::CLONE_CHILD_CLEARTID as u64;
+        let flags = arguments.flags & !no_equivalent | arguments.exit_signal;
         let top = arguments.stack + arguments.stack_size;
         Self { number: libc::SYS_clone, args: [flags as usize, top as usize, arguments.pidfd as usize] }
+    }
+}
+
+/// What a child in this process's memory uses of it: its argument and its stack.
+///
+/// Both are freed with this value if the child has left the memory by then, by executing a program or by ending, which the
+/// kernel tells (`CLONE_CHILD_CLEARTID`); else they stay for ever.
+#[derive(Debug)]
+pub struct Loan<T> {
+    argument: ManuallyDrop<Arc<T>>,
+    /// Where the stack is; 0 for a child with a memory of its own.
+    stack: usize,
+    /// Not 0 as long as the child is there.
+    present: ManuallyDrop<Box<AtomicU32>>,
+}
+
+impl<T> Loan<T> {
+    /// What the child was given.
+    pub fn argument(&self) -> &T {
+        &self.argument
+    }
+
+    /// Whether the child has left this memory.
+    pub fn is_over(&self) -> bool {
+        self.present.load(Ordering::Acquire) == 0
+    }
+}
+
+impl<T> Drop for Loan<T> {
+    fn drop(&mut self) {
+        if !self.is_over() {
+            return;
+        }
+        // SAFETY: the child does not use them any more, and nobody does after this.
+        unsafe {
+            ManuallyDrop::drop(&mut self.argument);
+            ManuallyDrop::drop(&mut self.present);
+            if self.stack != 0 {
+                let _ = call!(libc::SYS_munmap, self.stack, STACK);
+            }
+        }
     }
 }
 
@@ -97,27 +145,88 @@ impl Making {
 ///
 /// With [`SHARE_MEMORY`] the child runs in this process's memory, on a stack of its own, at the same time as the
 /// parent; it is made that way because copying page tables and the faults that follow cost more than all namespaces
-/// but the network's. `main` must therefore allocate nothing, lock nothing and use no thread-local variable, and what
-/// `argument` refers to must stay alive and unchanged until the child has executed another program or ended: the
-/// caller leaks it or waits.
+/// but the network's. `main` must therefore allocate nothing, lock nothing, use no thread-local variable, and leave
+/// `argument` unchanged but for atomics.
 ///
 /// Where clone3(2) is missing, or does not know what is asked of it, clone(2) makes the child.
 ///
 /// # Errors
 /// What clone3(2), clone(2) or mmap(2) answers.
+pub fn spawn<T: Send + Sync>(request: &Request, main: fn(&T) -> !, argument: Arc<T>) -> Sys<(Child, Loan<T>)> {
+    let mut loan = Loan {
+        argument: ManuallyDrop::new(argument),
+        stack: 0,
+        present: ManuallyDrop::new(Box::new(AtomicU32::new(0))),
+    };
+    let pointer = (&raw const **loan.argument).cast();
+    if request.flags & SHARE_MEMORY != 0 {
+        loan.stack = map_stack()?;
+        loan.present.store(1, Ordering::Relaxed);
+    }
+    let place = Place { stack: loan.stack, present: (loan.stack != 0).then_some(&loan.present) };
+    // SAFETY: what the child uses is freed by the loan, once the child has left.
+    match unsafe { make(request, place, main_of::<T>, (main as *const ()).cast(), pointer) } {
+        Ok(child) => Ok((child, loan)),
+        Err(errno) => {
+            // There is no child.
+            loan.present.store(0, Ordering::Relaxed);
+            Err(errno)
+        }
+    }
+}
+
+/// Makes a child that runs `main(argument)` in a copy of this process's memory: [`SHARE_MEMORY`] is left out.
 ///
+/// `main` should make raw system calls only: another thread of this process may have held any lock.
+///
+/// # Errors
+/// What clone3(2) or clone(2) answers.
+pub fn spawn_copy<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &T) -> Sys<Child> {
+    let request = Request { flags: request.flags & !SHARE_MEMORY, ..*request };
+    // SAFETY: the child's copy of the argument lives as long as the child.
+    unsafe { make(&request, Place::COPY, main_of::<T>, (main as *const ()).cast(), (&raw const *argument).cast()) }
+}
+
+/// As [`spawn_copy`], as after fork(2): for helpers that are off the start path.
+///
+/// # Errors
+/// What clone3(2) or clone(2) answers.
+pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sys<Child> {
+    /// What the child finds in its copy of the memory.
+    struct Work<T> {
+        main: fn(T) -> !,
+        argument: T,
+    }
+    // SAFETY: the child has its own copy, in its one thread.
+    unsafe impl<T> Sync for Work<T> {}
+    spawn_copy(request, |work: &Work<T>| (work.main)(work.argument), &Work { main, argument })
+}
+
+/// Where a child runs.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    /// Its stack; 0 for a copy of this one.
+    stack: usize,
+    /// What is set to 0 when it leaves.
+    present: Option<&'a AtomicU32>,
+}
+
+impl Place<'_> {
+    /// In a copy of this process's memory.
+    const COPY: Self = Self { stack: 0, present: None };
+}
+
 /// # Safety
-/// `argument` must outlive the child's use of it, which the borrow checker cannot see across processes.
-pub unsafe fn spawn<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &T) -> Sys<Child> {
-    let (main, argument) = ((main as *const ()).cast(), (&raw const *argument).cast());
-    // SAFETY: main_of gives both their types back.
-    match unsafe { begin(request, Making::clone3, main_of::<T>, main, argument) } {
+/// As [`begin`].
+unsafe fn make(request: &Request, place: Place<'_>, entry: Entry, main: *const u8, argument: *const u8) -> Sys<Child> {
+    // SAFETY: passed on to the caller.
+    match unsafe { begin(request, place, Making::clone3, entry, main, argument) } {
         // Missing (before Linux 5.3), hidden by a seccomp filter, or without CLONE_CLEAR_SIGHAND (5.5) or
         // CLONE_INTO_CGROUP (5.7), of which the latter makes the arguments longer. What is refused for another reason is
         // refused again.
         Err(Errno::ENOSYS | Errno::EPERM | Errno::EINVAL | Errno::E2BIG) => {
             // SAFETY: as above.
-            unsafe { spawn_by_clone(request, main_of::<T>, main, argument) }
+            unsafe { make_by_clone(request, place, entry, main, argument) }
         }
         made => made,
     }
@@ -126,17 +235,18 @@ pub unsafe fn spawn<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &T)
 /// Makes a child that calls `entry(main, argument)`.
 ///
 /// # Safety
-/// `entry` must be able to do with the pointers what it does, in the child.
+/// `entry` must be able to do with the pointers what it does, in the child. The stack is the child's until it leaves.
 unsafe fn begin(
     request: &Request,
+    place: Place<'_>,
     making: fn(&Arguments) -> Making,
     entry: Entry,
     main: *const u8,
     argument: *const u8,
 ) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
-    let mut arguments = request.arguments(&mut pidfd);
-    let pid = if request.flags & SHARE_MEMORY == 0 {
+    let mut arguments = request.arguments(&mut pidfd, place.present);
+    let pid = if place.stack == 0 {
         let Making { number, args: [a, b, c] } = making(&arguments);
         // SAFETY: the child gets a copy of this stack and calls entry at once, which does not return.
         match unsafe { call!(number, a, b, c) }? {
@@ -144,16 +254,10 @@ unsafe fn begin(
             pid => pid,
         }
     } else {
-        let stack = map_stack()?;
-        arguments.stack = stack as u64;
+        arguments.stack = place.stack as u64;
         arguments.stack_size = STACK as u64;
-        // SAFETY: the stack is fresh and entry never returns.
-        let result = unsafe { call_onto_stack(making(&arguments), entry, main, argument) };
-        if result.is_err() {
-            // SAFETY: no child was made that could use the stack.
-            let _ = unsafe { call!(libc::SYS_munmap, stack, STACK) };
-        }
-        result?
+        // SAFETY: nobody else uses the stack, and entry never returns.
+        unsafe { call_onto_stack(making(&arguments), entry, main, argument) }?
     };
     // The kernel wrote it: a copy in a register would not know.
     // SAFETY: it is a local variable.
@@ -177,16 +281,23 @@ struct Waiting {
 ///
 /// # Safety
 /// As [`begin`].
-unsafe fn spawn_by_clone(request: &Request, entry: Entry, main: *const u8, argument: *const u8) -> Sys<Child> {
+unsafe fn make_by_clone(
+    request: &Request,
+    place: Place<'_>,
+    entry: Entry,
+    main: *const u8,
+    argument: *const u8,
+) -> Sys<Child> {
     let Some(cgroup) = request.cgroup else {
         // SAFETY: passed on to the caller.
-        return unsafe { begin(request, Making::clone, entry, main, argument) };
+        return unsafe { begin(request, place, Making::clone, entry, main, argument) };
     };
     let processes = fs::open(cgroup, c"cgroup.procs", libc::O_WRONLY, 0)?;
     let joined = socket::pair().and_then(|(parents, gate)| {
         let waiting = Waiting { entry, main, argument, gate, parents };
         // SAFETY: `waiting` is here until the child has said that it has copied it, or is dead.
-        let child = unsafe { begin(request, Making::clone, wait_for_cgroup, (&raw const waiting).cast(), argument) };
+        let child =
+            unsafe { begin(request, place, Making::clone, wait_for_cgroup, (&raw const waiting).cast(), argument) };
         fs::close(gate);
         let joined = child.and_then(|child| {
             let _ = fs::read(parents, &mut [0]);
@@ -209,7 +320,7 @@ unsafe fn spawn_by_clone(request: &Request, entry: Entry, main: *const u8, argum
 
 /// Where a child begins that its parent still has to move.
 extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {
-    // SAFETY: spawn_by_clone passes a Waiting, and leaves it alone until the byte comes. It is not looked at again.
+    // SAFETY: make_by_clone passes a Waiting, and leaves it alone until the byte comes. It is not looked at again.
     let Waiting { entry, main, argument, gate, parents } = unsafe { waiting.cast::<Waiting>().read_volatile() };
     fs::close(parents);
     let _ = fs::write(gate, &[1]);
@@ -235,8 +346,7 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     digits.get(first..).unwrap_or_default()
 }
 
-/// A private mapping for the child's stack. It is not unmapped: the child uses it until exec, and a runtime makes
-/// one child a container.
+/// A private mapping for the child's stack.
 fn map_stack() -> Sys<usize> {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
@@ -245,7 +355,7 @@ fn map_stack() -> Sys<usize> {
 
 /// Where the child begins: gives `main` its type back and calls it.
 extern "C" fn main_of<T: Sync>(main: *const u8, argument: *const u8) -> ! {
-    // SAFETY: spawn passes exactly a `fn(&T) -> !` and a `&T` that outlives the child's use of it.
+    // SAFETY: spawn and spawn_copy pass exactly a `fn(&T) -> !` and a `&T` that outlives the child's use of it.
     unsafe {
         let main: fn(&T) -> ! = std::mem::transmute(main);
         main(&*argument.cast::<T>())
@@ -318,36 +428,6 @@ unsafe fn call_onto_stack(making: Making, entry: Entry, main: *const u8, argumen
     answer(result)
 }
 
-/// [`spawn`] for an argument that lives for ever.
-///
-/// # Errors
-/// What clone3(2) or mmap(2) answers.
-pub fn spawn_static<T: Sync>(request: &Request, main: fn(&T) -> !, argument: &'static T) -> Sys<Child> {
-    // SAFETY: the argument is never freed.
-    unsafe { spawn(request, main, argument) }
-}
-
-/// Makes a child that copies this process's memory and runs `main(argument)`, as after fork(2): for helpers that are
-/// off the start path.
-///
-/// `main` should make raw system calls only: another thread of this process may have held any lock.
-///
-/// # Errors
-/// What clone3(2) answers.
-pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sys<Child> {
-    /// What the child finds in its copy of the memory.
-    struct Work<T> {
-        main: fn(T) -> !,
-        argument: T,
-    }
-    // SAFETY: the child has its own copy, in its one thread.
-    unsafe impl<T> Sync for Work<T> {}
-    let request = Request { flags: request.flags & !SHARE_MEMORY, ..*request };
-    let work = Work { main, argument };
-    // SAFETY: memory is not shared: the child's copy of `work` lives as long as the child.
-    unsafe { spawn(&request, |work: &Work<T>| (work.main)(work.argument), &work) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,18 +439,59 @@ mod tests {
         }
     }
 
+    fn ends_with(code: &i32) -> ! {
+        super::super::process::exit(*code)
+    }
+
+    fn reaped(child: Child) -> Option<super::super::process::Exit> {
+        fs::close(child.pidfd);
+        super::super::process::wait(child.pid, 0).unwrap()
+    }
+
+    #[test]
+    fn what_a_child_has_used_is_freed_once_it_has_left() {
+        for flags in [0, SHARE_MEMORY] {
+            let argument = Arc::new(7);
+            let request = Request { flags, cgroup: None, exit_signal: libc::SIGCHLD };
+            let (child, loan) = spawn(&request, ends_with, Arc::clone(&argument)).unwrap();
+            assert_eq!(*loan.argument(), 7);
+            assert_eq!(reaped(child), Some(super::super::process::Exit::Code(7)));
+            assert!(loan.is_over());
+            assert_eq!(Arc::strong_count(&argument), 2);
+            drop(loan);
+            assert_eq!(Arc::strong_count(&argument), 1);
+        }
+    }
+
+    #[test]
+    fn what_a_child_still_uses_stays() {
+        fn waits(word: &AtomicU32) -> ! {
+            let _ = super::super::process::wait_while(word, 0);
+            super::super::process::exit(0)
+        }
+        let word = Arc::new(AtomicU32::new(0));
+        let request = Request { flags: SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
+        let (child, loan) = spawn(&request, waits, Arc::clone(&word)).unwrap();
+        assert!(!loan.is_over());
+        drop(loan);
+        assert_eq!(Arc::strong_count(&word), 2);
+        super::super::process::set_and_wake(&word, 1);
+        assert_eq!(reaped(child), Some(super::super::process::Exit::Code(0)));
+    }
+
     #[test]
     fn clone_makes_what_clone3_would() {
         for flags in [0, SHARE_MEMORY] {
             let request = Request { flags, cgroup: None, exit_signal: libc::SIGCHLD };
-            let main: fn(&i32) -> ! = |code| super::super::process::exit(*code);
+            let main: fn(&i32) -> ! = ends_with;
             let main = (main as *const ()).cast();
             let code: &'static i32 = &7;
+            let place = Place { stack: if flags == 0 { 0 } else { map_stack().unwrap() }, present: None };
             // SAFETY: main_of gets the types that it asks for, and they live for ever.
-            let child = unsafe { spawn_by_clone(&request, main_of::<i32>, main, (&raw const *code).cast()) }.unwrap();
+            let child = unsafe { make_by_clone(&request, place, main_of::<i32>, main, (&raw const *code).cast()) };
+            let child = child.unwrap();
             assert!(child.pidfd >= 0);
-            fs::close(child.pidfd);
-            assert_eq!(super::super::process::wait(child.pid, 0), Ok(Some(super::super::process::Exit::Code(7))));
+            assert_eq!(reaped(child), Some(super::super::process::Exit::Code(7)));
         }
     }
 }

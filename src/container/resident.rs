@@ -1,0 +1,185 @@
+//! Containers of a process that stays and serves many of them, such as containerd's shim: created, started and entered
+//! by the same code as the verbs', with what is known of them in memory instead of files read again.
+//!
+//! Their directories are written all the same, so that whoever comes after a process that was killed finds what to remove.
+
+use super::ahead::Ahead;
+use super::control;
+use super::exec;
+use super::gates;
+use super::launch::{self, Cradle};
+use super::manage;
+use super::prepare::{self, Options};
+use super::start;
+use super::state::{Entry, Process};
+use crate::cgroup::Handle;
+use crate::cgroup::events::Events;
+use crate::cgroup::stats::Stats;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::seccomp::Filter;
+use crate::sys::clone::{Child, Loan};
+use crate::sys::{own, process};
+use nix::errno::Errno;
+use oci_spec::runtime::{LinuxResources, Spec};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// A container.
+#[derive(Debug)]
+pub struct Resident {
+    entry: Entry,
+    target: exec::Target,
+    filter: Option<Filter>,
+    /// What init uses of this process's memory until it is started.
+    loan: Option<Loan<Cradle>>,
+}
+
+/// A container that waits to be started.
+#[derive(Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Resident,
+    /// Its terminal's master, if it has one.
+    pub terminal: Option<OwnedFd>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// Creates a container; `options` must have [`Options::stdio`].
+///
+/// # Errors
+/// One sentence; then nothing is left of it.
+pub fn create(options: &Options) -> Result<Created> {
+    let options = Options { wait_for_start: true, foreground: false, timings: false, ..options.clone() };
+    let (prepared, ahead) = prepare::prepare_and(&options, Ahead::begin)?;
+    let warnings = prepared.warnings.clone();
+    let launched = launch::launch(&options, prepared, ahead)?;
+    let child = launched.child;
+    let pidfd = own(child.pidfd);
+    let bundle = &launched.prepared.bundle;
+    let init = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
+    let target = exec::Target { state: launched.state, init, pidfd, spec: what_lasts(&bundle.loaded.spec) };
+    let filter = bundle.filter.clone();
+    let container = Resident { entry: launched.entry, target, filter, loan: launched.loan };
+    Ok(Created { container, terminal: launched.terminal, warnings })
+}
+
+/// What is looked at again once a container exists. Its mounts are most of a configuration.
+fn what_lasts(spec: &Spec) -> Spec {
+    let mut spec = spec.clone();
+    spec.set_mounts(None);
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(None).set_masked_paths(None).set_readonly_paths(None).set_devices(None).set_sysctl(None);
+    }
+    spec
+}
+
+impl Resident {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.target.state.id
+    }
+
+    /// Its init.
+    pub fn pid(&self) -> i32 {
+        self.target.init.pid
+    }
+
+    /// Its init, readable once that has ended.
+    pub fn pidfd(&self) -> &OwnedFd {
+        &self.target.pidfd
+    }
+
+    /// Its cgroups.
+    pub fn cgroup(&self) -> &Handle {
+        &self.target.state.cgroup
+    }
+
+    /// Whether processes of it may outlive its init.
+    pub fn shares_pids(&self) -> bool {
+        self.target.state.shares_pids
+    }
+
+    /// Lets init execute the program.
+    ///
+    /// # Errors
+    /// A failing hook, a program that cannot be executed.
+    pub fn start(&mut self) -> Result<()> {
+        let waiting = gates::Context {
+            spec: &self.target.spec,
+            listener: self.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
+            state: &self.target.state,
+            child: Child { pid: self.target.init.pid, pidfd: self.target.pidfd.as_raw_fd() },
+        };
+        start::go(&self.entry, &waiting, None)?;
+        // Init has left this memory by now.
+        self.loan = None;
+        Ok(())
+    }
+
+    /// What an [`exec::exec_in`] has to know: it may take a while, during which nobody should be kept from this container.
+    ///
+    /// # Errors
+    /// Too many open files.
+    pub fn target(&self) -> Result<(exec::Target, Option<Filter>)> {
+        let exec::Target { state, init, pidfd, spec } = &self.target;
+        let pidfd = pidfd.try_clone().doing(|| "duplicate the descriptor of the container's init")?;
+        Ok((exec::Target { state: state.clone(), init: *init, pidfd, spec: spec.clone() }, self.filter.clone()))
+    }
+
+    /// Sends `signal` to init, or to every process. A frozen container that is to die is thawed.
+    ///
+    /// # Errors
+    /// An init that has ended, a signal that cannot be sent.
+    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
+        let cgroup = self.cgroup();
+        if all || signal == libc::SIGKILL && self.shares_pids() && cgroup.exists() {
+            return cgroup.kill(signal);
+        }
+        match process::pidfd_send_signal(self.target.pidfd.as_raw_fd(), signal) {
+            Err(Errno::ESRCH) => return Err(Error::new(Kind::WrongState, "process already finished")),
+            sent => sent.doing(|| format!("send signal {signal} to the container's init"))?,
+        }
+        if signal == libc::SIGKILL && cgroup.is_frozen().unwrap_or(false) { cgroup.thaw() } else { Ok(()) }
+    }
+
+    /// Changes the limits to what `change` says on top of those in force.
+    ///
+    /// # Errors
+    /// What the kernel refuses; then the old limits hold.
+    pub fn update(&mut self, change: &LinuxResources) -> Result<()> {
+        let state = &mut self.target.state;
+        let configured = || self.target.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let old = state.resources.clone().or_else(configured).unwrap_or_else(control::no_limits);
+        state.resources = Some(state.cgroup.update(&old, change)?);
+        self.entry.save(state)
+    }
+
+    /// What it uses.
+    ///
+    /// # Errors
+    /// Cgroups that cannot be read.
+    pub fn stats(&self) -> Result<Stats> {
+        self.cgroup().stats()
+    }
+
+    /// A watch on its memory.
+    ///
+    /// # Errors
+    /// A kernel that refuses to watch.
+    pub fn events(&self) -> Result<Events> {
+        self.cgroup().events()
+    }
+
+    /// Removes a container whose init has ended and was waited for, and runs its poststop hooks, whose errors are returned
+    /// as warnings.
+    ///
+    /// # Errors
+    /// What cannot be removed.
+    pub fn remove(&self) -> Result<Vec<Error>> {
+        let state = &self.target.state;
+        if self.shares_pids() {
+            state.cgroup.kill(libc::SIGKILL)?;
+        }
+        manage::remove_empty(&self.entry, state, Some(&self.target.spec))
+    }
+}
