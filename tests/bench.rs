@@ -7,7 +7,7 @@ mod common;
 use common::program;
 use serde_json::Value;
 use std::fs;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -54,9 +54,24 @@ fn remains(pid: u32) -> Vec<String> {
     let name = format!("microrun-bench-{pid}");
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut found: Vec<String> = mounts.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect();
-    let tops = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/memory", "/tmp"];
-    found.extend(tops.iter().map(|top| format!("{top}/{name}")).filter(|path| Path::new(path).exists()));
+    let tops = common::hierarchies().into_iter().chain([std::env::temp_dir()]);
+    found.extend(tops.map(|top| top.join(&name)).filter(|path| path.exists()).map(|path| path.display().to_string()));
     found
+}
+
+/// A process that ends with its test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn interrupt(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
 }
 
 #[test]
@@ -145,7 +160,7 @@ fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
         assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it does not measure");
         sleep(Duration::from_millis(20));
     }
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGINT).unwrap();
+    interrupt(&child);
     let asked = Instant::now();
     while child.try_wait().unwrap().is_none() {
         assert!(asked.elapsed() < Duration::from_secs(20), "it does not end");
@@ -159,6 +174,36 @@ fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
     let record = record(&directory, "a.json");
     assert!(medians(row(&record, "process: static hello")) > 0, "{text}");
     assert_eq!(record["interrupted"], true);
+}
+
+#[test]
+fn what_a_killed_one_has_left_goes_with_the_next() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["--only", "process,microrun", "--rounds", "100000", "--gap", "0", "--parts", "latency"];
+    let mut killed = Guard(bench(&directory, &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut living = Guard(bench(&directory, &words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    for pid in [killed.0.id(), living.0.id()] {
+        common::eventually(|| remains(pid).len() > common::hierarchies().len());
+    }
+    let mut container = Guard(Command::new("sleep").arg("1000").spawn().unwrap());
+    // A cpuset of v1 takes nobody before it has CPUs and nodes.
+    for hierarchy in common::hierarchies().into_iter().filter(|hierarchy| !hierarchy.ends_with("cpuset")) {
+        let cgroup = hierarchy.join(format!("microrun-bench-{}/microrun-0", killed.0.id()));
+        fs::create_dir_all(&cgroup).unwrap();
+        fs::write(cgroup.join("cgroup.procs"), container.0.id().to_string()).unwrap();
+    }
+    killed.0.kill().unwrap();
+    killed.0.wait().unwrap();
+    let quick = ["--quick", "--only", "process", "--rounds", "1", "--gap", "0", "--parts", "latency"];
+    let (code, text, errors) = said(&mut bench(&directory, &quick));
+    assert_eq!(code, Some(0), "{text}{errors}");
+    assert_eq!(remains(killed.0.id()), Vec::<String>::new());
+    assert_eq!(container.0.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert!(!remains(living.0.id()).is_empty());
+    interrupt(&living.0);
+    assert_eq!(living.0.wait().unwrap().code(), Some(130));
+    assert_eq!(remains(living.0.id()), Vec::<String>::new());
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! Where the starts happen: a mount namespace of our own with a tmpfs in it, views of the cgroup hierarchies, and a
 //! cgroup below which all containers are.
 //!
-//! Everything but the cgroup and an empty directory goes with this process, however it ends.
+//! Everything but the cgroup and an empty directory goes with this process, however it ends; those go with the next
+//! measurement.
 
+use crate::cgroup::{Driver, Handle};
 use crate::sys::process::{self, SchedAttr};
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -13,9 +17,11 @@ use std::path::{Path, PathBuf};
 /// What can fail here fails with a sentence.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+const PREFIX: &str = "microrun-bench-";
+
 /// The name of the cgroup, and of the directory.
 pub fn name() -> String {
-    format!("microrun-bench-{}", std::process::id())
+    format!("{PREFIX}{}", std::process::id())
 }
 
 /// What one was `doing` to `path` when an error came.
@@ -57,6 +63,8 @@ impl View {
 pub struct World {
     /// A directory on a tmpfs, in every view.
     pub dir: PathBuf,
+    /// Says that we live ([`remove_remains`]).
+    _lock: Option<Flock<File>>,
     /// The machine as it is.
     pub own: View,
     /// cgroup v2 alone at /sys/fs/cgroup; none if the machine is like that.
@@ -84,13 +92,16 @@ impl World {
         }
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0])?;
         let outside = View::here("outside")?;
+        remove_remains();
         let dir = std::env::temp_dir().join(name());
         fs::create_dir(&dir).map_err(doing("create", &dir))?;
+        let lock = lock(&dir);
         new_namespace()?;
         mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .map_err(doing("mount a tmpfs on", &dir))?;
         let mut world = Self {
             dir,
+            _lock: lock,
             own: View::here("own")?,
             unified: None,
             v1_only: None,
@@ -198,6 +209,34 @@ impl World {
         }
         fs::remove_dir(&self.dir).map_err(doing("remove", &self.dir))?;
         Ok(left)
+    }
+}
+
+/// The lock of a measurement's directory, which goes with its process (flock(2)); none if that lives.
+fn lock(dir: &Path) -> Option<Flock<File>> {
+    Flock::lock(File::open(dir).ok()?, FlockArg::LockExclusiveNonblock).ok()
+}
+
+/// Removes what measurements that were killed have left: their directories, their cgroups, and containers in those. What
+/// resists stays for the next one.
+fn remove_remains() {
+    for dir in entries(&std::env::temp_dir()) {
+        let Some(name) = dir.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(PREFIX)) else {
+            continue;
+        };
+        let Some(_lock) = lock(&dir) else { continue };
+        let (unified, v1): (Vec<_>, Vec<_>) = cgroup_mounts().into_iter().partition(|mount| mount.unified);
+        let of = |mount: &CgroupMount| {
+            (mount.path.file_name().map(|of| of.to_string_lossy().into_owned()), mount.path.join(name))
+        };
+        let v1: BTreeMap<String, PathBuf> = v1.iter().map(of).filter_map(|(of, path)| Some((of?, path))).collect();
+        let unified = unified.first().map(|mount| mount.path.join(name));
+        // One for each version: a container need not be in both.
+        for (unified, v1) in [(unified, BTreeMap::new()), (None, v1)] {
+            let cgroups = Handle { driver: Driver::Cgroupfs, unit: None, unified, v1 };
+            let _ = cgroups.kill(libc::SIGKILL).and_then(|()| cgroups.destroy());
+        }
+        let _ = fs::remove_dir(&dir);
     }
 }
 
