@@ -13,6 +13,7 @@
 mod common;
 mod containerd;
 mod ctr;
+mod docker;
 mod image;
 mod process;
 mod runner;
@@ -35,5 +36,6 @@ fn main() -> ExitCode {
         }
     };
     runner.suite::<ctr::Ctr>(&world);
+    runner.suite::<docker::Docker>(&world);
     runner.finish()
 }

@@ -209,7 +209,7 @@ fn judge<E: Engine>(
     let peer = peer.and_then(|runc| start::<E>(world, &runc).ok());
     for (case, why, time) in failures {
         let outcome = match peer.as_ref().map(|engine| run(engine, case)) {
-            Some(Outcome::Failed(also)) => Outcome::Skipped(format!("it fails with runc too: {}", first_line(&also))),
+            Some(Outcome::Failed(also)) => Outcome::Skipped(format!("it fails with runc too: {also}")),
             _ => Outcome::Failed(why),
         };
         report(counts, &name::<E>(case.name), outcome, time);
@@ -246,7 +246,11 @@ fn catch<T>(what: impl FnOnce() -> T) -> Result<T, String> {
 pub fn keep_panics() {
     std::panic::set_hook(Box::new(|info| {
         let mut last = PANIC.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *last = info.to_string();
+        let text = info.to_string();
+        // "panicked at tests/x.rs:1:2:" and the message in the lines that follow.
+        let (place, said) = text.split_once('\n').unwrap_or((&text, ""));
+        let place = place.trim_start_matches("panicked at ").trim_end_matches(':');
+        *last = format!("{} ({place})", said.split_whitespace().collect::<Vec<_>>().join(" "));
     }));
 }
 
