@@ -6,31 +6,14 @@
 mod common;
 
 use common::{Bundle, Lab, Output, eventually, host, output, push};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use serde_json::{Value, json};
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-
-/// A container that sleeps.
-fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["sleep", "1000"]);
-        change(config);
-    });
-    lab.started(&bundle);
-    bundle
-}
-
-fn exec(lab: &Lab, bundle: &Bundle, options: &[&str], command: &[&str]) -> Output {
-    let mut args = vec!["exec"];
-    args.extend(options);
-    args.push(&bundle.id);
-    args.extend(command);
-    lab.microrun(&args)
-}
 
 /// Runs `script` in `bundle`, whose configuration is changed for that.
 fn run_script(lab: &Lab, bundle: &Bundle, script: &str, change: impl FnOnce(&mut Value)) -> Output {
@@ -96,13 +79,30 @@ impl Outside {
     }
 }
 
+/// Exchanges two names (renameat2(2)), or not if one of them is away just now.
+#[allow(unsafe_code, reason = "nix has the call for glibc alone")]
+fn exchange(one: &CStr, other: &CStr) {
+    // SAFETY: both are strings that live through the call, which writes to no memory.
+    unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            one.as_ptr(),
+            libc::AT_FDCWD,
+            other.as_ptr(),
+            libc::RENAME_EXCHANGE,
+        );
+    }
+}
+
 /// Runs `attacked` while two names are exchanged as fast as can be; how often they were, at least 10,000 times.
 fn raced(one: &Path, other: &Path, mut attacked: impl FnMut() -> bool) {
+    let [one, other] = [one, other].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
     let (done, rounds) = (AtomicBool::new(false), AtomicU32::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let _ = renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE);
+                exchange(&one, &other);
                 rounds.fetch_add(1, Ordering::Relaxed);
             }
         });
@@ -148,12 +148,12 @@ fn cve_2015_3627_and_3629_destinations_are_inside_the_root() {
 #[test]
 fn cve_2016_3697_a_number_is_no_name() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |config| config["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
+    let bundle = lab.sleeper(|config| config["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
     fs::write(bundle.rootfs().join("etc/passwd"), "1000:x:0:0::/root:/bin/sh\n").unwrap();
-    let ids = |options: &[&str]| exec(&lab, &bundle, options, &["sh", "-c", "id -u; id -g"]).ok();
+    let ids = |options: &[&str]| lab.exec(&bundle, options, &["sh", "-c", "id -u; id -g"]).ok();
     assert_eq!(ids(&[]), "1000\n1000");
     assert_eq!(ids(&["--user", "1000"]), "1000\n1000");
-    assert!(exec(&lab, &bundle, &["--user", "root"], &["true"]).failed().contains("bad uid"));
+    assert!(lab.exec(&bundle, &["--user", "root"], &["true"]).failed().contains("bad uid"));
 }
 
 /// The container's root looks at every process that it sees for an executable that is not its own. Without a program for
@@ -166,9 +166,9 @@ fn cve_2016_9962_the_joining_runtime_cannot_be_looked_into() {
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", format!("({look}) & {look}")]));
     lab.started(&bundle);
     for _ in 0..100 {
-        exec(&lab, &bundle, &[], &["true"]).ok();
+        lab.exec(&bundle, &[], &["true"]).ok();
     }
-    assert_eq!(exec(&lab, &bundle, &[], &["sh", "-c", "cat /dev/found || echo none"]).ok(), "none");
+    assert_eq!(lab.exec(&bundle, &[], &["sh", "-c", "cat /dev/found || echo none"]).ok(), "none");
 }
 
 /// Puts the libraries of the runtime into a root, unless it is static.
@@ -209,7 +209,7 @@ fn cve_2019_5736_the_runtimes_binary_cannot_be_overwritten() {
         for _ in 0..8 {
             // By exec; it is the runtime that is executed in the container then.
             let arguments = if program == "/script" { &[program][..] } else { &[program, "features"] };
-            exec(&lab, &attacker, &[], arguments);
+            lab.exec(&attacker, &[], arguments);
             assert!(binary() == before, "exec {program}: the runtime was overwritten");
             // By run, in the attacker's pid namespace.
             let victim = lab.bundle(|config| {
@@ -375,8 +375,8 @@ fn cve_2022_29162_capabilities_are_not_inheritable() {
     // CapInh, CapPrm, CapEff, CapBnd, CapAmb
     let (none, own, more) = ("0000000000000000", "0000000020000420", "0000000020000421");
     assert_eq!(lab.shell(script, |_| {}).ok(), [none, own, own, own, none].join("\n"));
-    let bundle = sleeper(&lab, |_| {});
-    let sets = |options: &[&str]| exec(&lab, &bundle, options, &["sh", "-c", script]).ok();
+    let bundle = lab.sleeper(|_| {});
+    let sets = |options: &[&str]| lab.exec(&bundle, options, &["sh", "-c", script]).ok();
     assert_eq!(sets(&[]), [none, own, own, own, none].join("\n"));
     assert_eq!(sets(&["--cap", "CAP_CHOWN"]), [none, more, more, more, none].join("\n"));
     // execve(2) takes them from a user without ambient ones (capabilities(7)).
@@ -402,10 +402,10 @@ fn cve_2023_25809_a_users_cgroups_are_hidden_without_a_namespace_of_their_own() 
 #[test]
 fn cve_2024_21626_the_working_directory_is_inside() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     for fd in 0..64 {
         let cwd = format!("/proc/self/fd/{fd}");
-        let output = exec(&lab, &bundle, &["--cwd", &cwd], &["ls", "../../../../../../etc/hostname"]);
+        let output = lab.exec(&bundle, &["--cwd", &cwd], &["ls", "../../../../../../etc/hostname"]);
         assert_eq!(output.code, 255, "{fd}: {output:?}");
     }
     // With a descriptor of the host's root that the runtime is given.
@@ -599,13 +599,13 @@ fn cve_2026_41579_nothing_is_made_where_an_images_dev_leads() {
 #[test]
 fn cve_2026_30892_a_user_is_a_number() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     for (user, ids) in [("1", "1 0"), ("1:2", "1 2")] {
-        let output = exec(&lab, &bundle, &["--user", user], &["sh", "-c", "echo $(id -u) $(id -g)"]);
+        let output = lab.exec(&bundle, &["--user", user], &["sh", "-c", "echo $(id -u) $(id -g)"]);
         assert_eq!(output.ok(), ids);
     }
     for user in [":", ":0", "1:", "root", "+1", "-1", "1 ", "0x1", "4294967295", "4294967296", "1:2:3"] {
-        let refused = exec(&lab, &bundle, &["--user", user], &["true"]).failed();
+        let refused = lab.exec(&bundle, &["--user", user], &["true"]).failed();
         assert!(refused.contains("bad uid") || refused.contains("bad gid"), "{user}: {refused}");
     }
 }

@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output, push};
+use common::{Bundle, Lab, eventually, output, push};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs::{self, File};
 use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,42 +15,24 @@ use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// A container that sleeps.
-fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["sleep", "1000"]);
-        change(config);
-    });
-    lab.started(&bundle);
-    bundle
-}
-
-fn exec(lab: &Lab, bundle: &Bundle, options: &[&str], command: &[&str]) -> Output {
-    let mut args = vec!["exec"];
-    args.extend(options);
-    args.push(&bundle.id);
-    args.extend(command);
-    lab.microrun(&args)
-}
-
 fn shell(lab: &Lab, bundle: &Bundle, script: &str) -> String {
-    exec(lab, bundle, &[], &["sh", "-c", script]).ok()
+    lab.exec(bundle, &[], &["sh", "-c", script]).ok()
 }
 
 #[test]
 fn the_exit_code_is_the_programs() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
-    assert_eq!(exec(&lab, &bundle, &[], &["echo", "hello", "-n"]).ok(), "hello -n");
-    assert_eq!(exec(&lab, &bundle, &[], &["sh", "-c", "exit 42"]).code, 42);
-    assert_eq!(exec(&lab, &bundle, &[], &["sh", "-c", "kill -9 $$"]).code, 137);
-    assert_eq!(exec(&lab, &bundle, &[], &["--", "echo", "--", "x"]).ok(), "-- x");
+    let bundle = lab.sleeper(|_| {});
+    assert_eq!(lab.exec(&bundle, &[], &["echo", "hello", "-n"]).ok(), "hello -n");
+    assert_eq!(lab.exec(&bundle, &[], &["sh", "-c", "exit 42"]).code, 42);
+    assert_eq!(lab.exec(&bundle, &[], &["sh", "-c", "kill -9 $$"]).code, 137);
+    assert_eq!(lab.exec(&bundle, &[], &["--", "echo", "--", "x"]).ok(), "-- x");
 }
 
 #[test]
 fn a_program_that_cannot_be_executed() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let script = bundle.rootfs().join("script");
     fs::write(&script, "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
@@ -62,7 +44,7 @@ fn a_program_that_cannot_be_executed() {
         ("/script", "exec /script: no such file or directory"),
     ] {
         for options in [&[][..], &["--detach"]] {
-            let output = exec(&lab, &bundle, options, &[program]);
+            let output = lab.exec(&bundle, options, &[program]);
             assert_eq!(output.code, 255, "{program} {options:?}");
             let said = output.stderr.replace('\\', "");
             assert!(said.contains(words), "{said}");
@@ -76,7 +58,7 @@ fn a_program_that_cannot_be_executed() {
 #[test]
 fn the_process_is_the_containers_with_changes() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |config| {
+    let bundle = lab.sleeper(|config| {
         config["process"]["cwd"] = json!("/tmp");
         config["process"]["env"] = json!(["PATH=/bin", "A=1"]);
         config["process"]["rlimits"] = json!([{"type": "RLIMIT_NOFILE", "soft": 77, "hard": 77}]);
@@ -86,16 +68,16 @@ fn the_process_is_the_containers_with_changes() {
     assert_eq!(shell(&lab, &bundle, script), "/tmp 1 /\n77\n0027\n0\n0\n0");
     fs::write(bundle.rootfs().join("etc/passwd"), "x:x:7:8::/home/x:/bin/sh\n").unwrap();
     let options = ["--cwd", "/etc", "-e", "B=2", "--env=A=3", "-u", "7:8", "-g", "9", "--additional-gids", "10"];
-    let changed = exec(&lab, &bundle, &options, &["sh", "-c", script]).ok();
+    let changed = lab.exec(&bundle, &options, &["sh", "-c", script]).ok();
     assert_eq!(changed, "/etc 3 2 /home/x\n77\n0027\n7\n8\n8 9 10");
-    let missing = exec(&lab, &bundle, &["--cwd", "/nosuch"], &["true"]);
+    let missing = lab.exec(&bundle, &["--cwd", "/nosuch"], &["true"]);
     assert!(missing.stderr.contains("no such file or directory") && missing.code == 255, "{missing:?}");
 }
 
 #[test]
 fn a_process_from_a_file_or_a_pipe() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let process = json!({
         "cwd": "/etc", "args": ["sh", "-c", "pwd; id -u; echo $A; grep CapBnd /proc/self/status"],
         "env": ["PATH=/bin", "A=b"], "user": {"uid": 3, "gid": 4}
@@ -103,16 +85,16 @@ fn a_process_from_a_file_or_a_pipe() {
     let file = lab.path("process.json");
     fs::write(&file, process.to_string()).unwrap();
     let expected = "/etc\n3\nb\nCapBnd:\t0000000020000420";
-    assert_eq!(exec(&lab, &bundle, &["--process", file.to_str().unwrap()], &[]).ok(), expected);
+    assert_eq!(lab.exec(&bundle, &["--process", file.to_str().unwrap()], &[]).ok(), expected);
     let mut command = lab.command(&["exec", "-p", "/dev/stdin", &bundle.id]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(process.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected);
     fs::write(&file, r#"{"cwd": "/", "args": []}"#).unwrap();
-    let refused = exec(&lab, &bundle, &["--process", file.to_str().unwrap()], &[]).failed();
+    let refused = lab.exec(&bundle, &["--process", file.to_str().unwrap()], &[]).failed();
     assert!(refused.contains("process.json: args: is empty"), "{refused}");
-    assert!(exec(&lab, &bundle, &[], &[]).failed().contains("exec args cannot be empty"));
+    assert!(lab.exec(&bundle, &[], &[]).failed().contains("exec args cannot be empty"));
 }
 
 #[test]
@@ -163,14 +145,14 @@ fn a_container_of_a_user_without_rights() {
         Ok(lab) => lab,
         Err(why) => skip!("{why}"),
     };
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let script = "id -u; cat /proc/self/uid_map; readlink /proc/self/ns/* | sort";
     let inside = shell(&lab, &bundle, script);
     let (uid, _) = lab.user().unwrap().ids;
     assert_eq!(inside.split_whitespace().take(4).collect::<Vec<_>>(), ["0", "0", &uid.to_string(), "1"]);
     let init = shell(&lab, &bundle, "readlink /proc/1/ns/* | sort");
     assert!(inside.ends_with(&init), "{inside} {init}");
-    let refused = exec(&lab, &bundle, &["--additional-gids", "5"], &["true"]).failed();
+    let refused = lab.exec(&bundle, &["--additional-gids", "5"], &["true"]).failed();
     assert!(refused.contains("additional groups"), "{refused}");
 }
 
@@ -183,11 +165,11 @@ fn a_container_that_is_not_there_to_join() {
 
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
     lab.created(&bundle);
-    assert_eq!(exec(&lab, &bundle, &[], &["echo", "created"]).ok(), "created");
+    assert_eq!(lab.exec(&bundle, &[], &["echo", "created"]).ok(), "created");
     lab.microrun(&["start", &bundle.id]).ok();
 
     lab.microrun(&["pause", &bundle.id]).ok();
-    let paused = exec(&lab, &bundle, &[], &["true"]);
+    let paused = lab.exec(&bundle, &[], &["true"]);
     assert!(paused.code == 255 && paused.stderr.contains("cannot exec in a paused container"), "{paused:?}");
     let mut command = lab.command(&["exec", "--ignore-paused", &bundle.id, "echo", "late"]);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -197,15 +179,15 @@ fn a_container_that_is_not_there_to_join() {
 
     lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
     eventually(|| lab.status(&bundle.id) == "stopped");
-    let stopped = exec(&lab, &bundle, &[], &["true"]);
+    let stopped = lab.exec(&bundle, &[], &["true"]);
     assert!(stopped.code == 255 && stopped.stderr.contains("cannot exec in a stopped container"), "{stopped:?}");
 }
 
 #[test]
 fn a_failing_pid_file_leaves_no_process() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
-    let output = exec(&lab, &bundle, &["--pid-file", "/nosuch/pid"], &["touch", "/dev/ran"]);
+    let bundle = lab.sleeper(|_| {});
+    let output = lab.exec(&bundle, &["--pid-file", "/nosuch/pid"], &["touch", "/dev/ran"]);
     assert_eq!(output.code, 255);
     assert_eq!(shell(&lab, &bundle, "ls /dev/ran 2>/dev/null; ps -o args | grep -c [t]ouch; true"), "0");
 }
@@ -213,7 +195,7 @@ fn a_failing_pid_file_leaves_no_process() {
 #[test]
 fn signals_are_passed_on() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let script = "trap 'exit 9' TERM; echo ready; while :; do sleep 0.1; done";
     let mut command = lab.command(&["exec", &bundle.id, "sh", "-c", script]);
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
@@ -245,7 +227,7 @@ fn own(fd: i32) -> OwnedFd {
 #[test]
 fn a_terminal_is_handed_over() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let path = lab.path("console.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let socket = path.to_str().unwrap().to_owned();
@@ -253,7 +235,7 @@ fn a_terminal_is_handed_over() {
     let detached = ["--tty", "--detach", "--console-socket", &socket];
     let sent = std::thread::scope(|scope| {
         let received = scope.spawn(|| receive(&listener));
-        exec(&lab, &bundle, &detached, &["sh", "-c", script]).ok();
+        lab.exec(&bundle, &detached, &["sh", "-c", script]).ok();
         received.join().unwrap()
     });
     let mut terminal = File::from(sent);
@@ -270,16 +252,16 @@ fn a_terminal_is_handed_over() {
     }
     assert_eq!(String::from_utf8_lossy(&text), "/dev/pts/0\r\nall\r\nword\r\ngot word\r\n");
 
-    let refused = exec(&lab, &bundle, &["--tty", "--detach"], &["true"]).failed();
+    let refused = lab.exec(&bundle, &["--tty", "--detach"], &["true"]).failed();
     assert!(refused.contains("cannot allocate tty if runc will detach without setting console socket"), "{refused}");
-    let refused = exec(&lab, &bundle, &["--console-socket", &socket], &["true"]).failed();
+    let refused = lab.exec(&bundle, &["--console-socket", &socket], &["true"]).failed();
     assert!(refused.contains("cannot use console socket if runc will not detach or allocate tty"), "{refused}");
 }
 
 #[test]
 fn a_terminal_in_the_foreground() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let size = nix::pty::Winsize { ws_row: 11, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
     let pair = nix::pty::openpty(&size, None).unwrap();
     let mut command = lab.command(&["exec", "-t", &bundle.id, "sh", "-c", "stty size; tty; exit 5"]);
@@ -296,12 +278,12 @@ fn a_terminal_in_the_foreground() {
 #[test]
 fn a_pidfd_is_handed_over() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     let path = lab.path("pidfd.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let pidfd = std::thread::scope(|scope| {
         let received = scope.spawn(|| receive(&listener));
-        exec(&lab, &bundle, &["--pidfd-socket", path.to_str().unwrap()], &["true"]).ok();
+        lab.exec(&bundle, &["--pidfd-socket", path.to_str().unwrap()], &["true"]).ok();
         received.join().unwrap()
     });
     let link = fs::read_link(format!("/proc/self/fd/{}", pidfd.as_raw_fd())).unwrap();
@@ -311,7 +293,7 @@ fn a_pidfd_is_handed_over() {
 #[test]
 fn descriptors_are_inherited_only_if_asked() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     fs::write(lab.path("data"), "data").unwrap();
     let script = format!("exec 3<{0} 4<{0} 5<{0}; exec \"$@\"", lab.path("data").display());
     let run = |options: &[&str]| {
@@ -332,14 +314,14 @@ fn descriptors_are_inherited_only_if_asked() {
 fn the_seccomp_filter_holds() {
     let lab = lab!();
     for no_new_privileges in [true, false] {
-        let bundle = sleeper(&lab, |config| {
+        let bundle = lab.sleeper(|config| {
             config["process"]["noNewPrivileges"] = json!(no_new_privileges);
             config["linux"]["seccomp"] = json!({
                 "defaultAction": "SCMP_ACT_ALLOW",
                 "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 71}]
             });
         });
-        let output = exec(&lab, &bundle, &[], &["mkdir", "/dev/x"]);
+        let output = lab.exec(&bundle, &[], &["mkdir", "/dev/x"]);
         assert!(output.code == 1 && output.stderr.contains("Protocol error"), "{output:?}");
     }
 }
@@ -349,7 +331,7 @@ fn cpus_are_those_of_exec_cpu_affinity() {
     let lab = lab!();
     let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
     let last = online.trim().rsplit(['-', ',']).next().unwrap().to_owned();
-    let bundle = sleeper(&lab, |config| config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": last}));
+    let bundle = lab.sleeper(|config| config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": last}));
     let allowed = shell(&lab, &bundle, "grep Cpus_allowed_list /proc/self/status");
     assert_eq!(allowed.split_whitespace().last(), Some(last.as_str()));
 }
@@ -357,17 +339,17 @@ fn cpus_are_those_of_exec_cpu_affinity() {
 #[test]
 fn a_cgroup_below_the_containers() {
     let lab = lab!();
-    let bundle = sleeper(&lab, |_| {});
+    let bundle = lab.sleeper(|_| {});
     for (argument, words) in [
         ("..", "bad sub cgroup path"),
         ("nosuch", "no such file or directory"),
         ("whaaat:/", "unknown controller"),
         (":/", "empty controller"),
     ] {
-        let refused = exec(&lab, &bundle, &["--cgroup", argument], &["true"]).failed();
+        let refused = lab.exec(&bundle, &["--cgroup", argument], &["true"]).failed();
         assert!(refused.contains(words), "{argument}: {refused}");
     }
-    let of = |options: &[&str]| exec(&lab, &bundle, options, &["cat", "/proc/self/cgroup"]).ok();
+    let of = |options: &[&str]| lab.exec(&bundle, options, &["cat", "/proc/self/cgroup"]).ok();
     assert_eq!(of(&["--cgroup", "/"]), of(&[]));
 }
 
@@ -379,7 +361,7 @@ fn a_cgroup_that_takes_no_process_is_left_for_inits() {
         println!("skipped: needs the memory controller on cgroup v2");
         return;
     }
-    let bundle = sleeper(&lab, |config| {
+    let bundle = lab.sleeper(|config| {
         push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
         config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
         push(
@@ -387,7 +369,7 @@ fn a_cgroup_that_takes_no_process_is_left_for_inits() {
             json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev"]}),
         );
     });
-    let place = |options: &[&str]| exec(&lab, &bundle, options, &["cat", "/proc/self/cgroup"]);
+    let place = |options: &[&str]| lab.exec(&bundle, options, &["cat", "/proc/self/cgroup"]);
     assert_eq!(place(&[]).ok(), "0::/");
     shell(&lab, &bundle, "cd /sys/fs/cgroup; mkdir inner; echo 1 > inner/cgroup.procs");
     assert_eq!(place(&[]).ok(), "0::/");

@@ -26,12 +26,9 @@ fn directory() -> PathBuf {
 fn unified() -> Layout {
     let controllers = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
     Layout {
-        mode: Mode::Unified,
-        unified: Some("/sys/fs/cgroup".into()),
         unified_controllers: controllers.map(String::from).into(),
-        v1: Vec::new(),
         own: BTreeMap::from([(String::new(), "/user.slice/session-1.scope".into())]),
-        cpuset_above: false,
+        ..Layout::new(Mode::Unified)
     }
 }
 
@@ -42,12 +39,8 @@ fn hybrid() -> Layout {
         mount: format!("/sys/fs/cgroup/{}", controllers.trim_start_matches("name=")).into(),
     };
     Layout {
-        mode: Mode::Hybrid,
-        unified: Some("/sys/fs/cgroup/unified".into()),
-        unified_controllers: Vec::new(),
         v1: ["cpuset", "devices", "memory", "cpu,cpuacct", "pids", "freezer", "name=systemd"].map(mount).into(),
-        own: BTreeMap::new(),
-        cpuset_above: false,
+        ..Layout::new(Mode::Hybrid)
     }
 }
 

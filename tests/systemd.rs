@@ -6,13 +6,12 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, host, output, push};
+use common::{Bundle, Lab, Output, eventually, host, output, push};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// Whether systemd is PID 1 here (sd_booted(3)).
 fn booted() -> bool {
@@ -98,18 +97,12 @@ fn exec(lab: &Lab, bundle: &Bundle, script: &str) -> Output {
     microrun(lab, &["exec", &bundle.id, "sh", "-c", script])
 }
 
-fn status(lab: &Lab, bundle: &Bundle) -> String {
-    let state: Value = serde_json::from_str(&microrun(lab, &["state", &bundle.id]).ok()).unwrap();
-    state["status"].as_str().unwrap().to_owned()
-}
-
-/// Waits until `condition` holds; the VMs are slow.
+/// Asserts that each limit is the property that it is, and in the file: name and value of both.
 #[track_caller]
-fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 30 s");
-        std::thread::sleep(Duration::from_millis(20));
+fn holds(limits: &[(&str, &str, &str, &str)], properties: &BTreeMap<String, String>, cgroup: &Path, when: &str) {
+    for (name, value, file, text) in limits {
+        assert_eq!(properties[*name], *value, "{when}: {name}");
+        assert_eq!(read(cgroup, file), *text, "{when}: {file}");
     }
 }
 
@@ -145,14 +138,14 @@ fn a_container_lives_in_a_unit() {
     let own = exec(&lab, &bundle, "grep ^0:: /proc/self/cgroup").ok();
     assert!(own.ends_with(&format!("/mrtest.slice/{unit}")), "{own}");
     microrun(&lab, &["pause", &bundle.id]).ok();
-    assert_eq!((status(&lab, &bundle).as_str(), read(&cgroup, "cgroup.freeze").as_str()), ("paused", "1"));
+    assert_eq!((lab.status(&bundle.id).as_str(), read(&cgroup, "cgroup.freeze").as_str()), ("paused", "1"));
     microrun(&lab, &["resume", &bundle.id]).ok();
-    assert_eq!(status(&lab, &bundle), "running");
+    assert_eq!(lab.status(&bundle.id), "running");
     let pids: Vec<i32> = serde_json::from_str(&microrun(&lab, &["ps", "-f", "json", &bundle.id]).ok()).unwrap();
     assert_eq!(pids.len(), 1);
     assert!(microrun(&lab, &["events", "--stats", &bundle.id]).ok().contains("\"pids\":{\"current\":1"));
     microrun(&lab, &["kill", &bundle.id, "KILL"]).ok();
-    eventually(|| status(&lab, &bundle) == "stopped");
+    eventually(|| lab.status(&bundle.id) == "stopped");
     microrun(&lab, &["delete", &bundle.id]).ok();
     is_gone(&unit, &cgroup);
 }
@@ -228,10 +221,7 @@ fn limits_are_properties_and_files() {
     let cgroup = cgroup_of(started(&lab, &bundle));
     let check = |when: &str| {
         let properties = properties(&unit(&bundle));
-        for (name, value, file, text) in LIMITS {
-            assert_eq!(properties[name], value, "{when}: {name}");
-            assert_eq!(read(&cgroup, file), text, "{when}: {file}");
-        }
+        holds(&LIMITS, &properties, &cgroup, when);
         assert_eq!((&*properties["MemoryHigh"], &*properties["DevicePolicy"]), ("50331648", "strict"), "{when}");
     };
     check("created");
@@ -254,8 +244,7 @@ fn limits_are_updated_in_both_places() {
     update(&["--cpu-quota", "60000"]).ok();
     update(&["--cpu-share", "1024", "--cpuset-cpus", "0-1"]).ok();
     let check = |when: &str| {
-        let properties = properties(&unit(&bundle));
-        for (name, value, file, text) in [
+        let limits = [
             ("MemoryMax", "100663296", "memory.max", "100663296"),
             ("MemorySwapMax", "0", "memory.swap.max", "0"),
             ("MemoryLow", "33554432", "memory.low", "33554432"),
@@ -263,10 +252,8 @@ fn limits_are_updated_in_both_places() {
             ("CPUQuotaPerSecUSec", "300ms", "cpu.max", "60000 200000"),
             ("CPUWeight", "100", "cpu.weight", "100"),
             ("AllowedCPUs", "0-1", "cpuset.cpus", "0-1"),
-        ] {
-            assert_eq!(properties[name], value, "{when}: {name}");
-            assert_eq!(read(&cgroup, file), text, "{when}: {file}");
-        }
+        ];
+        holds(&limits, &properties(&unit(&bundle)), &cgroup, when);
     };
     check("updated");
     host("systemctl", &["daemon-reload"]);
@@ -347,7 +334,7 @@ fn a_stopped_container_is_deleted_after_its_unit_has_gone() {
     let cgroup = cgroup_of(started(&lab, &bundle));
     eventually(|| exec(&lab, &bundle, "test -e /tmp/ready").code == 0);
     host("systemctl", &["stop", &unit(&bundle)]);
-    eventually(|| status(&lab, &bundle) == "stopped");
+    eventually(|| lab.status(&bundle.id) == "stopped");
     microrun(&lab, &["delete", &bundle.id]).ok();
     is_gone(&unit(&bundle), &cgroup);
 }
@@ -394,7 +381,7 @@ fn a_unit_is_one_containers() {
         bundle(&lab, |config| config["linux"]["cgroupsPath"] = json!(format!("mrtest.slice:mrtest:{}", first.id)));
     let error = microrun(&lab, &["run", "--bundle", second.path.to_str().unwrap(), &second.id]).failed();
     assert!(error.contains("not empty") || error.contains("delete the container that has it"), "{error}");
-    assert_eq!(status(&lab, &first), "running");
+    assert_eq!(lab.status(&first.id), "running");
     assert!(cgroup_of(pid).exists());
 }
 

@@ -99,24 +99,29 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// A machine of this kind, of which nothing else is known.
+    pub fn new(mode: Mode) -> Self {
+        let unified = match mode {
+            Mode::Unified => Some(ROOT.into()),
+            Mode::Hybrid => Some(HYBRID.into()),
+            Mode::Legacy | Mode::Absent => None,
+        };
+        Self {
+            mode,
+            unified,
+            unified_controllers: Vec::new(),
+            v1: Vec::new(),
+            own: BTreeMap::new(),
+            cpuset_above: false,
+        }
+    }
+
     /// Finds the hierarchies of this machine.
     ///
     /// # Errors
     /// /sys/fs/cgroup, /proc/self/mountinfo or /proc/self/cgroup that cannot be read.
     pub fn probe(needs: Needs) -> Result<Self> {
-        let mut layout = Self {
-            mode: mode()?,
-            unified: None,
-            unified_controllers: Vec::new(),
-            v1: Vec::new(),
-            own: BTreeMap::new(),
-            cpuset_above: false,
-        };
-        layout.unified = match layout.mode {
-            Mode::Unified => Some(ROOT.into()),
-            Mode::Hybrid => Some(HYBRID.into()),
-            Mode::Legacy | Mode::Absent => None,
-        };
+        let mut layout = Self::new(mode()?);
         // On v2 the controllers are always enabled for a container: statistics and OOM events need them.
         if needs.controllers || matches!(layout.mode, Mode::Unified | Mode::Legacy) {
             layout.probe_controllers()?;

@@ -10,10 +10,6 @@ use crate::error::Result;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "create",
-    about: "create a container",
-    operands: "<container-id>",
-    count: (1, 1),
     details: "\
 Makes the container that the bundle's config.json describes, up to the point where its program would be
 executed. start executes it.
@@ -30,9 +26,7 @@ and characters of _ + - and \".\".",
         shared::PRESERVE_FDS,
         shared::OVERLAY,
     ],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("create", "create a container", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -10,19 +10,12 @@ use crate::error::Result;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "delete",
-    about: "remove a container and all that it has left",
-    operands: "<container-id>",
-    count: (1, 1),
-    details: "",
     flags: &[Flag::switch(
         "force",
         "kill it first if it runs; remove what is left of one that was cut short; nothing to remove is no error",
     )
     .short('f')],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("delete", "remove a container and all that it has left", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -11,18 +11,12 @@ use std::time::Duration;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "events",
-    about: "print what a container uses, and when it runs out of memory",
-    operands: "<container-id>",
-    count: (1, 1),
     details: "Prints one line of JSON for each event, until the container ends.",
     flags: &[
         Flag::value("interval", "DURATION", "the time between two lines of what it uses, such as 500ms (default: 5s)"),
         Flag::switch("stats", "print what it uses, once"),
     ],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("events", "print what a container uses, and when it runs out of memory", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -90,6 +90,18 @@ pub struct Verb {
     pub call: fn(&Global, &Words) -> Result<u8>,
 }
 
+impl Verb {
+    /// A verb whose one operand is a container's id, without options of its own.
+    pub const fn on_container(
+        name: &'static str,
+        about: &'static str,
+        call: fn(&Global, &Words) -> Result<u8>,
+    ) -> Self {
+        let operands = "<container-id>";
+        Self { name, about, operands, count: (1, 1), details: "", flags: &[], passes_rest: false, failure: 1, call }
+    }
+}
+
 /// Options that several verbs share.
 pub mod shared {
     use super::Flag;

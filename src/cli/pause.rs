@@ -9,15 +9,8 @@ use crate::error::Result;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "pause",
-    about: "stop all processes of a container where they are",
-    operands: "<container-id>",
-    count: (1, 1),
     details: "resume lets them go on.",
-    flags: &[],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("pause", "stop all processes of a container where they are", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -8,17 +8,7 @@ use crate::container::{notify, start};
 use crate::error::Result;
 
 /// The verb.
-pub static VERB: Verb = Verb {
-    name: "start",
-    about: "execute the program of a created container",
-    operands: "<container-id>",
-    count: (1, 1),
-    details: "",
-    flags: &[],
-    passes_rest: false,
-    failure: 1,
-    call,
-};
+pub static VERB: Verb = Verb::on_container("start", "execute the program of a created container", call);
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
     let manager = notify::address_in_environment();

@@ -10,15 +10,8 @@ use crate::error::Result;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "state",
-    about: "print the state of a container",
-    operands: "<container-id>",
-    count: (1, 1),
     details: "Prints the state as runtime-spec defines it (JSON), with runc's rootfs, created and owner.",
-    flags: &[],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("state", "print the state of a container", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -15,10 +15,6 @@ use std::str::FromStr;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    name: "update",
-    about: "change the limits of a container",
-    operands: "<container-id>",
-    count: (1, 1),
     details: "\
 What is not mentioned stays as it is. With --resources the other options do not count, but for those of Intel
 RDT.",
@@ -48,9 +44,7 @@ RDT.",
         Flag::value("l3-cache-schema", "SCHEMA", "Intel RDT: the L3 cache that it may fill"),
         Flag::value("mem-bw-schema", "SCHEMA", "Intel RDT: the memory bandwidth that it may use"),
     ],
-    passes_rest: false,
-    failure: 1,
-    call,
+    ..Verb::on_container("update", "change the limits of a container", call)
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {

@@ -254,6 +254,26 @@ impl Lab {
         pid
     }
 
+    /// A container that runs sleep(1), in a new bundle that `change` has changed.
+    #[track_caller]
+    pub fn sleeper(&self, change: impl FnOnce(&mut Value)) -> Bundle {
+        let bundle = self.bundle(|config| {
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            change(config);
+        });
+        self.started(&bundle);
+        bundle
+    }
+
+    /// `microrun exec` of a command in a container, with further options.
+    pub fn exec(&self, bundle: &Bundle, options: &[&str], command: &[&str]) -> Output {
+        let mut args = vec!["exec"];
+        args.extend(options);
+        args.push(&bundle.id);
+        args.extend(command);
+        self.microrun(&args)
+    }
+
     /// Any verb, in the laboratory's own state root.
     pub fn microrun(&self, args: &[&str]) -> Output {
         output(self.command(args))

@@ -7,17 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 fn request<'a>(path: Option<&'a str>, resources: &'a LinuxResources) -> Request<'a> {
-    Request {
-        id: "box",
-        cgroups_path: path.map(Path::new),
-        resources: Some(resources),
-        own_devices: &[],
-        writable_v1: false,
-        driver: Driver::Cgroupfs,
-        rootless: false,
-        owner: None,
-        annotations: None,
-    }
+    super::request(path.map(Path::new), Some(resources))
 }
 
 fn plan(path: Option<&str>, json: &str, layout: &Layout) -> CgroupPlan {

@@ -6,24 +6,38 @@ mod devices;
 mod real;
 
 use super::layout::{Layout, Mode, V1Mount};
+use super::plan::{Driver, Request};
 use oci_spec::runtime::LinuxResources;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// linux.resources from JSON.
 fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }
 
+/// What root asks for the container "box".
+fn request<'a>(cgroups_path: Option<&'a Path>, resources: Option<&'a LinuxResources>) -> Request<'a> {
+    Request {
+        id: "box",
+        cgroups_path,
+        resources,
+        own_devices: &[],
+        writable_v1: false,
+        driver: Driver::Cgroupfs,
+        rootless: false,
+        owner: None,
+        annotations: None,
+    }
+}
+
 /// A machine whose v2 hierarchy has all controllers.
 fn unified() -> Layout {
     let controllers = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"];
     Layout {
-        mode: Mode::Unified,
-        unified: Some("/sys/fs/cgroup".into()),
         unified_controllers: controllers.map(String::from).into(),
-        v1: Vec::new(),
         own: BTreeMap::from([(String::new(), "/user.slice/session-1.scope".into())]),
-        cpuset_above: false,
+        ..Layout::new(Mode::Unified)
     }
 }
 
@@ -36,12 +50,11 @@ fn hybrid() -> Layout {
         mount: format!("/sys/fs/cgroup/{}", controllers.trim_start_matches("name=")).into(),
     };
     Layout {
-        mode: Mode::Hybrid,
-        unified: Some("/sys/fs/cgroup/unified".into()),
         unified_controllers: vec!["hugetlb".into()],
         v1: mounts.iter().map(|controllers| mount(controllers)).collect(),
         own: BTreeMap::from([(String::new(), "/".into()), ("memory".into(), "/mine".into())]),
         cpuset_above: true,
+        ..Layout::new(Mode::Hybrid)
     }
 }
 

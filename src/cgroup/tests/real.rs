@@ -1,6 +1,6 @@
 //! Needs root.
 
-use super::resources;
+use super::{request, resources};
 use crate::cgroup::events::Event;
 use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
@@ -45,7 +45,7 @@ impl Parent {
         let mut plan = self.plan(json);
         let path = self.0.strip_prefix("/").unwrap().join("box");
         let resources = resources(json);
-        let request = Request { cgroups_path: None, resources: Some(&resources), ..Self::request() };
+        let request = request(None, Some(&resources));
         let lean = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
         plan.directories = lean.directories;
         plan.devices = lean.devices;
@@ -55,24 +55,10 @@ impl Parent {
         plan
     }
 
-    fn request<'a>() -> Request<'a> {
-        Request {
-            id: "box",
-            cgroups_path: None,
-            resources: None,
-            own_devices: &[],
-            writable_v1: false,
-            driver: Driver::Cgroupfs,
-            rootless: false,
-            owner: None,
-            annotations: None,
-        }
-    }
-
     fn compile(&self, json: &str, layout: &Layout) -> CgroupPlan {
         let path = self.0.join("box");
         let resources: LinuxResources = resources(json);
-        let request = Request { cgroups_path: Some(&path), resources: Some(&resources), ..Self::request() };
+        let request = request(Some(&path), Some(&resources));
         compile(&request, layout).unwrap()
     }
 }
@@ -209,6 +195,13 @@ fn wait_joined(handle: &Handle, child: &Child) {
     }
 }
 
+/// A process that is in the cgroup and sleeps.
+fn sleeper(handle: &Handle) -> Child {
+    let child = spawn(handle, "exec sleep 60");
+    wait_joined(handle, &child);
+    child
+}
+
 #[test]
 fn processes_are_listed_frozen_killed_and_waited_for() {
     if !may_run() {
@@ -217,8 +210,7 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     let parent = Parent::new();
     let plan = parent.lean_plan("{}");
     let handle = plan.create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "exec sleep 60");
-    wait_joined(&handle, &child);
+    let mut child = sleeper(&handle);
     assert_eq!(handle.pids(true).unwrap(), [child.id() as i32]);
     assert!(!handle.is_frozen().unwrap());
     handle.freeze().unwrap();
@@ -232,8 +224,7 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     assert!(is_empty(&handle, Duration::from_secs(5)));
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 
-    let mut child = spawn(&handle, "exec sleep 60");
-    wait_joined(&handle, &child);
+    let mut child = sleeper(&handle);
     handle.freeze().unwrap();
     let mut events = handle.events().unwrap();
     assert_eq!(events.next(Instant::now()).unwrap(), Event::Timeout);
@@ -256,8 +247,7 @@ fn removal_waits_for_killed_processes() {
     let parent = Parent::new();
     let plan = parent.lean_plan("{}");
     let handle = plan.create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "exec sleep 60");
-    wait_joined(&handle, &child);
+    let mut child = sleeper(&handle);
     handle.kill(libc::SIGKILL).unwrap();
     handle.destroy().unwrap();
     child.wait().unwrap();
@@ -329,8 +319,7 @@ fn an_update_joins_the_controllers_that_it_needs() {
     }
     let parent = Parent::new();
     let mut handle = parent.lean_plan("{}").create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "exec sleep 60");
-    wait_joined(&handle, &child);
+    let mut child = sleeper(&handle);
     assert!(handle.v1.is_empty());
     let stats = handle.stats().unwrap();
     assert_eq!(stats.pids.current, 1);
@@ -380,8 +369,7 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
         resources(r#"{"memory": {"limit": 33554432, "swap": 67108864}, "cpu": {"quota": 50000, "period": 100000}}"#);
     let plan = parent.plan(&serde_json::to_string(&old).unwrap());
     let mut handle = plan.create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "exec sleep 60");
-    wait_joined(&handle, &child);
+    let mut child = sleeper(&handle);
     let directory = handle.unified.clone().unwrap();
     let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
     assert!(read("cgroup.controllers").split(' ').any(|c| c == "io"), "every controller is enabled");
@@ -457,7 +445,7 @@ fn systemd_makes_limits_and_removes_the_cgroup() {
         cgroups_path: Some(&path),
         resources: Some(&old),
         driver: Driver::Systemd,
-        ..Parent::request()
+        ..request(None, None)
     };
     let plan = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
     let mut cgroup = plan.create().unwrap();
@@ -514,7 +502,7 @@ fn systemd_that_refuses_is_quoted() {
     }
     let annotations =
         std::collections::HashMap::from([("org.systemd.property.Nonsense".to_owned(), "true".to_owned())]);
-    let request = Request { driver: Driver::Systemd, annotations: Some(&annotations), ..Parent::request() };
+    let request = Request { driver: Driver::Systemd, annotations: Some(&annotations), ..request(None, None) };
     let plan = compile(&request, &Layout::probe(request.needs()).unwrap()).unwrap();
     let mut child = Command::new("sleep").arg("60").spawn().unwrap();
     let mut cgroup = plan.create().unwrap();
@@ -535,7 +523,7 @@ fn without_rights_a_rootless_container_does_without_cgroups_or_says_why_not() {
     }
     // A mount point where nothing can be made, as an unprivileged user finds it.
     let layout = Layout { mode: Mode::Unified, unified: Some("/proc/self".into()), ..super::unified() };
-    let rootless = Request { rootless: true, ..Parent::request() };
+    let rootless = Request { rootless: true, ..request(None, None) };
     let mut plan = compile(&rootless, &layout).unwrap();
     deny(&mut plan);
     let cgroup = plan.create().unwrap();
