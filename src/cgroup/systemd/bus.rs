@@ -21,6 +21,8 @@ const BUS: (&str, &str) = ("/org/freedesktop/DBus", "org.freedesktop.DBus");
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The specification's limit of a message.
 const MAX_MESSAGE: usize = 128 << 20;
+/// How deep variants may be in one another (the specification's limit, "Valid Signatures": 64 containers).
+const MAX_VARIANTS: u32 = 64;
 
 const CALL: u8 = 1;
 const RETURN: u8 = 2;
@@ -377,6 +379,11 @@ impl<'a> Reader<'a> {
 
     /// A value of the simple type `kind`; others have no place in the messages that are read.
     fn value(&mut self, kind: &str) -> io::Result<Value> {
+        self.nested(kind, 0)
+    }
+
+    /// The same, inside of `depth` variants.
+    fn nested(&mut self, kind: &str, depth: u32) -> io::Result<Value> {
         Ok(match kind {
             "y" => Value::Byte(self.take(1)?[0]),
             "b" => Value::Bool(self.u32()? != 0),
@@ -392,9 +399,9 @@ impl<'a> Reader<'a> {
                 let text = self.text(length)?;
                 if kind == "s" { Value::Str(text) } else { Value::Path(text) }
             }
-            "v" => {
+            "v" if depth < MAX_VARIANTS => {
                 let kind = self.signature()?;
-                Value::Variant(Box::new(self.value(&kind)?))
+                Value::Variant(Box::new(self.nested(&kind, depth + 1)?))
             }
             _ => return Err(invalid("a value is of an unexpected type")),
         })
@@ -404,6 +411,64 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// Reads a whole message, as [`Connection::receive`] does.
+    fn read(bytes: &[u8]) -> io::Result<Message> {
+        let (ours, mut theirs) = UnixStream::pair()?;
+        theirs.write_all(bytes)?;
+        drop(theirs);
+        Connection { stream: ours, bus: false, serial: 0, done: VecDeque::new() }.receive()
+    }
+
+    #[test]
+    fn variants_are_not_followed_for_ever() {
+        for (depth, good) in [(60, true), (30_000, false)] {
+            let nested = [1, b'v', 0].repeat(depth);
+            let body = [&nested[..], &[1, b'y', 0, 7]].concat();
+            let mut reader = Reader { bytes: &body, at: 0 };
+            assert_eq!(reader.value("v").is_ok(), good, "{depth}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// An answer with some bytes changed, or cut off, is an answer or an error.
+        #[test]
+        fn a_damaged_answer_is_survived(
+            text in "[ -~]{0,20}",
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let body = [Value::str(text), Value::U32(7), Value::Variant(Box::new(Value::U64(9)))];
+            let mut bytes = encode_call(5, MANAGER, "JobRemoved", Some("a.b"), &body);
+            let _ = read(&bytes[..cut.index(bytes.len())]);
+            prop_assert!(read(&bytes).is_ok());
+            for (at, with) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = with;
+            }
+            let _ = read(&bytes);
+        }
+
+        #[test]
+        fn any_fields_and_body_are_survived(
+            kind in 0..6u8,
+            fields in prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(&b"\0\x01\x02\x08gsuvybot"[..])], 0..60),
+            body in prop::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let length = fields.len();
+            let mut padded = fields;
+            padded.resize(length.next_multiple_of(8), 0);
+            let _ = decode(kind, length, &padded, &body);
+        }
+
+        #[test]
+        fn any_address_is_read(text in "unix:((path|abstract|guid)=|%[0-9a-g]{0,2}|[ -~]|,|\u{e4}){0,12}") {
+            let _ = bus_address(&text);
+        }
+    }
 
     #[test]
     fn a_call_is_read_back_as_it_was_written() {

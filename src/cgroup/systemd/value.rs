@@ -347,6 +347,53 @@ fn number<T: TryFrom<i128>>(word: &str) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    /// What could be an annotation's value.
+    fn text() -> impl Strategy<Value = String> {
+        let part = proptest::sample::select(
+            &[
+                "[",
+                "]",
+                "(",
+                ")",
+                ",",
+                "'",
+                "\"",
+                "\\",
+                "@",
+                "as ",
+                "a(ss) ",
+                "uint64 ",
+                "byte ",
+                "objectpath ",
+                "true",
+                "-",
+                "0x",
+                "7",
+                "1.5",
+                "4294967296",
+                " ",
+                "\u{e4}",
+                "/a",
+            ][..],
+        );
+        prop_oneof![".{0,20}", prop::collection::vec(part, 0..12).prop_map(|parts| parts.concat())]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Any text is refused, or a value that the bus can take.
+        #[test]
+        fn any_text_is_a_value_or_refused(text in text()) {
+            if let Ok(value) = parse(&text) {
+                prop_assert!(value.signature().len() <= MAX_SIGNATURE);
+                value.encode(&mut Vec::new());
+                value.seconds_to_microseconds();
+            }
+        }
+    }
 
     fn strings(items: &[&str]) -> Value {
         Value::Array("s".to_owned(), items.iter().copied().map(Value::str).collect())

@@ -156,6 +156,33 @@ fn grant(mut sets: LinuxCapabilities, names: &[String], warnings: &mut Vec<Warni
 mod tests {
     use super::*;
     use crate::spec;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Whatever is asked for: the command is it, and nothing becomes inheritable (CVE-2022-29162).
+        #[test]
+        fn any_change_is_that_change(
+            args in prop::collection::vec(".{0,5}", 0..3),
+            capabilities in prop::collection::vec("(CAP_)?(KILL|CHOWN|SYS_ADMIN|ALL|kill|.{0,4})", 0..4),
+            user in any::<Option<(u32, Option<u32>)>>(),
+            additional_gids in prop::collection::vec(any::<u32>(), 0..3),
+        ) {
+            let wanted = Changes { args: args.clone(), capabilities, user, additional_gids, ..Changes::default() };
+            match resolve(&Wanted::Changed(wanted), &own(), &mut Vec::new()) {
+                Ok(process) => {
+                    let sets = process.capabilities().as_ref().unwrap();
+                    prop_assert!(sets.inheritable().as_ref().is_none_or(|set| set.is_empty()));
+                    prop_assert!(sets.ambient().as_ref().is_none_or(|set| set.is_empty()));
+                    prop_assert_eq!(process.args().clone(), Some(args));
+                    let (uid, gid) = user.map_or((5, 6), |(uid, gid)| (uid, gid.unwrap_or(6)));
+                    prop_assert_eq!((process.user().uid(), process.user().gid()), (uid, gid));
+                }
+                Err(_) => prop_assert!(args.is_empty()),
+            }
+        }
+    }
 
     fn own() -> Process {
         let text = br#"{

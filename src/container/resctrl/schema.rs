@@ -71,6 +71,29 @@ fn is_in(wanted: &Schema<'_>, has: &Schema<'_>, bandwidth_step: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_line_is_a_schema_or_none(
+            line in "(L3|MB|L2CODE)?:?(;? ?[0-9]{0,11} ?=? ?(0x)?[0-9a-g+-]{0,18}){0,5}|.{0,20}",
+            step in any::<u64>(),
+        ) {
+            if let Some(schema) = Schema::parse(&line) {
+                prop_assert!(is_in(&schema, &schema, step));
+            }
+        }
+
+        /// However it is written, it says the same.
+        #[test]
+        fn schemata_are_read_back(values in prop::collection::btree_map(any::<u32>(), any::<u64>(), 1..5)) {
+            let pairs: Vec<String> = values.iter().map(|(id, value)| format!(" {id}={value:x}")).collect();
+            let line = format!("L3:{}", pairs.join(";"));
+            prop_assert_eq!(Schema::parse(&line), Some(Schema { resource: "L3", values }));
+        }
+    }
 
     #[test]
     fn lines_are_compared_by_value() {

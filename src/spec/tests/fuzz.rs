@@ -29,10 +29,23 @@ fn digest(text: &[u8]) {
         }
         Err(error) => is_a_sentence(&error.to_string()),
     }
-    if let Ok((process, _)) = parse_process(text) {
-        let _ = validate_process(&process);
+    let text = String::from_utf8_lossy(text);
+    digest_parts(&text, &text);
+}
+
+/// The same for a process, and for resources, by themselves.
+fn digest_parts(process: &str, resources: &str) {
+    match parse_process(process.as_bytes()) {
+        Ok((process, _)) => {
+            if let Err(error) = validate_process(&process) {
+                assert!(!error.to_string().contains('\n'), "{error}");
+            }
+        }
+        Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
     }
-    let _ = parse_resources(text);
+    if let Err(error) = parse_resources(resources.as_bytes()) {
+        assert!(!error.to_string().contains('\n'), "{error}");
+    }
 }
 
 fn is_a_sentence(text: &str) {
@@ -97,6 +110,8 @@ proptest! {
             *place = with;
         }
         digest(document.to_string().as_bytes());
+        // What `exec --process` and `update --resources` take.
+        digest_parts(&document["process"].to_string(), &document["linux"]["resources"].to_string());
     }
 
     /// A good configuration cut off, or with one byte changed.
