@@ -21,6 +21,7 @@ pub mod init;
 pub mod log;
 pub mod path;
 pub mod plan;
+pub mod pool;
 pub mod spec;
 pub mod sys;
 

@@ -69,6 +69,11 @@ pub fn warn(message: impl Display) {
     current().line("warning", &message.to_string());
 }
 
+/// A warning as a line of text, to be shown by another process.
+pub fn warning_line(message: impl Display) -> String {
+    format_line(Format::Text, "warning", &message.to_string(), &clock::now())
+}
+
 /// What is being done, for `--debug`; `message` is computed only then.
 pub fn debug<D: Display>(message: impl FnOnce() -> D) {
     let log = current();

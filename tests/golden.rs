@@ -9,7 +9,7 @@ use microrun::cgroup::layout::{Layout, Mode, V1Mount};
 use microrun::cgroup::plan::Driver;
 use microrun::container::prepare::{self, Bundle, Facts, Options};
 use microrun::container::state::Store;
-use microrun::plan::{Host, Overlay, caps::Held, explain, seccomp};
+use microrun::plan::{Host, Overlay, Wait, caps::Held, explain, seccomp};
 use microrun::spec::{self, default};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -85,13 +85,13 @@ type Change = fn(&mut Options, &mut Facts);
 /// different about it.
 fn cases() -> Vec<(&'static str, Option<String>, Layout, Change)> {
     let as_it_is: Change = |_, _| {};
-    let create: Change = |options, _| (options.wait_for_start, options.foreground) = (true, false);
+    let create: Change = |options, _| (options.wait, options.foreground) = (Wait::Start, false);
     vec![
         ("runc.v2", Some(default::runc(true)), unified(), as_it_is),
         ("runc.hybrid", Some(default::runc(false)), hybrid(), as_it_is),
         ("runc.v1", Some(default::runc(false)), legacy(), as_it_is),
         ("runc.create", Some(default::runc(true)), unified(), |options, _| {
-            (options.wait_for_start, options.foreground) = (true, false);
+            (options.wait, options.foreground) = (Wait::Start, false);
             (options.preserve_fds, options.no_new_keyring) = (2, true);
             options.console_socket = Some("/run/console.sock".into());
             options.pidfd_socket = Some("/run/pidfd.sock".into());

@@ -7,6 +7,7 @@ use super::{launching, warn};
 use crate::container::prepare::Options;
 use crate::container::{run, sealed};
 use crate::error::Result;
+use crate::plan::Wait;
 
 /// The verb.
 pub static VERB: Verb = Verb {
@@ -32,6 +33,6 @@ and characters of _ + - and \".\".",
 fn call(global: &Global, words: &Words) -> Result<u8> {
     sealed::ensure(None)?;
     let options = launching::options(global, words, words.id()?, launching::bundle(words))?;
-    warn(run::create(&Options { wait_for_start: true, ..options })?);
+    warn(run::create(&Options { wait: Wait::Start, ..options })?);
     Ok(0)
 }

@@ -18,6 +18,7 @@ mod launching;
 mod list;
 pub mod parse;
 mod pause;
+mod pool;
 mod ps;
 mod resume;
 mod run;
@@ -48,6 +49,7 @@ pub static VERBS: &[&Verb] = &[
     &kill::VERB,
     &list::VERB,
     &pause::VERB,
+    &pool::VERB,
     &ps::VERB,
     &resume::VERB,
     &run::VERB,

@@ -4,11 +4,13 @@ use super::global::Global;
 use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
+use crate::container::activation::Activation;
 use crate::container::prepare::Options;
-use crate::container::{run, sealed};
+use crate::container::state::{Store, new_id};
+use crate::container::{notify, run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pool::{self, Got, Wanted};
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 
 /// The verb.
@@ -36,6 +38,7 @@ the id, and the bundle is the one of --bundle.",
         shared::NO_NEW_KEYRING,
         shared::PRESERVE_FDS,
         shared::OVERLAY,
+        Flag::value("pool", "WHEN", "have a pool start it: prefer (default: if one can), require or off"),
         Flag::value("timings", "FILE", "write to this file, as JSON, how long each step took"),
     ],
     passes_rest: false,
@@ -44,8 +47,12 @@ the id, and the bundle is the one of --bundle.",
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
-    sealed::ensure(None)?;
     let (id, bundle) = id_and_bundle(words)?;
+    if let Some(code) = from_pool(global, words, id.as_deref(), &bundle)? {
+        return Ok(code);
+    }
+    sealed::ensure(None)?;
+    let id = id.unwrap_or_else(new_id);
     let timings = words.path("timings");
     let options = Options {
         foreground: !words.has("detach"),
@@ -62,25 +69,53 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
     Ok(finished.status as u8)
 }
 
-fn id_and_bundle(words: &Words) -> Result<(String, PathBuf)> {
-    let operand = words.operand(0)?;
-    let given = words.text("id")?;
-    match (operand, given, words.path("bundle")) {
-        (Some(bundle), id, None) if bundle.contains('/') => {
-            Ok((id.map_or_else(made_up_id, str::to_owned), PathBuf::from(bundle)))
-        }
-        (Some(id), None, bundle) => Ok((id.to_owned(), bundle.unwrap_or_else(|| PathBuf::from(".")))),
-        (Some(_), Some(_), _) => {
-            Err(Error::new(Kind::Usage, "there are two ids: give --id with a bundle, or an id alone"))
-        }
-        (None, id, Some(bundle)) => Ok((id.map_or_else(made_up_id, str::to_owned), bundle)),
-        (None, Some(id), None) => Ok((id.to_owned(), Path::new(".").to_owned())),
-        (None, None, None) => Err(Error::new(Kind::Usage, "\"run\" requires a bundle or an id: see run --help")),
+/// Options that make it another container than a pool has.
+const COLD: [&str; 8] =
+    ["console-socket", "pidfd-socket", "keep", "no-pivot", "no-new-keyring", "preserve-fds", "overlay", "timings"];
+
+/// Has a pool start the container, if that is wanted and one can; the exit code.
+fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) -> Result<Option<u8>> {
+    let is_required = match words.text("pool")? {
+        None | Some("prefer") => false,
+        Some("require") => true,
+        Some("off") => return Ok(None),
+        Some(other) => return Err(super::parse::invalid("pool", other, "prefer, require or off")),
+    };
+    let nothing = |why: &str| match is_required {
+        true => Err(Error::new(Kind::WrongState, format!("--pool=require: {why}"))),
+        false => Ok(None),
+    };
+    if let Some(option) = COLD.iter().find(|option| words.has(option)) {
+        return nothing(&format!("--{option} takes a cold start"));
+    }
+    if global.systemd_cgroup || Activation::of_this_process().is_some() || notify::address_in_environment().is_some() {
+        return nothing("what a service manager sees to takes a cold start");
+    }
+    let Some(socket) = pool::socket() else { return nothing("MICRORUN_POOL is off") };
+    // An earlier part of this process may have heard already that there is nothing.
+    if !is_required && (pool::is_refused() || !socket.exists()) {
+        return Ok(None);
+    }
+    let store = Store::new(&global.root);
+    let pid_file = words.path("pid-file");
+    let wanted = Wanted { bundle, store: &store, id, detached: words.has("detach"), pid_file: pid_file.as_deref() };
+    match pool::run(&socket, &wanted)? {
+        Got::Done(code) => Ok(Some(code as u8)),
+        Got::Nothing(why) => nothing(&why),
     }
 }
 
-/// An id that no other container has: 64 random bits.
-fn made_up_id() -> String {
-    // The standard library keys its hashers with random bits from the kernel; the hash of nothing is as random as they are.
-    format!("{:016x}", RandomState::new().build_hasher().finish())
+fn id_and_bundle(words: &Words) -> Result<(Option<String>, PathBuf)> {
+    let operand = words.operand(0)?;
+    let given = words.text("id")?;
+    match (operand, given, words.path("bundle")) {
+        (Some(bundle), id, None) if bundle.contains('/') => Ok((id.map(str::to_owned), PathBuf::from(bundle))),
+        (Some(id), None, bundle) => Ok((Some(id.to_owned()), bundle.unwrap_or_else(|| PathBuf::from(".")))),
+        (Some(_), Some(_), _) => {
+            Err(Error::new(Kind::Usage, "there are two ids: give --id with a bundle, or an id alone"))
+        }
+        (None, id, Some(bundle)) => Ok((id.map(str::to_owned), bundle)),
+        (None, Some(id), None) => Ok((Some(id.to_owned()), Path::new(".").to_owned())),
+        (None, None, None) => Err(Error::new(Kind::Usage, "\"run\" requires a bundle or an id: see run --help")),
+    }
 }

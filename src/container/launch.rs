@@ -20,7 +20,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
 use crate::log;
 use crate::plan::builder::slots;
-use crate::plan::{self, Plan, explain};
+use crate::plan::{self, Plan, Wait, explain};
 use crate::sys::clone::{self, Child, Loan};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
@@ -59,7 +59,7 @@ pub struct Launched {
     pub lock: Option<Lock>,
 }
 
-/// Brings a container into being: up to its program with [`Options::wait_for_start`], into it otherwise.
+/// Brings a container into being: up to its program with [`Wait::Start`], into it otherwise.
 ///
 /// When it fails nothing is left: no process, cgroup, directory or file.
 ///
@@ -76,16 +76,7 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
             return Err(error);
         }
     };
-    let mut undo = Undo {
-        entry: entry.clone(),
-        cgroup: None,
-        resctrl: Vec::new(),
-        child: None,
-        loan: None,
-        helper: None,
-        pid_file: None,
-        begun: None,
-    };
+    let mut undo = Undo::new(entry.clone());
     match launch_into(options, prepared, ahead, entry, &mut undo) {
         Ok(launched) if options.foreground => Ok(Launched { lock: Some(lock), ..launched }),
         Ok(launched) => {
@@ -97,11 +88,11 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
 }
 
 /// What has been made so far, to be removed when the rest fails.
-struct Undo {
+pub(super) struct Undo {
     entry: Entry,
-    cgroup: Option<Cgroup>,
-    resctrl: Vec<PathBuf>,
-    child: Option<Child>,
+    pub cgroup: Option<Cgroup>,
+    pub resctrl: Vec<PathBuf>,
+    pub child: Option<Child>,
     /// What it uses of this process's memory.
     loan: Option<Loan<Cradle>>,
     helper: Option<Helper>,
@@ -111,8 +102,22 @@ struct Undo {
 }
 
 impl Undo {
+    /// Nothing yet but the directory.
+    pub fn new(entry: Entry) -> Self {
+        Self {
+            entry,
+            cgroup: None,
+            resctrl: Vec::new(),
+            child: None,
+            loan: None,
+            helper: None,
+            pid_file: None,
+            begun: None,
+        }
+    }
+
     /// Removes everything; what could not be removed, and the errors of poststop hooks.
-    fn everything(self) -> Vec<Error> {
+    pub fn everything(self) -> Vec<Error> {
         let helper = self.helper.as_ref().map(|(helper, _)| *helper);
         for child in [self.child, helper].into_iter().flatten() {
             // One that has ended and was waited for is what is wanted.
@@ -168,7 +173,7 @@ fn launch_into(
     let mut notify = None;
     if let Some(manager) = &options.notify {
         notify::make_directory(&entry)?;
-        if !options.wait_for_start {
+        if options.wait == Wait::Nothing {
             notify = Proxy::bind(&entry, manager)?;
         }
     }
@@ -183,7 +188,7 @@ fn launch_into(
     }
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let manner = Manner {
-        wait_for_start: options.wait_for_start,
+        wait_for_start: options.wait == Wait::Start,
         timings: options.timings,
         foreground: options.foreground,
         stdio: options.stdio.as_ref().map(super::prepare::raw),
@@ -256,13 +261,19 @@ fn needs_gates(prepared: &Prepared) -> bool {
 }
 
 /// Descriptors that must live until the clone, and the socket on which the terminal will come.
-struct Kept {
-    given: Vec<OwnedFd>,
-    terminal: Option<OwnedFd>,
+pub(super) struct Kept {
+    pub given: Vec<OwnedFd>,
+    pub terminal: Option<OwnedFd>,
 }
 
 /// Opens what init gets from outside.
-fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to: &mut Slots) -> Result<Kept> {
+pub(super) fn open_slots(
+    options: &Options,
+    plan: &Plan,
+    entry: &Entry,
+    cgroup: &Cgroup,
+    to: &mut Slots,
+) -> Result<Kept> {
     let mut kept = Kept { given: Vec::new(), terminal: None };
     for (slot, file) in plan.cgroup_slots.iter().zip(cgroup.join().files()) {
         to.set(*slot, file.as_raw_fd());
@@ -277,7 +288,7 @@ fn open_slots(options: &Options, plan: &Plan, entry: &Entry, cgroup: &Cgroup, to
     for mapping in &plan.outside.id_mappings {
         give(mapping.slot, super::idmap::user_namespace(&mapping.uids, &mapping.gids)?);
     }
-    if options.wait_for_start {
+    if options.wait == Wait::Start {
         give(slots::LISTENER, super::start::make_socket(entry)?);
     }
     if let Some(path) = &options.pidfd_socket {
@@ -361,7 +372,7 @@ pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
+pub(super) fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
     let nothing = Exec::none();
     init::run_here(&plan.outside.steps, slots, &nothing, report)
         .map_err(|(index, errno)| explain::failure(&plan.outside.steps, &nothing, index, errno))
@@ -480,7 +491,13 @@ fn failures(plan: &Plan) -> Vec<String> {
 }
 
 /// All that must be on disk, and in force, before init may execute the program.
-fn record(options: &Options, prepared: &Prepared, entry: &Entry, cgroup: &Cgroup, child: Child) -> Result<()> {
+pub(super) fn record(
+    options: &Options,
+    prepared: &Prepared,
+    entry: &Entry,
+    cgroup: &Cgroup,
+    child: Child,
+) -> Result<()> {
     let process = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
     entry.record(process)?;
     cgroup.restrict_devices()?;
@@ -544,7 +561,7 @@ pub(super) fn in_foreground(error: Error, plan: &Plan, report: &Report) -> Error
 }
 
 /// The hooks of one kind, empty when there are none.
-pub(super) fn hooks(spec: &Spec, pick: impl Fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>) -> &[Hook] {
+pub fn hooks(spec: &Spec, pick: impl Fn(&oci_spec::runtime::Hooks) -> &Option<Vec<Hook>>) -> &[Hook] {
     spec.hooks().as_ref().and_then(|hooks| pick(hooks).as_deref()).unwrap_or_default()
 }
 

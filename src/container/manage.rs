@@ -243,7 +243,7 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
 ///
 /// # Errors
 /// What cannot be removed.
-pub(super) fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
+pub fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     state.cgroup.destroy()?;
     state.resctrl.iter().try_for_each(resctrl::Group::destroy)?;
     entry.remove()?;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn write(path: &Path, pid: i32) -> Result<()> {
+pub fn write(path: &Path, pid: i32) -> Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // A file that has no name yet needs no cleaning up after a crash (open(2), O_TMPFILE).
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
@@ -32,7 +32,7 @@ pub(super) fn write(path: &Path, pid: i32) -> Result<()> {
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.doing(|| format!("--pid-file: remove {}", path.display())),

@@ -7,7 +7,7 @@ use super::state::{State, Status, Store};
 use super::{hooks, host, launch, notify, resctrl, sealed};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::plan::{self, Host, Input, Overlay, Plan};
+use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
@@ -48,8 +48,8 @@ pub struct Options {
     pub pidfd_socket: Option<PathBuf>,
     /// --overlay, over what the annotation says
     pub overlay: Option<Overlay>,
-    /// `create`: stop before the program.
-    pub wait_for_start: bool,
+    /// What init waits for before it executes the program.
+    pub wait: Wait,
     /// `run` in the foreground: the terminal, if the config asks for one, is ours to serve.
     pub foreground: bool,
     /// --timings
@@ -77,7 +77,7 @@ impl Options {
             console_socket: None,
             pidfd_socket: None,
             overlay: None,
-            wait_for_start: false,
+            wait: Wait::Nothing,
             foreground: false,
             timings: false,
             stdio: None,
@@ -253,7 +253,7 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
         no_pivot: facts.kernel_views.as_deref(),
         new_keyring: !options.no_new_keyring,
         preserve_fds: options.preserve_fds.saturating_add(options.activation.as_ref().map_or(0, |a| a.descriptors)),
-        wait_for_start: options.wait_for_start,
+        wait: options.wait,
         pidfd_socket: options.pidfd_socket.is_some(),
         hook_state: hook_state.as_ref(),
         terminal_served: options.foreground,

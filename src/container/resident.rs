@@ -16,6 +16,7 @@ use crate::cgroup::Handle;
 use crate::cgroup::events::Events;
 use crate::cgroup::stats::Stats;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::Wait;
 use crate::plan::seccomp::Filter;
 use crate::sys::clone::{Child, Loan};
 use crate::sys::{own, process};
@@ -49,7 +50,7 @@ pub struct Created {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn create(options: &Options) -> Result<Created> {
-    let options = Options { wait_for_start: true, foreground: false, timings: false, ..options.clone() };
+    let options = Options { wait: Wait::Start, foreground: false, timings: false, ..options.clone() };
     let (prepared, ahead) = prepare::prepare_and(&options, Ahead::begin)?;
     let warnings = prepared.warnings.clone();
     let launched = launch::launch(&options, prepared, ahead)?;

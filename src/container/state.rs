@@ -23,8 +23,10 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -211,6 +213,12 @@ fn check_id(id: &str) -> Result<()> {
     Err(Error::new(Kind::Usage, format!("invalid container ID format: {shown:?} {problem}: choose another")))
 }
 
+/// An id that no other container has: 64 random bits.
+pub fn new_id() -> String {
+    // The standard library keys its hashers with random bits from the kernel; the hash of nothing is as random as they are.
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// A container's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -248,6 +256,10 @@ impl Lock {
     }
 }
 
+fn c_path(path: &Path) -> Result<CString, Errno> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
+
 impl Entry {
     /// Where it is.
     pub fn path(&self) -> &Path {
@@ -257,6 +269,26 @@ impl Entry {
     /// The container's id.
     pub fn id(&self) -> &str {
         self.path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    }
+
+    /// Takes the container to `store`, where it gets the id `id`. Who has it locked keeps the lock.
+    ///
+    /// # Errors
+    /// An id that is malformed or taken, a store that cannot be written or is on another file system.
+    pub fn move_to(&self, store: &Store, id: &str) -> Result<Self> {
+        check_id(id)?;
+        let path = store.root.join(id);
+        let doing = || format!("create the container's directory {}", path.display());
+        let (from, to) = (c_path(&self.path).doing(doing)?, c_path(&path).doing(doing)?);
+        let moved = match sys_fs::rename_new(&from, &to) {
+            Err(Errno::ENOENT) => {
+                fs::DirBuilder::new().recursive(true).mode(0o711).create(&store.root).doing(doing)?;
+                sys_fs::rename_new(&from, &to)
+            }
+            moved => moved,
+        };
+        moved.doing(doing)?;
+        Ok(Self { path })
     }
 
     /// Locks the container if nobody else has: `None` if somebody has, or if it is gone.

@@ -22,6 +22,7 @@ mod hook;
 mod mounts;
 mod network;
 mod op;
+mod park;
 mod program;
 mod rights;
 mod run;

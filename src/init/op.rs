@@ -170,6 +170,9 @@ pub enum Op {
     AwaitRecord,
     /// `create`: listens, and waits for `start` to connect.
     AwaitStart { listener: Slot },
+    /// Until a request comes on the socket: then the rest, which is a filter at most, and the program. From here on there is
+    /// nothing in memory but what that takes.
+    Park { lease: Slot },
     /// Writes to a file below an open directory, a procfs as a rule (sysctls, timens_offsets, oom_score_adj, LSM attributes).
     WriteFile { dir: Slot, path: CString, data: Vec<u8> },
     /// PR_SET_DUMPABLE: with `false` nobody in the namespaces may look into this process (CVE-2016-9962).
@@ -400,6 +403,9 @@ impl fmt::Display for Op {
             Self::Meet(gate) => write!(f, "meet the runtime: {gate:?}"),
             Self::RunHook(hook) => write!(f, "fork, execve({:?}), wait4: the {}", text(hook.path()), hook.name),
             Self::AwaitRecord => write!(f, "wait until the runtime has recorded the pid"),
+            Self::Park { lease } => {
+                write!(f, "munmap of all memory but the program's, recvmsg({lease}): wait for a request")
+            }
             Self::AwaitStart { listener } => write!(f, "listen, accept4({listener}): wait for `start`"),
             Self::WriteFile { dir, path, data } => {
                 write!(f, "write({dir}/{}, {:?})", text(path), String::from_utf8_lossy(data))

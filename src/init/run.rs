@@ -113,6 +113,11 @@ pub fn run(init: &Init<'_>) -> ! {
     process::default_signal(libc::SIGPIPE);
     for (index, step) in init.steps.iter().enumerate() {
         init.report.step.store(index as u32 + 1, Ordering::Relaxed);
+        if let Op::Park { lease } = step.op {
+            let rest = init.steps.get(index + 1..).unwrap_or_default();
+            let errno = super::park::park(executor.at(lease), init.sync, rest, init.exec, executor.candidate);
+            executor.fail(init, index, errno);
+        }
         if let Err(errno) = executor.execute(&step.op) {
             executor.fail(init, index, errno);
         }
@@ -206,6 +211,8 @@ impl<'a> Executor<'a> {
             Op::RunHook(hook) => self.run_hook(hook),
             Op::AwaitRecord => self.await_record(),
             Op::AwaitStart { listener } => self.await_start(*listener),
+            // What comes after it is not in memory any more: see [`run`].
+            Op::Park { .. } => Err(Errno::ENOTSUP),
             Op::WriteFile { dir, path, data } => write_file(self.at(*dir), path, data),
             Op::Dumpable(on) => process::prctl(libc::PR_SET_DUMPABLE, [usize::from(*on), 0, 0, 0]).map(drop),
             Op::RequireProcfs { mount } => mounts::require_procfs(self.at(*mount)),

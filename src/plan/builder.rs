@@ -36,6 +36,8 @@ pub mod slots {
     pub const JOINED: Slot = Slot(11);
     /// The pidfd of the helper that makes the network namespace.
     pub const NETWORK: Slot = Slot(12);
+    /// The socket on which a parked sandbox waits for a request.
+    pub const LEASE: Slot = LISTENER;
     /// The first that is handed out.
     pub const FIRST_FREE: u8 = 13;
 }
@@ -116,6 +118,20 @@ impl Builder {
     pub fn need_network(&mut self) {
         if let Some(op) = self.network.take() {
             self.push("linux.namespaces (network)", op);
+        }
+    }
+
+    /// Makes sure that a parked sandbox can do what is left when its request comes.
+    ///
+    /// # Errors
+    /// A field that asks for more than a filter.
+    pub fn require_parkable(&self) -> Result<()> {
+        let is_park = |step: &Step| matches!(step.op, Op::Park { .. });
+        let rest = self.steps.iter().skip_while(|step| !is_park(step)).skip(1);
+        let can = |op: &Op| matches!(op, Op::Capabilities { .. } | Op::Seccomp { listener: false, .. });
+        match rest.into_iter().find(|step| !can(&step.op)) {
+            None => Ok(()),
+            Some(step) => Err(Error::config(&step.field, "cannot wait for a request: start such a container cold")),
         }
     }
 

@@ -85,7 +85,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         &process::Context {
             keyring: input.keyring,
             preserve_fds: input.preserve_fds,
-            wait_for_start: false,
+            wait: super::Wait::Nothing,
             start_hooks: None,
             dumpable: false,
             may_set_groups: input.may_set_groups,

@@ -48,6 +48,18 @@ pub struct Host {
     pub capabilities: caps::Held,
 }
 
+/// What init waits for when all is set up, before it executes the program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// `run`: nothing.
+    #[default]
+    Nothing,
+    /// `create`: `start`.
+    Start,
+    /// A parked sandbox: a request.
+    Lease,
+}
+
 /// Everything that decides what a start does.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
@@ -81,8 +93,8 @@ pub struct Input<'a> {
     pub new_keyring: bool,
     /// --preserve-fds.
     pub preserve_fds: u32,
-    /// `create`: init waits for `start`.
-    pub wait_for_start: bool,
+    /// What init waits for.
+    pub wait: Wait,
     /// --pidfd-socket.
     pub pidfd_socket: bool,
     /// What hooks that init runs read; needed if there are any.
@@ -106,7 +118,7 @@ impl<'a> Input<'a> {
     fn process(&self) -> Result<Cow<'a, Process>> {
         match self.spec.process() {
             Some(process) => Ok(Cow::Borrowed(process)),
-            None if self.wait_for_start => Ok(Cow::Owned(process::none())),
+            None if self.wait == Wait::Start => Ok(Cow::Owned(process::none())),
             None => Err(Error::config("process", "is missing: say what to run")),
         }
     }
@@ -214,7 +226,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         &process::Context {
             keyring: input.new_keyring.then_some(input.id),
             preserve_fds: input.preserve_fds,
-            wait_for_start: input.wait_for_start,
+            wait: input.wait,
             start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
             dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
             may_set_groups: namespaces.may_set_groups,
@@ -225,7 +237,11 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     )?;
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
     // namespace takes effect at once only for a process with memory of its own.
-    namespaces.share_memory &= process.oom_score_adj().is_none();
+    // What is parked outlives whoever made it, and shall know nothing of him.
+    namespaces.share_memory &= process.oom_score_adj().is_none() && input.wait != Wait::Lease;
+    if input.wait == Wait::Lease {
+        builder.require_parkable()?;
+    }
     Ok(Plan {
         clone_flags: namespaces.clone_flags,
         share_memory: namespaces.share_memory,

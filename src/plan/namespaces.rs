@@ -1,7 +1,7 @@
 //! `linux.namespaces`: which are made by clone3, which are joined, and in which order.
 
-use super::Input;
 use super::builder::{Builder, slots};
+use super::{Input, Wait};
 use crate::error::Result;
 use crate::init::{Gate, Op, Slot, Step};
 use crate::sys::clone::CLONE_NEWTIME;
@@ -109,7 +109,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     builder.push("(runtime)", Op::Dumpable(false));
     found.may_set_groups = input.privileged || !input.creates_user_namespace() || maps_groups(input);
     if input.creates(LinuxNamespaceType::Network) {
-        network(builder, &mut found);
+        network(builder, &mut found, input.wait);
     }
     if input.creates(LinuxNamespaceType::Cgroup) {
         builder.push("linux.namespaces (cgroup)", Op::NewNamespaces { kinds: libc::CLONE_NEWCGROUP });
@@ -118,8 +118,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
 }
 
 /// A network namespace that belongs to our own user namespace can be made by a helper, at the same time as the rest.
-fn network(builder: &mut Builder, found: &mut Namespaces) {
-    found.network_helper = found.share_memory && found.stage.is_empty();
+/// What is made ahead is in no hurry.
+fn network(builder: &mut Builder, found: &mut Namespaces, wait: Wait) {
+    found.network_helper = found.share_memory && found.stage.is_empty() && wait != Wait::Lease;
     if found.network_helper {
         found.clone_flags &= !(libc::CLONE_NEWNET as u64);
         builder.defer_network(Op::NewNetwork { helper: slots::NETWORK });

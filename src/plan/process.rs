@@ -1,7 +1,7 @@
 //! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
 
 use super::builder::{Builder, cpath, cstring, slots};
-use super::{Host, caps, lsm};
+use super::{Host, Wait, caps, lsm};
 use crate::cpu_list;
 use crate::error::{Error, Result};
 use crate::init::{self, Environment, Exec, Gate, Op, Step};
@@ -22,8 +22,8 @@ pub struct Context<'a> {
     pub keyring: Option<&'a str>,
     /// How many descriptors from 3 up the program inherits.
     pub preserve_fds: u32,
-    /// Whether the process waits for `start` before it executes the program.
-    pub wait_for_start: bool,
+    /// What the process waits for before it executes the program.
+    pub wait: Wait,
     /// The startContainer hooks, which run just before the program, and what they read.
     pub start_hooks: Option<(&'a [Hook], &'a super::hooks::State)>,
     /// Whether others may look into the process once it has only the program's rights: who has no more rights than that
@@ -75,16 +75,22 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
         builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
     }
     let first = 3u32.saturating_add(context.preserve_fds);
-    let op = if context.wait_for_start {
-        // It may wait for long, and what the caller had open is not its business.
-        Op::CloseBut { first, listener: slots::LISTENER }
-    } else {
-        Op::CloseOnExec { first }
+    // One that waits may do so for long, and what the caller had open is not its business.
+    let (close, wait) = match context.wait {
+        Wait::Nothing => (Op::CloseOnExec { first }, None),
+        Wait::Start => {
+            let listener = slots::LISTENER;
+            (Op::CloseBut { first, listener }, Some(Op::AwaitStart { listener }))
+        }
+        Wait::Lease => {
+            let (first, lease) = (if process.terminal().unwrap_or(false) { 3 } else { 0 }, slots::LEASE);
+            (Op::CloseBut { first, listener: lease }, Some(Op::Park { lease }))
+        }
     };
-    builder.push("(runtime)", op);
+    builder.push("(runtime)", close);
     builder.push("(runtime)", Op::AwaitRecord);
-    if context.wait_for_start {
-        builder.push("(runtime)", Op::AwaitStart { listener: slots::LISTENER });
+    if let Some(wait) = wait {
+        builder.push("(runtime)", wait);
     }
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
     if let Some((hooks, state)) = context.start_hooks {
@@ -355,7 +361,8 @@ fn candidates(name: &str, env: &[String], cwd: &Path) -> Result<Vec<CString>> {
         .collect()
 }
 
-fn rlimit(kind: PosixRlimitType) -> u32 {
+/// The number of a limit: `RLIMIT_*`.
+pub fn rlimit(kind: PosixRlimitType) -> u32 {
     match kind {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
         PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,

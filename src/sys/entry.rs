@@ -11,6 +11,8 @@
 
 use super::mount::Attributes;
 use super::raw::call;
+use super::request::{self, Outcome, Request};
+use super::{fs, process};
 use std::ffi::{CStr, c_char};
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +21,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const VERBS: [&CStr; 3] = [c"run", c"create", c"exec"];
 
 static READ_ONLY: AtomicBool = AtomicBool::new(false);
+
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether a pool has been asked, before libc began, and had nothing that fits.
+pub fn is_refused() -> bool {
+    REFUSED.load(Ordering::Relaxed)
+}
 
 /// Whether this process was found at its first instruction to execute a file on a read-only mount.
 pub fn is_read_only() -> bool {
@@ -63,9 +72,91 @@ unsafe extern "C" fn begin(stack: *const usize) {
     let is_wanted = |index: usize| unsafe { is_verb(*argv.add(index)) };
     if (1..argc).any(is_wanted) {
         // SAFETY: the environment begins behind the arguments' null.
-        let _ = unsafe { execute_read_only(argv, argv.add(argc + 1)) };
+        unsafe {
+            let envp = argv.add(argc + 1);
+            run_from_pool(argc, argv, envp);
+            let _ = execute_read_only(argv, envp);
+        }
     }
 }
+
+/// Has a pool start the container, if the command line is `run BUNDLE/`, perhaps after `--root DIR`, and there is a pool
+/// that has one. All else is seen to by [`crate::pool`], later.
+///
+/// # Safety
+/// `argv` are `argc` strings, and `envp` strings up to a null.
+unsafe fn run_from_pool(argc: usize, argv: *const *const c_char, envp: *const *const c_char) {
+    // SAFETY: the caller's promise.
+    let argument = |index: usize| unsafe { CStr::from_ptr(*argv.add(index)) };
+    let (root, bundle) = match argc {
+        3 if argument(1) == c"run" => (c"/run/microrun", argument(2)),
+        5 if argument(1) == c"--root" && argument(3) == c"run" => (argument(2), argument(4)),
+        _ => return,
+    };
+    let (root, name) = (root.to_bytes(), bundle.to_bytes());
+    let is_bundle = name.contains(&b'/') && name.first() != Some(&b'-');
+    // One that is not clean is made so later.
+    if !is_bundle
+        || root.first() != Some(&b'/')
+        || root.len() > 1024
+        || root.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
+    {
+        return;
+    }
+    // SAFETY: the caller's promise.
+    let Some(socket) = (unsafe { pool_socket(envp) }) else { return };
+    // Who has no pool shall not pay for one: this is the only system call then.
+    if !request::is_there(socket) {
+        return;
+    }
+    let Ok(signal_mask) = process::set_signal_mask(u64::MAX) else { return };
+    let request = Request { socket, kind: request::RUN, flags: 0, count: 0, root, id: b"", bundle, signal_mask };
+    if let Ok(answers) = request::ask(&request) {
+        match request::follow(answers, -1) {
+            Outcome::Cold => {
+                REFUSED.store(true, Ordering::Relaxed);
+                fs::close(answers);
+            }
+            Outcome::Ended(code) => process::exit(code),
+            Outcome::Lost => {
+                let _ = fs::write(
+                    2,
+                    b"microrun: the pool has ended, and with it the knowledge of how the container ends\n",
+                );
+                process::exit(1)
+            }
+        }
+    }
+    let _ = process::set_signal_mask(signal_mask);
+}
+
+/// Where the pool listens, unless this process's surroundings speak against one: a service manager that hands something
+/// over, or MICRORUN_POOL=off. Only root has a place for it that needs no looking up.
+///
+/// # Safety
+/// `envp` are strings up to a null.
+unsafe fn pool_socket<'a>(envp: *const *const c_char) -> Option<&'a [u8]> {
+    let mut socket: Option<&[u8]> = None;
+    let mut at = envp;
+    // SAFETY: the caller's promise.
+    while let Some(entry) = unsafe { (*at).as_ref().map(|first| CStr::from_ptr(first).to_bytes()) } {
+        if entry.starts_with(b"NOTIFY_SOCKET=") || entry.starts_with(b"LISTEN_FDS=") {
+            return None;
+        }
+        socket = entry.strip_prefix(b"MICRORUN_POOL=").or(socket);
+        // SAFETY: the end has not been reached.
+        at = unsafe { at.add(1) };
+    }
+    match socket {
+        Some(b"off") => None,
+        Some(path) if !path.is_empty() => Some(path),
+        // SAFETY: it takes nothing.
+        _ => unsafe { call!(libc::SYS_geteuid) }.is_ok_and(|uid| uid == 0).then_some(SOCKET),
+    }
+}
+
+/// Where root's pool listens.
+pub const SOCKET: &[u8] = b"/run/microrun-pool/socket";
 
 /// # Safety
 /// `argument` is a string ended by a null.

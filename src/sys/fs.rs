@@ -213,6 +213,12 @@ pub fn file_attributes(fd: RawFd) -> Sys<u64> {
     }
 }
 
+/// Gives what is at `from` the name `to`, which nobody else may have (renameat2(2), RENAME_NOREPLACE).
+pub fn rename_new(from: &CStr, to: &CStr) -> Sys {
+    // SAFETY: both strings end with a null.
+    unsafe { call!(libc::SYS_renameat2, CWD, from.as_ptr(), CWD, to.as_ptr(), libc::RENAME_NOREPLACE) }.map(drop)
+}
+
 /// Changes the working directory to an open one (fchdir(2)).
 pub fn fchdir(fd: RawFd) -> Sys {
     // SAFETY: no memory is involved.

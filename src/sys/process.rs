@@ -142,7 +142,12 @@ pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Sys {
 
 /// The capability sets of this thread: effective, permitted, inheritable (capget(2)).
 pub fn capget() -> Sys<(u64, u64, u64)> {
-    let header = [0x2008_0522u32, 0];
+    capget_of(0)
+}
+
+/// The capability sets of the process `pid`, 0 for this one, as they are in its own user namespace.
+pub fn capget_of(pid: i32) -> Sys<(u64, u64, u64)> {
+    let header = [0x2008_0522u32, pid.cast_unsigned()];
     let mut data = [0u32; 6];
     // SAFETY: version 3 takes one header and fills two records of three words.
     unsafe { call!(libc::SYS_capget, header.as_ptr(), data.as_mut_ptr()) }?;
@@ -150,11 +155,16 @@ pub fn capget() -> Sys<(u64, u64, u64)> {
     Ok((e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32))
 }
 
-/// Sets a resource limit of this process (prlimit(2)).
-pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Sys {
+/// Sets a resource limit of the process `pid` (prlimit(2)).
+pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: the kernel reads one struct rlimit64; no old value is asked for.
-    unsafe { call!(libc::SYS_prlimit64, 0, resource, &raw const limit, ptr::null::<u8>()) }.map(drop)
+    unsafe { call!(libc::SYS_prlimit64, pid, resource, &raw const limit, ptr::null::<u8>()) }.map(drop)
+}
+
+/// Sets a resource limit of this process (prlimit(2)).
+pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Sys {
+    set_limit_of(0, resource, soft, hard)
 }
 
 /// Sets the execution domain (personality(2)).

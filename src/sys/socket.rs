@@ -3,7 +3,7 @@
 use super::fs::{Sys, retry};
 use super::raw::call;
 use nix::errno::Errno;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::ptr;
 
 /// A connected pair of stream sockets, `O_CLOEXEC` (socketpair(2)).
@@ -13,6 +13,157 @@ pub fn pair() -> Sys<(RawFd, RawFd)> {
     // SAFETY: the kernel writes two ints.
     unsafe { call!(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }?;
     Ok((fds[0], fds[1]))
+}
+
+/// A connected pair of sockets that keep messages apart, `O_CLOEXEC` (socketpair(2), SOCK_SEQPACKET).
+///
+/// # Errors
+/// What the kernel answers.
+pub fn packets() -> Sys<(OwnedFd, OwnedFd)> {
+    raw_packets().map(|(one, other)| (super::own(one), super::own(other)))
+}
+
+/// As [`packets`], for who does not close by dropping.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn raw_packets() -> Sys<(RawFd, RawFd)> {
+    let mut fds = [-1i32; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes two ints.
+    unsafe { call!(libc::SYS_socketpair, libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }?;
+    Ok((fds[0], fds[1]))
+}
+
+/// A datagram socket, `O_CLOEXEC`.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn datagram() -> Sys<RawFd> {
+    // SAFETY: it takes numbers.
+    unsafe { call!(libc::SYS_socket, libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.map(|fd| fd as RawFd)
+}
+
+/// Connects to the socket at `path` (unix(7)).
+///
+/// # Errors
+/// ENAMETOOLONG for a path of more than 107 bytes, and what the kernel answers.
+pub fn connect(socket: RawFd, path: &[u8]) -> Sys {
+    // SAFETY: plain numbers.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as u16;
+    if path.len() >= address.sun_path.len() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    for (place, byte) in address.sun_path.iter_mut().zip(path) {
+        *place = *byte as _;
+    }
+    // SAFETY: the address outlives the call.
+    unsafe { call!(libc::SYS_connect, socket, &raw const address, size_of::<libc::sockaddr_un>()) }.map(drop)
+}
+
+/// How many descriptors a message can carry here.
+pub const MOST_FDS: usize = 5;
+
+/// The control message that carries some descriptors, and room for the sender's credentials.
+#[repr(C, align(8))]
+struct Controls {
+    header: libc::cmsghdr,
+    fds: [RawFd; MOST_FDS + 1],
+    credentials: [u64; 5],
+}
+
+/// Sends the `parts` as one message, with `fds`.
+///
+/// # Errors
+/// E2BIG for too many, and what sendmsg(2) answers.
+pub fn send_fds(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
+    let mut list = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 4];
+    if parts.len() > list.len() || fds.len() > MOST_FDS {
+        return Err(Errno::E2BIG);
+    }
+    for (place, part) in list.iter_mut().zip(parts) {
+        *place = libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() };
+    }
+    // SAFETY: CMSG_LEN and CMSG_SPACE compute with sizes only.
+    let (length, space) = unsafe {
+        let bytes = std::mem::size_of_val(fds) as u32;
+        (libc::CMSG_LEN(bytes) as usize, libc::CMSG_SPACE(bytes) as usize)
+    };
+    // SAFETY: a zeroed control message is valid.
+    let mut control: Controls = unsafe { std::mem::zeroed() };
+    control.header.cmsg_len = length as _;
+    control.header.cmsg_level = libc::SOL_SOCKET;
+    control.header.cmsg_type = libc::SCM_RIGHTS;
+    for (place, fd) in control.fds.iter_mut().zip(fds) {
+        *place = *fd;
+    }
+    // SAFETY: a zeroed msghdr is valid; the parts outlive the call.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = list.as_mut_ptr();
+    message.msg_iovlen = parts.len() as _;
+    if !fds.is_empty() {
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = space as _;
+    }
+    retry(|| {
+        // SAFETY: the message and its parts outlive the call.
+        unsafe { call!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) }
+    })
+    .map(drop)
+}
+
+/// A message, and what came along.
+#[derive(Debug)]
+pub struct Received {
+    /// How many bytes.
+    pub count: usize,
+    /// The descriptors.
+    pub fds: Vec<OwnedFd>,
+    /// pid, uid and gid of the sender, where the socket asks for them (`SO_PASSCRED`).
+    pub sender: Option<(i32, u32, u32)>,
+}
+
+/// Receives a message with its descriptors and its sender's credentials, if there is one.
+///
+/// # Errors
+/// EAGAIN when there is none, EMSGSIZE when it does not fit, and what recvmsg(2) answers.
+pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
+    let mut control = [0u64; 16];
+    let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
+    // SAFETY: a zeroed msghdr is valid; the parts outlive the call.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = std::mem::size_of_val(&control) as _;
+    let count = retry(|| {
+        // SAFETY: the kernel writes into the message's parts, which outlive the call.
+        unsafe { call!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) }
+    })?;
+    let mut received = Received { count, fds: Vec::new(), sender: None };
+    // SAFETY: the kernel wrote well-formed control messages of the length that it says (cmsg(3)).
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(&raw const message);
+        while let Some(header) = at.as_ref() {
+            let bytes = header.cmsg_len as u64 as usize - libc::CMSG_LEN(0) as usize;
+            let content = libc::CMSG_DATA(at);
+            match (header.cmsg_level, header.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let fds = content.cast::<RawFd>();
+                    let count = bytes / size_of::<RawFd>();
+                    received.fds.extend((0..count).map(|index| super::own(fds.add(index).read_unaligned())));
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    let from = content.cast::<libc::ucred>().read_unaligned();
+                    received.sender = Some((from.pid, from.uid, from.gid));
+                }
+                _ => {}
+            }
+            at = libc::CMSG_NXTHDR(&raw const message, at);
+        }
+    }
+    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 { Err(Errno::EMSGSIZE) } else { Ok(received) }
 }
 
 /// Lets others connect to a bound socket (listen(2)), as many at a time as the kernel allows.

@@ -1,0 +1,210 @@
+//! A sandbox made ahead: the container's Plan has run to its last step, and init waits for a request.
+
+use super::gates::{self, Outcome};
+use super::launch::{self, Manner, Spawned, Undo};
+use super::prepare::{Options, Prepared};
+use super::state::{Entry, Lock, State, Store};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::init::{self, Slots};
+use crate::plan::builder::slots;
+use crate::plan::{self, Wait};
+use crate::sys::clone::Child;
+use crate::sys::shared::{Report, Shared};
+use crate::sys::{fs as sys_fs, process, socket};
+use oci_spec::runtime::{Hook, Hooks, Spec};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A sandbox that waits.
+#[derive(Debug)]
+pub struct Parked {
+    /// Its directory, in the store of its [`Options`].
+    pub entry: Entry,
+    /// What is recorded of it.
+    pub state: State,
+    /// Its init.
+    pub child: Child,
+    /// Where its init waits for a [`Message`](crate::sys::park::Message). When nobody has it any more, init ends.
+    /// `None` once it is another's.
+    pub lease: Option<OwnedFd>,
+    /// The terminal's master, if the configuration asks for one.
+    pub terminal: Option<OwnedFd>,
+    /// Its hooks, for the end.
+    pub spec: Spec,
+    /// Nobody else removes it, for as long as it is there.
+    pub lock: Option<Lock>,
+    /// Where it was made, and as what.
+    home: Store,
+    name: String,
+}
+
+/// Fails if the configuration asks for something that only a cold start can give.
+///
+/// # Errors
+/// The field.
+pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
+    type Pick = fn(&Hooks) -> &Option<Vec<Hook>>;
+    let early: [(&str, Pick); 5] = [
+        ("hooks.prestart", Hooks::prestart),
+        ("hooks.createRuntime", Hooks::create_runtime),
+        ("hooks.createContainer", Hooks::create_container),
+        ("hooks.startContainer", Hooks::start_container),
+        ("hooks.poststart", Hooks::poststart),
+    ];
+    if let Some((name, _)) = early.into_iter().find(|(_, pick)| !launch::hooks(spec, pick).is_empty()) {
+        return Err(Error::config(
+            name,
+            "is to see the container that is asked for, not one made ahead: start it cold",
+        ));
+    }
+    let linux = spec.linux().as_ref();
+    if linux.is_some_and(|linux| linux.cgroups_path().is_some()) {
+        let problem = "names one cgroup, and a pool has many containers: leave it out, and each gets its own";
+        return Err(Error::config("linux.cgroupsPath", problem));
+    }
+    if linux.is_some_and(|linux| linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())) {
+        return Err(Error::config(
+            "linux.netDevices",
+            "moves devices that there are once: start such a container cold",
+        ));
+    }
+    if options.preserve_fds > 0 || options.activation.is_some() || options.notify.is_some() {
+        return Err(Error::new(
+            Kind::Usage,
+            "descriptors and a service manager's socket are handed over in a cold start",
+        ));
+    }
+    Ok(())
+}
+
+/// Makes a sandbox, which waits. When it fails nothing is left.
+///
+/// # Errors
+/// One sentence: what could not be done, for which field.
+pub fn park(options: &Options, prepared: Prepared) -> Result<Parked> {
+    let entry = options.store.reserve(&options.id)?;
+    let mut undo = Undo::new(entry.clone());
+    let lock = match entry.try_lock() {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Err(Error::new(Kind::WrongState, "the sandbox is deleted while it is being made")),
+        Err(error) => return Err(undo.everything().into_iter().fold(error, Error::and)),
+    };
+    match park_into(options, prepared, entry, lock, &mut undo) {
+        Ok(parked) => Ok(parked),
+        Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
+    }
+}
+
+fn park_into(options: &Options, prepared: Prepared, entry: Entry, lock: Lock, undo: &mut Undo) -> Result<Parked> {
+    let plan = &prepared.plan;
+    if options.wait != Wait::Lease || !plan.stage.is_empty() || plan.share_memory {
+        let problem = "joins a pid or user namespace by its path: start such a container cold";
+        return Err(Error::config("linux.namespaces", problem));
+    }
+    let mut state = prepared.state.clone();
+    prepared.cgroup.require_unused()?;
+    entry.save(&state)?;
+    let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
+    if let Some(group) = &mut state.resctrl {
+        group.create(&prepared.bundle.loaded.spec, &mut undo.resctrl)?;
+        entry.save(&state)?;
+    }
+    let mut slots = Slots::default();
+    let kept = launch::open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    let (lease, lease_of_child) = socket::packets().doing(|| "make a socket pair")?;
+    slots.set(slots::LEASE, lease_of_child.as_raw_fd());
+    let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
+    let report = Arc::new(report);
+    report.runtime.store(process::getpid(), Ordering::Relaxed);
+    launch::run_outside(plan, &mut slots, &report)?;
+    let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
+    let stdio = options.stdio.as_ref().map(super::prepare::raw);
+    let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio };
+    let Spawned { child, sync, .. } = launch::spawn(plan, slots, birth, &report, manner)?;
+    undo.child = Some(child);
+    drop((lease_of_child, kept.given));
+    if cgroup.awaits_init() {
+        cgroup.admit(child.pid)?;
+        state.cgroup = cgroup.handle().clone();
+        entry.save(&state)?;
+    }
+    if let Some(group) = &state.resctrl {
+        group.join(child.pid)?;
+    }
+    launch::record(options, &prepared, &entry, cgroup, child)?;
+    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
+    // The byte wakes an init that came first. One that is dead by now is found out below.
+    let _ = sys_fs::write(sync.as_raw_fd(), &[init::RECORDED]);
+    let spec = &prepared.bundle.loaded.spec;
+    let context = gates::Context { spec, listener: None, state: &state, child };
+    if gates::serve(&context, sync.as_raw_fd())? != Outcome::Ready {
+        let error = launch::failure(plan, &report, child);
+        undo.child = None;
+        return Err(error.unwrap_or_else(|| Error::new(Kind::System, "the sandbox ended before it was ready")));
+    }
+    let terminal = kept.terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
+    Ok(Parked {
+        entry,
+        state,
+        child,
+        lease: Some(lease),
+        terminal,
+        spec: prepared.bundle.loaded.spec,
+        lock: Some(lock),
+        home: options.store.clone(),
+        name: options.id.clone(),
+    })
+}
+
+impl Parked {
+    /// Becomes the container `id` of `store`; with an empty id, the one that it was made with.
+    ///
+    /// # Errors
+    /// An id that is malformed or taken, a store that cannot be written.
+    pub fn appear(&mut self, store: &Store, id: &str) -> Result<()> {
+        if !id.is_empty() && id != self.state.id {
+            self.state.id = id.to_owned();
+            self.entry.save(&self.state)?;
+        }
+        self.entry = self.entry.move_to(store, &self.state.id)?;
+        Ok(())
+    }
+
+    /// Is a container no more: its id is free.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn withdraw(&mut self) -> Result<()> {
+        self.entry = self.entry.move_to(&self.home, &self.name)?;
+        Ok(())
+    }
+
+    /// Leaves it to whoever removes it.
+    pub fn let_go(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            lock.release();
+        }
+    }
+
+    /// Records when it was asked for.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn announce(&mut self) -> Result<()> {
+        self.state.created = crate::clock::now();
+        self.entry.save(&self.state)
+    }
+
+    /// Whether the configuration sets this limit (`RLIMIT_*`).
+    pub fn sets_limit(&self, resource: u32) -> bool {
+        let limits = self.spec.process().iter().flat_map(|process| process.rlimits().iter().flatten());
+        limits.into_iter().any(|limit| plan::process::rlimit(limit.typ()) == resource)
+    }
+
+    /// Whether init, which has ended, could not execute the program.
+    pub fn never_began(&self) -> bool {
+        let Some(lease) = &self.lease else { return false };
+        socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]).is_ok_and(|received| received.count == 4)
+    }
+}

@@ -1,0 +1,31 @@
+//! A sandbox waits for a request.
+
+use super::op::{Exec, Op, Step};
+use super::run::READY;
+use crate::sys::{fs, park};
+use nix::errno::Errno;
+use std::os::fd::RawFd;
+
+/// Says that it is ready, forgets, waits on `lease`, does what `rest` has to be done and executes the program. It returns only
+/// if it could not begin to.
+pub(super) fn park(lease: RawFd, sync: RawFd, rest: &[Step], exec: &Exec, candidate: usize) -> Errno {
+    let Some(path) = exec.candidates.get(candidate) else { return Errno::ENOENT };
+    let mut last =
+        park::Last { path, args: &exec.args, env: &exec.env.strings, before: None, filter: None, after: None };
+    for step in rest {
+        match &step.op {
+            Op::Capabilities { effective, permitted, inheritable } => {
+                let place = if last.filter.is_none() { &mut last.before } else { &mut last.after };
+                *place = Some((*effective, *permitted, *inheritable));
+            }
+            Op::Seccomp { program, flags, listener: false } => last.filter = Some((program, *flags)),
+            // The compiler refuses it.
+            _ => return Errno::ENOTSUP,
+        }
+    }
+    if let Err(errno) = fs::write(sync, &[READY]) {
+        return errno;
+    }
+    fs::close(sync);
+    park::park(lease, &last)
+}

@@ -1,0 +1,49 @@
+//! Made ahead: sandboxes that have run their Plan to its last step and wait for a request.
+//!
+//! ```text
+//! serve ─┬─ the loop: takes requests, hands sandboxes over, hears of their end        (server)
+//!        ├─ the filler: makes what was used up, as fast as it is allowed to           (filler)
+//!        └─ the cleaner: takes cgroups, directories and namespaces away               (cleaner)
+//! ```
+//!
+//! A command asks by one datagram ([`crate::sys::request`]). Who has a sandbox's lease starts it by one message
+//! ([`crate::sys::park::Message`]), without the pool.
+
+mod cleaner;
+mod client;
+mod filler;
+mod server;
+mod setup;
+mod stock;
+mod template;
+
+pub use client::{Got, Wanted, Wish, ask, run};
+pub use filler::Pace;
+pub use server::{Settings, serve};
+
+use std::env;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+/// Names the pool's socket, or is "off".
+pub const VARIABLE: &str = "MICRORUN_POOL";
+
+/// Where root's pool listens.
+pub const SOCKET: &str = "/run/microrun-pool/socket";
+
+/// Whether a pool has been asked already, before `main`, and had nothing that fits.
+pub fn is_refused() -> bool {
+    #[cfg(target_env = "musl")]
+    return crate::sys::entry::is_refused();
+    #[cfg(not(target_env = "musl"))]
+    false
+}
+
+/// Where the pool is that this process would use: `$MICRORUN_POOL`, or else root's. `None` if it is not to use any.
+pub fn socket() -> Option<PathBuf> {
+    match env::var_os(VARIABLE).map(OsStringExt::into_vec) {
+        Some(path) if path == b"off" => None,
+        Some(path) if !path.is_empty() => Some(PathBuf::from(std::ffi::OsString::from_vec(path))),
+        _ => Some(PathBuf::from(SOCKET)),
+    }
+}

@@ -1,0 +1,475 @@
+//! The loop: takes requests, hands sandboxes over, hears of their end.
+
+use super::cleaner::{self, Job};
+use super::filler::{self, Order, Pace, Part};
+use super::setup::{self, Place};
+use super::stock::Stock;
+use super::template::{Identity, Template, identity};
+use crate::container::park::Parked;
+use crate::container::prepare::Options;
+use crate::container::state::Store;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
+use crate::sys::park::{self, Message};
+use crate::sys::process;
+use crate::sys::request::{self, Header, answer};
+use crate::sys::socket::{self, Received};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::fstat;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How a pool is run.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// How parts are made, but for the bundle and the id. The store is the pool's own.
+    pub options: Options,
+    /// The bundles to begin with, and how many parts each gets.
+    pub bundles: Vec<(PathBuf, usize)>,
+    /// How fast parts are made.
+    pub pace: Pace,
+    /// A bundle that nobody has asked for in this time is given up; never, without it.
+    pub idle: Option<Duration>,
+    /// The most parts, of all bundles together.
+    pub most: usize,
+}
+
+/// What other threads have to say.
+#[derive(Debug)]
+pub enum Event {
+    /// An order has been carried out, or could not be.
+    Made {
+        /// For which bundle.
+        bundle: Identity,
+        /// As what.
+        template: Arc<Template>,
+        /// What came of it.
+        made: Box<Result<Part>>,
+    },
+}
+
+/// Who an epoll event is about. From `FIRST` on: twice the key of a container, and one more for who waits for its end.
+const REQUESTS: u64 = 0;
+const NEWS: u64 = 1;
+const SIGNALS: u64 = 2;
+/// The first key.
+const FIRST: u64 = 2;
+
+/// A container or a sandbox.
+struct Held {
+    part: Part,
+    bundle: Identity,
+    given: Option<Given>,
+}
+
+/// To whom a sandbox was given.
+struct Given {
+    /// Who waits for the end; `None` when nobody does.
+    answers: Option<OwnedFd>,
+}
+
+struct Server {
+    settings: Settings,
+    epoll: Epoll,
+    requests: OwnedFd,
+    place: Place,
+    held: HashMap<u64, Held>,
+    stocks: HashMap<Identity, Stock>,
+    next: u64,
+    orders: Sender<Order>,
+    jobs: Sender<Job>,
+}
+
+/// Runs a pool until it gets SIGTERM or SIGINT. What is parked then ends; what runs goes on.
+///
+/// # Errors
+/// A socket that cannot be made, or is another pool's; a bundle that cannot be parked.
+pub fn serve(mut settings: Settings) -> Result<()> {
+    if !park::is_possible() {
+        let problem = "sandboxes can only be parked by the static release binary: see scripts/build";
+        return Err(Error::new(Kind::Usage, problem));
+    }
+    setup::make_directory(settings.socket.parent().unwrap_or(Path::new("/")))?;
+    let requests = setup::listen(&settings.socket)?;
+    setup::clean_up_after_others(&settings.options.store)?;
+    settings.options.stdio = Some(setup::no_stdio()?);
+    let place = Place::of_this_process(&requests)?;
+    setup::raise_descriptor_limit();
+    let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
+    mask.thread_block().doing(|| "block signals")?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
+    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).doing(|| "make an eventfd")?;
+    let wake = Arc::new(wake);
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
+    for (fd, key) in [(requests.as_fd(), REQUESTS), (wake.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
+        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
+    }
+    let (orders, to_make) = channel();
+    let (jobs, to_clean) = channel();
+    let (events, news) = channel();
+    let (pace, waker) = (settings.pace, Arc::clone(&wake));
+    let filler = std::thread::spawn(move || filler::run(&to_make, &events, &waker, pace));
+    let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
+    let (held, stocks) = (HashMap::new(), HashMap::new());
+    let mut server = Server { settings, epoll, requests, place, held, stocks, next: FIRST, orders, jobs };
+    let mut begin = || {
+        for (bundle, count) in server.settings.bundles.clone() {
+            let bundle = fs::canonicalize(&bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
+            server.fill(&bundle, count)?;
+        }
+        Ok(())
+    };
+    let served = begin().and_then(|()| server.run(&news, &wake));
+    let socket = server.settings.socket.clone();
+    server.end(&news);
+    // The threads end when nobody has work for them any more.
+    let _ = filler.join();
+    let _ = cleaner.join();
+    fs::remove_file(&socket).doing(|| format!("remove {}", socket.display())).and(served)
+}
+
+impl Server {
+    fn run(&mut self, news: &Receiver<Event>, wake: &EventFd) -> Result<()> {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let timeout = if self.settings.idle.is_some() { EpollTimeout::from(1000u16) } else { EpollTimeout::NONE };
+            let count = match self.epoll.wait(&mut events, timeout) {
+                Err(nix::errno::Errno::EINTR) => 0,
+                count => count.doing(|| "wait for events")?,
+            };
+            for event in events.iter().take(count) {
+                match event.data() {
+                    REQUESTS => self.take_requests(),
+                    NEWS => {
+                        // It only wakes.
+                        let _ = wake.read();
+                        self.hear(news);
+                    }
+                    SIGNALS => return Ok(()),
+                    token if token % 2 == 0 => self.ended(token / 2),
+                    token => self.nobody_waits(token / 2),
+                }
+            }
+            self.order();
+        }
+    }
+
+    /// Ends what is parked, and waits until it is gone.
+    fn end(mut self, news: &Receiver<Event>) {
+        drop(self.orders);
+        // What was ordered is made.
+        while let Ok(Event::Made { made, bundle, .. }) = news.recv() {
+            if let Ok(part) = *made {
+                self.held.insert(self.next, Held { part, bundle, given: None });
+                self.next += 1;
+            }
+        }
+        for (_, held) in self.held.drain() {
+            if held.given.is_none() {
+                let child = held.part.parked.child;
+                let _ = process::kill(child.pid, libc::SIGKILL);
+                let _ = process::wait(child.pid, 0);
+                let _ = self.jobs.send(Job { part: held.part, told: None });
+            }
+        }
+    }
+
+    /// Orders what is wanted, and gives up what nobody asks for.
+    fn order(&mut self) {
+        let all: usize = self.stocks.values().map(Stock::parts).sum();
+        let mut room = self.settings.most.saturating_sub(all);
+        for (bundle, stock) in &mut self.stocks {
+            for _ in 0..stock.missing().min(room) {
+                room -= 1;
+                stock.ordered += 1;
+                let order = Order { bundle: *bundle, template: Arc::clone(&stock.template) };
+                if self.orders.send(order).is_err() {
+                    return;
+                }
+            }
+        }
+        if let Some(idle) = self.settings.idle {
+            let over: Vec<_> =
+                self.stocks.iter().filter(|(_, stock)| stock.is_idle(idle)).map(|(bundle, _)| *bundle).collect();
+            over.iter().for_each(|bundle| self.give_up(bundle));
+        }
+    }
+
+    /// Takes what the filler has made.
+    fn hear(&mut self, news: &Receiver<Event>) {
+        while let Ok(Event::Made { bundle, template, made }) = news.try_recv() {
+            let stock = self.stocks.get_mut(&bundle).filter(|stock| Arc::ptr_eq(&stock.template, &template));
+            match (*made, stock) {
+                (Ok(part), Some(stock)) => {
+                    let key = self.next;
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2);
+                    if self.epoll.add(&part.pidfd, event).is_ok() {
+                        self.next += 1;
+                        stock.made(key);
+                        self.held.insert(key, Held { part, bundle, given: None });
+                    } else {
+                        stock.failed("the pool has too many descriptors".into());
+                        self.discard(part);
+                    }
+                }
+                (Ok(part), None) => self.discard(part),
+                (Err(error), Some(stock)) => {
+                    log::warn(&error);
+                    stock.failed(error.to_string());
+                }
+                (Err(_), None) => {}
+            }
+        }
+    }
+
+    /// Ends a sandbox that nobody wants.
+    fn discard(&self, part: Part) {
+        let child = part.parked.child;
+        let _ = process::kill(child.pid, libc::SIGKILL);
+        let _ = process::wait(child.pid, 0);
+        let _ = self.jobs.send(Job { part, told: None });
+    }
+
+    fn give_up(&mut self, bundle: &Identity) {
+        let Some(stock) = self.stocks.remove(bundle) else { return };
+        for key in stock.ready {
+            if let Some(held) = self.held.remove(&key) {
+                self.discard(held.part);
+            }
+        }
+    }
+
+    /// Holds `wanted` parts of `bundle`.
+    fn fill(&mut self, bundle: &Path, wanted: usize) -> Result<()> {
+        let options = Options { bundle: bundle.to_owned(), ..self.settings.options.clone() };
+        let about = nix::sys::stat::stat(bundle).doing(|| format!("look at {}", bundle.display()))?;
+        let template = Template::new(options)?;
+        self.give_up(&identity(&about));
+        self.stocks.insert(identity(&about), Stock::new(Arc::new(template), wanted));
+        self.order();
+        Ok(())
+    }
+
+    fn take_requests(&mut self) {
+        let mut data = [0u8; request::ANSWER];
+        while let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) {
+            let message = data.get(..received.count).unwrap_or_default();
+            self.take(message, received);
+        }
+    }
+
+    fn take(&mut self, message: &[u8], received: Received) {
+        let mut fds = received.fds.into_iter();
+        let (Some(answers), Some(bundle)) = (fds.next(), fds.next()) else { return };
+        let (Some(header), Some(sender)) = (Header::read(message), received.sender) else { return };
+        let rest = message.get(size_of::<Header>()..).unwrap_or_default();
+        let (root, rest) = rest.split_at_checked(header.root as usize).unwrap_or_default();
+        let id = rest.get(..header.id as usize).unwrap_or_default();
+        if let Some(refusal) = self.place.refusal(&header, sender) {
+            return say(&answers, answer::COLD, refusal);
+        }
+        let done = match header.kind {
+            request::RUN | request::LEASE => {
+                let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio: fds.collect() };
+                let given = self.give(&asked);
+                drop(asked.stdio);
+                return match given {
+                    Ok(key) => self.watch(key, answers, header.flags & request::DETACHED != 0),
+                    Err(reason) => say(&answers, answer::COLD, reason),
+                };
+            }
+            request::FILL => {
+                path_of(&bundle).and_then(|path| self.fill(&path, header.count as usize)).map(|()| String::new())
+            }
+            request::DRAIN => self.drain(&bundle).map(|()| String::new()),
+            request::STATUS => Ok(self.status()),
+            _ => Err(Error::new(Kind::Usage, "the pool does not know what that is: it is of another version")),
+        };
+        match done {
+            Ok(text) => say(&answers, answer::DONE, &text),
+            Err(error) => say(&answers, answer::FAILED, &error.to_string()),
+        }
+    }
+
+    /// Gives a sandbox away.
+    fn give(&mut self, asked: &Asked<'_>) -> Result<u64, &'static str> {
+        let about = fstat(&asked.bundle).map_err(|_| "the bundle cannot be looked at")?;
+        let bundle = identity(&about);
+        let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
+        if stock.template.is_current(&asked.bundle) != Ok(true) {
+            let (wanted, path) = (stock.wanted, stock.template.options.bundle.clone());
+            // Anew, as it is now.
+            if let Err(error) = self.fill(&path, wanted) {
+                log::warn(error);
+                self.give_up(&bundle);
+            }
+            return Err("the bundle has changed");
+        }
+        let key = stock.take().ok_or("no part is ready")?;
+        let held = self.held.get_mut(&key).ok_or("no part is ready")?;
+        let parked = &mut held.part.parked;
+        let given = limits(&self.place, asked.header, parked).and_then(|()| {
+            let id = std::str::from_utf8(asked.id).map_err(|_| "the id is not text")?;
+            // What is wrong with the id or the root is said by a cold start.
+            parked
+                .appear(&Store::new(OsStr::from_bytes(asked.root)), id)
+                .map_err(|_| "the container cannot be recorded")
+        });
+        if let Err(reason) = given {
+            stock.give_back(key);
+            return Err(reason);
+        }
+        held.given = Some(Given { answers: None });
+        let (pid, pidfd) = (parked.child.pid.to_ne_bytes(), held.part.pidfd.as_raw_fd());
+        let Some(lease) = &parked.lease else { return Err("no part is ready") };
+        let lease = lease.as_raw_fd();
+        let started: [&[u8]; 3] = [&[answer::STARTED], &pid, parked.state.id.as_bytes()];
+        // Who does not listen any more has not missed anything.
+        if asked.header.kind == request::LEASE {
+            let _ = socket::send_fds(asked.answers.as_raw_fd(), &started, &[pidfd, lease]);
+            parked.lease = None;
+        } else {
+            let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
+            let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
+            let _ = socket::send_fds(lease, &[&message.bytes()], &stdio);
+            let _ = socket::send_fds(asked.answers.as_raw_fd(), &started, &[pidfd]);
+        }
+        if let Err(error) = parked.announce() {
+            log::warn(error);
+        }
+        Ok(key)
+    }
+
+    /// Tells `answers` of the end of a container, unless nobody wants to know.
+    fn watch(&mut self, key: u64, answers: OwnedFd, is_detached: bool) {
+        let Some(held) = self.held.get_mut(&key) else { return };
+        if is_detached {
+            held.part.parked.let_go();
+            return;
+        }
+        // It is readable when the other end is closed.
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1);
+        if let Err(errno) = self.epoll.add(&answers, event) {
+            log::warn(Error::system("watch who waits for a container", errno));
+        }
+        held.given = Some(Given { answers: Some(answers) });
+    }
+
+    /// Who waited has gone: the container goes on like a detached one.
+    fn nobody_waits(&mut self, key: u64) {
+        let Some(held) = self.held.get_mut(&key) else { return };
+        if let Some(answers) = held.given.as_mut().and_then(|given| given.answers.take()) {
+            // The descriptor is closed here in any case.
+            let _ = self.epoll.delete(&answers);
+            held.part.parked.let_go();
+        }
+    }
+
+    /// The first process of a container or sandbox has ended.
+    fn ended(&mut self, key: u64) {
+        let Some(held) = self.held.remove(&key) else { return };
+        let Held { mut part, bundle, given } = held;
+        let Ok(Some(exit)) = process::wait(part.parked.child.pid, libc::WNOHANG) else {
+            self.held.insert(key, Held { part, bundle, given });
+            return;
+        };
+        // It is taken off the list when it is closed, which may be later.
+        let _ = self.epoll.delete(&part.pidfd);
+        let answers = match given {
+            None => {
+                if let Some(stock) = self.stocks.get_mut(&bundle) {
+                    stock.lost(key);
+                    stock.failed("a sandbox ended while it was parked".into());
+                }
+                None
+            }
+            // As after a cold start without somebody who waits: `delete` removes it.
+            Some(Given { answers: None }) => {
+                return;
+            }
+            Some(Given { answers: Some(answers) }) => Some(answers),
+        };
+        let told = answers.and_then(|answers| {
+            if part.parked.never_began() {
+                say(&answers, answer::COLD, "the program could not be executed");
+                return None;
+            }
+            if !cleaner::may_wait(&part) {
+                return Some((answers, exit.status()));
+            }
+            // The id is free again when who waits hears of the end.
+            if let Err(error) = part.parked.withdraw() {
+                log::warn(error);
+            }
+            cleaner::tell_end(&answers, exit.status(), "");
+            None
+        });
+        // The cleaner is there for as long as this is.
+        let _ = self.jobs.send(Job { part, told });
+    }
+
+    fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {
+        let about = fstat(bundle).doing(|| "look at the bundle")?;
+        self.give_up(&identity(&about));
+        Ok(())
+    }
+
+    fn status(&self) -> String {
+        let stocks = self.stocks.values().map(|stock| {
+            serde_json::json!({
+                "bundle": stock.template.options.bundle,
+                "wanted": stock.wanted,
+                "ready": stock.ready.len(),
+                "beingMade": stock.ordered,
+                "served": stock.served,
+                "missed": stock.missed,
+                "failure": stock.failure.as_ref().map(|(_, why)| why),
+            })
+        });
+        let running = self.held.values().filter(|held| held.given.is_some()).count();
+        serde_json::json!({ "bundles": stocks.collect::<Vec<_>>(), "running": running }).to_string()
+    }
+}
+
+/// A request for a sandbox.
+struct Asked<'a> {
+    header: &'a Header,
+    answers: &'a OwnedFd,
+    bundle: OwnedFd,
+    root: &'a [u8],
+    id: &'a [u8],
+    stdio: Vec<OwnedFd>,
+}
+
+/// Gives init the limits of who asks, where its configuration does not say.
+fn limits(place: &Place, header: &Header, parked: &Parked) -> Result<(), &'static str> {
+    for (resource, [soft, hard]) in place.other_limits(header) {
+        if !parked.sets_limit(resource) {
+            process::set_limit_of(parked.child.pid, resource, soft, hard)
+                .map_err(|_| "a limit of who asks cannot be set")?;
+        }
+    }
+    Ok(())
+}
+
+/// Answers. Who does not listen any more has not missed anything.
+fn say(answers: &OwnedFd, kind: u8, text: &str) {
+    let _ = socket::send_fds(answers.as_raw_fd(), &[&[kind], text.as_bytes()], &[]);
+}
+
+/// The path of an open directory.
+fn path_of(directory: &OwnedFd) -> Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).doing(|| "find the path of the bundle")
+}

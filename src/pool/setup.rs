@@ -1,0 +1,140 @@
+//! What a pool needs before it can serve: its directory, its socket, and knowing its own place.
+
+use crate::container::manage;
+use crate::container::prepare::Stdio;
+use crate::container::state::Store;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
+use crate::sys::process;
+use crate::sys::request::{self, Header};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, setsockopt, socket, sockopt};
+use nix::sys::stat::{Mode, stat, umask};
+use nix::unistd::geteuid;
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Makes the directory of the socket, for nobody else.
+///
+/// # Errors
+/// What the file system says.
+pub fn make_directory(directory: &Path) -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.doing(|| format!("create the pool's directory {}", directory.display())),
+    }
+}
+
+/// The socket of a new pool, which learns who sends.
+///
+/// # Errors
+/// Another pool's socket, or what the kernel says.
+pub fn listen(path: &Path) -> Result<OwnedFd> {
+    let doing = || format!("make the pool's socket {}", path.display());
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let make = || socket(AddressFamily::Unix, SockType::Datagram, flags, None).doing(doing);
+    let (ours, address) = (make()?, UnixAddr::new(path).doing(doing)?);
+    if connect(make()?.as_raw_fd(), &address).is_ok() {
+        let problem = format!("another pool listens on {}: end it, or give another --socket", path.display());
+        return Err(Error::new(Kind::Exists, problem));
+    }
+    // A pool that was killed leaves its socket.
+    let _ = fs::remove_file(path);
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = bind(ours.as_raw_fd(), &address);
+    umask(before);
+    bound.doing(doing)?;
+    setsockopt(&ours, sockopt::PassCred, &true).doing(doing)?;
+    Ok(ours)
+}
+
+/// Removes what a pool that was killed has left in `store`: the sandboxes have ended with it.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn clean_up_after_others(store: &Store) -> Result<()> {
+    for entry in store.all()? {
+        if let Err(error) = manage::delete(store, entry.id(), true) {
+            log::warn(error);
+        }
+    }
+    Ok(())
+}
+
+/// What a sandbox has for stdin, stdout and stderr until it gets those of who asks.
+///
+/// # Errors
+/// What the kernel says.
+pub fn no_stdio() -> Result<Stdio> {
+    let open =
+        || File::options().read(true).write(true).open("/dev/null").doing(|| "open /dev/null").map(OwnedFd::from);
+    Ok(Arc::new([open()?, open()?, open()?]))
+}
+
+/// A part takes five descriptors.
+pub fn raise_descriptor_limit() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // With fewer there are fewer parts.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// The place of this process: who asks from another would have another container by a cold start.
+#[derive(Debug)]
+pub struct Place {
+    header: Header,
+    user_namespace: u64,
+    capabilities: u64,
+    uid: u32,
+}
+
+impl Place {
+    /// Ours.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn of_this_process(socket: &OwnedFd) -> Result<Self> {
+        let doing = || "look at the pool's own place";
+        Ok(Self {
+            header: Header::of_this_process(request::STATUS, 0, socket.as_raw_fd()).doing(doing)?,
+            user_namespace: stat("/proc/self/ns/user").doing(doing)?.st_ino,
+            capabilities: process::capget().doing(doing)?.0,
+            uid: geteuid().as_raw(),
+        })
+    }
+
+    /// Why who asks cannot be served; `None` if he can.
+    pub fn refusal(&self, header: &Header, (pid, uid, _): (i32, u32, u32)) -> Option<&'static str> {
+        let own = &self.header;
+        if uid != self.uid {
+            return Some("the pool belongs to another user");
+        }
+        if (header.root_mount, header.root_inode) != (own.root_mount, own.root_inode) {
+            return Some("the pool has another mount namespace or root");
+        }
+        if header.network != own.network || header.pid != pid {
+            return Some("the pool has another network or pid namespace");
+        }
+        if header.nice != own.nice {
+            return Some("the pool has another nice value");
+        }
+        // Who has fewer rights must not get more by asking.
+        let user_namespace = stat(format!("/proc/{pid}/ns/user").as_str()).map(|about| about.st_ino);
+        let capabilities = process::capget_of(pid).map(|(effective, ..)| effective);
+        let as_many = capabilities.is_ok_and(|effective| effective & self.capabilities == self.capabilities);
+        if user_namespace != Ok(self.user_namespace) || !as_many {
+            return Some("the pool has other rights than who asks");
+        }
+        None
+    }
+
+    /// Which limits of who asks are not those that the pool's children have, by their numbers.
+    pub fn other_limits<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (u32, [u64; 2])> + 'a {
+        let pairs = header.limits.iter().zip(&self.header.limits).enumerate();
+        pairs.filter(|(_, (theirs, ours))| theirs != ours).map(|(resource, (theirs, _))| (resource as u32, *theirs))
+    }
+}

@@ -1,0 +1,96 @@
+//! What sandboxes are made from: a bundle, and what tells that it is still the same.
+
+use crate::container::park;
+use crate::container::prepare::Options;
+use crate::error::{Doing, Error, Result};
+use crate::spec;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::{FileStat, fstatat, stat};
+use oci_spec::runtime::Spec;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+/// A directory or file, by its file system and inode. What has another identity is another one, whatever its name.
+pub type Identity = (u64, u64);
+
+/// The identity of what a stat call described.
+pub fn identity(about: &FileStat) -> Identity {
+    (about.st_dev, about.st_ino)
+}
+
+/// The version of a file: anyone who changes it changes this (inode(7), ctime).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    identity: Identity,
+    size: i64,
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(about: &FileStat) -> Self {
+        Self { identity: identity(about), size: about.st_size, changed: (about.st_ctime, about.st_ctime_nsec) }
+    }
+}
+
+/// A bundle that sandboxes are made from.
+#[derive(Debug)]
+pub struct Template {
+    /// How they are made. The id is set for each.
+    pub options: Options,
+    config: Version,
+    /// Paths outside the container that its configuration names, and what was there.
+    named: Vec<(PathBuf, Identity)>,
+}
+
+impl Template {
+    /// The template of the bundle that `options` name.
+    ///
+    /// # Errors
+    /// A configuration that cannot be parked, a path that does not exist.
+    pub fn new(options: Options) -> Result<Self> {
+        // What is looked at first can only be older than what is used.
+        let path = options.bundle.join("config.json");
+        let config = Version::of(&stat(&path).doing(|| format!("look at {}", path.display()))?);
+        let loaded = spec::parse(&spec::read_config(&options.bundle)?)?;
+        park::require_parkable(&loaded.spec, &options)?;
+        let named = paths(&loaded.spec, &options.bundle);
+        let look = |path: PathBuf| {
+            let about = stat(&path).doing(|| format!("look at {}", path.display()))?;
+            Ok::<_, Error>((path, identity(&about)))
+        };
+        let named = named.into_iter().map(look).collect::<Result<_>>()?;
+        Ok(Self { options, config, named })
+    }
+
+    /// Whether `bundle`, the open directory, is what it was. Another config.json, another root or another source of a bind mount
+    /// makes it another template.
+    ///
+    /// # Errors
+    /// What the kernel says of the paths.
+    pub fn is_current(&self, bundle: impl AsFd) -> Result<bool, Errno> {
+        if Version::of(&fstatat(bundle, "config.json", AtFlags::empty())?) != self.config {
+            return Ok(false);
+        }
+        for (path, before) in &self.named {
+            if identity(&stat(path)?) != *before {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// The paths of the host that `spec` names: its root, sources of bind mounts, namespaces.
+fn paths(spec: &Spec, bundle: &Path) -> Vec<PathBuf> {
+    let root = spec.root().iter().map(|root| bundle.join(root.path()));
+    let mounts = spec.mounts().iter().flatten().filter_map(|mount| {
+        let options = mount.options().as_deref().unwrap_or_default();
+        let is_bind = options.iter().any(|option| option == "bind" || option == "rbind");
+        let source = mount.source().as_ref().filter(|_| is_bind || mount.typ().as_deref() == Some("bind"))?;
+        Some(bundle.join(source))
+    });
+    let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let namespaces = namespaces.filter_map(|namespace| namespace.path().clone());
+    root.chain(mounts).chain(namespaces.filter(|path| !path.as_os_str().is_empty())).collect()
+}

@@ -1,0 +1,458 @@
+//! A parked process: it has forgotten all but what it takes to execute one program, and waits for one message.
+//!
+//! It is a copy of the pool that made it, and for as long as it waits it stands in a container. So [`park`] copies the
+//! program's path, arguments and environment and the filter into a mapping of their own, goes on there on a stack of
+//! its own, and unmaps everything else but the text of this executable and its constants: no heap, no stack, no
+//! variable of the pool is left to be read. That takes three or four system calls; executing a small program instead would take a
+//! hundred times as long, change the process's capabilities and security labels once too often, and leave it dumpable.
+//!
+//! What runs after that is Rust that allocates nothing, has no variables but those on its stack and calls nothing but
+//! system calls. It needs a program without dynamic linking, whose C library keeps no registration of its memory with
+//! the kernel (glibc's rseq(2) is one): [`is_possible`].
+
+use super::fs::Sys;
+use super::process::capset;
+use super::raw::call;
+use super::shared::Strings;
+use nix::errno::Errno;
+use std::ffi::{CStr, c_char};
+use std::mem::{self, MaybeUninit};
+use std::os::fd::RawFd;
+use std::ptr;
+
+/// Effective, permitted and inheritable capabilities.
+pub type Capabilities = (u64, u64, u64);
+
+/// What a parked process does when its message has come.
+#[derive(Debug, Clone, Copy)]
+pub struct Last<'a> {
+    /// The file to execute.
+    pub path: &'a CStr,
+    /// Its arguments, unless the message has others.
+    pub args: &'a Strings,
+    /// Its environment, to which the message may add.
+    pub env: &'a Strings,
+    /// Capabilities to take before the filter is loaded.
+    pub before: Option<Capabilities>,
+    /// The seccomp filter, and flags for it.
+    pub filter: Option<(&'a [libc::sock_filter], u32)>,
+    /// Capabilities to be left with after that.
+    pub after: Option<Capabilities>,
+}
+
+/// How a message to a parked process begins. The arguments that replace those after the program's name follow, then the
+/// entries that the environment gets, each of which replaces one of the same name; all end with a null.
+///
+/// Three descriptors may come along: stdin, stdout and stderr.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Message {
+    /// The signal mask of the program.
+    pub signal_mask: u64,
+    /// How many arguments follow; [`Message::SAME`] to leave them as they are.
+    pub arguments: u32,
+    /// How many entries follow.
+    pub entries: u32,
+}
+
+impl Message {
+    /// The arguments of config.json.
+    pub const SAME: u32 = u32::MAX;
+
+    /// The most bytes that a message may have.
+    pub const ROOM: usize = 64 * 1024;
+
+    /// The most arguments and entries that it may have.
+    pub const STRINGS: usize = 1024;
+
+    /// The bytes of the header.
+    pub fn bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let (mask, rest) = bytes.split_at_mut(8);
+        let (arguments, entries) = rest.split_at_mut(4);
+        mask.copy_from_slice(&self.signal_mask.to_ne_bytes());
+        arguments.copy_from_slice(&self.arguments.to_ne_bytes());
+        entries.copy_from_slice(&self.entries.to_ne_bytes());
+        bytes
+    }
+}
+
+/// Whether this executable can park its children.
+pub const fn is_possible() -> bool {
+    cfg!(target_env = "musl")
+}
+
+/// The mapping that is left: this, then the strings and the filter, then the room for a message, then the stack.
+#[repr(C)]
+struct Parked {
+    lease: RawFd,
+    path: *const c_char,
+    args: *const *const c_char,
+    env: *const *const c_char,
+    before: Option<Capabilities>,
+    filter: libc::sock_fprog,
+    filter_flags: u32,
+    after: Option<Capabilities>,
+    message: *mut u8,
+    /// Room for the lists of a message with strings.
+    lists: *mut *const c_char,
+    /// What to unmap: from, to.
+    forgotten: [(usize, usize); RANGES],
+}
+
+const STACK: usize = 16 * 1024;
+const PAGE: usize = 4096;
+const RANGES: usize = 8;
+/// Where user memory ends at most, by architecture and configuration; the first that munmap(2) accepts is taken.
+const ENDS: [usize; 4] = [(1 << 47) - PAGE, 1 << 48, 1 << 42, 1 << 39];
+
+/// Waits on `lease` for a message, and executes the program. It returns if it could not begin to.
+pub fn park(lease: RawFd, last: &Last<'_>) -> Errno {
+    match prepare(lease, last) {
+        // SAFETY: the stack lies at the end of the mapping that `parked` begins, and is nobody else's.
+        Ok((parked, top)) => unsafe { go_on(top, parked) },
+        Err(errno) => errno,
+    }
+}
+
+/// Takes memory from the front of a mapping.
+struct Front(usize);
+
+impl Front {
+    fn take(&mut self, bytes: usize, align: usize) -> *mut u8 {
+        let at = self.0.next_multiple_of(align);
+        self.0 = at + bytes;
+        at as *mut u8
+    }
+}
+
+fn pointers(list: &Strings) -> impl Iterator<Item = &CStr> {
+    let mut at = list.as_ptr();
+    std::iter::from_fn(move || {
+        // SAFETY: the list ends with a null, behind which nothing is read.
+        unsafe {
+            if (*at).is_null() {
+                return None;
+            }
+            let string = CStr::from_ptr(*at);
+            at = at.add(1);
+            Some(string)
+        }
+    })
+}
+
+fn size_of_list(list: &Strings) -> usize {
+    pointers(list).map(|string| string.to_bytes_with_nul().len() + size_of::<*const c_char>()).sum::<usize>() + 16
+}
+
+fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
+    let program = last.filter.map_or(&[][..], |(program, _)| program);
+    let lists = (Message::STRINGS + 4) * size_of::<*const c_char>();
+    let content = size_of::<Parked>()
+        + last.path.to_bytes_with_nul().len()
+        + size_of_list(last.args)
+        + size_of_list(last.env)
+        + mem::size_of_val(program)
+        + 64;
+    // The strings fill pages of their own; what a message may need is not there until one comes.
+    let content = content.next_multiple_of(PAGE);
+    let size = content + (lists + Message::ROOM).next_multiple_of(PAGE) + STACK;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+    let start = unsafe { call!(libc::SYS_mmap, 0, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }?;
+    let mut front = Front(start);
+    let parked = front.take(size_of::<Parked>(), 16).cast::<Parked>();
+    let path = copy(&mut front, last.path.to_bytes_with_nul(), 1);
+    let (args, env) = (copy_list(&mut front, last.args), copy_list(&mut front, last.env));
+    // SAFETY: plain numbers, read as the bytes that they are.
+    let program_bytes = unsafe { std::slice::from_raw_parts(program.as_ptr().cast::<u8>(), mem::size_of_val(program)) };
+    let filter = copy(&mut front, program_bytes, 8);
+    let mut rest = Front(start + content);
+    let mut content = Parked {
+        lease,
+        path: path.cast(),
+        args,
+        env,
+        before: last.before,
+        filter: libc::sock_fprog { len: program.len() as u16, filter: filter.cast() },
+        filter_flags: last.filter.map_or(0, |(_, flags)| flags),
+        after: last.after,
+        lists: rest.take(lists, 16).cast(),
+        message: rest.take(Message::ROOM, 16),
+        forgotten: [(0, 0); RANGES],
+    };
+    forget_all_but(start, start + size, &mut content.forgotten)?;
+    // SAFETY: the place is inside the mapping, aligned and large enough.
+    unsafe { parked.write(content) };
+    Ok((parked, start + size))
+}
+
+fn copy(front: &mut Front, bytes: &[u8], align: usize) -> *mut u8 {
+    let at = front.take(bytes.len(), align);
+    // SAFETY: prepare made the mapping large enough for all that it copies.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+    at
+}
+
+fn copy_list(front: &mut Front, list: &Strings) -> *const *const c_char {
+    let pointer = size_of::<*const c_char>();
+    let at = front.take((pointers(list).count() + 1) * pointer, pointer).cast::<*const c_char>();
+    let mut place = at;
+    for string in pointers(list) {
+        let copied = copy(front, string.to_bytes_with_nul(), 1);
+        // SAFETY: there is room for as many pointers as the list has, and the null, which is there already.
+        unsafe {
+            place.write(copied.cast());
+            place = place.add(1);
+        }
+    }
+    at
+}
+
+/// What lies between the read-only parts of this executable and the mapping `from`..`to`.
+fn forget_all_but(from: usize, to: usize, forgotten: &mut [(usize, usize); RANGES]) -> Sys {
+    let mut kept = [(usize::MAX, usize::MAX); RANGES - 1];
+    kept[0] = (from, to);
+    // SAFETY: it reads what the kernel passed to the program.
+    let (at, count) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
+    let headers = at as *const libc::Elf64_Phdr;
+    let mut used = 1;
+    for index in 0..count as usize {
+        // SAFETY: there are that many, in the executable's own memory (elf(5)).
+        let header = unsafe { &*headers.add(index) };
+        if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
+            let place = kept.get_mut(used).ok_or(Errno::ENOEXEC)?;
+            let start = header.p_vaddr as usize;
+            *place = (start & !(PAGE - 1), (start + header.p_memsz as usize).next_multiple_of(PAGE));
+            used += 1;
+        }
+    }
+    kept.sort_unstable();
+    let mut start = 0;
+    for (index, (kept_from, kept_to)) in kept.iter().take(used).enumerate() {
+        forgotten[index] = (start, *kept_from);
+        start = *kept_to;
+    }
+    forgotten[used] = (start, usize::MAX);
+    Ok(())
+}
+
+/// Goes on with [`wait`], on another stack.
+///
+/// # Safety
+/// `top` is the end of a stack of its own.
+#[cfg(target_arch = "x86_64")]
+unsafe fn go_on(top: usize, parked: *mut Parked) -> ! {
+    // SAFETY: the caller's promise; `wait` never returns.
+    unsafe {
+        core::arch::asm!(
+            "mov rsp, {top}",
+            "xor ebp, ebp",
+            "call {wait}",
+            "ud2",
+            top = in(reg) top,
+            wait = sym wait,
+            in("rdi") parked,
+            options(noreturn),
+        )
+    }
+}
+
+/// As above, for AArch64.
+///
+/// # Safety
+/// As above.
+#[cfg(target_arch = "aarch64")]
+unsafe fn go_on(top: usize, parked: *mut Parked) -> ! {
+    // SAFETY: the caller's promise; `wait` never returns.
+    unsafe {
+        core::arch::asm!(
+            "mov sp, {top}",
+            "mov x29, xzr",
+            "bl {wait}",
+            "brk 1",
+            top = in(reg) top,
+            wait = sym wait,
+            in("x0") parked,
+            options(noreturn),
+        )
+    }
+}
+
+/// Descriptors in a control message.
+#[repr(C, align(8))]
+struct Control {
+    header: libc::cmsghdr,
+    fds: [RawFd; 3],
+    padding: u32,
+}
+
+/// What a parked process does from here to exec.
+extern "C" fn wait(parked: *mut Parked) -> ! {
+    // SAFETY: prepare made it, and nobody else has it.
+    let parked = unsafe { &mut *parked };
+    // SAFETY: nothing of what is unmapped is used any more: the stack, the text and the data that go on lie elsewhere.
+    if unsafe { forget(&parked.forgotten) }.is_err() {
+        super::process::exit(1);
+    }
+    let mut control = MaybeUninit::<Control>::zeroed();
+    let Ok(count) = receive(parked, &mut control) else { super::process::exit(1) };
+    if count == 0 {
+        // The pool, or who had the lease, is gone.
+        super::process::exit(0);
+    }
+    let errno = match execute(parked, count) {
+        Ok(never) => never,
+        Err(errno) => errno,
+    };
+    let code = (errno as i32).to_ne_bytes();
+    // SAFETY: the bytes outlive the call.
+    let _ = unsafe { call!(libc::SYS_sendto, parked.lease, code.as_ptr(), code.len(), libc::MSG_NOSIGNAL, 0, 0) };
+    super::process::exit(1)
+}
+
+/// # Safety
+/// Nothing in the ranges may be used any more.
+unsafe fn forget(ranges: &[(usize, usize); RANGES]) -> Sys {
+    for (from, to) in ranges {
+        if *to == usize::MAX {
+            // SAFETY: the caller's promise.
+            let unmapped = ENDS.iter().any(|end| unsafe { call!(libc::SYS_munmap, *from, *end - *from) }.is_ok());
+            return if unmapped { Ok(()) } else { Err(Errno::EINVAL) };
+        }
+        if from < to {
+            // SAFETY: the caller's promise.
+            unsafe { call!(libc::SYS_munmap, *from, *to - *from) }?;
+        }
+    }
+    Ok(())
+}
+
+fn receive(parked: &Parked, control: &mut MaybeUninit<Control>) -> Sys<usize> {
+    let mut part = libc::iovec { iov_base: parked.message.cast(), iov_len: Message::ROOM };
+    // SAFETY: a zeroed msghdr is valid.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    // Numbers 0, 1 and 2 are free, so that is what the three descriptors become.
+    let count = super::fs::retry(|| {
+        // SAFETY: the kernel writes into the message's parts, which outlive the call.
+        unsafe { call!(libc::SYS_recvmsg, parked.lease, &raw mut message, 0) }
+    })?;
+    if message.msg_flags & (libc::MSG_CTRUNC | libc::MSG_TRUNC) != 0 { Err(Errno::EMSGSIZE) } else { Ok(count) }
+}
+
+/// It returns if it fails.
+fn execute(parked: &Parked, count: usize) -> Sys<Errno> {
+    if count < size_of::<Message>() {
+        return Err(Errno::EBADMSG);
+    }
+    // SAFETY: as many bytes have been received, and the place is aligned.
+    let header = unsafe { parked.message.cast::<Message>().read() };
+    let (args, env) = lists(parked, &header, count)?;
+    if let Some((effective, permitted, inheritable)) = parked.before {
+        capset(effective, permitted, inheritable)?;
+    }
+    if parked.filter.len > 0 {
+        let flags = parked.filter_flags;
+        let program = &raw const parked.filter;
+        // SAFETY: the program is in memory, with the length that it says.
+        unsafe { call!(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, program) }?;
+    }
+    if let Some((effective, permitted, inheritable)) = parked.after {
+        capset(effective, permitted, inheritable)?;
+    }
+    super::process::set_signal_mask(header.signal_mask)?;
+    // SAFETY: the path is a string, and the lists end with null.
+    unsafe { call!(libc::SYS_execve, parked.path, args, env) }?;
+    Ok(Errno::EIO)
+}
+
+type List = *const *const c_char;
+
+/// The arguments and the environment, with what the message says of them.
+fn lists(parked: &Parked, header: &Message, count: usize) -> Sys<(List, List)> {
+    let given = if header.arguments == Message::SAME { 0 } else { header.arguments };
+    if given == 0 && header.entries == 0 && header.arguments == Message::SAME {
+        return Ok((parked.args, parked.env));
+    }
+    if given as usize + header.entries as usize > Message::STRINGS {
+        return Err(Errno::E2BIG);
+    }
+    // SAFETY: the message was received into this place.
+    let text = unsafe { std::slice::from_raw_parts(parked.message, count) };
+    let mut strings = Text(text.get(size_of::<Message>()..).unwrap_or_default());
+    let mut places = parked.lists;
+    let mut put = |string: *const c_char| {
+        // SAFETY: there is room for as many strings as are allowed and two ends; base lists are counted before.
+        unsafe {
+            places.write(string);
+            places = places.add(1);
+        }
+    };
+    let args = if header.arguments == Message::SAME {
+        parked.args
+    } else {
+        // SAFETY: the list of arguments has the program's name at least, or a null.
+        put(unsafe { *parked.args });
+        for _ in 0..given {
+            put(strings.next().ok_or(Errno::EBADMSG)?.as_ptr());
+        }
+        put(ptr::null());
+        parked.lists
+    };
+    if header.entries == 0 {
+        return Ok((args, parked.env));
+    }
+    let added = strings;
+    let mut all = Message::STRINGS - given as usize - header.entries as usize;
+    let start = places_of(parked, header, given);
+    let mut base = parked.env;
+    // SAFETY: the list ends with null.
+    while let Some(entry) = unsafe { (*base).as_ref().map(|first| CStr::from_ptr(first)) } {
+        let mut others = added;
+        let is_replaced = (0..header.entries).any(|_| others.next().is_some_and(|other| same_name(entry, other)));
+        if !is_replaced {
+            all = all.checked_sub(1).ok_or(Errno::E2BIG)?;
+            put(entry.as_ptr());
+        }
+        // SAFETY: the end has not been reached.
+        base = unsafe { base.add(1) };
+    }
+    let mut others = added;
+    for _ in 0..header.entries {
+        put(others.next().ok_or(Errno::EBADMSG)?.as_ptr());
+    }
+    put(ptr::null());
+    Ok((args, start))
+}
+
+/// Where the environment's list begins: behind the arguments', if there is one.
+fn places_of(parked: &Parked, header: &Message, given: u32) -> List {
+    let used = if header.arguments == Message::SAME { 0 } else { given as usize + 2 };
+    // SAFETY: the room is larger.
+    unsafe { parked.lists.add(used) }
+}
+
+fn same_name(one: &CStr, other: &CStr) -> bool {
+    let name = |entry: &CStr| entry.to_bytes().iter().position(|byte| *byte == b'=').unwrap_or(entry.to_bytes().len());
+    let (length, of_other) = (name(one), name(other));
+    length == of_other && one.to_bytes().get(..length) == other.to_bytes().get(..length)
+}
+
+/// Strings, one after the other.
+#[derive(Clone, Copy)]
+struct Text<'a>(&'a [u8]);
+
+impl<'a> Iterator for Text<'a> {
+    type Item = &'a CStr;
+
+    fn next(&mut self) -> Option<&'a CStr> {
+        let end = self.0.iter().position(|byte| *byte == 0)?;
+        let (string, rest) = self.0.split_at_checked(end + 1)?;
+        self.0 = rest;
+        CStr::from_bytes_with_nul(string).ok()
+    }
+}

@@ -1,0 +1,321 @@
+//! How a command asks a pool for a sandbox: one datagram, and a socket on which the answers come.
+//!
+//! ```text
+//! command                                   pool (crate::pool)                    sandbox
+//!    │ header, root, id; [answers, bundle, 0, 1, 2] ──▶ │
+//!    │                                               │ a part that fits: 0, 1, 2 ──▶ │ exec
+//!    │ ◀── STARTED: pid, id; [pidfd] ────────────────┤
+//!    │ ◀── EXITED: status, what to say ──────────────┤ ◀───────────── ends ──────────┘
+//! ```
+//!
+//! Or COLD: there is nothing ready that fits, and why. What follows was written to run before libc
+//! ([`super::entry`]): it allocates nothing and never panics.
+
+use super::fs::{self, Sys, retry};
+use super::process::{self, poll};
+use super::raw::call;
+use super::{signalfd, socket};
+use nix::errno::Errno;
+use std::ffi::CStr;
+use std::mem::{self, MaybeUninit};
+use std::os::fd::RawFd;
+
+/// The first byte of an answer.
+pub mod answer {
+    /// Nothing fits; the reason follows.
+    pub const COLD: u8 = b'c';
+    /// The container has been started: its pid and its id follow, and a pidfd comes along; for [`super::LEASE`] the
+    /// socket on which its init waits as well.
+    pub const STARTED: u8 = b's';
+    /// It has ended: the exit code to end with follows, and what is to be told on standard error.
+    pub const EXITED: u8 = b'x';
+    /// What was asked for is done, or is not: text follows.
+    pub const DONE: u8 = b'd';
+    /// It could not be done: why.
+    pub const FAILED: u8 = b'e';
+}
+
+/// Start a container with the descriptors that come along, and say when it has ended.
+pub const RUN: u32 = 1;
+/// Give away a sandbox: who asked will start it.
+pub const LEASE: u32 = 2;
+/// Hold parts for the bundle.
+pub const FILL: u32 = 3;
+/// Give up the parts for the bundle, or all.
+pub const DRAIN: u32 = 4;
+/// Say what there is.
+pub const STATUS: u32 = 5;
+
+/// With [`RUN`]: who asks does not wait for the end.
+pub const DETACHED: u32 = 1;
+
+/// How many resources have a limit (getrlimit(2)).
+pub const LIMITS: usize = 16;
+
+/// How a request begins: what it is, and from where it comes. The pool serves nobody for whom a cold start would have
+/// come out differently.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// [`Header::MAGIC`].
+    pub magic: u32,
+    /// What is asked for.
+    pub kind: u32,
+    /// [`DETACHED`].
+    pub flags: u32,
+    /// With [`FILL`]: how many parts.
+    pub count: u32,
+    /// Who asks, in its own pid namespace.
+    pub pid: i32,
+    /// Its nice value.
+    pub nice: i32,
+    /// The mount that is its root, and with it the mount namespace.
+    pub root_mount: u64,
+    /// The directory that is its root.
+    pub root_inode: u64,
+    /// Its network namespace.
+    pub network: u64,
+    /// The signals that it had blocked.
+    pub signal_mask: u64,
+    /// Its resource limits, soft and hard.
+    pub limits: [[u64; 2]; LIMITS],
+    /// How many bytes --root has.
+    pub root: u32,
+    /// How many bytes the id has; none, if it may be made up.
+    pub id: u32,
+}
+
+impl Header {
+    /// "mrp1"
+    pub const MAGIC: u32 = 0x6d72_7031;
+
+    /// The header of this process.
+    pub fn of_this_process(kind: u32, signal_mask: u64, socket: RawFd) -> Sys<Self> {
+        let (root_mount, root_inode) = root()?;
+        let mut header = Self {
+            magic: Self::MAGIC,
+            kind,
+            flags: 0,
+            count: 0,
+            pid: process::getpid(),
+            nice: nice()?,
+            root_mount,
+            root_inode,
+            network: network(socket),
+            signal_mask,
+            limits: [[0; 2]; LIMITS],
+            root: 0,
+            id: 0,
+        };
+        for (resource, limit) in header.limits.iter_mut().enumerate() {
+            // SAFETY: the kernel writes two 64-bit words.
+            unsafe { call!(libc::SYS_prlimit64, 0, resource, 0, limit.as_mut_ptr()) }?;
+        }
+        Ok(header)
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: it has no padding: six 32-bit words, then 64-bit ones, then two of 32 bits.
+        unsafe { std::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
+
+    /// The header that `bytes` begin with.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..size_of::<Self>())?;
+        // SAFETY: there are enough bytes, and any are a header.
+        let header = unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() };
+        (header.magic == Self::MAGIC).then_some(header)
+    }
+}
+
+/// The mount and the inode of this process's root. No two mounts of a machine have the same number at a time.
+pub fn root() -> Sys<(u64, u64)> {
+    /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
+    const UNIQUE: u32 = 0x4000;
+    let mut info = MaybeUninit::<libc::statx>::zeroed();
+    let mask = libc::STATX_INO | libc::STATX_MNT_ID | UNIQUE;
+    // SAFETY: the kernel fills a struct statx, which is valid when zeroed as well.
+    let info = unsafe {
+        call!(libc::SYS_statx, libc::AT_FDCWD, c"/".as_ptr(), libc::AT_STATX_DONT_SYNC, mask, info.as_mut_ptr())?;
+        info.assume_init()
+    };
+    Ok((info.stx_mnt_id, info.stx_ino))
+}
+
+fn nice() -> Sys<i32> {
+    // SAFETY: it takes numbers. The kernel answers 20 less the value (getpriority(2), "C library/kernel differences").
+    unsafe { call!(libc::SYS_getpriority, libc::PRIO_PROCESS as i32, 0) }.map(|answer| 20 - answer as i32)
+}
+
+/// What tells this process's network namespace from others (`SO_NETNS_COOKIE`, Linux 5.14); 0 where there is none.
+fn network(socket: RawFd) -> u64 {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let (mut cookie, mut length) = (0u64, 8u32);
+    // SAFETY: the kernel writes at most as many bytes as there are, and their number.
+    let asked = unsafe {
+        call!(libc::SYS_getsockopt, socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &raw mut cookie, &raw mut length)
+    };
+    if asked.is_ok() { cookie } else { 0 }
+}
+
+/// What is asked of a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The pool's socket.
+    pub socket: &'a [u8],
+    /// What.
+    pub kind: u32,
+    /// [`DETACHED`].
+    pub flags: u32,
+    /// How many parts.
+    pub count: u32,
+    /// --root.
+    pub root: &'a [u8],
+    /// The id.
+    pub id: &'a [u8],
+    /// The bundle.
+    pub bundle: &'a CStr,
+    /// The signals that this process had blocked.
+    pub signal_mask: u64,
+}
+
+/// Whether there is a file where a pool's socket may be.
+pub fn is_there(socket: &[u8]) -> bool {
+    let mut path = [0u8; 108];
+    let Some((place, _)) = path.split_at_mut_checked(socket.len()) else { return false };
+    place.copy_from_slice(socket);
+    CStr::from_bytes_until_nul(&path).is_ok_and(|path| fs::access(fs::CWD, path, libc::F_OK).is_ok())
+}
+
+/// Asks; the socket on which the answers come.
+///
+/// # Errors
+/// ENOENT and ECONNREFUSED when there is no pool.
+pub fn ask(request: &Request<'_>) -> Sys<RawFd> {
+    let to = socket::datagram()?;
+    let asked = socket::connect(to, request.socket).and_then(|()| ask_on(to, request));
+    fs::close(to);
+    asked
+}
+
+fn ask_on(to: RawFd, request: &Request<'_>) -> Sys<RawFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let bundle = fs::open(fs::CWD, request.bundle, flags, 0)?;
+    let (answers, theirs) = socket::raw_packets()?;
+    let header = Header::of_this_process(request.kind, request.signal_mask, to).and_then(|header| {
+        let root = request.root.len() as u32;
+        let header = Header { flags: request.flags, count: request.count, root, id: request.id.len() as u32, ..header };
+        socket::send_fds(to, &[header.bytes(), request.root, request.id], &[theirs, bundle, 0, 1, 2])
+    });
+    fs::close(theirs);
+    fs::close(bundle);
+    if let Err(errno) = header {
+        fs::close(answers);
+        return Err(errno);
+    }
+    Ok(answers)
+}
+
+/// What came of a request to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing has been started.
+    Cold,
+    /// The container has ended: the exit code.
+    Ended(i32),
+    /// The pool ended before the container, whose status nobody knows.
+    Lost,
+}
+
+/// The most bytes of an answer.
+pub const ANSWER: usize = 4096;
+
+/// Waits for the container to end, and passes on to it every signal that comes meanwhile; all must be blocked. `pidfd` is
+/// its init's, if the answer that brings it has been received, and -1 otherwise.
+pub fn follow(answers: RawFd, mut pidfd: RawFd) -> Outcome {
+    let Ok(signals) = signalfd::open(u64::MAX) else { return Outcome::Lost };
+    let mut text = [0u8; ANSWER];
+    let outcome = loop {
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [watch(answers), watch(signals)];
+        if retry(|| poll(&mut fds, None)).is_err() {
+            break Outcome::Lost;
+        }
+        if fds[1].revents != 0
+            && let Ok(signal) = signalfd::next(signals)
+        {
+            pass_on(signal, pidfd);
+        }
+        if fds[0].revents == 0 {
+            continue;
+        }
+        match socket::receive_fd(answers, &mut text) {
+            Ok((count, fd)) if count > 0 => match (text[0], fd) {
+                (answer::STARTED, Some(fd)) => pidfd = fd,
+                (answer::EXITED, _) => {
+                    let status = i32::from_ne_bytes([text[1], text[2], text[3], text[4]]);
+                    let _ = fs::write(libc::STDERR_FILENO, text.get(5..count).unwrap_or_default());
+                    break Outcome::Ended(status);
+                }
+                _ => break Outcome::Cold,
+            },
+            _ if pidfd >= 0 => break wait_alone(pidfd, signals),
+            _ => break Outcome::Cold,
+        }
+    };
+    fs::close(signals);
+    if pidfd >= 0 {
+        fs::close(pidfd);
+    }
+    outcome
+}
+
+fn pass_on(signal: i32, pidfd: RawFd) {
+    // What the kernel sends for our own descriptors is not the container's. One that just ended is found out by the answer.
+    if pidfd >= 0 && !matches!(signal, libc::SIGPIPE | libc::SIGURG | libc::SIGCHLD) {
+        let _ = process::pidfd_send_signal(pidfd, signal);
+    }
+}
+
+/// The pool is gone, the container is not.
+fn wait_alone(pidfd: RawFd, signals: RawFd) -> Outcome {
+    loop {
+        let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let mut fds = [watch(pidfd), watch(signals)];
+        if retry(|| poll(&mut fds, None)).is_err() {
+            return Outcome::Lost;
+        }
+        if fds[0].revents != 0 {
+            return exit_status(pidfd).map_or(Outcome::Lost, Outcome::Ended);
+        }
+        if let Ok(signal) = signalfd::next(signals) {
+            pass_on(signal, pidfd);
+        }
+    }
+}
+
+/// The exit code for a process that somebody else has waited for (`PIDFD_INFO_EXIT`, Linux 6.15).
+fn exit_status(pidfd: RawFd) -> Sys<i32> {
+    #[repr(C)]
+    struct Info {
+        mask: u64,
+        cgroup: u64,
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const INFO_EXIT: u64 = 1 << 3;
+    // _IOWR(0xff, 11, struct pidfd_info), include/uapi/linux/pidfd.h
+    const PIDFD_GET_INFO: u32 = 0xC040_FF0B;
+    // SAFETY: plain numbers.
+    let mut info: Info = unsafe { mem::zeroed() };
+    info.mask = INFO_EXIT;
+    // SAFETY: the kernel fills the structure, whose size is part of the number.
+    unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_INFO, &raw mut info) }?;
+    let code = info.exit_code;
+    match info.mask & INFO_EXIT {
+        0 => Err(Errno::ENODATA),
+        _ if libc::WIFSIGNALED(code) => Ok(128 + libc::WTERMSIG(code)),
+        _ => Ok(libc::WEXITSTATUS(code)),
+    }
+}
