@@ -216,7 +216,14 @@ impl Profile {
             let arch: ScmpArch = arch.to_string().parse().map_err(|error| refused(&field, &error))?;
             context.add_arch(arch).map_err(|error| refused(&field, &error))?;
         }
-        for (name, rules) in self.rules.iter().filter(|(name, _)| names.contains(name.as_str())) {
+        // What is decided whatever the arguments comes first, as it does in engines' profiles: libseccomp makes rules for
+        // socketcall of those for socket, and refuses some of these ("exists") unless there is already one for all of socketcall.
+        let (whole, in_part): (Vec<_>, Vec<_>) = self
+            .rules
+            .iter()
+            .filter(|(name, _)| names.contains(name.as_str()))
+            .partition(|(_, rules)| rules.iter().any(|rule| rule.conditions.is_empty()));
+        for (name, rules) in whole.into_iter().chain(in_part) {
             // The few names that only `NEWER` knows cannot be used with conditions.
             let Ok(syscall) = ScmpSyscall::from_name(name) else { continue };
             for rule in rules {

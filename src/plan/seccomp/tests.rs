@@ -274,6 +274,35 @@ fn multiplexed_calls_are_filtered_both_ways() {
     }
 }
 
+/// What Podman's profile says of a container without CAP_AUDIT_WRITE. On x86 these are rules for socketcall, too, which cannot
+/// compare its arguments.
+#[test]
+fn conditions_on_multiplexed_calls_go_with_a_rule_for_the_multiplexer() {
+    let filter = compiled(
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","architectures":["SCMP_ARCH_X86_64","SCMP_ARCH_X86","SCMP_ARCH_X32"],"syscalls":[
+            {"names":["read","socketcall","openat2"],"action":"SCMP_ACT_ALLOW"},
+            {"names":["socket"],"action":"SCMP_ACT_ERRNO","errnoRet":22,"args":[
+                {"index":0,"value":16,"op":"SCMP_CMP_EQ"},{"index":2,"value":9,"op":"SCMP_CMP_EQ"}]},
+            {"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":2,"value":9,"op":"SCMP_CMP_NE"}]},
+            {"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":0,"value":16,"op":"SCMP_CMP_NE"}]},
+            {"names":["socket"],"action":"SCMP_ACT_ALLOW","args":[{"index":2,"value":9,"op":"SCMP_CMP_NE"}]}]}"#,
+    );
+    let einval = libc::SECCOMP_RET_ERRNO | libc::EINVAL.unsigned_abs();
+    for (family, protocol, answer) in [(16, 9, einval), (16, 0, ALLOW), (2, 9, ALLOW), (2, 0, ALLOW)] {
+        let got = filter.program.as_slice();
+        assert_eq!(run(got, I386, 359, [family, 0, protocol, 0, 0, 0]), answer, "socket {family} {protocol}");
+        assert_eq!(run(got, I386, 102, [1, 0, 0, 0, 0, 0]), ALLOW, "socketcall");
+        if profile::NATIVE == Arch::ScmpArchX86_64 {
+            let socket = number("socket");
+            assert_eq!(
+                run(got, native(), socket, [family, 0, protocol, 0, 0, 0]),
+                answer,
+                "socket {family} {protocol}"
+            );
+        }
+    }
+}
+
 #[test]
 fn names_that_nobody_knows_are_left_out_and_told() {
     let (filter, unknown) = compile(&profile(
