@@ -336,6 +336,45 @@ fn file_systems_take_their_own_options() {
     assert!(error.contains("mounts[") && error.contains("nosuchfs"), "{error}");
 }
 
+/// An image's layers as Podman mounts them (`--mount type=image`): one option, longer than the 255 bytes of fsconfig(2).
+#[test]
+fn an_option_may_be_long() {
+    let lab = lab!();
+    let layers: Vec<String> = (0..6)
+        .map(|index| {
+            let layer = lab.path(format!("{index}{}", "x".repeat(60)));
+            fs::create_dir(&layer).unwrap();
+            fs::write(layer.join(format!("file{index}")), "").unwrap();
+            layer.to_str().unwrap().to_owned()
+        })
+        .collect();
+    let layers = format!("lowerdir={}", layers.join(":"));
+    let overlay =
+        |options: &[&str]| json!({"destination": "/mnt", "type": "overlay", "source": "/a/name", "options": options});
+    let options = [&layers, "nodev", "noexec", "noatime", "private"];
+    let script = "ls /mnt; grep ' /mnt ' /proc/self/mountinfo; grep -c overlay /proc/self/mountinfo";
+    let said = lab.shell(script, |config| add(config, overlay(&options))).ok();
+    let (files, mounts) = said.split_once("file5\n").unwrap();
+    assert_eq!(files, "file0\nfile1\nfile2\nfile3\nfile4\n");
+    let mounted = parse(mounts);
+    let mount = at(&mounted, "/mnt");
+    assert!(["nodev", "noexec", "noatime"].iter().all(|option| mount.has(option)) && !mount.has("nosuid"), "{mount:?}");
+    assert!(mounts.contains("overlay /a/name ") && mounts.ends_with("\n1"), "{mounts}");
+    if common::kernel() >= (5, 11) {
+        let said = lab.shell("ls /mnt | wc -l", |config| {
+            add(config, overlay(&options));
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        });
+        assert_eq!(said.ok(), "6");
+    }
+    let too_long = format!("lowerdir={}", "/mnt:".repeat(900));
+    let error = lab.shell("true", |config| add(config, overlay(&[&too_long]))).failed();
+    assert!(error.contains(".options: has 45") && error.contains("4096"), "{error}");
+}
+
 #[test]
 fn a_mount_that_is_there_can_be_changed() {
     let lab = lab!();

@@ -151,6 +151,11 @@ fn access_times_of(present: u64) -> u64 {
     }
 }
 
+/// What mount(2) calls the attributes of a new mount.
+pub fn flags_of_new(attributes: u64) -> u64 {
+    flags_of(0, attributes, ACCESS_TIMES)
+}
+
 fn flags_of(present: u64, set: u64, clear: u64) -> u64 {
     let flags = NAMES.iter().fold(0, |flags, (attribute, status, flag)| {
         let on = set & attribute != 0 || present & status != 0 && clear & attribute == 0;

@@ -218,6 +218,14 @@ pub fn new_filesystem(
     made
 }
 
+/// A new file system by mount(2), detached: mounted at `place`, copied, and taken away from there.
+pub fn new_filesystem_at(place: &CStr, source: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Sys<RawFd> {
+    mount::mount_filesystem(source, place, kind, flags, data)?;
+    let copy = mount::open_tree_clone(fs::CWD, place, 0);
+    mount::umount(place, libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW)?;
+    copy
+}
+
 /// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
 pub fn make_mount_private(setter: &mut Setter, path: &CStr) -> Sys {
     let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };

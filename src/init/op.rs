@@ -190,7 +190,18 @@ pub enum Op {
     CloneTree { source: Source, recursive: bool, into: Slot },
     /// fsopen, fsconfig, fsmount: a detached file system.
     NewFilesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
-    /// As above, a tmpfs that has the mode of what it is going to cover, if there is something: the directory at `path`.
+    /// mount(2) at `place`, a directory of the host that is covered for the moment: fsconfig(2) takes no value of 256 bytes. `flags`
+    /// are of the superblock (`MS_SYNCHRONOUS` and its like).
+    NewFilesystemAt {
+        kind: CString,
+        source: CString,
+        data: CString,
+        flags: u64,
+        attributes: u64,
+        place: CString,
+        into: Slot,
+    },
+    /// As [`Op::NewFilesystem`], a tmpfs that has the mode of what it is going to cover, if there is something: the directory at `path`.
     TmpfsLike { root: Slot, path: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
@@ -424,6 +435,11 @@ impl fmt::Display for Op {
                 write!(f, "fsopen({:?})", text(kind))?;
                 write_options(f, options)?;
                 write!(f, ", fsmount({}) -> {into}", attribute_names(*attributes))
+            }
+            Self::NewFilesystemAt { kind, source, data, attributes, place, into, .. } => {
+                let (kind, source, data, place) = (text(kind), text(source), text(data), text(place));
+                write!(f, "mount({source:?}, {place:?}, {kind:?}, {}, {data:?}), ", attribute_names(*attributes))?;
+                write!(f, "open_tree({place:?}, CLONE) -> {into}, umount({place:?})")
             }
             Self::TmpfsLike { root, path, options, attributes, into } => {
                 write!(f, "fsopen(\"tmpfs\")")?;

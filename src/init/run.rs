@@ -1,6 +1,6 @@
 //! Runs the steps.
 
-use super::attributes::Setter;
+use super::attributes::{self, Setter};
 use super::op::{Create, Exec, Gate, Op, Source, Step};
 use super::slots::{Slot, Slots};
 use super::{console, mounts, program, rights, target};
@@ -228,6 +228,10 @@ impl<'a> Executor<'a> {
             }
             Op::NewFilesystem { kind, options, attributes, into } => {
                 self.put(*into, mounts::new_filesystem(kind, options, None, *attributes))
+            }
+            Op::NewFilesystemAt { kind, source, data, flags, attributes, place, into } => {
+                let flags = *flags | attributes::flags_of_new(*attributes);
+                self.put(*into, mounts::new_filesystem_at(place, source, kind, flags, data))
             }
             Op::TmpfsLike { root, path, options, attributes, into } => {
                 self.put(*into, mounts::tmpfs_like(self.at(*root), path, options, *attributes))

@@ -115,7 +115,7 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
                 describe(errno)
             ),
         ),
-        Op::NewFilesystem { kind, .. } if errno == Errno::ENODEV => Error::new(
+        Op::NewFilesystem { kind, .. } | Op::NewFilesystemAt { kind, .. } if errno == Errno::ENODEV => Error::new(
             Kind::Config,
             format!(
                 "{}.type: the kernel does not know the file system {:?} ({}): load its module, or name another",

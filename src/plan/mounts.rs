@@ -258,7 +258,7 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
         Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
     } else {
         let kind = cstring(&format!("{}.type", entry.field), entry.kind)?;
-        Op::NewFilesystem { kind, options, attributes, into }
+        new_filesystem(input, &format!("{}.options", entry.field), kind, options, attributes, into)?
     };
     builder.push(entry.field.clone(), op);
     builder.push(
@@ -280,6 +280,58 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
     builder.push(entry.field.clone(), Op::Attach { mount: into, target: slots::TARGET });
     propagate(builder, entry, into);
     Ok(())
+}
+
+/// The longest value that fsconfig(2) takes, in bytes (fs/fsopen.c of Linux).
+const LONGEST_VALUE: usize = 255;
+
+/// The most that mount(2) reads of its options, with the zero byte: a page of the smallest size.
+const LONGEST_DATA: usize = 4096;
+
+/// Makes a file system with `options` as [`filesystem_options`] returns them.
+///
+/// # Errors
+/// The options are too long for the kernel; `field` is blamed.
+pub(super) fn new_filesystem(
+    input: &Input<'_>,
+    field: &str,
+    kind: CString,
+    options: Vec<(CString, Option<CString>)>,
+    attributes: u64,
+    into: Slot,
+) -> Result<Op> {
+    if options.iter().filter_map(|(_, value)| value.as_ref()).all(|value| value.count_bytes() <= LONGEST_VALUE) {
+        return Ok(Op::NewFilesystem { kind, options, attributes, into });
+    }
+    if input.namespace(LinuxNamespaceType::Mount).is_none() {
+        let problem = format!("has a value of more than {LONGEST_VALUE} bytes, which needs a mount namespace: add one");
+        return Err(Error::config(field, problem));
+    }
+    let mut source = c"none".to_owned();
+    let mut flags = 0;
+    let mut data = Vec::new();
+    for (key, value) in options {
+        match (key.to_bytes(), value) {
+            (b"source", Some(value)) => source = value,
+            (b"ro", None) => flags |= libc::MS_RDONLY,
+            (b"sync", None) => flags |= libc::MS_SYNCHRONOUS,
+            (b"dirsync", None) => flags |= libc::MS_DIRSYNC,
+            (b"lazytime", None) => flags |= libc::MS_LAZYTIME,
+            (b"mand", None) => flags |= libc::MS_MANDLOCK,
+            (key, value) => {
+                let separator: &[u8] = if data.is_empty() { b"" } else { b"," };
+                let value = value.map(|value| [b"=", value.to_bytes()].concat()).unwrap_or_default();
+                data.extend([separator, key, &value].concat());
+            }
+        }
+    }
+    if data.len() >= LONGEST_DATA {
+        let problem =
+            format!("has {} bytes of options, of which the kernel reads {LONGEST_DATA}: use fewer", data.len());
+        return Err(Error::config(field, problem));
+    }
+    let place = cpath(field, input.state_dir)?;
+    Ok(Op::NewFilesystemAt { kind, source, data: cstring(field, data)?, flags, attributes, place, into })
 }
 
 /// Keys and values for fsconfig(2).

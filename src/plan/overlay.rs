@@ -71,7 +71,8 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overla
         // Nothing in a scratch layer outlives the container: umount need not sync it.
         options.push((c"volatile".to_owned(), None));
     }
-    builder.push(field, Op::NewFilesystem { kind: c"overlay".into(), options, attributes: 0, into: slots::ROOT });
+    let op = super::mounts::new_filesystem(input, field, c"overlay".into(), options, 0, slots::ROOT)?;
+    builder.push(field, op);
     Ok(())
 }
 

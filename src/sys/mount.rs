@@ -90,6 +90,12 @@ pub fn mount(source: &CStr, target: &CStr, flags: u64) -> Sys {
     unsafe { call!(libc::SYS_mount, source.as_ptr(), target.as_ptr(), null(), flags, null()) }.map(drop)
 }
 
+/// Mounts a file system of the type `kind` with the options `data`, a page at most, at a path of the host (mount(2)).
+pub fn mount_filesystem(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Sys {
+    // SAFETY: the strings outlive the call, which reads data up to its end.
+    unsafe { call!(libc::SYS_mount, source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr()) }.map(drop)
+}
+
 /// Mounts an empty tmpfs at a path of the host (mount(2)).
 pub fn mount_tmpfs(target: &CStr, flags: u64) -> Sys {
     let kind = c"tmpfs".as_ptr();
