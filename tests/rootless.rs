@@ -242,3 +242,26 @@ fn without_a_user_namespace_it_is_refused() {
     });
     assert!(refused.failed().contains("without root: config.json: linux.namespaces: needs a user namespace"));
 }
+
+/// As rootless Podman does it: the runtime is root of a user namespace that it has not made, and the container has none of its own.
+#[test]
+fn root_of_a_user_namespace_binds_the_devices_that_it_may_not_make() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "user");
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"].as_object_mut().unwrap().remove(field);
+        }
+        let device = json!({"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o666});
+        config["linux"]["devices"] = json!([device]);
+        let script = "stat -c %t,%T /dev/null /dev/full; head -c 1 /dev/zero | wc -c; ls -l /dev | grep -c ^c";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let (user, runtime): (Vec<_>, Vec<_>) = run.get_args().enumerate().partition(|(index, _)| *index < 5);
+    let mut command = Command::new(run.get_program());
+    command.args(user.into_iter().map(|(_, word)| word)).args(["unshare", "--user", "--map-root-user", "--mount"]);
+    command.args(runtime.into_iter().map(|(_, word)| word)).env("XDG_RUNTIME_DIR", lab.path("run"));
+    assert_eq!(output(command).ok(), "1,3\n1,7\n1\n6");
+}

@@ -71,8 +71,16 @@ pub fn unless_there(made: Sys) -> Sys {
     }
 }
 
-/// A device node (mknodat(2)).
-pub fn make_device(root: RawFd, device: &DeviceNode) -> Sys {
+/// A device node (mknodat(2)), or the host's `host` bound where none may be made: by root of a user namespace, for example.
+pub fn make_device(root: RawFd, device: &DeviceNode, host: &CStr) -> Sys {
+    let made = make_node(root, device);
+    if made == Err(Errno::EPERM) && device.mode & libc::S_IFMT != libc::S_IFIFO {
+        return bind_device(root, device, host);
+    }
+    made
+}
+
+fn make_node(root: RawFd, device: &DeviceNode) -> Sys {
     target::in_parent(root, &device.path, |dir, name| match fs::mknod(dir, name, device.mode, device.dev) {
         Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
         Err(Errno::EEXIST) if device.exact => require_device(dir, name, device),

@@ -223,8 +223,8 @@ pub enum Op {
     MakeDirectory { dir: Slot, path: CString, mode: u32 },
     /// Copies what lies at `path` in the root to a new tmpfs, before that covers it (tmpcopyup).
     CopyUp { from: Slot, to: Slot },
-    /// mknodat(2), fchownat(2); a name that exists and is that device is fine.
-    MakeDevice { root: Slot, device: DeviceNode },
+    /// mknodat(2), fchownat(2); a name that exists and is that device is fine. Where that is not allowed, as [`Op::BindDevice`].
+    MakeDevice { root: Slot, device: DeviceNode, host: CString },
     /// The host's device bound there, where mknod is not allowed (user namespaces).
     BindDevice { root: Slot, device: DeviceNode, host: CString },
     /// symlinkat(2); a name that exists is left alone.
@@ -478,7 +478,7 @@ impl fmt::Display for Op {
             }
             Self::MakeDirectory { dir, path, mode } => write!(f, "mkdirat({dir}, {:?}, {mode:04o})", text(path)),
             Self::CopyUp { from, to } => write!(f, "copy the files of {from} to {to}"),
-            Self::MakeDevice { root, device } => write!(
+            Self::MakeDevice { root, device, .. } => write!(
                 f,
                 "mknodat({root}, {:?}, {:06o}, {}:{})",
                 text(&device.path),

@@ -259,7 +259,7 @@ impl<'a> Executor<'a> {
             }
             Op::MakeDirectory { dir, path, mode } => mounts::unless_there(fs::mkdir(self.at(*dir), path, *mode)),
             Op::CopyUp { from, to } => super::copy::copy_up(self.at(*from), self.at(*to)),
-            Op::MakeDevice { root, device } => mounts::make_device(self.at(*root), device),
+            Op::MakeDevice { root, device, host } => mounts::make_device(self.at(*root), device, host),
             Op::BindDevice { root, device, host } => mounts::bind_device(self.at(*root), device, host),
             Op::MakeLink { root, path, target } => mounts::make_link(self.at(*root), path, target),
             Op::Console { root, socket, terminal } => console::set_up(self.at(*root), self.at(*socket), terminal),

@@ -87,7 +87,7 @@ fn is_ptmx(device: &LinuxDevice) -> bool {
     device.path() == Path::new("/dev/ptmx") && is_char && (device.major(), device.minor()) == (5, 2)
 }
 
-/// A node, or the host's node bound where a user namespace forbids mknod(2).
+/// A node, or the host's node bound: the container's user namespace forbids mknod(2), and so may one that the runtime itself is in.
 fn node_or_bind(
     builder: &mut Builder,
     input: &Input<'_>,
@@ -96,10 +96,11 @@ fn node_or_bind(
     device: DeviceNode,
     host: &Path,
 ) -> Result<()> {
+    let host = cpath(field, host)?;
     let op = if input.has_user_namespace() {
-        Op::BindDevice { root, device, host: cpath(field, host)? }
+        Op::BindDevice { root, device, host }
     } else {
-        Op::MakeDevice { root, device }
+        Op::MakeDevice { root, device, host }
     };
     builder.push(field, op);
     Ok(())
