@@ -113,6 +113,27 @@ pub struct User {
     pub ids: (u32, u32),
 }
 
+/// The user "rootless", who has subordinate ids if the machine gives them to its users. Made if need be.
+///
+/// # Errors
+/// Why there is no such user.
+pub fn unprivileged_user() -> Result<User, String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("needs root, to become another user".into());
+    }
+    let find = || nix::unistd::User::from_name("rootless").ok().flatten();
+    let user = match find() {
+        Some(user) => user,
+        None => {
+            let mut command = Command::new("useradd");
+            command.args(["--create-home", "rootless"]);
+            let made = output(command);
+            find().ok_or_else(|| format!("there is no user \"rootless\" and none can be made: {}", made.stderr))?
+        }
+    };
+    Ok(User { name: user.name, ids: (user.uid.as_raw(), user.gid.as_raw()) })
+}
+
 impl Lab {
     /// The status of a container; empty if there is none.
     pub fn status(&self, id: &str) -> String {
@@ -137,20 +158,7 @@ impl Lab {
     /// # Errors
     /// Why there cannot be one on this machine.
     pub fn for_user() -> Result<Self, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("needs root, to become another user".into());
-        }
-        let find = || nix::unistd::User::from_name("rootless").ok().flatten();
-        let user = match find() {
-            Some(user) => user,
-            None => {
-                let mut command = Command::new("useradd");
-                command.args(["--create-home", "rootless"]);
-                let made = output(command);
-                find().ok_or_else(|| format!("there is no user \"rootless\" and none can be made: {}", made.stderr))?
-            }
-        };
-        Self::with_user(Some(User { name: user.name, ids: (user.uid.as_raw(), user.gid.as_raw()) }))
+        Self::with_user(Some(unprivileged_user()?))
     }
 
     fn with_user(user: Option<User>) -> Result<Self, String> {

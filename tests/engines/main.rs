@@ -15,6 +15,7 @@ mod containerd;
 mod ctr;
 mod docker;
 mod image;
+mod podman;
 mod process;
 mod runner;
 mod world;
@@ -37,5 +38,7 @@ fn main() -> ExitCode {
     };
     runner.suite::<ctr::Ctr>(&world);
     runner.suite::<docker::Docker>(&world);
+    runner.suite::<podman::Root>(&world);
+    runner.suite::<podman::Rootless>(&world);
     runner.finish()
 }

@@ -49,7 +49,7 @@ macro_rules! cases {
 
 /// The last word of a path to a function.
 pub fn last_word(path: &'static str) -> &'static str {
-    path.rsplit(':').next().unwrap_or(path)
+    path.rsplit(':').next().unwrap_or(path).trim()
 }
 
 /// Ends the case as skipped.

@@ -178,6 +178,11 @@ fn container_cgroups() -> BTreeSet<PathBuf> {
     found
 }
 
+/// Removes the cgroup `name` below the root of every hierarchy, and all that is below it.
+pub fn remove_cgroups(name: &str) {
+    hierarchies().iter().for_each(|hierarchy| remove_tree(&hierarchy.path.join(name)));
+}
+
 fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(path).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
