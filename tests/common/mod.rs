@@ -7,6 +7,7 @@ use microrun::cgroup::layout::{Layout, Needs};
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -376,10 +377,18 @@ impl Drop for Lab {
         }
         // Empty ones alone: the containers' own are theirs to remove.
         for place in cgroup_places() {
-            for below in [format!("{CALLER}/{}", self.name()), CALLER.to_owned(), self.name().to_owned()] {
-                let _ = fs::remove_dir(place.join(self.name()).join(below));
+            let lab = place.join(self.name());
+            let caller = lab.join(CALLER);
+            let _ = fs::remove_dir(caller.join(self.name()));
+            // Who was in no cgroup but the caller's is killed by now, and need not have ended.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while fs::remove_dir(&caller).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy)
+                && Instant::now() < deadline
+            {
+                std::thread::sleep(Duration::from_millis(1));
             }
-            let _ = fs::remove_dir(place.join(self.name()));
+            let _ = fs::remove_dir(lab.join(self.name()));
+            let _ = fs::remove_dir(lab);
         }
     }
 }
