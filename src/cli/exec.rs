@@ -71,10 +71,16 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         sub_cgroups: parse_sub_cgroups(sub_cgroups.iter().map(String::as_str))?,
         stdio: None,
     };
-    let finished = exec::exec(&options).map_err(|error| error.context("exec failed"))?;
+    let finished = exec::exec(&options).map_err(in_runcs_words)?;
     warn(&finished.warnings);
     // An exit code is the low byte, here as in exit(3).
     Ok(finished.status as u8)
+}
+
+/// An error as engines show it to their users, and search it.
+fn in_runcs_words(error: Error) -> Error {
+    let error = if error.is_in_init() { error.context("unable to start container process") } else { error };
+    error.context("exec failed")
 }
 
 fn wanted(words: &Words) -> Result<Wanted> {

