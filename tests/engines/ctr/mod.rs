@@ -34,6 +34,8 @@ const SIZE: &str = "until stty size 2>/dev/null | grep .; do usleep 10000; done"
 impl Engine for Ctr {
     const NAME: &'static str = "ctr";
     const NEEDS: &'static [(&'static str, &'static str)] = &[("containerd", "containerd"), ("ctr", "containerd")];
+    const STATE: &'static [&'static str] =
+        &["/run/containerd/runc/default", "/run/containerd/s", "/run/containerd/io.containerd.runtime.v2.task/default"];
 
     fn start(world: &World, runtime: &Runtime) -> Result<Self, String> {
         let containerd = Containerd::start(world, runtime, "containerd", None)?;

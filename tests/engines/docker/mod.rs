@@ -36,6 +36,10 @@ impl Engine for Docker {
     const NAME: &'static str = "docker";
     const NEEDS: &'static [(&'static str, &'static str)] =
         &[("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd")];
+    const STATE: &'static [&'static str] = &[
+        "/run/docker-test/exec/runtime-runc/moby",
+        "/run/docker-test/exec/containerd/daemon/io.containerd.runtime.v2.task/moby",
+    ];
 
     fn start(world: &World, runtime: &Runtime) -> Result<Self, String> {
         let dir = world.path("docker");
