@@ -282,6 +282,8 @@ pub enum Op {
     NoNewPrivileges,
     /// PR_CAPBSET_DROP of each bit set.
     DropBounding { drop: u64 },
+    /// fchown(2) of stdin, stdout and stderr, but for /dev/null: their user may open them again, through /dev/stdout.
+    OwnStdio { uid: u32 },
     /// PR_SET_KEEPCAPS around setgroups, setresgid, setresuid.
     BecomeUser { uid: u32, gid: u32, groups: Option<Vec<u32>>, keep_caps: bool },
     /// capset(2).
@@ -532,6 +534,7 @@ impl fmt::Display for Op {
             Self::FindProgram => write!(f, "faccessat2 of the program"),
             Self::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS)"),
             Self::DropBounding { drop } => write!(f, "prctl(PR_CAPBSET_DROP) of {drop:#x}"),
+            Self::OwnStdio { uid } => write!(f, "fchown(stdin, stdout, stderr, {uid})"),
             Self::BecomeUser { uid, gid, groups, .. } => {
                 if let Some(groups) = groups {
                     write!(f, "setgroups({groups:?}), ")?;

@@ -302,6 +302,10 @@ impl<'a> Executor<'a> {
             }
             Op::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop),
             Op::DropBounding { drop } => rights::drop_bounding(*drop),
+            Op::OwnStdio { uid } => {
+                rights::own_stdio(*uid);
+                Ok(())
+            }
             Op::BecomeUser { uid, gid, groups, keep_caps } => {
                 rights::become_user(*uid, *gid, groups.as_deref(), *keep_caps)
             }

@@ -292,6 +292,9 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
                        in linux.gidMappings (for which newgidmap is needed), or leave it out";
         return Err(Error::config("process.user.additionalGids", problem));
     }
+    if user.uid() != 0 {
+        builder.push("process.user", Op::OwnStdio { uid: user.uid() });
+    }
     builder.push(
         "process.user",
         Op::BecomeUser {
