@@ -7,10 +7,11 @@ ARCH := $(shell uname -m)
 
 MICRORUN := dist/microrun
 MEASURE := dist/microrun-bench
+SHIM := dist/containerd-shim-microrun-v1
 ACTION := dist/hello
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-engines test-vm bench bench-cold bundle man install clean need $(MEASURE)
+.PHONY: help build run test test-engines test-vm bench bench-cold bench-ctr bundle man install clean need shim $(MEASURE) $(SHIM)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,8 +27,13 @@ test: build bundle dist/ukvm ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
 
-test-engines: build bundle ## containerd, Podman, Docker and others with microrun as their runtime (docs/drop-in.md; CASES='...', RUNTIME=runc)
-	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test-engines $(CASES)
+shim: $(SHIM) ## the static release binary of containerd's shim (docs/shim.md)
+
+$(SHIM): need
+	scripts/build $@ containerd-shim-microrun-v1
+
+test-engines: build bundle $(SHIM) ## containerd, Podman, Docker and others with microrun as their runtime (docs/drop-in.md; CASES='...', RUNTIME=runc)
+	MICRORUN=$(CURDIR)/$(MICRORUN) MICRORUN_SHIM=$(CURDIR)/$(SHIM) scripts/test-engines $(CASES)
 
 test-vm: build bundle dist/ukvm ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
@@ -43,6 +49,9 @@ $(MEASURE): need
 bench-cold: build $(ACTION) dist/floor dist/pause dist/peak ## cold starts against other runtimes (docs/benchmark.md; BENCH='--help' for options)
 	-scripts/need bench
 	MICRORUN=$(CURDIR)/$(MICRORUN) cargo bench --locked --bench cold -- $(BENCH)
+
+bench-ctr: build $(SHIM) $(ACTION) dist/pause ## containerd's client on both shims (docs/shim.md; ROUNDS=30)
+	benches/ctr/run $(ROUNDS)
 
 bundle: build $(ACTION) ## bundle/: a root filesystem with the action, and its config.json
 	mkdir -p $(addprefix bundle/rootfs/,dev proc sys tmp)
@@ -67,9 +76,10 @@ man: need ## manual pages and shell completions, in dist, and docs/cli.md
 	cargo run --quiet --locked --example manual -- dist
 	cp dist/cli.md docs/cli.md
 
-install: build man $(MEASURE) ## install into PREFIX (/usr/local), below DESTDIR if given
+install: build man $(MEASURE) $(SHIM) ## install into PREFIX (/usr/local), below DESTDIR if given
 	install -D -m 755 $(MICRORUN) $(DESTDIR)$(BINDIR)/microrun
 	install -D -m 755 $(MEASURE) $(DESTDIR)$(BINDIR)/microrun-bench
+	install -D -m 755 $(SHIM) $(DESTDIR)$(BINDIR)/containerd-shim-microrun-v1
 	install -D -m 644 -t $(DESTDIR)$(SHARE)/man/man8 dist/man/*.8
 	install -D -m 644 dist/completions/microrun.bash $(DESTDIR)$(SHARE)/bash-completion/completions/microrun
 	install -D -m 644 dist/completions/microrun.fish $(DESTDIR)$(SHARE)/fish/vendor_completions.d/microrun.fish

@@ -9,6 +9,7 @@ fn main() {
     // src/sys/entry.rs
     if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
         println!("cargo::rustc-link-arg-bin=microrun=-Wl,-e,microrun_entry");
+        println!("cargo::rustc-link-arg-bin=containerd-shim-microrun-v1=-Wl,-e,shim_entry");
     }
     look_for_libseccomp();
     let arch = std::env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();

@@ -22,6 +22,8 @@ pub mod log;
 pub mod path;
 pub mod plan;
 pub mod pool;
+#[cfg(feature = "shim")]
+pub mod shim;
 pub mod spec;
 pub mod sys;
 

@@ -42,9 +42,14 @@ pub fn set_up(file: Option<&Path>, format: Format, debug: bool) -> Result<()> {
         }
         None => None,
     };
+    set_up_in(file, format, debug);
+    Ok(())
+}
+
+/// As [`set_up`], with a file that is open.
+pub fn set_up_in(file: Option<File>, format: Format, debug: bool) {
     // A second set-up would be a mistake in this program; the first one stays.
     let _ = LOG.set(Log { format, debug, file });
-    Ok(())
 }
 
 /// An error that standard error has been told already: for the file of `--log` alone.

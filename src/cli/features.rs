@@ -23,13 +23,18 @@ pub static VERB: Verb = Verb {
 };
 
 fn call(_: &Global, _: &Words) -> Result<u8> {
-    print(&features(&Facts {
+    print(&document())
+}
+
+/// What it prints.
+pub fn document() -> String {
+    features(&Facts {
         libseccomp: version::libseccomp(),
         seccomp_arch,
         seccomp_flag: |name| seccomp::supported_flags().iter().any(|(known, _)| *known == name),
         version: version::VERSION,
         commit: version::COMMIT.unwrap_or_default(),
-    }))
+    })
 }
 
 /// Whether the libseccomp that is linked can compile for an architecture: its Rust binding knows names that are newer.

@@ -9,7 +9,7 @@ mod delete;
 mod events;
 mod exec;
 mod explain;
-mod features;
+pub mod features;
 pub mod global;
 pub mod grammar;
 pub mod help;
@@ -27,7 +27,7 @@ mod start;
 mod state;
 mod update;
 pub mod value;
-mod version;
+pub mod version;
 
 use crate::error::{Kind, Result};
 use crate::log;

@@ -30,6 +30,19 @@ use std::os::unix::ffi::OsStringExt;
 /// # Errors
 /// When our executable can be neither proven safe nor copied.
 pub fn ensure(process: Option<&Process>) -> Result<()> {
+    ensure_unless(|exe| is_out_of_reach(exe, process))
+}
+
+/// As [`ensure`], for containers that are not known yet: call it before anything else is done. Then [`ensure`] does nothing
+/// any more.
+///
+/// # Errors
+/// As there.
+pub fn ensure_for_all() -> Result<()> {
+    ensure_unless(|exe| is_fixed(exe, || false))
+}
+
+fn ensure_unless(is_safe: impl FnOnce(&OwnedFd) -> Result<bool, Errno>) -> Result<()> {
     // The release binary has seen to it before libc began.
     #[cfg(target_env = "musl")]
     if crate::sys::entry::is_read_only() {
@@ -37,7 +50,7 @@ pub fn ensure(process: Option<&Process>) -> Result<()> {
     }
     let doing = || "protect the runtime's own binary from the container: open /proc/self/exe";
     let exe = own(sys_fs::open(sys_fs::CWD, c"/proc/self/exe", libc::O_PATH, 0).doing(doing)?);
-    if is_out_of_reach(&exe, process).doing(doing)? {
+    if is_safe(&exe).doing(doing)? {
         return Ok(());
     }
     let (argv, envp) = (arguments()?, environment()?);
@@ -54,6 +67,11 @@ pub fn ensure(process: Option<&Process>) -> Result<()> {
 
 /// Whether a program of the container cannot write to `exe`.
 fn is_out_of_reach(exe: &OwnedFd, process: Option<&Process>) -> Result<bool, Errno> {
+    is_fixed(exe, || !may_change_attributes(process))
+}
+
+/// Whether nobody can write to `exe`. `suffices` tells whether the immutable attribute is enough for that.
+fn is_fixed(exe: &OwnedFd, suffices: impl FnOnce() -> bool) -> Result<bool, Errno> {
     /// tmpfs, on which memfds lie.
     const TMPFS_MAGIC: i64 = 0x0102_1994;
     if fstatvfs(exe)?.flags().contains(FsFlags::ST_RDONLY) {
@@ -63,8 +81,8 @@ fn is_out_of_reach(exe: &OwnedFd, process: Option<&Process>) -> Result<bool, Err
     if attributes & libc::STATX_ATTR_VERITY as u64 != 0 {
         return Ok(true);
     }
-    if attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0 {
-        return Ok(!may_change_attributes(process));
+    if attributes & libc::STATX_ATTR_IMMUTABLE as u64 != 0 && suffices() {
+        return Ok(true);
     }
     Ok(sys_fs::file_system(exe.as_raw_fd())? == TMPFS_MAGIC && is_sealed())
 }

@@ -18,9 +18,7 @@ mod validate;
 mod warning;
 
 pub use load::{Loaded, load_file, parse, read_config};
-pub use process::{load_process, load_resources};
-#[cfg(test)]
-pub use process::{parse_process, parse_resources};
+pub use process::{load_process, load_resources, parse_process, parse_resources};
 pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;

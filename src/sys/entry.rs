@@ -6,7 +6,7 @@
 //! executable with three system calls, and executes the copy with five; only then come libc, Rust and `main`.
 //!
 //! It is an accelerator: whatever goes wrong here is left to `container::sealed`. There is no libc yet: no
-//! thread-local storage, no allocation, no panic. The linker is told of `microrun_entry` by build.rs, for musl alone:
+//! thread-local storage, no allocation, no panic. The linker is told of `microrun_entry`, or of `shim_entry` for containerd's shim, by build.rs, for musl alone:
 //! its static binary needs no relocation before code runs.
 
 use super::mount::Attributes;
@@ -46,7 +46,17 @@ core::arch::global_asm!(
     "add rsp, 8",
     "pop rdx",
     "jmp _start",
+    ".globl shim_entry",
+    "shim_entry:",
+    "mov rdi, rsp",
+    "push rdx",
+    "sub rsp, 8",
+    "call {begin_shim}",
+    "add rsp, 8",
+    "pop rdx",
+    "jmp _start",
     begin = sym begin,
+    begin_shim = sym begin_shim,
 );
 
 #[cfg(target_arch = "aarch64")]
@@ -58,7 +68,15 @@ core::arch::global_asm!(
     "bl {begin}",
     "mov x0, x19",
     "b _start",
+    ".globl shim_entry",
+    "shim_entry:",
+    "mov x19, x0",
+    "mov x0, sp",
+    "bl {begin_shim}",
+    "mov x0, x19",
+    "b _start",
     begin = sym begin,
+    begin_shim = sym begin_shim,
 );
 
 /// Executes the program again from a read-only mount where that is due and possible; else returns.
@@ -69,7 +87,7 @@ unsafe extern "C" fn begin(stack: *const usize) {
     // SAFETY: the caller's promise.
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
     // SAFETY: there are `argc` strings, each ended by a null.
-    let is_wanted = |index: usize| unsafe { is_verb(*argv.add(index)) };
+    let is_wanted = |index: usize| unsafe { is_one_of(&VERBS, *argv.add(index)) };
     if (1..argc).any(is_wanted) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
@@ -77,6 +95,21 @@ unsafe extern "C" fn begin(stack: *const usize) {
             run_from_pool(argc, argv, envp);
             let _ = execute_read_only(argv, envp);
         }
+    }
+}
+
+/// As [`begin`], of containerd's shim.
+///
+/// # Safety
+/// As there.
+unsafe extern "C" fn begin_shim(stack: *const usize) {
+    // SAFETY: the caller's promise.
+    let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
+    // SAFETY: there are `argc` strings, each ended by a null.
+    let is_start = |index: usize| unsafe { is_one_of(&[c"start"], *argv.add(index)) };
+    if (1..argc).any(is_start) {
+        // SAFETY: the environment begins behind the arguments' null.
+        let _ = unsafe { execute_read_only(argv, argv.add(argc + 1)) };
     }
 }
 
@@ -160,8 +193,8 @@ pub const SOCKET: &[u8] = b"/run/microrun-pool/socket";
 
 /// # Safety
 /// `argument` is a string ended by a null.
-unsafe fn is_verb(argument: *const c_char) -> bool {
-    VERBS.iter().any(|verb| {
+unsafe fn is_one_of(verbs: &[&CStr], argument: *const c_char) -> bool {
+    verbs.iter().any(|verb| {
         let verb = verb.to_bytes_with_nul();
         // SAFETY: nothing is read behind a byte that differs, and the last one compared is the null.
         (0..verb.len()).all(|index| unsafe { *argument.add(index) as u8 } == verb[index])

@@ -363,6 +363,37 @@ impl Exit {
     }
 }
 
+/// A child that has ended and was not waited for yet; it stays so (waitid(2), WNOWAIT).
+///
+/// # Errors
+/// ECHILD without any child.
+pub fn ended_child() -> Sys<Option<i32>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a zeroed siginfo_t is valid, and the kernel fills one.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one siginfo_t, and no usage.
+    retry(|| unsafe { call!(libc::SYS_waitid, libc::P_ALL, 0, &raw mut info, flags, ptr::null::<u8>()) })?;
+    // SAFETY: the kernel has filled it, or left the zeroes.
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Copies this process, as fork(2) does; the child's pid, or `None` in the child. Only a process with one thread is
+/// copied whole.
+///
+/// # Errors
+/// EBUSY in a process that has other threads, and what fork(2) answers.
+pub fn fork() -> Sys<Option<i32>> {
+    let tasks =
+        std::fs::read_dir("/proc/self/task").map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))?;
+    if tasks.count() != 1 {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: there is one thread, so the child has all that there is.
+    let pid = Errno::result(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
 /// Waits for the child `pid` to end and reaps it (wait4(2)). With `WNOHANG` in `options`, `None` when it still runs.
 pub fn wait(pid: i32, options: i32) -> Sys<Option<Exit>> {
     let mut status = 0i32;

@@ -3,7 +3,7 @@
 use crate::common::Output;
 use crate::process::{Daemon, limited, output};
 use crate::runner::Runtime;
-use crate::world::World;
+use crate::world::{self, World};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,8 @@ impl Containerd {
         fs::create_dir_all(dir.join("bin")).unwrap();
         let _ = fs::remove_file(dir.join("bin/runc"));
         symlink(&runtime.path, dir.join("bin/runc")).unwrap();
+        let _ = fs::remove_file(dir.join("bin").join(world::SHIM));
+        symlink(world.path("bin").join(world::SHIM), dir.join("bin").join(world::SHIM)).unwrap();
         let daemon = Mutex::new(Self::launch(&config, &socket, dir.join("log"))?);
         Ok(Self { daemon, config, dir, socket })
     }

@@ -1,7 +1,7 @@
 //! Engines on microrun: each real engine, started with directories and sockets of its own, uses the runtime under test.
 //!
 //! `make test-engines` runs it; docs/drop-in.md says what is tested and how to repeat a part of it. `$RUNTIME` is the runtime
-//! under test: microrun (the default), or a runtime to compare it with (`runc`, `crun`). Arguments select cases by a part of
+//! under test: microrun (the default), microrun in a shim of its own (`shim`), or a runtime to compare it with (`runc`, `crun`). Arguments select cases by a part of
 //! their names; `--list` prints the names.
 //!
 //! Everything happens in mount, network, pid and cgroup namespaces of the test's own ([`world`]), so that nothing can be left on
@@ -37,6 +37,10 @@ fn main() -> ExitCode {
         }
     };
     runner.suite::<ctr::Ctr>(&world);
+    if std::env::var("RUNTIME").is_ok_and(|name| name == "shim") {
+        // Only containerd has shims.
+        return runner.finish();
+    }
     runner.suite::<docker::Docker>(&world);
     runner.suite::<podman::Root>(&world);
     runner.suite::<podman::Rootless>(&world);

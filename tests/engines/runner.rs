@@ -68,27 +68,32 @@ pub struct Runtime {
     pub name: String,
     /// The program.
     pub path: PathBuf,
+    /// Whether containerd uses it through microrun's own shim.
+    pub has_own_shim: bool,
 }
 
 impl Runtime {
-    /// `$RUNTIME`: microrun, or another one that is installed.
+    /// `$RUNTIME`: microrun, `shim` for microrun in the shim's own process, or another one that is installed.
     ///
     /// # Errors
     /// It is not installed.
     fn under_test(world: &World) -> Result<Self, String> {
-        match std::env::var("RUNTIME").ok().filter(|name| !name.is_empty() && name != "microrun") {
-            None => Ok(Self { name: "microrun".into(), path: world.path("bin/microrun") }),
-            Some(name) => Self::installed(&name).ok_or_else(|| format!("$RUNTIME: there is no program {name}")),
+        let ours =
+            |name: &str| Self { name: name.to_owned(), path: world.path("bin/microrun"), has_own_shim: name == "shim" };
+        match std::env::var("RUNTIME").ok().filter(|name| !name.is_empty()).as_deref() {
+            None | Some("microrun") => Ok(ours("microrun")),
+            Some("shim") => Ok(ours("shim")),
+            Some(name) => Self::installed(name).ok_or_else(|| format!("$RUNTIME: there is no program {name}")),
         }
     }
 
     fn installed(name: &str) -> Option<Self> {
-        which(name).map(|path| Self { name: name.to_owned(), path })
+        which(name).map(|path| Self { name: name.to_owned(), path, has_own_shim: false })
     }
 
     /// Whether this is microrun, and not one to compare it with.
     pub fn is_microrun(&self) -> bool {
-        self.name == "microrun"
+        self.name == "microrun" || self.has_own_shim
     }
 }
 

@@ -15,6 +15,8 @@ use std::process::Command;
 /// Names the directory of the laboratory for the process inside.
 const INSIDE: &str = "MICRORUN_ENGINES";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// The program for the runtime `io.containerd.microrun.v1`.
+pub const SHIM: &str = "containerd-shim-microrun-v1";
 
 /// The laboratory, from inside.
 pub struct World {
@@ -99,6 +101,9 @@ impl World {
         let bin = self.path("bin");
         fs::create_dir(&bin).unwrap();
         host("cp", &[common::program().to_str().unwrap(), bin.join("microrun").to_str().unwrap()]);
+        let shim =
+            std::env::var("MICRORUN_SHIM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_containerd-shim-microrun-v1").into());
+        host("cp", &[&shim, bin.join(SHIM).to_str().unwrap()]);
         // No file of a user's is read or written, e.g. ~/.docker.
         let home = self.path("home");
         fs::create_dir(&home).unwrap();

@@ -2,6 +2,7 @@
 
 mod limits;
 mod run;
+mod shim;
 mod survival;
 mod task;
 
@@ -52,6 +53,9 @@ impl Engine for Ctr {
         cases.extend(task::cases());
         cases.extend(limits::cases());
         cases.extend(survival::cases());
+        if std::env::var("RUNTIME").is_ok_and(|name| name == "shim") {
+            cases.extend(shim::cases());
+        }
         cases
     }
 
@@ -72,14 +76,21 @@ impl Ctr {
     /// The runtime under test itself, with the directory that the shim keeps the state of its containers in.
     fn runtime(&self, args: &[&str]) -> Output {
         let mut command = limited(&self.runtime.path);
-        command.args(["--root", "/run/containerd/runc/default"]).args(args);
+        let shims = if self.runtime.has_own_shim { "microrun" } else { "runc" };
+        command.args(["--root", &format!("/run/containerd/{shims}/default")]).args(args);
         output(command, "")
     }
 
     /// `ctr run` of the image.
     fn command(&self, options: &[&str], id: &str, program: &[&str]) -> Command {
         let mut command = self.containerd.ctr();
-        command.args(["run", "--runc-binary", self.runtime.path.to_str().unwrap()]).args(options);
+        command.arg("run");
+        if self.runtime.has_own_shim {
+            command.args(["--runtime", "io.containerd.microrun.v1"]);
+        } else {
+            command.args(["--runc-binary", self.runtime.path.to_str().unwrap()]);
+        }
+        command.args(options);
         command.args([image::NAME, id]).args(program);
         command
     }

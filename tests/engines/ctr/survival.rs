@@ -66,7 +66,7 @@ fn two_hundred(engine: &Ctr) {
 }
 
 /// Does something for every id, all at the same time.
-fn at_once(ids: &[String], what: impl Fn(&str) + Sync) {
+pub(super) fn at_once(ids: &[String], what: impl Fn(&str) + Sync) {
     std::thread::scope(|scope| {
         let threads: Vec<_> = ids.iter().map(|id| scope.spawn(|| what(id))).collect();
         for thread in threads {

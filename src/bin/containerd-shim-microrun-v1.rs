@@ -1,0 +1,8 @@
+//! What containerd executes for the runtime `io.containerd.microrun.v1`.
+
+use std::env;
+
+fn main() -> ! {
+    let code = microrun::shim::main(env::args_os().skip(1));
+    microrun::sys::process::exit(code)
+}

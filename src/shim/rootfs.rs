@@ -1,0 +1,154 @@
+//! The mounts that containerd's snapshotter wants for a root file system.
+
+use super::messages::Mount;
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::process::unshare;
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::path::Path;
+
+/// The most bytes of options that mount(2) takes: a page, with its last byte.
+const PAGE: usize = 4096;
+
+/// Options that are flags, and whether they set them.
+const FLAGS: [(&str, bool, MsFlags); 22] = [
+    ("ro", true, MsFlags::MS_RDONLY),
+    ("rw", false, MsFlags::MS_RDONLY),
+    ("bind", true, MsFlags::MS_BIND),
+    ("rbind", true, MsFlags::MS_BIND.union(MsFlags::MS_REC)),
+    ("nosuid", true, MsFlags::MS_NOSUID),
+    ("suid", false, MsFlags::MS_NOSUID),
+    ("nodev", true, MsFlags::MS_NODEV),
+    ("dev", false, MsFlags::MS_NODEV),
+    ("noexec", true, MsFlags::MS_NOEXEC),
+    ("exec", false, MsFlags::MS_NOEXEC),
+    ("sync", true, MsFlags::MS_SYNCHRONOUS),
+    ("async", false, MsFlags::MS_SYNCHRONOUS),
+    ("dirsync", true, MsFlags::MS_DIRSYNC),
+    ("remount", true, MsFlags::MS_REMOUNT),
+    ("noatime", true, MsFlags::MS_NOATIME),
+    ("atime", false, MsFlags::MS_NOATIME),
+    ("nodiratime", true, MsFlags::MS_NODIRATIME),
+    ("diratime", false, MsFlags::MS_NODIRATIME),
+    ("relatime", true, MsFlags::MS_RELATIME),
+    ("norelatime", false, MsFlags::MS_RELATIME),
+    ("strictatime", true, MsFlags::MS_STRICTATIME),
+    ("defaults", false, MsFlags::empty()),
+];
+
+/// Mounts all of `mounts` at `target`, one over the other, or none of them.
+///
+/// # Errors
+/// A mount that the kernel refuses.
+pub(super) fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
+    if mounts.is_empty() {
+        return Ok(());
+    }
+    if !target.is_dir() {
+        std::fs::create_dir(target).doing(|| format!("create {}", target.display()))?;
+    }
+    for (count, one) in mounts.iter().enumerate() {
+        if let Err(error) = mount_one(one, target) {
+            for _ in 0..count {
+                let _ = umount2(target, MntFlags::MNT_DETACH);
+            }
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Takes away every mount at `target`.
+///
+/// # Errors
+/// A mount that the kernel keeps.
+pub(super) fn unmount_all(target: &Path) -> Result<()> {
+    loop {
+        let gone = match umount2(target, MntFlags::UMOUNT_NOFOLLOW) {
+            // Somebody looks at it from the host: it goes when he has finished.
+            Err(Errno::EBUSY) => umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW),
+            gone => gone,
+        };
+        match gone {
+            Ok(()) => {}
+            Err(Errno::EINVAL | Errno::ENOENT) => return Ok(()),
+            Err(errno) => return Err(Error::system(format!("unmount {}", target.display()), errno)),
+        }
+    }
+}
+
+fn mount_one(one: &Mount, target: &Path) -> Result<()> {
+    let mut flags = MsFlags::empty();
+    let mut data = Vec::new();
+    for option in &one.options {
+        match FLAGS.iter().find(|(name, ..)| name == option) {
+            Some((_, true, flag)) => flags |= *flag,
+            Some((_, false, flag)) => flags -= *flag,
+            None => data.push(option.as_str()),
+        }
+    }
+    let doing = || format!("rootfs: mount {} ({}) at {}", one.source, one.kind, target.display());
+    let mut data = data.join(",");
+    if data.len() >= PAGE && one.kind == "overlay" {
+        data = shorten(&data).doing(doing)?;
+    }
+    if data.len() >= PAGE {
+        let problem =
+            format!("{}: the options have more bytes than the kernel takes ({PAGE}): use fewer layers", doing());
+        return Err(Error::new(Kind::System, problem));
+    }
+    mount(Some(one.source.as_str()), target, Some(one.kind.as_str()), flags, Some(data.as_str())).doing(doing)?;
+    // What a bind mount is asked for beyond that takes a second call (mount(2)).
+    let ordinary = MsFlags::MS_BIND | MsFlags::MS_REC;
+    if flags.contains(MsFlags::MS_BIND) && !ordinary.contains(flags) {
+        let flags = (flags - MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
+        let nothing: Option<&str> = None;
+        mount(Some(one.source.as_str()), target, nothing, flags, nothing).doing(doing).inspect_err(|_| {
+            let _ = umount2(target, MntFlags::MNT_DETACH);
+        })?;
+    }
+    Ok(())
+}
+
+/// Makes the layers of an overlay relative to the directory that they have in common, which becomes this thread's working
+/// directory; nobody else's (`CLONE_FS`).
+fn shorten(data: &str) -> Result<String, Errno> {
+    const LAYERS: &str = "lowerdir=";
+    let Some(layers) = data.split(',').find_map(|option| option.strip_prefix(LAYERS)) else {
+        return Ok(data.to_owned());
+    };
+    let layers: Vec<&str> = layers.split(':').collect();
+    let common = common_directory(&layers);
+    if common.len() <= 1 {
+        return Ok(data.to_owned());
+    }
+    let relative: Vec<&str> = layers.iter().filter_map(|layer| layer.strip_prefix(common)).collect();
+    unshare(libc::CLONE_FS)?;
+    nix::unistd::chdir(common)?;
+    let others = data.split(',').filter(|option| !option.starts_with(LAYERS));
+    Ok(std::iter::once(format!("{LAYERS}{}", relative.join(":")))
+        .chain(others.map(str::to_owned))
+        .collect::<Vec<_>>()
+        .join(","))
+}
+
+/// The longest directory, with its slash, that all `paths` are below.
+fn common_directory<'a>(paths: &[&'a str]) -> &'a str {
+    let Some((first, rest)) = paths.split_first() else { return "" };
+    let same = |other: &&str| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
+    let length = rest.iter().map(same).min().unwrap_or(first.len());
+    let common = first.get(..length).unwrap_or_default();
+    common.rfind('/').and_then(|slash| first.get(..=slash)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_paths_have_in_common_is_a_directory() {
+        assert_eq!(common_directory(&["/a/b/12/fs", "/a/b/13/fs"]), "/a/b/");
+        assert_eq!(common_directory(&["/a/b/1", "/a/b/1"]), "/a/b/");
+        assert_eq!(common_directory(&["/a", "b"]), "");
+    }
+}

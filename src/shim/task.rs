@@ -1,0 +1,135 @@
+//! What a shim knows of its containers and their processes.
+
+use super::io::{Io, Paths};
+use super::messages::Timestamp;
+use super::options::Options;
+use super::reactor::Token;
+use super::ttrpc::{Answer, Connection};
+use crate::cgroup::Handle;
+use crate::cgroup::events::Events;
+use crate::container::resident::Resident;
+use oci_spec::runtime::Process as Spec;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Whom to answer.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub connection: Arc<Connection>,
+    pub stream: u32,
+}
+
+impl Caller {
+    /// Answers. Who is gone hears nothing.
+    pub fn answer(&self, answer: Answer) {
+        // What does not fit goes when there is room.
+        let _ = self.connection.answer(self.stream, answer);
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub status: u32,
+    pub at: Timestamp,
+}
+
+/// Where a process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// It waits to be started.
+    Created,
+    /// It is being started: its end, if it comes, is told of afterwards.
+    Starting,
+    Running,
+    Stopped(Exit),
+}
+
+/// A container's init, or an exec.
+#[derive(Debug)]
+pub(super) struct Process {
+    /// 0 for an exec that was not started.
+    pub pid: i32,
+    pub pidfd: Option<Arc<OwnedFd>>,
+    pub phase: Phase,
+    /// That it has ended, while it is [`Phase::Starting`].
+    pub ended: Option<Exit>,
+    pub paths: Paths,
+    pub io: Io,
+    /// Who waits for its end.
+    pub waiters: Vec<Caller>,
+    /// What an exec is to run.
+    pub spec: Option<Box<Spec>>,
+}
+
+impl Process {
+    pub fn new(paths: Paths) -> Self {
+        Self {
+            pid: 0,
+            pidfd: None,
+            phase: Phase::Created,
+            ended: None,
+            paths,
+            io: Io::default(),
+            waiters: Vec::new(),
+            spec: None,
+        }
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        match self.phase {
+            Phase::Stopped(exit) => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a container is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freezing {
+    Thawed,
+    Pausing,
+    Paused,
+}
+
+/// A container.
+#[derive(Debug)]
+pub(super) struct Task {
+    pub bundle: String,
+    pub rootfs: PathBuf,
+    /// What is done to it is done one after the other.
+    pub container: Arc<Mutex<Resident>>,
+    pub cgroup: Arc<Handle>,
+    pub init: Process,
+    pub execs: HashMap<String, Process>,
+    pub freezing: Freezing,
+    /// A watch on its memory, and its number with the reactor.
+    pub memory: Option<(Events, Token)>,
+    pub options: Arc<Options>,
+    /// Whether it may have processes that outlive init.
+    pub shares_pids: bool,
+    /// Whether its rootfs was mounted by us.
+    pub is_mounted: bool,
+}
+
+impl Task {
+    /// Its init, or the exec of that id.
+    pub fn process(&mut self, exec: &str) -> Option<&mut Process> {
+        if exec.is_empty() { Some(&mut self.init) } else { self.execs.get_mut(exec) }
+    }
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    pub all: HashMap<String, Task>,
+    /// The ids of containers that are being created.
+    pub creating: HashSet<String>,
+    /// The ids for which containerd has been given our address, and when: until they are created we stay.
+    pub expected: HashMap<String, Instant>,
+    /// Whether to end as soon as nobody needs us.
+    pub ends: bool,
+}
