@@ -197,7 +197,7 @@ unsafe fn is_one_of(verbs: &[&CStr], argument: *const c_char) -> bool {
     verbs.iter().any(|verb| {
         let verb = verb.to_bytes_with_nul();
         // SAFETY: nothing is read behind a byte that differs, and the last one compared is the null.
-        (0..verb.len()).all(|index| unsafe { *argument.add(index) as u8 } == verb[index])
+        (0..verb.len()).all(|index| unsafe { *argument.add(index).cast::<u8>() } == verb[index])
     })
 }
 

@@ -145,7 +145,7 @@ pub fn root() -> Sys<(u64, u64)> {
 
 fn nice() -> Sys<i32> {
     // SAFETY: it takes numbers. The kernel answers 20 less the value (getpriority(2), "C library/kernel differences").
-    unsafe { call!(libc::SYS_getpriority, libc::PRIO_PROCESS as i32, 0) }.map(|answer| 20 - answer as i32)
+    unsafe { call!(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) }.map(|answer| 20 - answer as i32)
 }
 
 /// What tells this process's network namespace from others (`SO_NETNS_COOKIE`, Linux 5.14); 0 where there is none.
