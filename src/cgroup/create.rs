@@ -12,8 +12,10 @@ use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::{Uid, chown};
+use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 /// A container's cgroups, just made, before its init is in them.
 ///
@@ -201,7 +203,7 @@ fn require_unused(directory: &Directory) -> Result<()> {
 fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram, used: bool) -> Result<()> {
     let doing =
         |step: &str| format!("config.json: linux.resources.devices: {step} the device program of {}", path.display());
-    let program = load(&devices.program.encode()).doing(|| doing("load"))?;
+    let program = loaded(&devices.program.encode()).doing(|| doing("load"))?;
     let old = if used { bpf::device_programs(directory).doing(|| doing("list"))? } else { Vec::new() };
     let replaced = match &old[..] {
         [one] => bpf::attach_device_program(directory, program.as_fd(), Some(one.as_fd())),
@@ -214,6 +216,24 @@ fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram, used:
     // no moment passes without rules.
     bpf::attach_device_program(directory, program.as_fd(), None).doing(|| doing("attach"))?;
     old.iter().try_for_each(|old| bpf::detach_device_program(directory, old.as_fd()).doing(|| doing("detach the old")))
+}
+
+thread_local! {
+    /// The program that this thread loaded last: a process that stays has many containers with the same rules, and the
+    /// kernel takes 100 µs to check them.
+    static LAST: RefCell<Option<(Vec<u64>, Rc<OwnedFd>)>> = const { RefCell::new(None) };
+}
+
+/// The program, loaded.
+fn loaded(instructions: &[u64]) -> Result<Rc<OwnedFd>, Errno> {
+    LAST.with_borrow_mut(|last| {
+        if let Some((_, program)) = last.as_ref().filter(|(of, _)| of == instructions) {
+            return Ok(Rc::clone(program));
+        }
+        let program = Rc::new(load(instructions)?);
+        *last = Some((instructions.to_vec(), Rc::clone(&program)));
+        Ok(program)
+    })
 }
 
 /// Loads a program. Before Linux 5.11, program memory counts as locked memory: that limit is lifted for the moment if

@@ -6,6 +6,7 @@ mod console;
 pub mod control;
 pub mod exec;
 mod gates;
+pub mod ground;
 pub mod hooks;
 pub mod host;
 mod idmap;

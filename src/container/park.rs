@@ -1,6 +1,7 @@
 //! A sandbox made ahead: the container's Plan has run to its last step, and init waits for a request.
 
 use super::gates::{self, Outcome};
+use super::ground::Ground;
 use super::launch::{self, Manner, Spawned, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, State, Store};
@@ -78,11 +79,11 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Makes a sandbox, which waits. When it fails nothing is left.
+/// Makes a sandbox, cloned on `ground` if there is one, which waits. When it fails nothing is left.
 ///
 /// # Errors
 /// One sentence: what could not be done, for which field.
-pub fn park(options: &Options, prepared: Prepared) -> Result<Parked> {
+pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> Result<Parked> {
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
     let lock = match entry.try_lock() {
@@ -90,13 +91,20 @@ pub fn park(options: &Options, prepared: Prepared) -> Result<Parked> {
         Ok(None) => return Err(Error::new(Kind::WrongState, "the sandbox is deleted while it is being made")),
         Err(error) => return Err(undo.everything().into_iter().fold(error, Error::and)),
     };
-    match park_into(options, prepared, entry, lock, &mut undo) {
+    match park_into(options, prepared, ground, entry, lock, &mut undo) {
         Ok(parked) => Ok(parked),
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
 }
 
-fn park_into(options: &Options, prepared: Prepared, entry: Entry, lock: Lock, undo: &mut Undo) -> Result<Parked> {
+fn park_into(
+    options: &Options,
+    prepared: Prepared,
+    ground: Option<&Ground>,
+    entry: Entry,
+    lock: Lock,
+    undo: &mut Undo,
+) -> Result<Parked> {
     let plan = &prepared.plan;
     if options.wait != Wait::Lease || !plan.stage.is_empty() || plan.share_memory {
         let problem = "joins a pid or user namespace by its path: start such a container cold";
@@ -121,7 +129,10 @@ fn park_into(options: &Options, prepared: Prepared, entry: Entry, lock: Lock, un
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio };
-    let Spawned { child, sync, .. } = launch::spawn(plan, slots, birth, &report, manner)?;
+    let Spawned { child, sync, .. } = match ground {
+        Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner))?,
+        None => launch::spawn(plan, slots, birth, &report, manner)?,
+    };
     undo.child = Some(child);
     drop((lease_of_child, kept.given));
     if cgroup.awaits_init() {

@@ -94,7 +94,7 @@ pub(super) fn raw(stdio: &Stdio) -> [RawFd; 3] {
 }
 
 /// A bundle, read and found valid.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Bundle {
     /// Its directory, absolute.
     pub path: PathBuf,
@@ -165,8 +165,21 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
     prepare_and(options, |_| Ok(())).map(|(prepared, ())| prepared)
 }
 
+/// What a start needs of a bundle and of this machine, to [`compile`] it more than once.
+///
+/// # Errors
+/// One sentence that names the field or the path.
+pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
+    load_and(options, |_| Ok(())).map(|(bundle, facts, ())| (bundle, facts))
+}
+
 /// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
 pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
+    let (bundle, facts, begun) = load_and(options, begin)?;
+    Ok((compile(options, bundle, &facts)?, begun))
+}
+
+fn load_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Bundle, Facts, T)> {
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
     let path = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
@@ -183,7 +196,7 @@ pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Res
     let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings };
     let facts = Facts::probe(options, &bundle)?;
-    Ok((compile(options, bundle, &facts)?, begun))
+    Ok((bundle, facts, begun))
 }
 
 /// --preserve-fds: that many descriptors after the `activation` ones from 3 up, which this process must have been given.

@@ -249,6 +249,16 @@ impl Lock {
         Ok((fstat(&directory)?.st_nlink > 0).then_some(Self(directory)))
     }
 
+    /// The descriptor that holds it, to be handed to another process or table of descriptors.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.0
+    }
+
+    /// The right that a descriptor from [`Lock::into_descriptor`] holds.
+    pub fn from_descriptor(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
     /// Gives the right back, for all who have the descriptor.
     pub fn release(self) {
         // It cannot fail for a descriptor that is open.

@@ -1,20 +1,33 @@
 //! Takes away what is left of containers, in a thread of its own.
 
 use super::filler::Part;
+use crate::container::park::Parked;
 use crate::container::{launch, manage};
 use crate::log;
 use crate::sys::{request, socket};
 use oci_spec::runtime::Hooks;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 /// A container that has ended, and has been waited for.
 #[derive(Debug)]
 pub struct Job {
     /// What there was.
     pub part: Part,
-    /// Who is to be told of the end, with the status, when all is gone. Else he has been told.
-    pub told: Option<(OwnedFd, i32)>,
+    /// What is to be done.
+    pub then: Then,
+}
+
+/// What is to be done after the end of a container.
+#[derive(Debug)]
+pub enum Then {
+    /// Everything is removed, at leisure.
+    Remove,
+    /// Everything is removed, and then who waits is told, with the exit code.
+    Tell(OwnedFd, i32),
+    /// `delete` removes it.
+    Leave,
 }
 
 /// Whether the end may be told before everything is gone: there is no hook to run first.
@@ -22,26 +35,34 @@ pub fn may_wait(part: &Part) -> bool {
     launch::hooks(&part.parked.spec, Hooks::poststop).is_empty()
 }
 
+/// How long a container that has ended is left alone: who waited for it uses the CPU now.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// Cleans up until there is nobody left to do so for.
 pub fn run(jobs: &Receiver<Job>) {
-    for Job { part, told } in jobs {
-        let parked = part.parked;
-        let mut text = String::new();
-        let removed = match parked.state.shares_pids {
-            true => parked.state.cgroup.kill(libc::SIGKILL),
-            false => Ok(()),
-        };
-        let removed = removed.and_then(|()| manage::remove_empty(&parked.entry, &parked.state, Some(&parked.spec)));
-        match removed {
-            Ok(warnings) => warnings.iter().for_each(|warning| text.push_str(&log::warning_line(warning))),
-            Err(error) => text.push_str(&log::warning_line(&error)),
+    for Job { part, then } in jobs {
+        match then {
+            Then::Leave => {}
+            Then::Remove => {
+                std::thread::sleep(PAUSE);
+                let text = remove(&part.parked);
+                if !text.is_empty() {
+                    eprint!("{text}");
+                }
+            }
+            Then::Tell(answers, code) => tell_end(&answers, code, &remove(&part.parked)),
         }
-        match told {
-            Some((answers, status)) => tell_end(&answers, status, &text),
-            None if text.is_empty() => {}
-            None => eprint!("{text}"),
-        }
-        drop(part.mounts);
+        // The namespace goes last, and the kernel takes its time.
+        drop(part);
+    }
+}
+
+/// Removes what there is; what the user should know, as lines of the log.
+fn remove(parked: &Parked) -> String {
+    let killed = if parked.state.shares_pids { parked.state.cgroup.kill(libc::SIGKILL) } else { Ok(()) };
+    match killed.and_then(|()| manage::remove_empty(&parked.entry, &parked.state, Some(&parked.spec))) {
+        Ok(warnings) => warnings.iter().map(log::warning_line).collect(),
+        Err(error) => log::warning_line(&error),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
-use super::cleaner::{self, Job};
-use super::filler::{self, Order, Pace, Part};
+use super::cleaner::{self, Job, Then};
+use super::filler::{self, Inlet, Order, Pace, Part};
 use super::setup::{self, Place};
-use super::stock::Stock;
+use super::stock::{PAUSE, Stock};
 use super::template::{Identity, Template, identity};
 use crate::container::park::Parked;
 use crate::container::prepare::Options;
@@ -15,7 +15,6 @@ use crate::sys::process;
 use crate::sys::request::{self, Header, answer};
 use crate::sys::socket::{self, Received};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::fstat;
@@ -26,7 +25,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How a pool is run.
@@ -44,20 +45,6 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The most parts, of all bundles together.
     pub most: usize,
-}
-
-/// What other threads have to say.
-#[derive(Debug)]
-pub enum Event {
-    /// An order has been carried out, or could not be.
-    Made {
-        /// For which bundle.
-        bundle: Identity,
-        /// As what.
-        template: Arc<Template>,
-        /// What came of it.
-        made: Box<Result<Part>>,
-    },
 }
 
 /// Who an epoll event is about. From `FIRST` on: twice the key of a container, and one more for who waits for its end.
@@ -88,6 +75,8 @@ struct Server {
     held: HashMap<u64, Held>,
     stocks: HashMap<Identity, Stock>,
     next: u64,
+    /// Whether something is to be ordered after a pause.
+    is_waiting: bool,
     orders: Sender<Order>,
     jobs: Sender<Job>,
 }
@@ -110,20 +99,20 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
     mask.thread_block().doing(|| "block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
-    let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).doing(|| "make an eventfd")?;
-    let wake = Arc::new(wake);
+    let (outlet, inlet) = filler::way()?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
-    for (fd, key) in [(requests.as_fd(), REQUESTS), (wake.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
+    for (fd, key) in [(requests.as_fd(), REQUESTS), (inlet.descriptors.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
     }
     let (orders, to_make) = channel();
     let (jobs, to_clean) = channel();
-    let (events, news) = channel();
-    let (pace, waker) = (settings.pace, Arc::clone(&wake));
-    let filler = std::thread::spawn(move || filler::run(&to_make, &events, &waker, pace));
+    let (pace, ends) = (settings.pace, Arc::new(AtomicBool::new(false)));
+    let stops = Arc::clone(&ends);
+    let filler = std::thread::spawn(move || filler::run(&to_make, &outlet, pace, &stops));
     let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
     let (held, stocks) = (HashMap::new(), HashMap::new());
-    let mut server = Server { settings, epoll, requests, place, held, stocks, next: FIRST, orders, jobs };
+    let mut server =
+        Server { settings, epoll, requests, place, held, stocks, next: FIRST, is_waiting: false, orders, jobs };
     let mut begin = || {
         for (bundle, count) in server.settings.bundles.clone() {
             let bundle = fs::canonicalize(&bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
@@ -131,20 +120,24 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         }
         Ok(())
     };
-    let served = begin().and_then(|()| server.run(&news, &wake));
+    let served = begin().and_then(|()| server.run(&inlet));
     let socket = server.settings.socket.clone();
-    server.end(&news);
-    // The threads end when nobody has work for them any more.
-    let _ = filler.join();
+    ends.store(true, Ordering::Relaxed);
+    server.end(&inlet, &filler);
+    // It ends when nobody has work for it any more.
     let _ = cleaner.join();
     fs::remove_file(&socket).doing(|| format!("remove {}", socket.display())).and(served)
 }
 
 impl Server {
-    fn run(&mut self, news: &Receiver<Event>, wake: &EventFd) -> Result<()> {
+    fn run(&mut self, inlet: &Inlet) -> Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let timeout = if self.settings.idle.is_some() { EpollTimeout::from(1000u16) } else { EpollTimeout::NONE };
+            let timeout = match self.settings.idle {
+                _ if self.is_waiting => EpollTimeout::from(PAUSE.as_millis() as u16),
+                Some(_) => EpollTimeout::from(1000u16),
+                None => EpollTimeout::NONE,
+            };
             let count = match self.epoll.wait(&mut events, timeout) {
                 Err(nix::errno::Errno::EINTR) => 0,
                 count => count.doing(|| "wait for events")?,
@@ -152,11 +145,7 @@ impl Server {
             for event in events.iter().take(count) {
                 match event.data() {
                     REQUESTS => self.take_requests(),
-                    NEWS => {
-                        // It only wakes.
-                        let _ = wake.read();
-                        self.hear(news);
-                    }
+                    NEWS => self.hear(inlet),
                     SIGNALS => return Ok(()),
                     token if token % 2 == 0 => self.ended(token / 2),
                     token => self.nobody_waits(token / 2),
@@ -166,22 +155,29 @@ impl Server {
         }
     }
 
-    /// Ends what is parked, and waits until it is gone.
-    fn end(mut self, news: &Receiver<Event>) {
+    /// Ends what is parked, once the filler has ended, and waits until it is gone.
+    fn end(mut self, inlet: &Inlet, filler: &JoinHandle<()>) {
         drop(self.orders);
-        // What was ordered is made.
-        while let Ok(Event::Made { made, bundle, .. }) = news.recv() {
-            if let Ok(part) = *made {
-                self.held.insert(self.next, Held { part, bundle, given: None });
-                self.next += 1;
+        let mut more = true;
+        while more {
+            // What it has told before it ended is heard after that.
+            more = !filler.is_finished();
+            while let Some((bundle, _, made)) = inlet.hear() {
+                if let Ok(part) = made {
+                    self.held.insert(self.next, Held { part, bundle, given: None });
+                    self.next += 1;
+                }
+            }
+            if more {
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
-        for (_, held) in self.held.drain() {
-            if held.given.is_none() {
-                let child = held.part.parked.child;
-                let _ = process::kill(child.pid, libc::SIGKILL);
-                let _ = process::wait(child.pid, 0);
-                let _ = self.jobs.send(Job { part: held.part, told: None });
+        for (_, Held { part, given, .. }) in self.held.drain() {
+            if given.is_none() {
+                let pid = part.parked.child.pid;
+                let _ = process::kill(pid, libc::SIGKILL);
+                let _ = process::wait(pid, 0);
+                let _ = self.jobs.send(Job { part, then: Then::Remove });
             }
         }
     }
@@ -190,7 +186,12 @@ impl Server {
     fn order(&mut self) {
         let all: usize = self.stocks.values().map(Stock::parts).sum();
         let mut room = self.settings.most.saturating_sub(all);
+        self.is_waiting = false;
         for (bundle, stock) in &mut self.stocks {
+            if stock.missing() > 0 && stock.can_wait() {
+                self.is_waiting = true;
+                continue;
+            }
             for _ in 0..stock.missing().min(room) {
                 room -= 1;
                 stock.ordered += 1;
@@ -208,10 +209,10 @@ impl Server {
     }
 
     /// Takes what the filler has made.
-    fn hear(&mut self, news: &Receiver<Event>) {
-        while let Ok(Event::Made { bundle, template, made }) = news.try_recv() {
+    fn hear(&mut self, inlet: &Inlet) {
+        while let Some((bundle, template, made)) = inlet.hear() {
             let stock = self.stocks.get_mut(&bundle).filter(|stock| Arc::ptr_eq(&stock.template, &template));
-            match (*made, stock) {
+            match (made, stock) {
                 (Ok(part), Some(stock)) => {
                     let key = self.next;
                     let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2);
@@ -239,7 +240,7 @@ impl Server {
         let child = part.parked.child;
         let _ = process::kill(child.pid, libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
-        let _ = self.jobs.send(Job { part, told: None });
+        let _ = self.jobs.send(Job { part, then: Then::Remove });
     }
 
     fn give_up(&mut self, bundle: &Identity) {
@@ -387,37 +388,32 @@ impl Server {
         };
         // It is taken off the list when it is closed, which may be later.
         let _ = self.epoll.delete(&part.pidfd);
-        let answers = match given {
+        let then = match given {
             None => {
                 if let Some(stock) = self.stocks.get_mut(&bundle) {
                     stock.lost(key);
                     stock.failed("a sandbox ended while it was parked".into());
                 }
-                None
+                Then::Remove
             }
-            // As after a cold start without somebody who waits: `delete` removes it.
-            Some(Given { answers: None }) => {
-                return;
-            }
-            Some(Given { answers: Some(answers) }) => Some(answers),
-        };
-        let told = answers.and_then(|answers| {
-            if part.parked.never_began() {
+            // As after a cold start whose runtime has gone: `delete` removes it.
+            Some(Given { answers: None }) => Then::Leave,
+            Some(Given { answers: Some(answers) }) if part.parked.never_began() => {
                 say(&answers, answer::COLD, "the program could not be executed");
-                return None;
+                Then::Remove
             }
-            if !cleaner::may_wait(&part) {
-                return Some((answers, exit.status()));
+            Some(Given { answers: Some(answers) }) if !cleaner::may_wait(&part) => Then::Tell(answers, exit.status()),
+            Some(Given { answers: Some(answers) }) => {
+                // The id is free again when who waits hears of the end.
+                if let Err(error) = part.parked.withdraw() {
+                    log::warn(error);
+                }
+                cleaner::tell_end(&answers, exit.status(), "");
+                Then::Remove
             }
-            // The id is free again when who waits hears of the end.
-            if let Err(error) = part.parked.withdraw() {
-                log::warn(error);
-            }
-            cleaner::tell_end(&answers, exit.status(), "");
-            None
-        });
+        };
         // The cleaner is there for as long as this is.
-        let _ = self.jobs.send(Job { part, told });
+        let _ = self.jobs.send(Job { part, then });
     }
 
     fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// How long after a failure nothing is made.
 const BACK_OFF: Duration = Duration::from_secs(1);
 
+/// How long after a request nothing is made while half of the parts are there: the CPU is for the container then.
+pub const PAUSE: Duration = Duration::from_millis(2);
+
 /// The parts of a bundle, and how they have served.
 #[derive(Debug)]
 pub struct Stock {
@@ -53,6 +56,11 @@ impl Stock {
     pub fn missing(&self) -> usize {
         let is_resting = self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF);
         if is_resting { 0 } else { self.wanted.saturating_sub(self.parts()) }
+    }
+
+    /// Whether what is missing can wait until whoever asked last has been served.
+    pub fn can_wait(&self) -> bool {
+        2 * self.parts() >= self.wanted && self.last_asked.elapsed() < PAUSE
     }
 
     /// One has been made.

@@ -1,13 +1,12 @@
 //! What sandboxes are made from: a bundle, and what tells that it is still the same.
 
 use crate::container::park;
-use crate::container::prepare::Options;
+use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
-use crate::spec;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat, stat};
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +37,12 @@ impl Version {
 pub struct Template {
     /// How they are made. The id is set for each.
     pub options: Options,
+    /// What they are made from, read once.
+    bundle: Bundle,
+    facts: Facts,
+    /// Whether they are cloned on a [`Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
+    /// and may only mount what is in full view there.
+    pub has_ground: bool,
     config: Version,
     /// Paths outside the container that its configuration names, and what was there.
     named: Vec<(PathBuf, Identity)>,
@@ -52,15 +57,31 @@ impl Template {
         // What is looked at first can only be older than what is used.
         let path = options.bundle.join("config.json");
         let config = Version::of(&stat(&path).doing(|| format!("look at {}", path.display()))?);
-        let loaded = spec::parse(&spec::read_config(&options.bundle)?)?;
-        park::require_parkable(&loaded.spec, &options)?;
-        let named = paths(&loaded.spec, &options.bundle);
+        let (bundle, facts) = prepare::load(&options)?;
+        let spec = &bundle.loaded.spec;
+        park::require_parkable(spec, &options)?;
+        let named = paths(spec, &options.bundle);
+        let has_ground = !has_user_namespace(spec);
         let look = |path: PathBuf| {
             let about = stat(&path).doing(|| format!("look at {}", path.display()))?;
             Ok::<_, Error>((path, identity(&about)))
         };
         let named = named.into_iter().map(look).collect::<Result<_>>()?;
-        Ok(Self { options, config, named })
+        Ok(Self { options, bundle, facts, has_ground, config, named })
+    }
+
+    /// Compiles it for the sandbox that `options` name.
+    ///
+    /// # Errors
+    /// One sentence that names the field.
+    pub fn compile(&self, options: &Options) -> Result<Prepared> {
+        prepare::compile(options, self.bundle.clone(), &self.facts)
+    }
+
+    /// Where there must be what the host has mounted.
+    pub fn needed(&self) -> Vec<PathBuf> {
+        let null = PathBuf::from("/dev/null");
+        self.named.iter().map(|(path, _)| path.clone()).chain([null]).collect()
     }
 
     /// Whether `bundle`, the open directory, is what it was. Another config.json, another root or another source of a bind mount
@@ -79,6 +100,11 @@ impl Template {
         }
         Ok(true)
     }
+}
+
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// The paths of the host that `spec` names: its root, sources of bind mounts, namespaces.

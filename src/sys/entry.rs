@@ -92,7 +92,9 @@ unsafe extern "C" fn begin(stack: *const usize) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
             let envp = argv.add(argc + 1);
-            run_from_pool(argc, argv, envp);
+            if !is_second_time(envp) {
+                run_from_pool(argc, argv, envp);
+            }
             let _ = execute_read_only(argv, envp);
         }
     }
@@ -111,6 +113,28 @@ unsafe extern "C" fn begin_shim(stack: *const usize) {
         // SAFETY: the environment begins behind the arguments' null.
         let _ = unsafe { execute_read_only(argv, argv.add(argc + 1)) };
     }
+}
+
+/// Whether this is the program as [`execute_read_only`] executed it: by a descriptor (`AT_EXECFN` of getauxval(3)).
+///
+/// # Safety
+/// `envp` are strings up to a null, behind which the kernel's vector lies.
+unsafe fn is_second_time(envp: *const *const c_char) -> bool {
+    let mut at = envp;
+    // SAFETY: the caller's promise.
+    unsafe {
+        while !(*at).is_null() {
+            at = at.add(1);
+        }
+        let mut entry = at.add(1).cast::<[usize; 2]>();
+        while (*entry)[0] != libc::AT_NULL as usize {
+            if (*entry)[0] == libc::AT_EXECFN as usize {
+                return CStr::from_ptr((*entry)[1] as *const c_char).to_bytes().starts_with(b"/dev/fd/");
+            }
+            entry = entry.add(1);
+        }
+    }
+    false
 }
 
 /// Has a pool start the container, if the command line is `run BUNDLE/`, perhaps after `--root DIR`, and there is a pool

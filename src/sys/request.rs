@@ -129,6 +129,14 @@ impl Header {
     }
 }
 
+/// Whether this process's root is the root of a mount, and not a directory in one that chroot(2) made it.
+pub fn is_root_of_mount() -> Sys<bool> {
+    let root = fs::open(fs::CWD, c"/", libc::O_PATH, 0)?;
+    let attributes = fs::file_attributes(root);
+    fs::close(root);
+    Ok(attributes? & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
+}
+
 /// The mount and the inode of this process's root. No two mounts of a machine have the same number at a time.
 pub fn root() -> Sys<(u64, u64)> {
     /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
