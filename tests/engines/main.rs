@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         return runner.finish();
     }
     runner.suite::<docker::Docker>(&world);
+    runner.suite::<docker::Remapped>(&world);
     runner.suite::<podman::Root>(&world);
     runner.suite::<podman::Rootless>(&world);
     runner.finish()

@@ -171,13 +171,15 @@ fn mounts() -> BTreeSet<String> {
     text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
 }
 
-/// The cgroups of containers. What engines make to hold these (/default, /docker) stays, as there is nothing that could tell when
-/// to remove it.
+/// The cgroups of containers. What engines make to hold these (/default, /docker, /docker/buildkit) stays, as there is nothing that
+/// could tell when to remove it.
 fn container_cgroups() -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     for hierarchy in hierarchies() {
         for parent in directories(&hierarchy.path) {
-            found.extend(directories(&parent));
+            let (parents, containers): (Vec<_>, Vec<_>) =
+                directories(&parent).into_iter().partition(|path| path.ends_with("docker/buildkit"));
+            found.extend(containers.into_iter().chain(parents.iter().flat_map(|path| directories(path))));
         }
     }
     found

@@ -28,12 +28,12 @@ fn exec_in(engine: &Docker, options: &[&str], program: &[&str]) -> Output {
     engine.docker(&[&["exec"], options, &["box"], program].concat())
 }
 
-fn exec(engine: &Docker) {
+pub fn exec(engine: &Docker) {
     let output = exec_in(engine, &[], &["sh", "-c", "echo $A; echo err >&2; exit 7"]);
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (7, "b", "err"));
 }
 
-fn exec_tty(engine: &Docker) {
+pub fn exec_tty(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     let script = "tty; until stty size | grep -v '^0 0'; do usleep 10000; done; read x; echo got $x; exit 4";
     let command = engine.command(&["exec", "-it", "box", "sh", "-c", script]);
@@ -43,12 +43,12 @@ fn exec_tty(engine: &Docker) {
     assert!(output.stdout.contains("31 77") && output.stdout.contains("got typed"), "{output:?}");
 }
 
-fn exec_stdin(engine: &Docker) {
+pub fn exec_stdin(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     assert_eq!(output(engine.command(&["exec", "--interactive", "box", "wc", "-c"]), "12345").ok(), "5");
 }
 
-fn exec_options(engine: &Docker) {
+pub fn exec_options(engine: &Docker) {
     let options = ["--user", "user", "--workdir", "/tmp", "--env", "X=y"];
     assert_eq!(
         exec_in(engine, &options, &["sh", "-c", "id -u; id -G; pwd; echo $X $A"]).ok(),
@@ -56,12 +56,12 @@ fn exec_options(engine: &Docker) {
     );
 }
 
-fn exec_detached(engine: &Docker) {
+pub fn exec_detached(engine: &Docker) {
     exec_in(engine, &["--detach"], &["sh", "-c", "echo done >/tmp/file"]).ok();
     eventually(|| engine.docker(&["exec", "box", "cat", "/tmp/file"]).stdout == "done");
 }
 
-fn exec_no_such_program(engine: &Docker) {
+pub fn exec_no_such_program(engine: &Docker) {
     // Docker 20.10 makes 126 of it, with runc as well; later ones make 127.
     let output = exec_in(engine, &[], &["nosuch"]);
     assert!(matches!(output.code, 126 | 127), "{output:?}");
@@ -71,13 +71,13 @@ fn exec_no_such_program(engine: &Docker) {
     assert!(output.to_text().contains("no such file or directory"), "{output:?}");
 }
 
-fn exec_not_executable_is_126(engine: &Docker) {
+pub fn exec_not_executable_is_126(engine: &Docker) {
     let output = exec_in(engine, &[], &["/etc/passwd"]);
     assert_eq!(output.code, 126, "{output:?}");
     assert!(output.to_text().contains("\"/etc/passwd\": permission denied"), "{output:?}");
 }
 
-fn exec_privileged(engine: &Docker) {
+pub fn exec_privileged(engine: &Docker) {
     let effective = |output: Output| {
         let text = output.ok();
         u64::from_str_radix(text.split_whitespace().last().unwrap(), 16).unwrap()
@@ -89,7 +89,7 @@ fn exec_privileged(engine: &Docker) {
     assert_eq!(effective(privileged) & SYS_ADMIN, SYS_ADMIN);
 }
 
-fn exec_while_paused(engine: &Docker) {
+pub fn exec_while_paused(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     engine.docker(&["pause", "box"]).ok();
     assert!(engine.docker(&["exec", "box", "true"]).failed().contains("paused"));
@@ -97,7 +97,7 @@ fn exec_while_paused(engine: &Docker) {
     engine.docker(&["exec", "box", "true"]).ok();
 }
 
-fn exec_in_the_limits(engine: &Docker) {
+pub fn exec_in_the_limits(engine: &Docker) {
     engine.start(&["--ulimit", "nofile=100:200", "--pids-limit", "20"], "box", SLEEP);
     assert_eq!(
         engine.docker(&["exec", "box", "sh", "-c", "ulimit -n; cat /proc/self/cgroup"]).ok().lines().next(),
@@ -107,7 +107,7 @@ fn exec_in_the_limits(engine: &Docker) {
     assert_eq!(own, engine.docker(&["exec", "box", "cat", "/proc/1/cgroup"]).ok());
 }
 
-fn exec_many(engine: &Docker) {
+pub fn exec_many(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     std::thread::scope(|scope| {
         for number in 0..10 {

@@ -39,7 +39,7 @@ fn start_trapping(engine: &Docker, options: &[&str], name: &str) {
     eventually(|| engine.docker(&["logs", name]).stdout.contains("ready"));
 }
 
-fn create_and_start(engine: &Docker) {
+pub fn create_and_start(engine: &Docker) {
     engine
         .docker(&["create", "--network=none", "--name", "box", crate::image::NAME, "sh", "-c", "echo out; exit 3"])
         .ok();
@@ -50,7 +50,7 @@ fn create_and_start(engine: &Docker) {
     }
 }
 
-fn logs(engine: &Docker) {
+pub fn logs(engine: &Docker) {
     engine.start(&[], "box", &["sh", "-c", "echo one; echo two >&2; echo three"]);
     engine.wait_until_ended("box");
     let output = engine.docker(&["logs", "box"]);
@@ -58,14 +58,14 @@ fn logs(engine: &Docker) {
     assert!(engine.docker(&["logs", "--timestamps", "box"]).stdout.ends_with("Z three"));
 }
 
-fn attach(engine: &Docker) {
+pub fn attach(engine: &Docker) {
     engine.start(&["--interactive", "--tty"], "box", &["sh", "-c", "read x; echo got $x; exit 9"]);
     let output = on_terminal_of(&engine.command(&["attach", "box"]), "typed\n", Some((24, 80)));
     assert_eq!(output.code, 9, "{output:?}");
     assert!(output.stdout.contains("got typed"), "{output:?}");
 }
 
-fn inspect_state(engine: &Docker) {
+pub fn inspect_state(engine: &Docker) {
     engine.start(&[], "box", &["sh", "-c", "sleep 1; exit 8"]);
     let state = engine.state("box");
     assert_eq!((state["Status"].as_str(), state["Running"].as_bool()), (Some("running"), Some(true)));
@@ -80,20 +80,20 @@ fn inspect_state(engine: &Docker) {
     assert_eq!(state["Error"], "");
 }
 
-fn top(engine: &Docker) {
+pub fn top(engine: &Docker) {
     engine.start(&[], "box", &["sh", "-c", "sleep 1001 & sleep 1002; :"]);
     eventually(|| engine.docker(&["top", "box"]).ok().lines().count() == 4);
     let processes = engine.docker(&["top", "box", "-o", "pid,args"]).ok();
     assert!(processes.contains("sleep 1001") && processes.contains("sleep 1002"), "{processes}");
 }
 
-fn stats(engine: &Docker) {
+pub fn stats(engine: &Docker) {
     engine.start(&["--memory", "64m", "--pids-limit", "33"], "box", SLEEP);
     let stats = engine.docker(&["stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.PIDs}}", "box"]).ok();
     assert!(stats.starts_with("box ") && stats.contains("/ 64MiB") && stats.ends_with(" 1"), "{stats}");
 }
 
-fn events(engine: &Docker) {
+pub fn events(engine: &Docker) {
     let events = Background::start(&engine.command(&["events"]), engine.dir.join("events"));
     // Who subscribes too late misses the first ones.
     eventually(|| {
@@ -113,7 +113,7 @@ fn events(engine: &Docker) {
     assert!(die.contains("exitCode=137"), "{die}");
 }
 
-fn pause_and_unpause(engine: &Docker) {
+pub fn pause_and_unpause(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     engine.docker(&["pause", "box"]).ok();
     assert_eq!(engine.status("box"), "paused");
@@ -122,19 +122,19 @@ fn pause_and_unpause(engine: &Docker) {
     assert_eq!(engine.status("box"), "running");
 }
 
-fn stop(engine: &Docker) {
+pub fn stop(engine: &Docker) {
     start_trapping(engine, &[], "box");
     engine.docker(&["stop", "box"]).ok();
     assert_eq!(engine.inspect("box", "{{.State.Status}} {{.State.ExitCode}}"), "exited 5");
 }
 
-fn stop_signal(engine: &Docker) {
+pub fn stop_signal(engine: &Docker) {
     start_trapping(engine, &["--stop-signal", "USR1"], "box");
     engine.docker(&["stop", "box"]).ok();
     assert_eq!(engine.inspect("box", "{{.State.ExitCode}}"), "6");
 }
 
-fn stop_kills_in_the_end(engine: &Docker) {
+pub fn stop_kills_in_the_end(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     let start = Instant::now();
     engine.docker(&["stop", "--time", "1", "box"]).ok();
@@ -142,7 +142,7 @@ fn stop_kills_in_the_end(engine: &Docker) {
     assert_eq!(engine.inspect("box", "{{.State.ExitCode}}"), "137");
 }
 
-fn kill_by_name_and_number(engine: &Docker) {
+pub fn kill_by_name_and_number(engine: &Docker) {
     for (signal, code) in [("USR1", "6"), ("SIGTERM", "5"), ("10", "6"), ("KILL", "137")] {
         start_trapping(engine, &[], "box");
         engine.docker(&["kill", "--signal", signal, "box"]).ok();
@@ -153,13 +153,13 @@ fn kill_by_name_and_number(engine: &Docker) {
     }
 }
 
-fn wait(engine: &Docker) {
+pub fn wait(engine: &Docker) {
     engine.start(&[], "box", &["sh", "-c", "sleep 1; exit 42"]);
     assert_eq!(engine.docker(&["wait", "box"]).ok(), "42");
     assert_eq!(engine.docker(&["wait", "box"]).ok(), "42");
 }
 
-fn restart(engine: &Docker) {
+pub fn restart(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     let pid = engine.inspect("box", "{{.State.Pid}}");
     engine.docker(&["exec", "box", "touch", "/tmp/kept"]).ok();
@@ -168,13 +168,13 @@ fn restart(engine: &Docker) {
     engine.docker(&["exec", "box", "test", "-e", "/tmp/kept"]).ok();
 }
 
-fn restart_on_failure(engine: &Docker) {
+pub fn restart_on_failure(engine: &Docker) {
     engine.start(&["--restart", "on-failure:2"], "box", &["sh", "-c", "echo again; exit 3"]);
     eventually(|| engine.inspect("box", "{{.State.Status}} {{.RestartCount}}") == "exited 2");
     assert_eq!(engine.docker(&["logs", "box"]).stdout, "again\nagain\nagain");
 }
 
-fn restart_always(engine: &Docker) {
+pub fn restart_always(engine: &Docker) {
     engine.start(&["--restart", "always"], "box", SLEEP);
     let pid = engine.inspect("box", "{{.State.Pid}}");
     host("kill", &["-KILL", &pid]);
@@ -185,7 +185,7 @@ fn restart_always(engine: &Docker) {
     assert_eq!(engine.status("box"), "exited");
 }
 
-fn health_check(engine: &Docker) {
+pub fn health_check(engine: &Docker) {
     let options = ["--health-cmd", "test -e /tmp/well", "--health-interval", "300ms", "--health-retries", "2"];
     engine.start(&options, "box", SLEEP);
     eventually(|| engine.inspect("box", "{{.State.Health.Status}}") == "unhealthy");
@@ -193,21 +193,21 @@ fn health_check(engine: &Docker) {
     eventually(|| engine.inspect("box", "{{.State.Health.Status}}") == "healthy");
 }
 
-fn remove_by_force(engine: &Docker) {
+pub fn remove_by_force(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     engine.docker(&["rm", "box"]).failed();
     engine.docker(&["rm", "--force", "box"]).ok();
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).ok(), "");
 }
 
-fn remove_paused_by_force(engine: &Docker) {
+pub fn remove_paused_by_force(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     engine.docker(&["pause", "box"]).ok();
     engine.docker(&["rm", "--force", "box"]).ok();
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).ok(), "");
 }
 
-fn daemon_restarts(engine: &Docker) {
+pub fn daemon_restarts(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     let pid = engine.inspect("box", "{{.State.Pid}}");
     engine.restart();
@@ -218,7 +218,7 @@ fn daemon_restarts(engine: &Docker) {
 }
 
 /// 50 containers, 10 at a time.
-fn fifty(engine: &Docker) {
+pub fn fifty(engine: &Docker) {
     std::thread::scope(|scope| {
         for thread in 0..10 {
             scope.spawn(move || {

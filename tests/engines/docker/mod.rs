@@ -2,9 +2,12 @@
 
 mod exec;
 mod life;
+mod remapped;
 mod resources;
 mod run;
 mod security;
+
+pub use remapped::Remapped;
 
 use crate::common::{Output, eventually, host};
 use crate::image;
@@ -13,6 +16,7 @@ use crate::runner::{Case, Engine, Runtime};
 use crate::world::World;
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -30,41 +34,21 @@ pub struct Docker {
     dir: PathBuf,
 }
 
+/// What both suites need.
+const NEEDS: &[(&str, &str)] = &[("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd")];
+
 const SOCKET: &str = "unix:///run/docker-test/docker.sock";
 
 impl Engine for Docker {
     const NAME: &'static str = "docker";
-    const NEEDS: &'static [(&'static str, &'static str)] =
-        &[("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd")];
+    const NEEDS: &'static [(&'static str, &'static str)] = NEEDS;
     const STATE: &'static [&'static str] = &[
         "/run/docker-test/exec/runtime-runc/moby",
         "/run/docker-test/exec/containerd/daemon/io.containerd.runtime.v2.task/moby",
     ];
 
     fn start(world: &World, runtime: &Runtime) -> Result<Self, String> {
-        let dir = world.path("docker");
-        fs::create_dir_all(&dir).unwrap();
-        let config = json!({
-            "runtimes": {"under-test": {"path": runtime.path}},
-            "default-runtime": "under-test",
-            "data-root": dir.join("data"),
-            "exec-root": "/run/docker-test/exec",
-            "pidfile": "/run/docker-test/pid",
-            "hosts": [SOCKET],
-            // The machine's network is left alone.
-            "bridge": "none",
-            "iptables": false,
-            "ip6tables": false,
-            "ip-forward": false,
-            "ip-masq": false,
-            "live-restore": true
-        });
-        fs::create_dir_all("/run/docker-test").unwrap();
-        fs::write(dir.join("daemon.json"), config.to_string()).unwrap();
-        let docker = Self { daemon: Mutex::default(), dir };
-        docker.launch()?;
-        docker.docker(&["load", "--input", image::archive(world).to_str().unwrap()]).ok();
-        Ok(docker)
+        Self::start_with(world, runtime, json!({}))
     }
 
     fn version(&self) -> String {
@@ -89,9 +73,43 @@ impl Engine for Docker {
 }
 
 impl Docker {
+    /// Starts a daemon with `more` in its configuration.
+    fn start_with(world: &World, runtime: &Runtime, more: Value) -> Result<Self, String> {
+        let dir = world.path("docker");
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        // BuildKit looks for this name, whatever the configuration says.
+        let link = dir.join("bin/runc");
+        let _ = fs::remove_file(&link);
+        symlink(&runtime.path, link).unwrap();
+        let mut config = json!({
+            "runtimes": {"under-test": {"path": runtime.path}},
+            "default-runtime": "under-test",
+            "data-root": dir.join("data"),
+            "exec-root": "/run/docker-test/exec",
+            "pidfile": "/run/docker-test/pid",
+            "hosts": [SOCKET],
+            // The machine's network is left alone.
+            "bridge": "none",
+            "iptables": false,
+            "ip6tables": false,
+            "ip-forward": false,
+            "ip-masq": false,
+            "live-restore": true
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        fs::create_dir_all("/run/docker-test").unwrap();
+        fs::write(dir.join("daemon.json"), config.to_string()).unwrap();
+        let docker = Self { daemon: Mutex::default(), dir };
+        docker.launch()?;
+        docker.docker(&["load", "--input", image::archive(world).to_str().unwrap()]).ok();
+        Ok(docker)
+    }
+
     fn launch(&self) -> Result<(), String> {
         let mut command = Command::new("dockerd");
         command.arg("--config-file").arg(self.dir.join("daemon.json"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{}:{path}", self.dir.join("bin").display()));
         let ready = || self.docker(&["version"]).code == 0;
         *self.daemon.lock().unwrap() = Some(Daemon::start(command, self.dir.join("log"), ready)?);
         Ok(())
@@ -191,7 +209,8 @@ impl Drop for Docker {
     fn drop(&mut self) {
         self.stop();
         // With "live-restore" it leaves these to the next daemon: its network namespace, and its directory as a mount of its own.
-        for mount in ["/run/docker-test/exec/netns/default".into(), self.dir.join("data")] {
+        let data = self.dir.join("data");
+        for mount in ["/run/docker-test/exec/netns/default".into(), data.join(remapped::ROOT), data] {
             let _ = Command::new("umount").arg(mount).stderr(std::process::Stdio::null()).status();
         }
     }

@@ -22,25 +22,25 @@ pub fn cases() -> Vec<Case<Docker>> {
     ]
 }
 
-fn memory(engine: &Docker) {
+pub fn memory(engine: &Docker) {
     engine.start(&["--memory", "64m", "--memory-reservation", "32m"], "box", SLEEP);
     assert_eq!(engine.control("box", ["memory", "memory.limit_in_bytes"], "memory.max"), "67108864");
     assert_eq!(engine.control("box", ["memory", "memory.soft_limit_in_bytes"], "memory.low"), "33554432");
 }
 
-fn out_of_memory(engine: &Docker) {
+pub fn out_of_memory(engine: &Docker) {
     engine.start(&["--memory", "20m"], "box", &["tail", "-c", "100000000", "/dev/zero"]);
     engine.wait_until_ended("box");
     eventually(|| engine.inspect("box", "{{.State.ExitCode}} {{.State.OOMKilled}}") == "137 true");
 }
 
-fn pids_limit(engine: &Docker) {
+pub fn pids_limit(engine: &Docker) {
     let script = "i=0; while [ $i -lt 30 ]; do sleep 2 & i=$((i + 1)); done";
     let output = engine.shell(&["--pids-limit", "10"], script);
     assert!(output.stderr.contains("can't fork"), "{output:?}");
 }
 
-fn cpus(engine: &Docker) {
+pub fn cpus(engine: &Docker) {
     engine.start(&["--cpus", "0.5", "--cpu-shares", "512"], "box", SLEEP);
     if Path::new("/sys/fs/cgroup/cpu").is_dir() {
         assert_eq!(engine.control("box", ["cpu", "cpu.cfs_quota_us"], ""), "50000");
@@ -50,25 +50,25 @@ fn cpus(engine: &Docker) {
     }
 }
 
-fn cpuset(engine: &Docker) {
+pub fn cpuset(engine: &Docker) {
     let output = engine.run(&["--cpuset-cpus", "0"], &["grep", "Cpus_allowed_list", "/proc/self/status"]).ok();
     assert_eq!(output.split_whitespace().last(), Some("0"));
 }
 
-fn ulimit(engine: &Docker) {
+pub fn ulimit(engine: &Docker) {
     assert_eq!(engine.shell(&["--ulimit", "nofile=100:200"], "ulimit -Sn; ulimit -Hn").ok(), "100\n200");
 }
 
-fn sysctl(engine: &Docker) {
+pub fn sysctl(engine: &Docker) {
     let options = ["--sysctl", "net.ipv4.ip_forward=1", "--sysctl", "kernel.msgmax=4000"];
     assert_eq!(engine.shell(&options, "cat /proc/sys/net/ipv4/ip_forward /proc/sys/kernel/msgmax").ok(), "1\n4000");
 }
 
-fn oom_score_adj(engine: &Docker) {
+pub fn oom_score_adj(engine: &Docker) {
     assert_eq!(engine.run(&["--oom-score-adj", "500"], &["cat", "/proc/self/oom_score_adj"]).ok(), "500");
 }
 
-fn cgroup_parent(engine: &Docker) {
+pub fn cgroup_parent(engine: &Docker) {
     engine.start(&["--cgroup-parent", "/another"], "box", SLEEP);
     let pid = engine.inspect("box", "{{.State.Pid}}");
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
@@ -76,7 +76,7 @@ fn cgroup_parent(engine: &Docker) {
     assert!(cgroups.contains(&format!(":/another/{id}\n")), "{cgroups}");
 }
 
-fn update(engine: &Docker) {
+pub fn update(engine: &Docker) {
     engine.start(&["--memory", "64m", "--memory-swap", "64m"], "box", SLEEP);
     let options = ["--memory", "96m", "--memory-swap", "96m", "--pids-limit", "44", "--cpu-quota", "70000"];
     engine.docker(&[&["update"], &options[..], &["box"]].concat()).ok();
@@ -89,7 +89,7 @@ fn update(engine: &Docker) {
     assert_eq!(engine.control("box", ["pids", "pids.max"], "pids.max"), "44");
 }
 
-fn update_while_paused(engine: &Docker) {
+pub fn update_while_paused(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     engine.docker(&["pause", "box"]).ok();
     engine.docker(&["update", "--pids-limit", "55", "box"]).ok();

@@ -2,7 +2,7 @@
 
 use super::{Docker, SLEEP};
 use crate::cases;
-use crate::common::eventually;
+use crate::common::{Output, eventually};
 use crate::process::{on_terminal_of, output};
 use crate::runner::{Case, skip};
 use std::fs;
@@ -31,22 +31,23 @@ pub fn cases() -> Vec<Case<Docker>> {
         namespaces_of_another,
         runtime_by_name,
         build,
+        build_with_buildkit,
         copy_and_commit,
     ]
 }
 
-fn run(engine: &Docker) {
+pub fn run(engine: &Docker) {
     assert!(engine.run(&[], &[]).ok().contains("Hello"));
     assert_eq!(engine.docker(&["ps", "--all", "--quiet"]).ok(), "");
 }
 
-fn exit_code(engine: &Docker) {
+pub fn exit_code(engine: &Docker) {
     let output = engine.shell(&[], "echo out; echo err >&2; exit 7");
     assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (7, "out", "err"));
     assert_eq!(engine.shell(&[], "sh -c 'kill -9 $$'; exit $?").code, 137);
 }
 
-fn no_such_program_is_127(engine: &Docker) {
+pub fn no_such_program_is_127(engine: &Docker) {
     let output = engine.run(&[], &["nosuch"]);
     assert_eq!(output.code, 127, "{output:?}");
     assert!(output.stderr.contains("\"nosuch\": executable file not found in $PATH"), "{output:?}");
@@ -55,18 +56,18 @@ fn no_such_program_is_127(engine: &Docker) {
     assert!(output.stderr.contains("no such file or directory"), "{output:?}");
 }
 
-fn not_executable_is_126(engine: &Docker) {
+pub fn not_executable_is_126(engine: &Docker) {
     let output = engine.run(&[], &["/etc/passwd"]);
     assert_eq!(output.code, 126, "{output:?}");
     assert!(output.stderr.contains("\"/etc/passwd\": permission denied"), "{output:?}");
 }
 
-fn stdin(engine: &Docker) {
+pub fn stdin(engine: &Docker) {
     let command = engine.run_command(&["--interactive"], &["wc", "-c"]);
     assert_eq!(output(command, "12345").ok(), "5");
 }
 
-fn tty(engine: &Docker) {
+pub fn tty(engine: &Docker) {
     let script = "tty; until stty size | grep -v '^0 0'; do usleep 10000; done; read x; echo got $x; exit 4";
     let command = engine.run_command(&["--interactive", "--tty"], &["sh", "-c", script]);
     let output = on_terminal_of(&command, "typed\n", Some((31, 77)));
@@ -76,12 +77,12 @@ fn tty(engine: &Docker) {
     assert!(engine.run(&["--tty"], &["tty"]).ok().contains("/dev/"));
 }
 
-fn environment(engine: &Docker) {
+pub fn environment(engine: &Docker) {
     assert_eq!(engine.shell(&["--env", "A=b c", "--env", "HOME=/x"], "echo $A $HOME").ok(), "b c /x");
     assert_eq!(engine.shell(&[], "echo $HOME").ok(), "/root");
 }
 
-fn user_and_groups(engine: &Docker) {
+pub fn user_and_groups(engine: &Docker) {
     assert_eq!(engine.shell(&["--user", "user"], "id -u; id -g; id -G").ok(), "1000\n1000\n1000 1001");
     assert_eq!(
         engine.shell(&["--user", "2000:3000", "--group-add", "44"], "id -u; id -g; id -G").ok(),
@@ -89,29 +90,29 @@ fn user_and_groups(engine: &Docker) {
     );
 }
 
-fn hostname(engine: &Docker) {
+pub fn hostname(engine: &Docker) {
     assert_eq!(engine.shell(&["--hostname", "a-name"], "hostname; cat /etc/hostname").ok(), "a-name\na-name");
 }
 
-fn working_directory(engine: &Docker) {
+pub fn working_directory(engine: &Docker) {
     assert_eq!(engine.shell(&["--workdir", "/new/directory"], "pwd").ok(), "/new/directory");
 }
 
-fn read_only(engine: &Docker) {
+pub fn read_only(engine: &Docker) {
     let script = "touch /x 2>/dev/null || echo no; touch /run/x && echo yes";
     assert_eq!(engine.shell(&["--read-only", "--tmpfs", "/run"], script).ok(), "no\nyes");
 }
 
-fn tmpfs(engine: &Docker) {
+pub fn tmpfs(engine: &Docker) {
     let output = engine.run(&["--tmpfs", "/mnt:size=1m,exec"], &["grep", " /mnt ", "/proc/mounts"]).ok();
     assert!(output.contains("size=1024k") && !output.contains("noexec"), "{output}");
 }
 
-fn tmpfs_mode(engine: &Docker) {
+pub fn tmpfs_mode(engine: &Docker) {
     assert_eq!(engine.run(&["--tmpfs", "/mnt:mode=1750"], &["stat", "-c", "%a", "/mnt"]).ok(), "1750");
 }
 
-fn volume(engine: &Docker) {
+pub fn volume(engine: &Docker) {
     engine.docker(&["volume", "create", "vol"]).ok();
     engine.shell(&["--volume", "vol:/data"], "echo kept >/data/file").ok();
     let script = "cat /data/file; touch /data/x 2>/dev/null || echo no";
@@ -119,7 +120,7 @@ fn volume(engine: &Docker) {
     engine.docker(&["volume", "rm", "vol"]).ok();
 }
 
-fn bind_mount(engine: &Docker) {
+pub fn bind_mount(engine: &Docker) {
     let dir = engine.directory("shared");
     fs::write(dir.join("in"), "from the host\n").unwrap();
     let volume = format!("{}:/shared", dir.display());
@@ -131,7 +132,7 @@ fn bind_mount(engine: &Docker) {
     assert_eq!(engine.run(&["--volume", &file], &["cat", "/etc/motd"]).ok(), "from the host");
 }
 
-fn bind_propagation(engine: &Docker) {
+pub fn bind_propagation(engine: &Docker) {
     let dir = engine.directory("propagated");
     let path = dir.to_str().unwrap();
     crate::common::host("mount", &["--bind", path, path]);
@@ -146,12 +147,12 @@ fn bind_propagation(engine: &Docker) {
     assert_eq!(seen.ok(), "seen");
 }
 
-fn shm_size(engine: &Docker) {
+pub fn shm_size(engine: &Docker) {
     let output = engine.run(&["--shm-size", "3m"], &["grep", " /dev/shm ", "/proc/mounts"]).ok();
     assert!(output.contains("size=3072k"), "{output}");
 }
 
-fn init(engine: &Docker) {
+pub fn init(engine: &Docker) {
     if crate::process::which("docker-init").is_none() {
         skip("docker-init is not installed (Debian's package tini)");
     }
@@ -160,7 +161,7 @@ fn init(engine: &Docker) {
     assert!(output.stdout.contains("docker-init"), "{output:?}");
 }
 
-fn host_namespaces(engine: &Docker) {
+pub fn host_namespaces(engine: &Docker) {
     for (option, namespace) in
         [("--pid=host", "pid"), ("--ipc=host", "ipc"), ("--uts=host", "uts"), ("--network=host", "net")]
     {
@@ -177,7 +178,7 @@ fn host_namespaces(engine: &Docker) {
     }
 }
 
-fn namespaces_of_another(engine: &Docker) {
+pub fn namespaces_of_another(engine: &Docker) {
     engine.start(&["--ipc=shareable"], "first", SLEEP);
     let pid = engine.inspect("first", "{{.State.Pid}}");
     for (option, namespace) in [("--pid", "pid"), ("--ipc", "ipc"), ("--network", "net")] {
@@ -189,25 +190,43 @@ fn namespaces_of_another(engine: &Docker) {
     }
 }
 
-fn runtime_by_name(engine: &Docker) {
+pub fn runtime_by_name(engine: &Docker) {
     assert_eq!(engine.run(&["--runtime", "under-test"], &["echo", "yes"]).ok(), "yes");
     assert!(engine.docker(&["info", "--format", "{{json .Runtimes}}"]).ok().contains("under-test"));
 }
 
-fn build(engine: &Docker) {
+pub fn build(engine: &Docker) {
+    // The classic builder runs containers of the daemon's.
+    build_with(engine, "0").ok();
+    run_built(engine);
+}
+
+fn build_with_buildkit(engine: &Docker) {
+    let output = build_with(engine, "1");
+    if output.stderr.contains("buildx component is missing") {
+        skip("this client builds by its plugin buildx, which is not installed");
+    }
+    output.ok();
+    run_built(engine);
+}
+
+fn build_with(engine: &Docker, buildkit: &str) -> Output {
     let dir = engine.directory("build");
     let text =
         format!("FROM {}\nRUN echo built >/file && id -u\nUSER user\nCMD [\"cat\", \"/file\"]\n", crate::image::NAME);
     fs::write(dir.join("Dockerfile"), text).unwrap();
     let mut command = engine.command(&["build", "--network=none", "--tag", "built", dir.to_str().unwrap()]);
-    // BuildKit runs its own runtime, the one of this name; the classic builder runs containers of the daemon's.
-    command.env("DOCKER_BUILDKIT", "0");
-    output(command, "").ok();
-    assert_eq!(engine.docker(&["run", "--rm", "--network=none", "built"]).ok(), "built");
-    engine.docker(&["rmi", "built"]).ok();
+    command.env("DOCKER_BUILDKIT", buildkit);
+    output(command, "")
 }
 
-fn copy_and_commit(engine: &Docker) {
+fn run_built(engine: &Docker) {
+    let output = engine.docker(&["run", "--rm", "--network=none", "built"]);
+    engine.docker(&["rmi", "built"]).ok();
+    assert_eq!(output.ok(), "built");
+}
+
+pub fn copy_and_commit(engine: &Docker) {
     engine.start(&[], "box", SLEEP);
     let file = engine.directory("copy").join("file");
     fs::write(&file, "copied\n").unwrap();

@@ -27,7 +27,7 @@ fn effective(engine: &Docker, options: &[&str]) -> u64 {
     u64::from_str_radix(text.split_whitespace().last().unwrap(), 16).unwrap()
 }
 
-fn capabilities(engine: &Docker) {
+pub fn capabilities(engine: &Docker) {
     const CHOWN: u64 = 1;
     const KILL: u64 = 1 << 5;
     const NET_ADMIN: u64 = 1 << 12;
@@ -39,25 +39,25 @@ fn capabilities(engine: &Docker) {
     assert_eq!(engine.shell(&["--cap-drop", "CHOWN"], "chown 1 /tmp 2>/dev/null || echo no").ok(), "no");
 }
 
-fn privileged(engine: &Docker) {
+pub fn privileged(engine: &Docker) {
     let script = "mount -t tmpfs t /mnt && ls /dev/kmsg && echo x >/proc/sys/kernel/domainname && grep Seccomp: /proc/self/status";
     let output = engine.shell(&["--privileged"], script).ok();
     assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["/dev/kmsg", "Seccomp:", "0"]);
 }
 
-fn default_seccomp(engine: &Docker) {
+pub fn default_seccomp(engine: &Docker) {
     assert!(engine.run(&[], &["grep", "Seccomp:", "/proc/self/status"]).ok().ends_with('2'));
     // With the capability, a mount is allowed by the profile that Docker generates; without, unshare is not.
     assert_eq!(engine.shell(&["--cap-add", "SYS_ADMIN"], "mount -t tmpfs t /mnt && echo yes").ok(), "yes");
     assert_eq!(engine.shell(&[], "mount -t tmpfs t /mnt 2>/dev/null || echo no").ok(), "no");
 }
 
-fn seccomp_unconfined(engine: &Docker) {
+pub fn seccomp_unconfined(engine: &Docker) {
     let options = ["--security-opt", "seccomp=unconfined"];
     assert!(engine.run(&options, &["grep", "Seccomp:", "/proc/self/status"]).ok().ends_with('0'));
 }
 
-fn seccomp_profile(engine: &Docker) {
+pub fn seccomp_profile(engine: &Docker) {
     let profile = engine.directory("seccomp").join("profile.json");
     let text = json!({
         "defaultAction": "SCMP_ACT_ALLOW",
@@ -69,20 +69,20 @@ fn seccomp_profile(engine: &Docker) {
     assert!(output.stderr.to_lowercase().contains("not supported"), "{output:?}");
 }
 
-fn no_new_privileges(engine: &Docker) {
+pub fn no_new_privileges(engine: &Docker) {
     let grep = ["grep", "NoNewPrivs", "/proc/self/status"];
     assert!(engine.run(&["--security-opt", "no-new-privileges"], &grep).ok().ends_with('1'));
     assert!(engine.run(&[], &grep).ok().ends_with('0'));
 }
 
-fn masked_paths(engine: &Docker) {
+pub fn masked_paths(engine: &Docker) {
     let script = "wc -c </proc/keys; echo 1 2>/dev/null >/proc/sys/kernel/sysrq || echo no";
     assert_eq!(engine.shell(&[], script).ok(), "0\nno");
     let output = engine.shell(&["--security-opt", "systempaths=unconfined"], "grep -c /proc/sys /proc/mounts");
     assert_eq!(output.stdout, "0");
 }
 
-fn devices(engine: &Docker) {
+pub fn devices(engine: &Docker) {
     let script = "mknod /tmp/d c 10 229 && (: </tmp/d) 2>/dev/null && echo yes || echo no";
     assert_eq!(engine.shell(&[], script).ok(), "no");
     assert_eq!(engine.shell(&["--device", "/dev/zero:/dev/other"], "head -c 3 /dev/other | wc -c").ok(), "3");
@@ -93,7 +93,7 @@ fn devices(engine: &Docker) {
     assert_eq!(output(rule, "").ok(), "3");
 }
 
-fn cgroup_namespace(engine: &Docker) {
+pub fn cgroup_namespace(engine: &Docker) {
     let read = ["readlink", "/proc/self/ns/cgroup"];
     let own = fs::read_link("/proc/self/ns/cgroup").unwrap();
     assert_eq!(engine.run(&["--cgroupns=host"], &read).ok(), own.to_str().unwrap());
