@@ -92,8 +92,12 @@ unsafe extern "C" fn begin(stack: *const usize) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
             let envp = argv.add(argc + 1);
-            if !is_second_time(envp) {
-                run_from_pool(argc, argv, envp);
+            if let Some(wanted) = wanted(argc, argv) {
+                if is_second_time(envp) {
+                    REFUSED.store(true, Ordering::Relaxed);
+                } else {
+                    run_from_pool(&wanted, envp);
+                }
             }
             let _ = execute_read_only(argv, envp);
         }
@@ -137,29 +141,37 @@ unsafe fn is_second_time(envp: *const *const c_char) -> bool {
     false
 }
 
-/// Has a pool start the container, if the command line is `run BUNDLE/`, perhaps after `--root DIR`, and there is a pool
-/// that has one. All else is seen to by [`crate::pool`], later.
+/// A container that a pool may have.
+struct Wanted {
+    root: &'static CStr,
+    bundle: &'static CStr,
+}
+
+/// What is wanted, if the command line is `run BUNDLE/`, perhaps after `--root DIR`. All else is seen to by
+/// [`crate::pool`], later.
 ///
 /// # Safety
-/// `argv` are `argc` strings, and `envp` strings up to a null.
-unsafe fn run_from_pool(argc: usize, argv: *const *const c_char, envp: *const *const c_char) {
+/// `argv` are `argc` strings that stay.
+unsafe fn wanted(argc: usize, argv: *const *const c_char) -> Option<Wanted> {
     // SAFETY: the caller's promise.
     let argument = |index: usize| unsafe { CStr::from_ptr(*argv.add(index)) };
     let (root, bundle) = match argc {
         3 if argument(1) == c"run" => (c"/run/microrun", argument(2)),
         5 if argument(1) == c"--root" && argument(3) == c"run" => (argument(2), argument(4)),
-        _ => return,
+        _ => return None,
     };
-    let (root, name) = (root.to_bytes(), bundle.to_bytes());
+    let (path, name) = (root.to_bytes(), bundle.to_bytes());
     let is_bundle = name.contains(&b'/') && name.first() != Some(&b'-');
     // One that is not clean is made so later.
-    if !is_bundle
-        || root.first() != Some(&b'/')
-        || root.len() > 1024
-        || root.windows(2).any(|pair| matches!(pair, b"//" | b"/."))
-    {
-        return;
-    }
+    let is_clean = path.first() == Some(&b'/') && !path.windows(2).any(|pair| matches!(pair, b"//" | b"/."));
+    (is_bundle && is_clean && path.len() <= 1024).then_some(Wanted { root, bundle })
+}
+
+/// Has a pool start the container, if there is one that has it.
+///
+/// # Safety
+/// `envp` are strings up to a null.
+unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_char) {
     // SAFETY: the caller's promise.
     let Some(socket) = (unsafe { pool_socket(envp) }) else { return };
     // Who has no pool shall not pay for one: this is the only system call then.
@@ -167,7 +179,8 @@ unsafe fn run_from_pool(argc: usize, argv: *const *const c_char, envp: *const *c
         return;
     }
     let Ok(signal_mask) = process::set_signal_mask(u64::MAX) else { return };
-    let request = Request { socket, kind: request::RUN, flags: 0, count: 0, root, id: b"", bundle, signal_mask };
+    let request =
+        Request { socket, kind: request::RUN, flags: 0, count: 0, root: root.to_bytes(), id: b"", bundle, signal_mask };
     if let Ok(answers) = request::ask(&request) {
         match request::follow(answers, -1) {
             Outcome::Cold => {
