@@ -9,21 +9,34 @@ use std::path::{Path, PathBuf};
 /// The image's name.
 pub const NAME: &str = "engines.test/tools:1";
 
-/// The archive of the image, in the format of `docker save`, which every engine loads. Made at the first call.
+/// The name of an image that waits: what holds the namespaces of a pod.
+pub const PAUSE: &str = "engines.test/pause:1";
+
+/// The archive of the image [`NAME`], in the format of `docker save`, which every engine loads. Made at the first call.
 ///
 /// The root filesystem is busybox with its tools in /bin, and /hello.
 pub fn archive(world: &World) -> PathBuf {
-    let archive = world.path("image.tar");
+    make_once(world, "image", NAME, &["/hello"])
+}
+
+/// The archive of the image [`PAUSE`].
+pub fn pause_archive(world: &World) -> PathBuf {
+    // A shell, as process 1 gets only those signals that it handles.
+    make_once(world, "pause", PAUSE, &["sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait; done"])
+}
+
+fn make_once(world: &World, file: &str, name: &str, program: &[&str]) -> PathBuf {
+    let archive = world.path(format!("{file}.tar"));
     if !archive.exists() {
-        let dir = world.path("image");
+        let dir = world.path(file);
         fs::create_dir(&dir).unwrap();
-        make(&dir, &archive);
+        make(&dir, &archive, name, program);
         fs::remove_dir_all(&dir).unwrap();
     }
     archive
 }
 
-fn make(dir: &Path, archive: &Path) {
+fn make(dir: &Path, archive: &Path, name: &str, program: &[&str]) {
     let rootfs = dir.join("rootfs");
     make_rootfs(&rootfs);
     let action = concat!(env!("CARGO_MANIFEST_DIR"), "/dist/hello");
@@ -39,12 +52,12 @@ fn make(dir: &Path, archive: &Path) {
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["/hello"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": program},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "test"}]
     });
     fs::write(dir.join("config.json"), config.to_string()).unwrap();
-    let manifest = json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
     fs::write(dir.join("manifest.json"), manifest.to_string()).unwrap();
     fs::remove_dir_all(&rootfs).unwrap();
     tar(archive, dir, "manifest.json config.json layer.tar");

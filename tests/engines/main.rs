@@ -12,6 +12,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod containerd;
+mod cri;
 mod ctr;
 mod docker;
 mod image;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     }
     runner.suite::<docker::Docker>(&world);
     runner.suite::<docker::Remapped>(&world);
+    runner.suite::<cri::Cri>(&world);
     runner.suite::<podman::Root>(&world);
     runner.suite::<podman::Rootless>(&world);
     runner.finish()
