@@ -47,7 +47,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
             let directory = socket.parent().map(|parent| parent.join("parked")).unwrap_or_default();
             let options = Options {
                 store: Store::new(directory),
-                wait: Wait::Lease,
+                wait: Wait::Lease { filtered: false },
                 ..launching::bare(global, "", PathBuf::new())
             };
             pool::serve(Settings {

@@ -8,6 +8,7 @@ use super::state::{Entry, Lock, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Slots};
 use crate::plan::builder::slots;
+use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
@@ -79,6 +80,12 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// What init waits for: under the filter already, if that allows what waiting takes (it is the longest of what is left to do
+/// when a request comes).
+pub fn wait(filter: Option<&Filter>) -> Wait {
+    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&crate::sys::park::CALLS)) }
+}
+
 /// Makes a sandbox, cloned on `ground` if there is one, which waits. When it fails nothing is left.
 ///
 /// # Errors
@@ -106,7 +113,7 @@ fn park_into(
     undo: &mut Undo,
 ) -> Result<Parked> {
     let plan = &prepared.plan;
-    if options.wait != Wait::Lease || !plan.stage.is_empty() || plan.share_memory {
+    if !matches!(options.wait, Wait::Lease { .. }) || !plan.stage.is_empty() || plan.share_memory {
         let problem = "joins a pid or user namespace by its path: start such a container cold";
         return Err(Error::config("linux.namespaces", problem));
     }
@@ -176,6 +183,7 @@ impl Parked {
     pub fn appear(&mut self, store: &Store, id: &str) -> Result<()> {
         if !id.is_empty() && id != self.state.id {
             self.state.id = id.to_owned();
+            self.state.created = crate::clock::now();
             self.entry.save(&self.state)?;
         }
         self.entry = self.entry.move_to(store, &self.state.id)?;
@@ -198,7 +206,7 @@ impl Parked {
         }
     }
 
-    /// Records when it was asked for.
+    /// Records when it was started, about now.
     ///
     /// # Errors
     /// What the file system says.

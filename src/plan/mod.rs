@@ -57,7 +57,10 @@ pub enum Wait {
     /// `create`: `start`.
     Start,
     /// A parked sandbox: a request.
-    Lease,
+    Lease {
+        /// Whether the filter is in force meanwhile, which it has to allow.
+        filtered: bool,
+    },
 }
 
 /// Everything that decides what a start does.
@@ -238,8 +241,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
     // namespace takes effect at once only for a process with memory of its own.
     // What is parked outlives whoever made it, and shall know nothing of him.
-    namespaces.share_memory &= process.oom_score_adj().is_none() && input.wait != Wait::Lease;
-    if input.wait == Wait::Lease {
+    namespaces.share_memory &= process.oom_score_adj().is_none() && !matches!(input.wait, Wait::Lease { .. });
+    if let Wait::Lease { .. } = input.wait {
         builder.require_parkable()?;
     }
     Ok(Plan {

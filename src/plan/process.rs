@@ -82,17 +82,21 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
             let listener = slots::LISTENER;
             (Op::CloseBut { first, listener }, Some(Op::AwaitStart { listener }))
         }
-        Wait::Lease => {
+        Wait::Lease { .. } => {
             let (first, lease) = (if process.terminal().unwrap_or(false) { 3 } else { 0 }, slots::LEASE);
             (Op::CloseBut { first, listener: lease }, Some(Op::Park { lease }))
         }
     };
     builder.push("(runtime)", close);
     builder.push("(runtime)", Op::AwaitRecord);
+    let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
+    let is_filtered = context.wait == Wait::Lease { filtered: true };
+    if is_filtered {
+        builder.extend(confine());
+    }
     if let Some(wait) = wait {
         builder.push("(runtime)", wait);
     }
-    let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
     if let Some((hooks, state)) = context.start_hooks {
         super::hooks::start_container(builder, hooks, state, || {
             let mut steps = confine();
@@ -106,7 +110,9 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
             steps
         })?;
     }
-    builder.extend(confine());
+    if !is_filtered {
+        builder.extend(confine());
+    }
     if context.seccomp.is_some_and(|filter| filter.listener.is_some()) {
         builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
     }

@@ -39,6 +39,20 @@ pub struct Filter {
     pub listener: Option<Listener>,
 }
 
+impl Filter {
+    /// Whether a process under it may make the system calls `numbers`, whatever their arguments.
+    pub fn allows(&self, numbers: &[libc::c_long]) -> bool {
+        let answer = |number: libc::c_long| {
+            decide::interpret(&self.program, |offset| match offset {
+                decide::offset::NUMBER => u32::try_from(number).ok(),
+                decide::offset::ARCH => Some(profile::NATIVE as u32),
+                _ => None,
+            })
+        };
+        numbers.iter().all(|number| answer(*number) == Some(libc::SECCOMP_RET_ALLOW))
+    }
+}
+
 /// The agent that decides about system calls with SCMP_ACT_NOTIFY.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {

@@ -54,6 +54,9 @@ const SIGNALS: u64 = 2;
 /// The first key.
 const FIRST: u64 = 2;
 
+/// With more than this many starts since, it is time to complete their records.
+const MOST_UNANNOUNCED: usize = 64;
+
 /// A container or a sandbox.
 struct Held {
     part: Part,
@@ -77,6 +80,8 @@ struct Server {
     next: u64,
     /// Whether something is to be ordered after a pause.
     is_waiting: bool,
+    /// Containers whose record is to be completed after it.
+    unannounced: Vec<u64>,
     orders: Sender<Order>,
     jobs: Sender<Job>,
 }
@@ -111,8 +116,19 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let filler = std::thread::spawn(move || filler::run(&to_make, &outlet, pace, &stops));
     let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
     let (held, stocks) = (HashMap::new(), HashMap::new());
-    let mut server =
-        Server { settings, epoll, requests, place, held, stocks, next: FIRST, is_waiting: false, orders, jobs };
+    let mut server = Server {
+        settings,
+        epoll,
+        requests,
+        place,
+        held,
+        stocks,
+        next: FIRST,
+        is_waiting: false,
+        unannounced: Vec::new(),
+        orders,
+        jobs,
+    };
     let mut begin = || {
         for (bundle, count) in server.settings.bundles.clone() {
             let bundle = fs::canonicalize(&bundle).doing(|| format!("find the bundle {}", bundle.display()))?;
@@ -134,7 +150,7 @@ impl Server {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let timeout = match self.settings.idle {
-                _ if self.is_waiting => EpollTimeout::from(PAUSE.as_millis() as u16),
+                _ if self.is_waiting || !self.unannounced.is_empty() => EpollTimeout::from(PAUSE.as_millis() as u16),
                 Some(_) => EpollTimeout::from(1000u16),
                 None => EpollTimeout::NONE,
             };
@@ -151,7 +167,20 @@ impl Server {
                     token => self.nobody_waits(token / 2),
                 }
             }
+            if count == 0 || self.unannounced.len() > MOST_UNANNOUNCED {
+                self.announce();
+            }
             self.order();
+        }
+    }
+
+    /// Records when containers were started. It is done when those who wait for them have been served.
+    fn announce(&mut self) {
+        for key in self.unannounced.drain(..) {
+            // Those that have ended already need no record.
+            if let Some(Err(error)) = self.held.get_mut(&key).map(|held| held.part.parked.announce()) {
+                log::warn(error);
+            }
         }
     }
 
@@ -215,7 +244,8 @@ impl Server {
             match (made, stock) {
                 (Ok(part), Some(stock)) => {
                     let key = self.next;
-                    let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2);
+                    // Once: it stays readable until it is closed.
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
                     if self.epoll.add(&part.pidfd, event).is_ok() {
                         self.next += 1;
                         stock.made(key);
@@ -337,19 +367,20 @@ impl Server {
         let Some(lease) = &parked.lease else { return Err("no part is ready") };
         let lease = lease.as_raw_fd();
         let started: [&[u8]; 3] = [&[answer::STARTED], &pid, parked.state.id.as_bytes()];
-        // Who does not listen any more has not missed anything.
-        if asked.header.kind == request::LEASE {
-            let _ = socket::send_fds(asked.answers.as_raw_fd(), &started, &[pidfd, lease]);
+        let (answers, is_lease) = (asked.answers.as_raw_fd(), asked.header.kind == request::LEASE);
+        // First: who hears nothing and finds the pool gone knows that nothing has been started. And who does not listen
+        // any more has not missed anything.
+        let given = [pidfd, lease];
+        let _ = socket::send_fds(answers, &started, if is_lease { &given } else { &given[..1] });
+        if is_lease {
             parked.lease = None;
         } else {
             let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
             let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
+            // An init that was killed meanwhile is found out by its pidfd.
             let _ = socket::send_fds(lease, &[&message.bytes()], &stdio);
-            let _ = socket::send_fds(asked.answers.as_raw_fd(), &started, &[pidfd]);
         }
-        if let Err(error) = parked.announce() {
-            log::warn(error);
-        }
+        self.unannounced.push(key);
         Ok(key)
     }
 
@@ -386,8 +417,6 @@ impl Server {
             self.held.insert(key, Held { part, bundle, given });
             return;
         };
-        // It is taken off the list when it is closed, which may be later.
-        let _ = self.epoll.delete(&part.pidfd);
         let then = match given {
             None => {
                 if let Some(stock) = self.stocks.get_mut(&bundle) {
@@ -398,7 +427,7 @@ impl Server {
             }
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None }) => Then::Leave,
-            Some(Given { answers: Some(answers) }) if part.parked.never_began() => {
+            Some(Given { answers: Some(answers) }) if exit.status() == 1 && part.parked.never_began() => {
                 say(&answers, answer::COLD, "the program could not be executed");
                 Then::Remove
             }

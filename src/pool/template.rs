@@ -58,6 +58,7 @@ impl Template {
         let path = options.bundle.join("config.json");
         let config = Version::of(&stat(&path).doing(|| format!("look at {}", path.display()))?);
         let (bundle, facts) = prepare::load(&options)?;
+        let options = Options { wait: park::wait(bundle.filter.as_ref()), ..options };
         let spec = &bundle.loaded.spec;
         park::require_parkable(spec, &options)?;
         let named = paths(spec, &options.bundle);

@@ -77,6 +77,19 @@ impl Message {
     }
 }
 
+/// The system calls that a process makes from when it says that it is ready to when it has executed the program.
+pub const CALLS: [libc::c_long; 9] = [
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_recvmsg,
+    libc::SYS_sendto,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_execve,
+    libc::SYS_exit_group,
+];
+
 /// Whether this executable can park its children.
 pub const fn is_possible() -> bool {
     cfg!(target_env = "musl")

@@ -104,6 +104,38 @@ impl Nodes {
     }
 }
 
+/// What `program` answers, where `word` knows the words of struct seccomp_data by their offsets (Documentation/networking/filter.rst).
+/// `None` if the answer depends on one that it does not know, or the program has an instruction that ours have not.
+pub(super) fn interpret(program: &[sock_filter], word: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+    let (mut at, mut a) = (0, 0u32);
+    // Jumps lead forwards only.
+    loop {
+        let step = program.get(at)?;
+        at += 1;
+        let holds = match step.code {
+            code::LOAD => {
+                a = word(step.k)?;
+                continue;
+            }
+            code::AND => {
+                a &= step.k;
+                continue;
+            }
+            code::JUMP => {
+                at += step.k as usize;
+                continue;
+            }
+            code::RETURN => return Some(step.k),
+            code::IF_EQUAL => a == step.k,
+            code::IF_GREATER => a > step.k,
+            code::IF_AT_LEAST => a >= step.k,
+            code::IF_BITS => a & step.k != 0,
+            _ => return None,
+        };
+        at += usize::from(if holds { step.jt } else { step.jf });
+    }
+}
+
 /// Number ranges: each key begins one, which ends where the next begins. There is always one at 0.
 pub(super) type Ranges = BTreeMap<u32, Id>;
 

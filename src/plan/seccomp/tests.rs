@@ -1,6 +1,5 @@
 //! The compiled programs against libseccomp's own, against an interpreter, and in this kernel.
 
-use super::decide::code;
 use super::*;
 use crate::sys::raw;
 use nix::errno::Errno;
@@ -36,36 +35,11 @@ fn section(json: &str) -> Seccomp {
     crate::spec::parse(config.as_bytes()).unwrap().seccomp.unwrap()
 }
 
-/// What the kernel would answer: an interpreter of classic BPF (Documentation/networking/filter.rst). Little-endian.
+/// What the kernel would answer. Little-endian.
 fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = vec![number, arch, 0, 0];
     data.extend(args.iter().flat_map(|arg| [*arg as u32, (arg >> 32) as u32]));
-    let (mut at, mut a) = (0, 0u32);
-    loop {
-        let step = program[at];
-        at += 1;
-        let holds = match step.code {
-            code::LOAD => {
-                a = data[step.k as usize / 4];
-                continue;
-            }
-            code::AND => {
-                a &= step.k;
-                continue;
-            }
-            code::JUMP => {
-                at += step.k as usize;
-                continue;
-            }
-            code::RETURN => return step.k,
-            code::IF_EQUAL => a == step.k,
-            code::IF_GREATER => a > step.k,
-            code::IF_AT_LEAST => a >= step.k,
-            code::IF_BITS => a & step.k != 0,
-            other => panic!("instruction {other:#x}"),
-        };
-        at += usize::from(if holds { step.jt } else { step.jf });
-    }
+    decide::interpret(program, |offset| data.get(offset as usize / 4).copied()).unwrap()
 }
 
 fn native() -> u32 {
