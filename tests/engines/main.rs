@@ -26,7 +26,6 @@ use std::process::ExitCode;
 use world::World;
 
 fn main() -> ExitCode {
-    runner::keep_panics();
     let runner = Runner::from_args();
     let world = match World::enter() {
         Ok(Some(world)) => world,
@@ -37,6 +36,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
+    runner::keep_panics();
     runner.suite::<ctr::Ctr>(&world);
     if std::env::var("RUNTIME").is_ok_and(|name| name == "shim") {
         // Only containerd has shims.

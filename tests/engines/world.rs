@@ -233,16 +233,24 @@ fn make_cgroup(path: &Path) {
     }
 }
 
-/// Hands all controllers of a v2 cgroup to its children.
-fn enable_controllers(path: &Path) {
-    let controllers = fs::read_to_string(path.join("cgroup.controllers")).unwrap_or_default();
-    for controller in controllers.split_whitespace() {
+/// Hands all controllers of a v2 cgroup to its children; those that were not handed on before.
+fn enable_controllers(path: &Path) -> Vec<String> {
+    let words = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    let enabled = words("cgroup.subtree_control");
+    let is_new = |controller: &&str| !enabled.split_whitespace().any(|word| word == *controller);
+    let new: Vec<String> = words("cgroup.controllers").split_whitespace().filter(is_new).map(str::to_owned).collect();
+    for controller in &new {
         let _ = fs::write(path.join("cgroup.subtree_control"), format!("+{controller}"));
     }
+    new
 }
 
 /// A cgroup in every hierarchy, removed with all below it in the end.
-struct Cgroups(Vec<PathBuf>);
+struct Cgroups {
+    paths: Vec<PathBuf>,
+    /// Controllers that the root of a unified hierarchy hands on for the test alone.
+    enabled: Vec<String>,
+}
 
 impl Cgroups {
     fn make(name: &str) -> Result<Self, String> {
@@ -256,18 +264,20 @@ impl Cgroups {
                 return Err(format!("{} cannot be made", path.display()));
             }
         }
-        Ok(Self(paths))
+        let is_unified = Path::new(CGROUPS).join("cgroup.controllers").exists();
+        let enabled = if is_unified { enable_controllers(Path::new(CGROUPS)) } else { Vec::new() };
+        Ok(Self { paths, enabled })
     }
 
     /// The files by which a process enters.
     fn procs(&self) -> String {
-        self.0.iter().map(|path| format!("{}/cgroup.procs ", path.display())).collect()
+        self.paths.iter().map(|path| format!("{}/cgroup.procs ", path.display())).collect()
     }
 }
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        for path in &self.0 {
+        for path in &self.paths {
             for _ in 0..100 {
                 remove_tree(path);
                 if !path.exists() {
@@ -279,6 +289,9 @@ impl Drop for Cgroups {
             if path.exists() {
                 println!("left behind: {}", path.display());
             }
+        }
+        for controller in &self.enabled {
+            let _ = fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), format!("-{controller}"));
         }
     }
 }
