@@ -68,6 +68,7 @@ macro_rules! common_cases {
         podman_cases![
             run::run,
             run::run_as_runc,
+            run::runtime_by_configuration,
             run::debug_flag,
             run::exit_code,
             run::exit_125,
@@ -313,6 +314,13 @@ impl Podman {
 
     /// A call of Podman with `runtime` for the containers.
     fn command_with(&self, runtime: &Path) -> Command {
+        let mut command = self.command_without_runtime();
+        command.arg("--runtime").arg(runtime);
+        command
+    }
+
+    /// A call of Podman with the runtime that its configuration names.
+    fn command_without_runtime(&self) -> Command {
         let mut command = match &self.user {
             None => limited("podman"),
             Some(user) => {
@@ -323,7 +331,7 @@ impl Podman {
             }
         };
         let run = self.run_directory();
-        command.args(["--tmpdir", &format!("{}/tmp", run.display()), "--runtime", runtime.to_str().unwrap()]);
+        command.arg("--tmpdir").arg(run.join("tmp"));
         command.env("HOME", self.path("home")).env("XDG_RUNTIME_DIR", &run).current_dir("/");
         command.env("CONTAINERS_CONF", self.path("containers.conf"));
         command.env("CONTAINERS_STORAGE_CONF", self.path("storage.conf"));

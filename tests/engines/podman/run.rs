@@ -24,6 +24,20 @@ pub fn run_as_runc(podman: &Podman) {
     assert_eq!(output.code, 127, "{output:#?}");
 }
 
+/// By the configuration that users are told of, which names the runtime and where it is.
+pub fn runtime_by_configuration(podman: &Podman) {
+    let ours = "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+    let text = include_str!("../../../contrib/podman/microrun.conf")
+        .replace("[engine]\n", ours)
+        .replace("/usr/local/bin/microrun", podman.runtime.path.to_str().unwrap());
+    let own = fs::read_to_string(podman.path("containers.conf")).unwrap();
+    let containers = own.split_once("[containers]").unwrap().1;
+    let file = podman.file("containers.conf", &format!("{text}\n[containers]{containers}"));
+    let mut command = podman.command_without_runtime();
+    command.args(Podman::run_args(&[], &["/hello"])).env("CONTAINERS_CONF", file);
+    assert!(output(command, "").ok().contains("Hello"));
+}
+
 pub fn debug_flag(podman: &Podman) {
     let mut args = vec!["--runtime-flag", "debug"];
     args.extend(Podman::run_args(&[], &["/hello"]));
