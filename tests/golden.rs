@@ -62,6 +62,7 @@ fn facts(layout: Layout) -> Facts {
         layout,
         resctrl: None,
         kernel_views: None,
+        stdio: None,
         uid: 0,
         now: "2017-05-08T12:00:00.000000000Z".into(),
     }

@@ -6,7 +6,7 @@ use crate::error::{Doing, Kind};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,11 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const V1_TRIES: u32 = 1000;
 
 impl Handle {
+    /// The directory whose switch stops the container's processes.
+    pub fn freezer(&self) -> Option<&Path> {
+        self.unified.as_ref().or_else(|| self.v1.get("freezer")).map(PathBuf::as_path)
+    }
+
     /// Stops every process of the container where it is, and returns when all are stopped.
     ///
     /// # Errors

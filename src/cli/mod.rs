@@ -4,7 +4,9 @@
 //! code. A verb's file says what its options are and hands them to [`container`](crate::container).
 
 pub mod bench;
+mod checkpoint;
 mod create;
+mod criu;
 mod delete;
 mod events;
 mod exec;
@@ -20,6 +22,7 @@ pub mod parse;
 mod pause;
 mod pool;
 mod ps;
+mod restore;
 mod resume;
 mod run;
 mod spec;
@@ -40,6 +43,7 @@ use std::path::Path;
 /// All verbs, in the order of the help.
 pub static VERBS: &[&Verb] = &[
     &bench::VERB,
+    &checkpoint::VERB,
     &create::VERB,
     &delete::VERB,
     &events::VERB,
@@ -51,6 +55,7 @@ pub static VERBS: &[&Verb] = &[
     &pause::VERB,
     &pool::VERB,
     &ps::VERB,
+    &restore::VERB,
     &resume::VERB,
     &run::VERB,
     &spec::VERB,

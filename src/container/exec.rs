@@ -23,7 +23,7 @@ use crate::init::{Op, RECORDED, Slots};
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, seccomp};
 use crate::spec::{self, Seccomp, Warning};
-use crate::sys::clone::Child;
+use crate::sys::clone::{CLONE_NEWTIME, Child};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, own, process as sys_process};
 use nix::errno::Errno;
@@ -177,7 +177,8 @@ fn prepare(
     warnings.extend(notes.iter().map(Warning::to_string));
     let machine = host::facts(&spec);
     warnings.extend(prepare::left_out(&spec, &machine));
-    let namespaces = namespaces(&spec, target.init.pid);
+    let time = if target.state.own_time { CLONE_NEWTIME } else { 0 };
+    let namespaces = namespaces(&spec, target.init.pid) | time;
     let may_set_groups = namespaces & libc::CLONE_NEWUSER == 0 || may_set_groups(target.init.pid);
     Ok(Prepared { spec, filter, machine, namespaces, may_set_groups, warnings })
 }

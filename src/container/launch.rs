@@ -96,9 +96,9 @@ pub(super) struct Undo {
     /// What it uses of this process's memory.
     loan: Option<Loan<Cradle>>,
     helper: Option<Helper>,
-    pid_file: Option<PathBuf>,
+    pub pid_file: Option<PathBuf>,
     /// The container whose poststop hooks are due: one that began to exist.
-    begun: Option<Arc<Prepared>>,
+    pub begun: Option<Arc<Prepared>>,
 }
 
 impl Undo {

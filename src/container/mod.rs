@@ -2,8 +2,10 @@
 
 pub mod activation;
 mod ahead;
+pub mod checkpoint;
 mod console;
 pub mod control;
+pub mod criu;
 pub mod exec;
 mod gates;
 pub mod ground;
@@ -19,9 +21,11 @@ pub mod pid_file;
 pub mod prepare;
 mod resctrl;
 pub mod resident;
+pub mod restore;
 pub mod run;
 pub mod sealed;
 mod stage;
 pub mod start;
 pub mod state;
+mod stdio;
 mod wait;

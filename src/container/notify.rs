@@ -72,6 +72,12 @@ pub(super) fn make_directory(entry: &Entry) -> Result<()> {
     made.doing(|| format!("{VARIABLE}: make the directory {}", path.display()))
 }
 
+/// Where that directory is mounted in the container, and the directory, if there is one.
+pub(super) fn mount(entry: &Entry) -> Option<(PathBuf, PathBuf)> {
+    let directory = entry.path().join(DIRECTORY);
+    directory.exists().then(|| (INSIDE.into(), directory))
+}
+
 /// The container's socket, and the service manager's address.
 #[derive(Debug)]
 pub(super) struct Proxy {

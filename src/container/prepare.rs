@@ -4,7 +4,7 @@
 
 use super::activation::Activation;
 use super::state::{State, Status, Store};
-use super::{hooks, host, launch, notify, resctrl, sealed};
+use super::{hooks, host, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
@@ -121,6 +121,8 @@ pub struct Facts {
     pub resctrl: Option<resctrl::Group>,
     /// With --no-pivot, the mounts of procfs and sysfs outside the root, the latest first.
     pub kernel_views: Option<Vec<PathBuf>>,
+    /// The names of the stdio that the container gets, unless it gets it later.
+    pub stdio: Option<Vec<String>>,
     /// Who starts the container.
     pub uid: u32,
     /// When: RFC 3339, UTC.
@@ -136,10 +138,19 @@ impl Facts {
             resctrl: resctrl::find(spec, &options.id)?,
             kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
             host: host::facts(spec),
+            stdio: (!matches!(options.wait, Wait::Lease { .. })).then(|| stdio_names(options, spec)),
             uid: nix::unistd::geteuid().as_raw(),
             now: crate::clock::now(),
         })
     }
+}
+
+/// The names of what the container inherits: nothing that lasts if it gets a terminal of its own.
+fn stdio_names(options: &Options, spec: &Spec) -> Vec<String> {
+    if spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false) {
+        return Vec::new();
+    }
+    stdio::names(options.stdio.as_ref().map_or([0, 1, 2], raw))
 }
 
 /// What a bundle and the options amount to, before anything exists.
@@ -235,18 +246,10 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
     let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
     let v1_directories = cgroup.directories.iter().filter(is_v1).count();
     let handle = cgroup.handle();
-    let overlay = options.overlay.clone().or_else(|| {
-        let annotations = spec.annotations().as_ref()?;
-        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle.path))
-    });
-    let directories: Vec<(String, PathBuf)> = handle
-        .v1
-        .iter()
-        .map(|(name, path)| (name.clone(), path.clone()))
-        .chain(handle.unified.iter().map(|path| (String::new(), path.clone())))
-        // Whether one that may be missing could be made is not known yet.
-        .filter(|_| cgroup.if_denied != cgroup::plan::IfDenied::DoWithout)
-        .collect();
+    let overlay = overlay(options, &bundle);
+    // Whether one that may be missing could be made is not known yet.
+    let may_be_missing = cgroup.if_denied == cgroup::plan::IfDenied::DoWithout;
+    let directories = if may_be_missing { Vec::new() } else { directories(&handle) };
     warnings.extend(left_out(spec, &facts.host));
     let state = initial_state(options, &bundle, facts, handle);
     let hook_state = hook_state(spec, &state)?;
@@ -273,6 +276,28 @@ pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<P
         privileged: facts.uid == 0,
     })?;
     Ok(Prepared { bundle, state, cgroup, plan: Arc::new(plan), warnings })
+}
+
+/// The overlay that the options or the bundle ask for.
+pub(super) fn overlay(options: &Options, bundle: &Bundle) -> Option<Overlay> {
+    options.overlay.clone().or_else(|| {
+        let annotations = bundle.loaded.spec.annotations().as_ref()?;
+        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle.path))
+    })
+}
+
+/// The container's cgroup directories by controller, "" for v2.
+pub(super) fn directories(handle: &cgroup::Handle) -> Vec<(String, PathBuf)> {
+    let v1 = handle.v1.iter().map(|(name, path)| (name.clone(), path.clone()));
+    v1.chain(handle.unified.iter().map(|path| (String::new(), path.clone()))).collect()
+}
+
+/// The machine's cgroup hierarchies, all that can be told of them without looking into the caller's.
+///
+/// # Errors
+/// Files of the kernel that cannot be read.
+pub(super) fn layout() -> Result<Layout> {
+    Layout::probe(cgroup::layout::Needs { controllers: true, ..Default::default() })
 }
 
 /// Adds to the configuration what a container gets that is part of a service.
@@ -394,6 +419,8 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         resctrl: facts.resctrl.clone(),
         no_new_keyring: options.no_new_keyring,
         shares_pids: !has_own_pids(spec),
+        stdio: facts.stdio.clone(),
+        own_time: false,
         resources: None,
     }
 }

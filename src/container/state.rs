@@ -69,6 +69,12 @@ pub struct State {
     /// Whether its pid namespace is not its own, so that its processes outlive init.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shares_pids: bool,
+    /// The names of its stdio, if it was there when the container was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stdio: Option<Vec<String>>,
+    /// Whether it was restored into a time namespace that its config.json does not mention.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_time: bool,
     /// The limits in force, once `update` has changed those of its config.json.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<LinuxResources>,
@@ -719,6 +725,8 @@ mod tests {
                 resctrl: None,
                 no_new_keyring,
                 shares_pids,
+                stdio: None,
+                own_time: false,
                 resources: None,
             },
         )

@@ -37,3 +37,4 @@ pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Source, Step
 pub use run::{FAILURE, Inherited, Init, READY, RECORDED, run, run_here};
 pub use slots::{Slot, Slots};
 pub use start::{GO, GOING};
+pub use target::open_in_root;

@@ -6,11 +6,12 @@
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
 use super::mounts::{Entry, filesystem_options, propagate};
-use crate::cgroup::layout::Mode;
+use crate::cgroup::Layout;
+use crate::cgroup::layout::{Mode, V1Mount};
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Slot, Source};
 use oci_spec::runtime::LinuxNamespaceType;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Compiles one such mount. On a machine with v2 alone both types mean v2, as in runc.
 pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
@@ -75,6 +76,16 @@ fn tmpfs(attributes: u64, into: Slot) -> Op {
     Op::NewFilesystem { kind: c"tmpfs".into(), options, attributes, into }
 }
 
+/// The controllers of a v1 hierarchy, as the links in the container have them.
+fn names(mount: &V1Mount) -> Vec<&str> {
+    mount.controllers.iter().map(|controller| controller.strip_prefix("name=").unwrap_or(controller)).collect()
+}
+
+/// The directory where a v1 hierarchy is mounted in the container.
+fn directory(mount: &V1Mount) -> String {
+    mount.mount.file_name().map_or_else(|| names(mount).join(","), |name| name.to_string_lossy().into_owned())
+}
+
 /// cgroup v1: a tmpfs with a directory for each hierarchy, and links where one hierarchy has several controllers.
 fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     let field = &entry.field;
@@ -84,10 +95,8 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
     for mount in &input.layout.v1 {
         let controller = mount.controllers.first().map_or("", String::as_str);
         let Some(own) = input.cgroup_directory(controller) else { continue };
-        let names: Vec<&str> =
-            mount.controllers.iter().map(|controller| controller.strip_prefix("name=").unwrap_or(controller)).collect();
-        let directory =
-            mount.mount.file_name().map_or_else(|| names.join(","), |name| name.to_string_lossy().into_owned());
+        let names = names(mount);
+        let directory = directory(mount);
         if namespaced {
             let mut options = vec![(c"source".to_owned(), Some(c"cgroup".to_owned()))];
             for controller in &mount.controllers {
@@ -126,6 +135,25 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
         builder.push(field.clone(), Op::SetAttributes { mount: slots::OTHER, attributes, recursive: false });
     }
     Ok(())
+}
+
+/// The binds of cgroups that a mount of type cgroup or cgroup2 at `destination` amounts to without a cgroup namespace:
+/// place and source of each. `own` finds the container's cgroup for a controller, "" for v2.
+pub(super) fn binds<'a>(
+    layout: &Layout,
+    kind: &str,
+    destination: &Path,
+    own: impl Fn(&str) -> Option<&'a Path>,
+) -> Vec<(PathBuf, PathBuf)> {
+    if layout.mode == Mode::Unified || kind == "cgroup2" {
+        return own("").map(|directory| (destination.to_owned(), directory.to_owned())).into_iter().collect();
+    }
+    let v1 = layout.v1.iter().filter_map(|mount| {
+        let directory_of_own = own(mount.controllers.first()?)?;
+        Some((destination.join(directory(mount)), directory_of_own.to_owned()))
+    });
+    let unified = own("").filter(|_| layout.mode == Mode::Hybrid);
+    v1.chain(unified.map(|directory| (destination.join("unified"), directory.to_owned()))).collect()
 }
 
 /// Puts what is in [`slots::MOUNT`] into the directory `name` of the tmpfs.

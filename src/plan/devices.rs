@@ -8,7 +8,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use std::path::Path;
 
 /// Name, major, minor of what runtime-spec config-linux.md, "Default Devices" lists.
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
+pub(super) const DEFAULT_DEVICES: [(&str, u32, u32); 6] =
     [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
 /// The links of runtime-linux.md, "Dev symbolic links", and /dev/ptmx of "Default Devices".

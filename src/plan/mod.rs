@@ -19,6 +19,7 @@ mod mounts;
 mod namespaces;
 pub mod overlay;
 pub mod process;
+pub mod restore;
 pub mod seccomp;
 
 pub use mounts::{HOST_ROOT, IdMapping, Outside};
@@ -142,6 +143,11 @@ impl<'a> Input<'a> {
         let namespaces = self.linux()?.namespaces().as_deref()?;
         let namespace = namespaces.iter().find(|namespace| namespace.typ() == kind)?;
         Some(namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()))
+    }
+
+    /// A directory where something can be mounted for a moment, unseen by others.
+    fn private_place(&self) -> Option<&'a Path> {
+        self.namespace(LinuxNamespaceType::Mount).map(|_| self.state_dir)
     }
 
     fn creates(&self, kind: LinuxNamespaceType) -> bool {

@@ -8,7 +8,7 @@ use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::path;
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -71,6 +71,12 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// All of `spec`, in their order.
+    pub fn all(spec: &'a Spec, rootfs: &Path) -> Result<Vec<Self>> {
+        let mounts = spec.mounts().iter().flatten().enumerate();
+        mounts.map(|(index, mount)| Self::new(index, mount, rootfs)).collect()
+    }
+
     /// What the place of the mount must be.
     pub fn rule(&self) -> Rule {
         match self.kind {
@@ -109,7 +115,7 @@ pub struct Outside {
 
 /// Compiles everything from the first mount to the last.
 pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<()> {
-    let entries = entries(input)?;
+    let entries = Entry::all(input.spec, input.rootfs)?;
     root(builder, input)?;
     for entry in &entries {
         match entry.kind {
@@ -128,7 +134,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
 
 /// Everything that is done to the mounts once all of them are there and the root has been changed.
 pub(super) fn finish(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
-    let entries = entries(input)?;
+    let entries = Entry::all(input.spec, input.rootfs)?;
     if let Some(dev) = entries.iter().find(|entry| is_dev_tmpfs(entry))
         && dev.options.set & libc::MOUNT_ATTR_RDONLY != 0
     {
@@ -143,17 +149,6 @@ pub(super) fn finish(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
 
 fn set(mount: Slot, set: u64) -> Op {
     Op::SetAttributes { mount, attributes: Attributes { set, ..Attributes::default() }, recursive: false }
-}
-
-fn entries<'a>(input: &Input<'a>) -> Result<Vec<Entry<'a>>> {
-    input
-        .spec
-        .mounts()
-        .iter()
-        .flatten()
-        .enumerate()
-        .map(|(index, mount)| Entry::new(index, mount, input.rootfs))
-        .collect()
 }
 
 /// Whether the mount is a fresh file system at /dev, which holds the device nodes.
@@ -183,7 +178,7 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
     }
     match input.overlay {
-        Some(overlay) => super::overlay::compile(builder, input, overlay)?,
+        Some(overlay) => super::overlay::compile(builder, input.rootfs, input.state_dir, overlay)?,
         None => {
             let source = Source::Path(path.clone());
             builder.push("root.path", Op::CloneTree { source, recursive: true, into: slots::ROOT });
@@ -258,7 +253,7 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
         Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
     } else {
         let kind = cstring(&format!("{}.type", entry.field), entry.kind)?;
-        new_filesystem(input, &format!("{}.options", entry.field), kind, options, attributes, into)?
+        new_filesystem(input.private_place(), &format!("{}.options", entry.field), kind, options, attributes, into)?
     };
     builder.push(entry.field.clone(), op);
     builder.push(
@@ -290,10 +285,12 @@ const LONGEST_DATA: usize = 4096;
 
 /// Makes a file system with `options` as [`filesystem_options`] returns them.
 ///
+/// Options that are too long for fsconfig(2) take a mount at `place`, a directory of the container's mount namespace if it has one.
+///
 /// # Errors
 /// The options are too long for the kernel; `field` is blamed.
 pub(super) fn new_filesystem(
-    input: &Input<'_>,
+    place: Option<&Path>,
     field: &str,
     kind: CString,
     options: Vec<(CString, Option<CString>)>,
@@ -303,10 +300,10 @@ pub(super) fn new_filesystem(
     if options.iter().filter_map(|(_, value)| value.as_ref()).all(|value| value.count_bytes() <= LONGEST_VALUE) {
         return Ok(Op::NewFilesystem { kind, options, attributes, into });
     }
-    if input.namespace(LinuxNamespaceType::Mount).is_none() {
+    let Some(place) = place else {
         let problem = format!("has a value of more than {LONGEST_VALUE} bytes, which needs a mount namespace: add one");
         return Err(Error::config(field, problem));
-    }
+    };
     let mut source = c"none".to_owned();
     let mut flags = 0;
     let mut data = Vec::new();
@@ -330,7 +327,7 @@ pub(super) fn new_filesystem(
             format!("has {} bytes of options, of which the kernel reads {LONGEST_DATA}: use fewer", data.len());
         return Err(Error::config(field, problem));
     }
-    let place = cpath(field, input.state_dir)?;
+    let place = cpath(field, place)?;
     Ok(Op::NewFilesystemAt { kind, source, data: cstring(field, data)?, flags, attributes, place, into })
 }
 

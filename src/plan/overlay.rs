@@ -1,6 +1,5 @@
 //! An overlayfs root made by the runtime: `root.path` below, and above it a directory or a scratch tmpfs.
 
-use super::Input;
 use super::builder::{Builder, cpath, slots};
 use crate::error::Result;
 use crate::init::{Create, Op, Rule};
@@ -31,7 +30,7 @@ impl Overlay {
 }
 
 /// Compiles the overlay into [`slots::ROOT`]: a mount of its own, so that no bind of the root is needed.
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overlay) -> Result<()> {
+pub(super) fn compile(builder: &mut Builder, rootfs: &Path, state_dir: &Path, overlay: &Overlay) -> Result<()> {
     let field = "(overlay)";
     let scratch = match overlay {
         Overlay::Scratch => {
@@ -46,10 +45,10 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overla
                     into: slots::MOUNT,
                 },
             );
-            let path = cpath(field, input.state_dir)?;
+            let path = cpath(field, state_dir)?;
             builder.push(field, Op::OpenHost { path, flags: libc::O_PATH | libc::O_DIRECTORY, into: slots::TARGET });
             builder.push(field, Op::Attach { mount: slots::MOUNT, target: slots::TARGET });
-            input.state_dir
+            state_dir
         }
         Overlay::Directory(directory) => {
             let path = cpath(field, directory)?;
@@ -63,7 +62,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overla
     }
     let mut options = vec![
         (c"source".to_owned(), Some(c"overlay".to_owned())),
-        (c"lowerdir".to_owned(), Some(escaped(input.rootfs)?)),
+        (c"lowerdir".to_owned(), Some(escaped(rootfs)?)),
         (c"upperdir".to_owned(), Some(cpath(field, &scratch.join("upper"))?)),
         (c"workdir".to_owned(), Some(cpath(field, &scratch.join("work"))?)),
     ];
@@ -71,7 +70,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, overlay: &Overla
         // Nothing in a scratch layer outlives the container: umount need not sync it.
         options.push((c"volatile".to_owned(), None));
     }
-    let op = super::mounts::new_filesystem(input, field, c"overlay".into(), options, 0, slots::ROOT)?;
+    let op = super::mounts::new_filesystem(Some(state_dir), field, c"overlay".into(), options, 0, slots::ROOT)?;
     builder.push(field, op);
     Ok(())
 }

@@ -213,6 +213,39 @@ pub fn file_attributes(fd: RawFd) -> Sys<u64> {
     }
 }
 
+/// What tells an open file from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// The number in its file system.
+    pub inode: u64,
+    /// The device of the file system (makedev(3)).
+    pub device: u64,
+    /// The device that it is, if it is one (makedev(3)).
+    pub special: u64,
+    /// The number of the mount, as in /proc/PID/mountinfo; `None` before Linux 5.8.
+    pub mount: Option<u64>,
+}
+
+/// The [`Identity`] of an open file (statx(2)).
+pub fn identity(fd: RawFd) -> Sys<Identity> {
+    let mask = libc::STATX_BASIC_STATS | libc::STATX_MNT_ID;
+    let mut info = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the kernel fills a struct statx, which is valid when zeroed as well.
+    let info = unsafe {
+        call!(libc::SYS_statx, fd, c"".as_ptr(), libc::AT_EMPTY_PATH, mask, info.as_mut_ptr())?;
+        info.assume_init()
+    };
+    Ok(Identity {
+        mode: info.stx_mode.into(),
+        inode: info.stx_ino,
+        device: libc::makedev(info.stx_dev_major, info.stx_dev_minor),
+        special: libc::makedev(info.stx_rdev_major, info.stx_rdev_minor),
+        mount: (info.stx_mask & libc::STATX_MNT_ID != 0).then_some(info.stx_mnt_id),
+    })
+}
+
 /// Gives what is at `from` the name `to`, which nobody else may have (renameat2(2), RENAME_NOREPLACE).
 pub fn rename_new(from: &CStr, to: &CStr) -> Sys {
     // SAFETY: both strings end with a null.
