@@ -293,3 +293,12 @@ fn the_limits_of_who_asks_are_the_containers() {
     command.env("MICRORUN_POOL", pool.socket());
     assert_eq!(output(command).ok(), "77\n4096");
 }
+
+#[test]
+fn the_containers_user_owns_its_stdio() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo again >/dev/stdout", |config| {
+        config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    });
+    assert_eq!(pool.run(&bundle, &[]).ok(), "again");
+}

@@ -14,7 +14,7 @@ use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
 use oci_spec::runtime::{Hook, Hooks, Spec};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -203,6 +203,14 @@ impl Parked {
     pub fn let_go(&mut self) {
         if let Some(lock) = self.lock.take() {
             lock.release();
+        }
+    }
+
+    /// Gives its stdin, stdout and stderr to its user, as init does in a cold start.
+    pub fn own_stdio(&self, stdio: impl IntoIterator<Item = RawFd>) {
+        let is_root = self.spec.process().as_ref().is_none_or(|process| process.user().uid() == 0);
+        if let Some(uid) = super::prepare::user_of_host(&self.spec).filter(|_| !is_root) {
+            init::own_stdio(stdio, uid);
         }
     }
 

@@ -357,8 +357,13 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
     if !delegates {
         return None;
     }
+    user_of_host(spec)
+}
+
+/// Who runs in the container, as the host knows him; `None` if he is not mapped.
+pub(super) fn user_of_host(spec: &Spec) -> Option<u32> {
     let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    let mappings = linux.uid_mappings().as_deref().unwrap_or_default();
+    let mappings = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
     let host = |map: &LinuxIdMapping| {
         let offset = uid.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
         map.host_id().checked_add(offset)

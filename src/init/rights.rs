@@ -64,11 +64,11 @@ pub fn drop_bounding(drop: u64) -> Sys {
     Ok(())
 }
 
-/// Gives stdin, stdout and stderr to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
+/// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
 /// namespace that does not map its owner, EINVAL, EROFS) stays as it is, as in runc.
-pub fn own_stdio(uid: u32) {
+pub fn own_stdio(stdio: impl IntoIterator<Item = RawFd>, uid: u32) {
     let null = libc::makedev(1, 3);
-    for fd in 0..3 {
+    for fd in stdio {
         let Ok(stat) = fs::stat(fd) else { continue };
         let is_null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == null;
         if !is_null && stat.st_uid != uid {

@@ -303,7 +303,7 @@ impl<'a> Executor<'a> {
             Op::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop),
             Op::DropBounding { drop } => rights::drop_bounding(*drop),
             Op::OwnStdio { uid } => {
-                rights::own_stdio(*uid);
+                rights::own_stdio(0..3, *uid);
                 Ok(())
             }
             Op::BecomeUser { uid, gid, groups, keep_caps } => {

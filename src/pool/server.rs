@@ -377,6 +377,7 @@ impl Server {
         } else {
             let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
             let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
+            parked.own_stdio(stdio.iter().copied());
             // An init that was killed meanwhile is found out by its pidfd.
             let _ = socket::send_fds(lease, &[&message.bytes()], &stdio);
         }
