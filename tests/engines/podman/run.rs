@@ -34,8 +34,13 @@ pub fn runtime_by_configuration(podman: &Podman) {
     let containers = own.split_once("[containers]").unwrap().1;
     let file = podman.file("containers.conf", &format!("{text}\n[containers]{containers}"));
     let mut command = podman.command_without_runtime();
-    command.args(Podman::run_args(&[], &["/hello"])).env("CONTAINERS_CONF", file);
+    command.args(Podman::run_args(&[], &["/hello"])).env("CONTAINERS_CONF", &file);
     assert!(output(command, "").ok().contains("Hello"));
+    // What it says of an error is the runtime's sentence, not a line of its log.
+    let mut command = podman.command_without_runtime();
+    command.args(Podman::run_args(&[], &["/nosuch"])).env("CONTAINERS_CONF", &file);
+    let output = output(command, "");
+    assert!(output.code == 127 && !output.stderr.contains("level="), "{output:#?}");
 }
 
 pub fn debug_flag(podman: &Podman) {
