@@ -230,6 +230,27 @@ fn nothing_that_a_container_mounts_reaches_the_host() {
     run_after(&lab, &script, &bundle).ok();
 }
 
+/// A mount that the runtime copies, for a container with a user namespace, is no more shared with the host than others.
+#[test]
+fn a_bind_mount_of_a_user_namespace_is_no_peer_of_the_hosts() {
+    let lab = lab!();
+    let source = source(&lab);
+    for (options, wanted) in [(vec!["bind"], "master"), (vec!["rbind"], "master"), (vec!["bind", "private"], "")] {
+        let bundle = lab.bundle(|config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+            }
+            add(config, bind(&source, "/mnt", &options));
+            config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+        });
+        let mounts = parse(&run_after(&lab, "mount --make-rshared /", &bundle).ok());
+        let propagation = &at(&mounts, "/mnt").propagation;
+        let is_as_wanted = propagation.starts_with(wanted) && propagation.is_empty() == wanted.is_empty();
+        assert!(is_as_wanted && !propagation.contains("shared"), "{options:?}: {propagation}");
+    }
+}
+
 #[test]
 fn files_and_directories_are_bound_and_their_places_made() {
     let lab = lab!();

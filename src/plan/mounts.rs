@@ -167,12 +167,7 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         return root_among_the_hosts(builder, input, path);
     }
     let propagation = root_propagation(input)?;
-    let of_host = match propagation {
-        None => libc::MS_SLAVE,
-        // What cannot be bound could not become the container's root either: that gets it in the end.
-        Some((libc::MS_UNBINDABLE, _)) => libc::MS_PRIVATE,
-        Some((kind, _)) => kind,
-    };
+    let of_host = host_propagation(propagation);
     builder.push("linux.rootfsPropagation", Op::RootPropagation { propagation: of_host });
     if matches!(propagation, Some((libc::MS_SHARED, _))) {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
@@ -188,6 +183,16 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     builder.push("root.path", Op::OpenHost { path, flags, into: slots::TARGET });
     builder.push("root.path", Op::Attach { mount: slots::ROOT, target: slots::TARGET });
     Ok(())
+}
+
+/// How the host's mounts, and copies of them, propagate in the container's mount namespace.
+fn host_propagation(of_root: Option<(u64, bool)>) -> u64 {
+    match of_root {
+        None => libc::MS_SLAVE,
+        // What cannot be bound could not become the container's root either: that gets it in the end.
+        Some((libc::MS_UNBINDABLE, _)) => libc::MS_PRIVATE,
+        Some((kind, _)) => kind,
+    }
 }
 
 /// Without a mount namespace the container's mounts are among the host's. They hang from a bind of the root in the
@@ -419,8 +424,15 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         },
     );
     builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    let from_outside = mount != slots::MOUNT;
+    if from_outside && input.namespace(LinuxNamespaceType::Mount).is_some() {
+        // A copy of a shared mount is its peer: what the container mounts there would be mounted on the host, too.
+        let attributes =
+            Attributes { propagation: host_propagation(root_propagation(input)?), ..Attributes::default() };
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
+    }
     propagate(builder, entry, mount);
-    if mount != slots::MOUNT {
+    if from_outside {
         builder.push(entry.field.clone(), Op::Close { slot: mount });
     }
     Ok(())
