@@ -41,14 +41,13 @@ impl World {
         let dir = tempfile::Builder::new().prefix("microrun-engines-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let cgroups = Cgroups::make(&format!("microrun-engines-{}", std::process::id()))?;
-        // The shell that enters the cgroups becomes unshare(1), whose child is the init of the pid namespace: a shell again, because
-        // something has to reap the orphans that the test knows nothing of.
-        let status = Command::new("sh")
-            .arg("-c")
+        // The init of the pid namespace is a shell, because something has to reap the orphans that the test knows nothing of. It enters the
+        // cgroups; unshare(1), which waits for it outside, must not be in them: v2 gives a cgroup with processes no controllers below.
+        let status = Command::new("unshare")
+            .args(["--mount", "--net", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c"])
             .arg(
                 "for file in $1; do echo 0 > $file || exit 99; done; shift
-                exec unshare --mount --net --pid --ipc --cgroup --fork --kill-child=KILL --mount-proc \
-                    sh -c '\"$@\"; exit $?' sh \"$@\"",
+                unshare --cgroup \"$@\"; exit $?",
             )
             .arg("sh")
             .arg(cgroups.procs())
