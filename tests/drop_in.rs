@@ -344,6 +344,13 @@ fn options_in_any_position() {
         "--root R events --stats ID",
         "--root R events --interval=5s ID",
         "--root R list --format=json",
+        "--root R --log F --log-format json checkpoint --image-path I --work-path W --leave-running ID",
+        "--root R --log F --log-format json checkpoint --image-path I --work-path W --parent-path Q --tcp-established ID",
+        "--root R --log F --log-format json checkpoint --image-path I --ext-unix-sk --shell-job --file-locks ID",
+        "--root R --log F --log-format json checkpoint --image-path I --manage-cgroups-mode soft --empty-ns network ID",
+        "--root R checkpoint --image-path I --page-server A:1 --lazy-pages --status-fd 3 --pre-dump ID",
+        "--root R --log F --log-format json restore --image-path I --work-path W --detach --pid-file P --bundle B ID",
+        "--root R restore --image-path I --console-socket S --no-pivot -no-subreaper --bundle B ID",
     ];
     for line in lines {
         let parts = parts(line);
@@ -368,10 +375,35 @@ fn options_in_any_position() {
     }
 }
 
+/// Podman calls these to find out whether it may checkpoint; it looks at the exit code.
+#[test]
+fn probes_for_checkpoints() {
+    for line in [["checkpoint", "--help"], ["restore", "--help"]] {
+        let mut command = Command::new(common::program());
+        command.args(line);
+        output(command).ok();
+    }
+}
+
 /// The words of a line, an option together with its value.
 fn parts(line: &str) -> Vec<Vec<String>> {
-    const SWITCHES: &[&str] =
-        &["--debug", "--systemd-cgroup", "--no-pivot", "--no-new-keyring", "--force", "--all", "--stats"];
+    const SWITCHES: &[&str] = &[
+        "--debug",
+        "--systemd-cgroup",
+        "--no-pivot",
+        "--no-new-keyring",
+        "--force",
+        "--all",
+        "--stats",
+        "--leave-running",
+        "--tcp-established",
+        "--ext-unix-sk",
+        "--shell-job",
+        "--file-locks",
+        "--lazy-pages",
+        "--pre-dump",
+        "--detach",
+    ];
     let mut words = line.split(' ').map(str::to_owned).peekable();
     let mut parts = Vec::new();
     while let Some(word) = words.next() {
@@ -450,4 +482,5 @@ fn features_tell_what_engines_ask() {
         assert_eq!(document.pointer(path), Some(&json!(true)), "{path}");
     }
     assert_eq!(document["ociVersionMin"], "1.0.0");
+    assert_eq!(document["annotations"]["org.opencontainers.runc.checkpoint.enabled"], "true");
 }

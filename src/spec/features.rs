@@ -109,7 +109,7 @@ pub fn features(facts: &Facts) -> String {
         ("io.github.seccomp.libseccomp.version", format!("{major}.{minor}.{micro}")),
         ("io.microrun.version", facts.version.to_owned()),
         // Who asks for this one by runc's name wants to know whether `checkpoint` exists.
-        ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+        ("org.opencontainers.runc.checkpoint.enabled", "true".to_owned()),
     ]);
     if !facts.commit.is_empty() {
         annotations.insert("io.microrun.commit", facts.commit.to_owned());
