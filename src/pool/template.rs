@@ -40,7 +40,7 @@ pub struct Template {
     /// What they are made from, read once.
     bundle: Bundle,
     facts: Facts,
-    /// Whether they are cloned on a [`Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
+    /// Whether they are cloned on a [`crate::container::ground::Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
     /// and may only mount what is in full view there.
     pub has_ground: bool,
     config: Version,

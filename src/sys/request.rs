@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Or COLD: there is nothing ready that fits, and why. What follows was written to run before libc
-//! ([`super::entry`]): it allocates nothing and never panics.
+//! (src/sys/entry.rs): it allocates nothing and never panics.
 
 use super::fs::{self, Sys, retry};
 use super::process::{self, poll};
