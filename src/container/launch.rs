@@ -459,7 +459,8 @@ pub(super) fn spawn(
         kept,
         sync: sync_of_child.as_raw_fd(),
         sync_of_parent: sync.as_raw_fd(),
-        signal_mask,
+        // What a thread of such a runtime has blocked is not the container's business.
+        signal_mask: if manner.stdio.is_some() { 0 } else { signal_mask },
         failures,
     });
     let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };

@@ -13,6 +13,7 @@ mod args;
 mod daemon;
 mod events;
 mod io;
+mod life;
 mod logger;
 mod messages;
 mod metrics;

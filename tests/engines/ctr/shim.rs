@@ -24,7 +24,8 @@ pub fn cases() -> Vec<Case<Ctr>> {
         log_program,
         exec_leaves_a_process,
         orphans,
-        layers_of_another_user,
+        stdio_of_another_user,
+        nothing_of_the_shim,
         unknown_option,
         info,
     ]
@@ -210,10 +211,27 @@ fn orphans(engine: &Ctr) {
 }
 
 /// Whoever the program is, it can open its stdio again.
-fn layers_of_another_user(engine: &Ctr) {
+fn stdio_of_another_user(engine: &Ctr) {
     let script = "echo one >/dev/stdout; echo two >/proc/self/fd/2";
     let output = engine.exec_in_sleeping(&["--user", "1000:1000"], &["sh", "-c", script]);
     assert_eq!((output.code, output.stdout.trim(), output.stderr.trim()), (0, "one", "two"), "{output:?}");
+}
+
+/// A process gets no descriptor, no blocked or ignored signal and no working directory of the process that made it.
+fn nothing_of_the_shim(engine: &Ctr) {
+    let script = "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/1/status; readlink /proc/1/fd/0 /proc/1/fd/1 | cut -d: -f1";
+    engine.start_detached(&POD, "a", SLEEP);
+    engine.start_detached(&POD, "c", SLEEP);
+    let said = engine.exec(&[], "c", &["sh", "-c", script]).ok();
+    let lines: Vec<&str> = said.lines().collect();
+    // ls has the directory itself open.
+    assert_eq!(lines.first(), Some(&"4"), "{said}");
+    let signals = |line: &str| u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap();
+    // What containerd was started with may be ignored; SIGPIPE is ignored by every Rust program.
+    assert_eq!((signals(lines[1]), signals(lines[2]) & 1 << (libc::SIGPIPE - 1)), (0, 0), "{said}");
+    assert_eq!(&lines[3..], ["/dev/null", "pipe"], "{said}");
+    remove(engine, "a");
+    remove(engine, "c");
 }
 
 fn unknown_option(engine: &Ctr) {

@@ -1,0 +1,415 @@
+//! The life of containers and their processes: created, started, reaped, deleted.
+
+use super::io::{self, Owner, Paths};
+use super::messages::{self as m, Timestamp};
+use super::options::Options;
+use super::reactor::Handler;
+use super::rootfs;
+use super::service::{Reply, Shim, find, not_found, store, task, wait_response, wrong_state};
+use super::task::{Exit, Freezing, Phase, Process, Task, Tasks};
+use super::ttrpc::{Code, Status};
+use crate::cgroup::{Driver, Handle};
+use crate::container::exec::{self, Running, Wanted};
+use crate::container::prepare;
+use crate::container::resident::{self, Created, Resident};
+use crate::container::state::Store;
+use crate::error::{Doing, Error};
+use crate::log;
+use crate::sys::process as sys_process;
+use nix::sys::epoll::EpollFlags;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a process that was killed may take to end, and what it wrote to be read, as long as runc's shim waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Shim {
+    pub(super) fn create(self: &Arc<Self>, request: m::CreateTaskRequest) -> Reply<m::CreateTaskResponse> {
+        {
+            let mut tasks = self.tasks();
+            tasks.expected.remove(&request.id);
+            if tasks.all.contains_key(&request.id) || !tasks.creating.insert(request.id.clone()) {
+                return Err(Status::new(Code::AlreadyExists, format!("task {}: already exists", request.id)));
+            }
+        }
+        let made = self.make(&request);
+        let mut tasks = self.tasks();
+        tasks.creating.remove(&request.id);
+        let task = made?;
+        let pid = task.init.pid.unsigned_abs();
+        tasks.all.insert(request.id.clone(), task);
+        let io = m::TaskIo {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        };
+        self.publish(&m::TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle,
+            rootfs: request.rootfs,
+            io: Some(io),
+            checkpoint: request.checkpoint,
+            pid,
+        });
+        let watched = tasks.all.get_mut(&request.id).map_or(Ok(()), |task| self.watch(&request.id, task));
+        watched.map_err(Status::from)?;
+        Ok(m::CreateTaskResponse { pid })
+    }
+
+    /// Makes a container that waits to be started.
+    fn make(&self, request: &m::CreateTaskRequest) -> Reply<Task> {
+        if !request.checkpoint.is_empty() {
+            return Err(Status::new(
+                Code::Unimplemented,
+                "restoring a checkpoint is not supported by this runtime's shim",
+            ));
+        }
+        let options = Options::of(request.options.as_ref())?;
+        let bundle = Path::new(&request.bundle);
+        let rootfs = bundle.join("rootfs");
+        rootfs::mount_all(&request.rootfs, &rootfs)?;
+        let is_mounted = !request.rootfs.is_empty();
+        let created = self.make_in(request, &options, bundle);
+        let (container, paths, io) = created.inspect_err(|_| {
+            if is_mounted && let Err(error) = rootfs::unmount_all(&rootfs) {
+                log::warn(error);
+            }
+        })?;
+        let pidfd = container.pidfd().try_clone().doing(|| "duplicate the descriptor of the container's init")?;
+        let cgroup: Handle = container.cgroup().clone();
+        let init = Process { pid: container.pid(), pidfd: Some(Arc::new(pidfd)), io, ..Process::new(paths) };
+        Ok(Task {
+            bundle: request.bundle.clone(),
+            rootfs,
+            shares_pids: container.shares_pids(),
+            container: Arc::new(Mutex::new(container)),
+            cgroup: Arc::new(cgroup),
+            init,
+            execs: Default::default(),
+            freezing: Freezing::Thawed,
+            memory: None,
+            options: Arc::new(options),
+            is_mounted,
+        })
+    }
+
+    fn make_in(
+        &self,
+        request: &m::CreateTaskRequest,
+        options: &Options,
+        bundle: &Path,
+    ) -> Reply<(Resident, Paths, io::Io)> {
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let opened = io::set_up(&paths, &self.owner(&request.id, options))?;
+        let container = prepare::Options {
+            driver: if options.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs },
+            no_pivot: options.no_pivot,
+            no_new_keyring: options.no_new_keyring,
+            stdio: Some(Arc::clone(&opened.stdio)),
+            ..prepare::Options::new(self.store(options), &request.id, bundle.to_owned())
+        };
+        let created = resident::create(&container).map_err(|error| error.context("OCI runtime create failed"));
+        drop(container);
+        let Created { container, terminal, warnings } = created?;
+        warnings.iter().for_each(log::warn);
+        let io = opened.start(terminal, &self.reactor).inspect_err(|_| end_and_remove(&container))?;
+        Ok((container, paths, io))
+    }
+
+    fn owner<'a>(&'a self, id: &'a str, options: &Options) -> Owner<'a> {
+        Owner { namespace: &self.namespace, id, uid: options.io_uid, gid: options.io_gid }
+    }
+
+    fn store(&self, options: &Options) -> Store {
+        store(options, &self.namespace)
+    }
+
+    /// Watches a new container's init and memory.
+    fn watch(&self, id: &str, task: &mut Task) -> Result<(), Error> {
+        if let Some(pidfd) = &task.init.pidfd {
+            self.watch_end(pidfd, id, "")?;
+        }
+        let container = task.container.lock().unwrap_or_else(PoisonError::into_inner);
+        // A container without a memory cgroup has nothing to watch.
+        match container.events() {
+            Ok(events) => {
+                let token = self.reactor.register(Handler::Memory(id.to_owned()));
+                for (fd, flags) in events.descriptors() {
+                    let flags = EpollFlags::from_bits_truncate(i32::from(flags.bits()));
+                    self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")?;
+                }
+                drop(container);
+                task.memory = Some((events, token));
+            }
+            Err(error) => log::warn(error),
+        }
+        Ok(())
+    }
+
+    fn watch_end(&self, pidfd: &OwnedFd, id: &str, exec: &str) -> Result<(), Error> {
+        let handler = Handler::Exit(id.to_owned(), exec.to_owned());
+        self.reactor
+            .add(pidfd, EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, handler)
+            .map(drop)
+            .doing(|| "watch a process")
+    }
+
+    pub(super) fn start(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::StartResponse> {
+        let (id, exec) = (&request.id, &request.exec_id);
+        let container = {
+            let mut tasks = self.tasks();
+            let task = task(&mut tasks, id)?;
+            let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
+            match process.phase {
+                Phase::Created => process.phase = Phase::Starting,
+                Phase::Starting | Phase::Running => return Err(wrong_state("cannot start a running process")),
+                Phase::Stopped(_) => return Err(wrong_state("cannot start a process that has stopped")),
+            }
+            Arc::clone(&task.container)
+        };
+        let started = if exec.is_empty() {
+            let mut container = container.lock().unwrap_or_else(PoisonError::into_inner);
+            container.start().map_err(|error| error.context("OCI runtime start failed").into())
+        } else {
+            self.start_exec(id, exec, &container)
+        };
+        let mut tasks = self.tasks();
+        let task = task(&mut tasks, id)?;
+        let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
+        process.phase = if started.is_ok() { Phase::Running } else { Phase::Created };
+        let pid = process.pid.unsigned_abs();
+        if started.is_ok() {
+            let (container_id, exec_id) = (id.clone(), exec.clone());
+            if exec.is_empty() {
+                self.publish(&m::TaskStart { container_id, pid });
+            } else {
+                self.publish(&m::TaskExecStarted { container_id, exec_id, pid });
+            }
+        }
+        if let Some(exit) = process.ended.take() {
+            self.tell_end(task, id, exec, exit);
+        } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &process.pidfd) {
+            self.watch_end(pidfd, id, exec)?;
+        }
+        started.map(|()| m::StartResponse { pid })
+    }
+
+    fn start_exec(&self, id: &str, exec: &str, container: &Mutex<Resident>) -> Reply<()> {
+        let (paths, spec, options) = {
+            let mut tasks = self.tasks();
+            let task = task(&mut tasks, id)?;
+            let options = Arc::clone(&task.options);
+            let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
+            let spec = process.spec.take().ok_or_else(|| wrong_state("the process was started before"))?;
+            (process.paths.clone(), spec, options)
+        };
+        let (target, filter) = container.lock().unwrap_or_else(PoisonError::into_inner).target()?;
+        let opened = io::set_up(&paths, &self.owner(exec, &options))?;
+        let wanted = exec::Options {
+            store: self.store(&options),
+            id: id.to_owned(),
+            wanted: Wanted::Given(spec),
+            rootless: false,
+            detach: true,
+            ignore_paused: true,
+            preserve_fds: 0,
+            pid_file: None,
+            console_socket: None,
+            pidfd_socket: None,
+            sub_cgroups: Default::default(),
+            stdio: Some(Arc::clone(&opened.stdio)),
+        };
+        let running = exec::exec_in(&wanted, &target, filter);
+        drop(wanted);
+        let Running { child, terminal, warnings } =
+            running.map_err(|error| error.context("OCI runtime exec failed"))?;
+        warnings.iter().for_each(log::warn);
+        let pidfd = crate::sys::own(child.pidfd);
+        let io = opened.start(terminal, &self.reactor).inspect_err(|_| {
+            let _ = sys_process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
+            let _ = sys_process::wait(child.pid, 0);
+        })?;
+        let mut tasks = self.tasks();
+        if let Some(process) = tasks.all.get_mut(id).and_then(|task| task.process(exec)) {
+            process.pid = child.pid;
+            process.io = io;
+            process.pidfd = Some(Arc::new(pidfd));
+        }
+        Ok(())
+    }
+
+    /// A process has ended: reaps it, if nobody has.
+    pub fn ended(&self, id: &str, exec: &str) {
+        let pid = find(&mut self.tasks(), id, exec).map_or(0, |process| process.pid);
+        if pid != 0
+            && let Ok(Some(how)) = sys_process::wait(pid, libc::WNOHANG)
+        {
+            self.reaped(id, exec, how);
+        }
+    }
+
+    /// A process has ended, and was reaped.
+    pub fn reaped(&self, id: &str, exec: &str, how: sys_process::Exit) {
+        let mut tasks = self.tasks();
+        let Some(task) = tasks.all.get_mut(id) else { return };
+        let Some(process) = task.process(exec) else { return };
+        if let Some(pidfd) = &process.pidfd {
+            self.reactor.unwatch(pidfd.as_fd());
+        }
+        let exit = Exit { status: how.status().unsigned_abs(), at: Timestamp::now() };
+        if process.phase == Phase::Starting {
+            process.ended = Some(exit);
+        } else {
+            self.tell_end(task, id, exec, exit);
+        }
+    }
+
+    /// Notes the end of a process, and tells everybody.
+    fn tell_end(&self, task: &mut Task, id: &str, exec: &str, exit: Exit) {
+        let Some(process) = task.process(exec) else { return };
+        process.phase = Phase::Stopped(exit);
+        process.ended = None;
+        let waiters = std::mem::take(&mut process.waiters);
+        let pid = process.pid.unsigned_abs();
+        let own_id = if exec.is_empty() { id } else { exec };
+        self.publish(&m::TaskExit {
+            container_id: id.to_owned(),
+            id: own_id.to_owned(),
+            pid,
+            exit_status: exit.status,
+            exited_at: Some(exit.at),
+        });
+        waiters.into_iter().for_each(|waiter| waiter.answer(Ok(wait_response(exit))));
+        if exec.is_empty() && task.shares_pids {
+            // Its other processes outlive init.
+            let cgroup = Arc::clone(&task.cgroup);
+            self.workers.run(move || {
+                if let Err(error) = cgroup.kill(libc::SIGKILL) {
+                    log::warn(error);
+                }
+            });
+        }
+        self.changed.notify_all();
+    }
+
+    pub(super) fn delete(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::DeleteResponse> {
+        let (id, exec) = (&request.id, &request.exec_id);
+        let mut tasks = self.tasks();
+        let task = task(&mut tasks, id)?;
+        let container = Arc::clone(&task.container);
+        let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
+        match process.phase {
+            Phase::Starting | Phase::Running => return Err(wrong_state("cannot delete a running process")),
+            // It waits for a start that will not come.
+            Phase::Created if exec.is_empty() => {
+                drop(tasks);
+                let _ = container.lock().unwrap_or_else(PoisonError::into_inner).kill(libc::SIGKILL, false);
+                tasks = self.tasks();
+            }
+            Phase::Created | Phase::Stopped(_) => {}
+        }
+        let tasks = self.wait_until(tasks, |tasks| match find(tasks, id, exec) {
+            Some(process) => process.io.is_drained() && (process.pid == 0 || process.exit().is_some()),
+            None => true,
+        });
+        if exec.is_empty() { self.delete_container(tasks, id, &container) } else { self.delete_exec(tasks, id, exec) }
+    }
+
+    /// Waits until `done`, or until patience has an end.
+    fn wait_until<'a>(
+        &self,
+        mut tasks: MutexGuard<'a, Tasks>,
+        done: impl Fn(&mut Tasks) -> bool,
+    ) -> MutexGuard<'a, Tasks> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || done(&mut tasks) {
+                return tasks;
+            }
+            tasks = self.changed.wait_timeout(tasks, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn delete_exec(&self, mut tasks: MutexGuard<'_, Tasks>, id: &str, exec: &str) -> Reply<m::DeleteResponse> {
+        let process = task(&mut tasks, id)?.execs.remove(exec);
+        let process = process.ok_or_else(|| not_found(&format!("process {exec}")))?;
+        let response = delete_response(&process);
+        self.dismiss(process);
+        Ok(response)
+    }
+
+    fn delete_container(
+        &self,
+        mut tasks: MutexGuard<'_, Tasks>,
+        id: &str,
+        container: &Mutex<Resident>,
+    ) -> Reply<m::DeleteResponse> {
+        let (rootfs, is_mounted) = {
+            let task = task(&mut tasks, id)?;
+            if task.init.exit().is_none() {
+                return Err(wrong_state("the container's init does not end"));
+            }
+            if let Some((events, token)) = task.memory.take() {
+                events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
+                self.reactor.forget(token);
+            }
+            (task.rootfs.clone(), task.is_mounted)
+        };
+        drop(tasks);
+        let warnings = container.lock().unwrap_or_else(PoisonError::into_inner).remove()?;
+        warnings.iter().for_each(log::warn);
+        if is_mounted {
+            rootfs::unmount_all(&rootfs)?;
+        }
+        let mut tasks = self.tasks();
+        let Some(task) = tasks.all.remove(id) else { return Err(not_found(&format!("container {id}"))) };
+        let response = delete_response(&task.init);
+        self.publish(&m::TaskDelete {
+            container_id: id.to_owned(),
+            pid: response.pid,
+            exit_status: response.exit_status,
+            exited_at: response.exited_at,
+            id: String::new(),
+        });
+        drop(tasks);
+        self.dismiss(task.init);
+        task.execs.into_values().for_each(|exec| self.dismiss(exec));
+        Ok(response)
+    }
+
+    /// Gives back what a process had of ours.
+    fn dismiss(&self, process: Process) {
+        let exit = process.exit().unwrap_or(Exit { status: UNKNOWN, at: Timestamp::now() });
+        process.waiters.iter().for_each(|waiter| waiter.answer(Ok(wait_response(exit))));
+        process.io.close(&self.reactor);
+    }
+}
+
+/// What is said of a process that was never started.
+const UNKNOWN: u32 = 255;
+
+fn end_and_remove(container: &Resident) {
+    let _ = container.kill(libc::SIGKILL, false);
+    let _ = sys_process::wait(container.pid(), 0);
+    if let Err(error) = container.remove() {
+        log::warn(error);
+    }
+}
+
+fn delete_response(process: &Process) -> m::DeleteResponse {
+    let exit = process.exit();
+    m::DeleteResponse {
+        pid: process.pid.unsigned_abs(),
+        exit_status: exit.map_or(0, |exit| exit.status),
+        exited_at: exit.map(|exit| exit.at),
+    }
+}
