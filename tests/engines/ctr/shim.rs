@@ -219,7 +219,7 @@ fn stdio_of_another_user(engine: &Ctr) {
 
 /// A process gets no descriptor, no blocked or ignored signal and no working directory of the process that made it.
 fn nothing_of_the_shim(engine: &Ctr) {
-    let script = "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/1/status; readlink /proc/1/fd/0 /proc/1/fd/1 | cut -d: -f1";
+    let script = "ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/1/status; readlink /proc/1/fd/0; readlink /proc/1/fd/1 | cut -d: -f1";
     engine.start_detached(&POD, "a", SLEEP);
     engine.start_detached(&POD, "c", SLEEP);
     let said = engine.exec(&[], "c", &["sh", "-c", script]).ok();
