@@ -89,7 +89,9 @@ impl Server {
         let sigchld = 1 << (libc::SIGCHLD - 1);
         process::set_signal_mask(sigchld).doing(doing)?;
         let children = own(signalfd::open(sigchld).doing(doing)?);
-        fcntl(listener.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
+        for fd in [&listener, &children] {
+            fcntl(fd.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
+        }
         let reactor = Arc::new(Reactor::new().doing(doing)?);
         reactor.add(&listener, EpollFlags::EPOLLIN, Handler::Listener).doing(doing)?;
         reactor.add(&children, EpollFlags::EPOLLIN, Handler::Children).doing(doing)?;

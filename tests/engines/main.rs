@@ -38,13 +38,13 @@ fn main() -> ExitCode {
     };
     runner::keep_panics();
     runner.suite::<ctr::Ctr>(&world);
+    runner.suite::<cri::Cri>(&world);
     if std::env::var("RUNTIME").is_ok_and(|name| name == "shim") {
         // Only containerd has shims.
         return runner.finish();
     }
     runner.suite::<docker::Docker>(&world);
     runner.suite::<docker::Remapped>(&world);
-    runner.suite::<cri::Cri>(&world);
     runner.suite::<podman::Root>(&world);
     runner.suite::<podman::Rootless>(&world);
     runner.finish()

@@ -58,18 +58,23 @@ impl Engine for Cri {
             "type": "host-local", "dataDir": format!("/run/{name}-ipam"), "subnet": "10.85.0.0/16", "routes": [{"dst": "0.0.0.0/0"}]
         }}]});
         fs::write(dir.join("net/pods.conflist"), network.to_string()).unwrap();
+        // As users are told to; but for the version of the file, and which runtime.
+        let handler = if runtime.has_own_shim {
+            "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.microrun]\nruntime_type = \"io.containerd.microrun.v1\"\n"
+                .to_owned()
+        } else {
+            include_str!("../../../contrib/containerd/config.toml")
+                .replace("version = 2\n", "")
+                .replace("/usr/local/bin/microrun", runtime.path.to_str().unwrap())
+        };
         // The score of the OOM killer may be lowered only by a root that has CAP_SYS_RESOURCE.
         let config = format!(
             "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{pause}\"\nrestrict_oom_score_adj = true\n\
             disable_apparmor = true\n\
             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{CNI}\"\nconf_dir = \"{dir}/net\"\n\
-            [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"microrun\"\n{runtime}",
+            [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"microrun\"\n{handler}",
             pause = image::PAUSE,
-            dir = dir.display(),
-            // As users are told to; but for the version of the file, and which runtime.
-            runtime = include_str!("../../../contrib/containerd/config.toml")
-                .replace("version = 2\n", "")
-                .replace("/usr/local/bin/microrun", runtime.path.to_str().unwrap())
+            dir = dir.display()
         );
         let containerd = Containerd::start(world, runtime, &name, Some(&config))?;
         for archive in [image::archive(world), image::pause_archive(world)] {
