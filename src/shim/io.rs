@@ -138,6 +138,11 @@ impl Opened {
 }
 
 impl Io {
+    /// What the process writes.
+    pub fn outputs(&self) -> &[Arc<Stream>] {
+        &self.outputs
+    }
+
     /// Whether all that the process wrote has been passed on.
     pub fn is_drained(&self) -> bool {
         self.outputs.iter().all(|stream| stream.has_ended())

@@ -6,6 +6,7 @@ use super::options::Options;
 use super::reactor::Handler;
 use super::rootfs;
 use super::service::{Reply, Shim, find, not_found, store, task, wait_response, wrong_state};
+use super::stream::Stream;
 use super::task::{Exit, Freezing, Phase, Process, Task, Tasks};
 use super::ttrpc::{Code, Status};
 use crate::cgroup::{Driver, Handle};
@@ -244,6 +245,11 @@ impl Shim {
             process.pidfd = Some(Arc::new(pidfd));
         }
         Ok(())
+    }
+
+    /// What a process writes.
+    pub(super) fn outputs(&self, id: &str, exec: &str) -> Vec<Arc<Stream>> {
+        find(&mut self.tasks(), id, exec).map(|process| process.io.outputs().to_vec()).unwrap_or_default()
     }
 
     /// A process has ended: reaps it, if nobody has.

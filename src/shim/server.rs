@@ -3,7 +3,7 @@
 use super::events::{Events, Way};
 use super::reactor::{Handler, Reactor, Token};
 use super::service::Shim;
-use super::stream::BUFFER;
+use super::stream::{BUFFER, Stream};
 use super::task::Caller;
 use super::ttrpc::{Code, Connection, Incoming, Status};
 use super::workers::Workers;
@@ -129,15 +129,21 @@ impl Server {
             Handler::Events => self.shim.events.ready(&self.shim.reactor),
             Handler::Exit(id, exec) => {
                 self.shim.reactor.forget(token);
+                // What it said last comes before the news of its end.
+                for stream in self.shim.outputs(&id, &exec) {
+                    self.flow(&stream);
+                }
                 self.shim.ended(&id, &exec);
             }
             Handler::Memory(id) => self.shim.memory_changed(&id),
-            Handler::Stream(stream) => {
-                self.buffer.resize(BUFFER, 0);
-                if stream.flow(&self.shim.reactor, token, &mut self.buffer) {
-                    self.shim.has_changed();
-                }
-            }
+            Handler::Stream(stream) => self.flow(&stream),
+        }
+    }
+
+    fn flow(&mut self, stream: &Stream) {
+        self.buffer.resize(BUFFER, 0);
+        if stream.flow(&self.shim.reactor, &mut self.buffer) {
+            self.shim.has_changed();
         }
     }
 

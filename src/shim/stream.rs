@@ -66,7 +66,8 @@ impl Stream {
     }
 
     /// Passes on what is there. Whether the stream has ended just now.
-    pub fn flow(&self, reactor: &Reactor, token: Token, buffer: &mut [u8]) -> bool {
+    pub fn flow(&self, reactor: &Reactor, buffer: &mut [u8]) -> bool {
+        let Some(&token) = self.token.get() else { return false };
         let mut guard = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(ends) = &mut *guard else { return false };
         let progress = ends.flow(buffer);
@@ -168,9 +169,9 @@ mod tests {
                     source = None;
                 }
             }
-            for (token, handler) in reactor.wait(Some(std::time::Duration::ZERO)).unwrap() {
+            for (_, handler) in reactor.wait(Some(std::time::Duration::ZERO)).unwrap() {
                 let Handler::Stream(stream) = handler else { panic!() };
-                stream.flow(&reactor, token, &mut buffer);
+                stream.flow(&reactor, &mut buffer);
             }
             if let Ok(count) = read(&sink, &mut part) {
                 got.extend_from_slice(&part[..count]);

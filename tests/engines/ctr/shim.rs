@@ -214,7 +214,8 @@ fn orphans(engine: &Ctr) {
 fn stdio_of_another_user(engine: &Ctr) {
     let script = "echo one >/dev/stdout; echo two >/proc/self/fd/2";
     let output = engine.exec_in_sleeping(&["--user", "1000:1000"], &["sh", "-c", script]);
-    assert_eq!((output.code, output.stdout.trim(), output.stderr.trim()), (0, "one", "two"), "{output:?}");
+    // containerd's client may have something to say before.
+    assert!(output.code == 0 && output.stdout.trim() == "one" && output.stderr.trim().ends_with("two"), "{output:?}");
 }
 
 /// A process gets no descriptor, no blocked or ignored signal and no working directory of the process that made it.
