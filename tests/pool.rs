@@ -5,8 +5,13 @@
 mod common;
 
 use common::{Bundle, Lab, Output, eventually, output};
+use microrun::error::Kind;
+use microrun::pool;
 use serde_json::{Value, json};
+use std::ffi::{CStr, CString};
 use std::fs;
+use std::io::{PipeReader, Read};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -301,4 +306,176 @@ fn the_containers_user_owns_its_stdio() {
         config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     });
     assert_eq!(pool.run(&bundle, &[]).ok(), "again");
+}
+
+/// What a sandbox that [`said`] has started writes and returns.
+struct Said {
+    text: String,
+    code: i32,
+}
+
+impl Pool {
+    fn library(&self, bundle: &Bundle) -> pool::Pool {
+        pool::Pool::at(self.socket(), self.lab.path("run"), &bundle.path).unwrap()
+    }
+}
+
+/// Starts the program of `sandbox` with a pipe, and sees it through.
+#[track_caller]
+fn said(sandbox: pool::Sandbox, args: Option<&[&CStr]>, env: &[&CStr]) -> Said {
+    let (mut reader, mut running) = started(sandbox, args, env);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    let code = running.wait();
+    Said { code: code.unwrap(), text }
+}
+
+#[track_caller]
+fn started(sandbox: pool::Sandbox, args: Option<&[&CStr]>, env: &[&CStr]) -> (PipeReader, pool::Running) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    let stdio = pool::Stdio { stdin: null.as_fd(), stdout: writer.as_fd(), stderr: writer.as_fd() };
+    (reader, sandbox.start(stdio, args, env).unwrap())
+}
+
+/// Whether nothing is left of containers but what is parked: neither state nor cgroups.
+fn is_gone(pool: &Pool, parked: usize) -> bool {
+    let directories = |path: PathBuf| {
+        let entries = fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap());
+        entries.filter(|entry| entry.file_type().unwrap().is_dir()).count()
+    };
+    let cgroups = common::hierarchies().into_iter().map(|hierarchy| {
+        let lab = hierarchy.join(pool.lab.name());
+        // One is the pool's.
+        (directories(lab.clone()) + directories(lab.join("caller"))).saturating_sub(1)
+    });
+    directories(pool.lab.path("run")) == 0
+        && directories(pool.lab.path("pool/parked")) == parked
+        && cgroups.into_iter().all(|count| count <= parked)
+}
+
+#[test]
+fn a_lease_is_started_with_arguments_and_an_environment_of_its_own() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "exit 9", |config| {
+        config["process"]["env"] = json!(["PATH=/bin", "KEPT=1", "REPLACED=before", "REPLACED_NOT=2"]);
+    });
+    let library = pool.library(&bundle);
+    let script = c"for word; do echo $word; done; echo $KEPT $REPLACED $REPLACED_NOT $NEW; env | wc -l; exit 3";
+    let args = [c"-c", script, c"name", c"one", c"", c"two words"];
+    let given = said(library.lease().unwrap(), Some(&args), &[c"REPLACED=after=all", c"NEW=4"]);
+    // PWD and the like are the shell's.
+    let lines: Vec<&str> = given.text.lines().collect();
+    assert_eq!(lines.get(..4), Some(&["one", "", "two words", "1 after=all 2 4"][..]), "{} {}", given.code, given.text);
+    assert_eq!(given.code, 3);
+    let own = said(library.lease().unwrap(), None, &[]);
+    assert_eq!((own.text.as_str(), own.code), ("", 9));
+    assert_eq!(pool.served(), 2);
+}
+
+#[test]
+fn a_started_lease_is_a_container_like_any_other() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo ready; sleep 1000", |_| {});
+    let library = pool.library(&bundle);
+    let id = format!("{}-leased", bundle.id);
+    let sandbox = library.lease_as(&id).unwrap();
+    assert_eq!(sandbox.id(), id);
+    let (mut reader, mut running) = started(sandbox, None, &[]);
+    reader.read_exact(&mut [0; 6]).unwrap();
+    let state: Value = serde_json::from_str(&pool.microrun(&["state", &id]).ok()).unwrap();
+    assert_eq!((&state["status"], &state["pid"]), (&json!("running"), &json!(running.pid())));
+    assert_eq!(pool.microrun(&["exec", &id, "echo", "inside"]).ok(), "inside");
+    pool.await_ready(&bundle, 1);
+    let told = library.lease_as(&id).unwrap_err();
+    assert_eq!(told.kind(), Kind::WrongState, "{told}");
+    running.kill(libc::SIGTERM).unwrap();
+    running.kill(libc::SIGKILL).unwrap();
+    assert_eq!((running.wait().unwrap(), running.wait().unwrap()), (137, 137));
+    eventually(|| is_gone(&pool, 1));
+}
+
+#[test]
+fn without_a_sandbox_the_reason_is_told() {
+    let mut pool = pool!();
+    let bundle = pool.filled(1, "true", |_| {});
+    let other = pool.lab.bundle(|_| {});
+    let reason = |bundle: &Bundle| pool.library(bundle).lease().unwrap_err();
+    assert!(reason(&other).to_string().contains("no parts for this bundle"), "{}", reason(&other));
+    assert_eq!(reason(&other).kind(), Kind::WrongState);
+    assert!(pool::Pool::open("/nonexistent").unwrap_err().to_string().contains("find the bundle /nonexistent"));
+    let library = pool.library(&bundle);
+    pool.kill();
+    let told = library.lease().unwrap_err().to_string();
+    assert!(told.contains("no pool listens"), "{told}");
+    pool.restart();
+}
+
+#[test]
+fn strings_that_do_not_fit_are_refused_and_the_sandbox_ends() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "true", |_| {});
+    let many = vec![c"x"; 1025];
+    let sandbox = pool.library(&bundle).lease().unwrap();
+    let told = sandbox.start(pool::Stdio::inherit(), Some(&many), &[]).unwrap_err().to_string();
+    assert!(told.contains("1025 arguments and environment entries are too many"), "{told}");
+    pool.await_ready(&bundle, 1);
+    eventually(|| is_gone(&pool, 1));
+    // With those of process.env they are too many all the same, which only the sandbox knows.
+    let mut running = pool.library(&bundle).lease().unwrap().start(pool::Stdio::inherit(), None, &{
+        let mut entries = vec![c"A=1"; 1023];
+        entries.push(c"B=2");
+        entries
+    });
+    let told = running.as_mut().unwrap().wait().unwrap_err().to_string();
+    assert!(told.contains("more than 1024 arguments and environment entries"), "{told}");
+    // And what just fits is there.
+    pool.await_ready(&bundle, 1);
+    let long = CString::new(vec![b'x'; 60_000]).unwrap();
+    let given = said(pool.library(&bundle).lease().unwrap(), Some(&[c"-c", c"echo ${#0}", &long]), &[]);
+    assert_eq!((given.text.as_str(), given.code), ("60000\n", 0));
+}
+
+#[test]
+fn a_lease_that_is_dropped_leaves_nothing() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo started", |_| {});
+    let sandbox = pool.library(&bundle).lease().unwrap();
+    let id = sandbox.id().to_owned();
+    assert_eq!(pool.lab.status(&id), "running");
+    drop(sandbox);
+    pool.await_ready(&bundle, 1);
+    eventually(|| is_gone(&pool, 1));
+}
+
+#[test]
+fn a_lease_outlives_its_pool() {
+    let mut pool = pool!();
+    let bundle = pool.filled(2, "echo hello; exit 5", |_| {});
+    let (used, dropped) = (pool.library(&bundle).lease().unwrap(), pool.library(&bundle).lease().unwrap());
+    pool.kill();
+    drop(dropped);
+    let (mut reader, mut running) = started(used, None, &[]);
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello\n");
+    match running.wait() {
+        Ok(code) => assert_eq!(code, 5),
+        Err(error) => assert!(common::kernel() < (6, 15), "{error}"),
+    }
+    pool.restart();
+    eventually(|| is_gone(&pool, 0));
+}
+
+#[test]
+fn a_started_lease_that_is_dropped_goes_on() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "sleep 1000", |_| {});
+    let (_reader, running) = started(pool.library(&bundle).lease().unwrap(), None, &[]);
+    let id = running.id().to_owned();
+    drop(running);
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.lab.status(&id), "running");
+    pool.microrun(&["delete", "--force", &id]).ok();
+    eventually(|| is_gone(&pool, 1));
 }

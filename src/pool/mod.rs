@@ -7,11 +7,12 @@
 //! ```
 //!
 //! A command asks by one datagram ([`crate::sys::request`]). Who has a sandbox's lease starts it by one message
-//! ([`crate::sys::park::Message`]), without the pool.
+//! ([`crate::sys::park::Message`]), without the pool: a program does so with [`Pool`].
 
 mod cleaner;
 mod client;
 mod filler;
+mod lease;
 mod server;
 mod setup;
 mod stock;
@@ -19,6 +20,7 @@ mod template;
 
 pub use client::{Got, Wanted, Wish, ask, run};
 pub use filler::Pace;
+pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use server::{Settings, serve};
 
 use std::env;

@@ -372,9 +372,7 @@ impl Server {
         // any more has not missed anything.
         let given = [pidfd, lease];
         let _ = socket::send_fds(answers, &started, if is_lease { &given } else { &given[..1] });
-        if is_lease {
-            parked.lease = None;
-        } else {
+        if !is_lease {
             let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
             let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
             parked.own_stdio(stdio.iter().copied());
@@ -400,9 +398,12 @@ impl Server {
         held.given = Some(Given { answers: Some(answers) });
     }
 
-    /// Who waited has gone: the container goes on like a detached one.
+    /// Who waited has gone: the container goes on like a detached one, unless it was leased and has not been started.
     fn nobody_waits(&mut self, key: u64) {
         let Some(held) = self.held.get_mut(&key) else { return };
+        if let Some(lease) = &held.part.parked.lease {
+            socket::end_sending(lease.as_raw_fd());
+        }
         if let Some(answers) = held.given.as_mut().and_then(|given| given.answers.take()) {
             // The descriptor is closed here in any case.
             let _ = self.epoll.delete(&answers);
@@ -426,6 +427,8 @@ impl Server {
                 }
                 Then::Remove
             }
+            // A lease that has not been used.
+            Some(Given { answers: None }) if exit.status() == 1 && part.parked.never_began() => Then::Remove,
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None }) => Then::Leave,
             Some(Given { answers: Some(answers) }) if exit.status() == 1 && part.parked.never_began() => {

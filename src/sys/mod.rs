@@ -25,10 +25,16 @@ pub mod shared;
 pub mod signalfd;
 pub mod socket;
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Takes over a descriptor that a system call of this module just returned.
 pub fn own(fd: RawFd) -> OwnedFd {
     // SAFETY: the wrappers return descriptors that nobody else has a number for yet.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// stdin, stdout and stderr of this process. One that is closed is refused by the kernel when it is used.
+pub fn standard_descriptors() -> [BorrowedFd<'static>; 3] {
+    // SAFETY: Rust's runtime opens those that it finds closed, and nothing in this crate closes them.
+    [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO].map(|fd| unsafe { BorrowedFd::borrow_raw(fd) })
 }

@@ -310,13 +310,10 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
     }
     let mut control = MaybeUninit::<Control>::zeroed();
     let Ok(count) = receive(parked, &mut control) else { super::process::exit(1) };
-    if count == 0 {
-        // The pool, or who had the lease, is gone.
-        super::process::exit(0);
-    }
-    let errno = match execute(parked, count) {
-        Ok(never) => never,
-        Err(errno) => errno,
+    // Nothing is to be executed when the pool, or who had the lease, has gone.
+    let errno = match count {
+        0 => Errno::ECANCELED,
+        _ => execute(parked, count).unwrap_or_else(|errno| errno),
     };
     let code = (errno as i32).to_ne_bytes();
     // SAFETY: the bytes outlive the call.
@@ -394,9 +391,8 @@ fn lists(parked: &Parked, header: &Message, count: usize) -> Sys<(List, List)> {
     if given as usize + header.entries as usize > Message::STRINGS {
         return Err(Errno::E2BIG);
     }
-    // SAFETY: the message was received into this place.
-    let text = unsafe { std::slice::from_raw_parts(parked.message, count) };
-    let mut strings = Text(text.get(size_of::<Message>()..).unwrap_or_default());
+    // SAFETY: so many bytes have been received into this place, those of the header among them.
+    let mut strings = unsafe { Text { at: parked.message.add(size_of::<Message>()), end: parked.message.add(count) } };
     let mut places = parked.lists;
     let mut put = |string: *const c_char| {
         // SAFETY: there is room for as many strings as are allowed and two ends; base lists are counted before.
@@ -411,7 +407,7 @@ fn lists(parked: &Parked, header: &Message, count: usize) -> Sys<(List, List)> {
         // SAFETY: the list of arguments has the program's name at least, or a null.
         put(unsafe { *parked.args });
         for _ in 0..given {
-            put(strings.next().ok_or(Errno::EBADMSG)?.as_ptr());
+            put(strings.next().ok_or(Errno::EBADMSG)?);
         }
         put(ptr::null());
         parked.lists
@@ -424,19 +420,22 @@ fn lists(parked: &Parked, header: &Message, count: usize) -> Sys<(List, List)> {
     let start = places_of(parked, header, given);
     let mut base = parked.env;
     // SAFETY: the list ends with null.
-    while let Some(entry) = unsafe { (*base).as_ref().map(|first| CStr::from_ptr(first)) } {
+    while let Some(entry) = unsafe { (*base).as_ref() } {
+        let entry = ptr::from_ref(entry);
         let mut others = added;
-        let is_replaced = (0..header.entries).any(|_| others.next().is_some_and(|other| same_name(entry, other)));
+        // SAFETY: both are strings.
+        let is_replaced =
+            (0..header.entries).any(|_| others.next().is_some_and(|other| unsafe { same_name(entry, other) }));
         if !is_replaced {
             all = all.checked_sub(1).ok_or(Errno::E2BIG)?;
-            put(entry.as_ptr());
+            put(entry);
         }
         // SAFETY: the end has not been reached.
         base = unsafe { base.add(1) };
     }
     let mut others = added;
     for _ in 0..header.entries {
-        put(others.next().ok_or(Errno::EBADMSG)?.as_ptr());
+        put(others.next().ok_or(Errno::EBADMSG)?);
     }
     put(ptr::null());
     Ok((args, start))
@@ -449,23 +448,53 @@ fn places_of(parked: &Parked, header: &Message, given: u32) -> List {
     unsafe { parked.lists.add(used) }
 }
 
-fn same_name(one: &CStr, other: &CStr) -> bool {
-    let name = |entry: &CStr| entry.to_bytes().iter().position(|byte| *byte == b'=').unwrap_or(entry.to_bytes().len());
-    let (length, of_other) = (name(one), name(other));
-    length == of_other && one.to_bytes().get(..length) == other.to_bytes().get(..length)
+/// A byte of a string. The compiler shall not make one call of strlen(3) or bcmp(3) out of many of these: calls of functions of
+/// the C library go by a table of addresses, which is among what has been unmapped.
+///
+/// # Safety
+/// There is such a byte.
+unsafe fn byte(string: *const c_char, at: usize) -> u8 {
+    // SAFETY: the caller's promise.
+    unsafe { string.cast::<u8>().add(at).read_volatile() }
+}
+
+/// Whether two entries of an environment have the same name.
+///
+/// # Safety
+/// Both are strings.
+unsafe fn same_name(one: *const c_char, other: *const c_char) -> bool {
+    let mut at = 0;
+    loop {
+        // SAFETY: neither has ended before this byte.
+        let bytes = unsafe { [byte(one, at), byte(other, at)] };
+        let [ends, other_ends] = bytes.map(|byte| byte == b'=' || byte == 0);
+        if ends || other_ends || bytes[0] != bytes[1] {
+            return ends && other_ends;
+        }
+        at += 1;
+    }
 }
 
 /// Strings, one after the other.
 #[derive(Clone, Copy)]
-struct Text<'a>(&'a [u8]);
+struct Text {
+    at: *const u8,
+    end: *const u8,
+}
 
-impl<'a> Iterator for Text<'a> {
-    type Item = &'a CStr;
+impl Iterator for Text {
+    type Item = *const c_char;
 
-    fn next(&mut self) -> Option<&'a CStr> {
-        let end = self.0.iter().position(|byte| *byte == 0)?;
-        let (string, rest) = self.0.split_at_checked(end + 1)?;
-        self.0 = rest;
-        CStr::from_bytes_with_nul(string).ok()
+    fn next(&mut self) -> Option<*const c_char> {
+        let string = self.at.cast::<c_char>();
+        while self.at < self.end {
+            // SAFETY: the end has not been reached.
+            let last = unsafe { byte(self.at.cast(), 0) };
+            self.at = self.at.wrapping_add(1);
+            if last == 0 {
+                return Some(string);
+            }
+        }
+        None
     }
 }

@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 /// The first byte of an answer.
 pub mod answer {
@@ -303,8 +304,25 @@ fn wait_alone(pidfd: RawFd, signals: RawFd) -> Outcome {
     }
 }
 
-/// The exit code for a process that somebody else has waited for (`PIDFD_INFO_EXIT`, Linux 6.15).
-fn exit_status(pidfd: RawFd) -> Sys<i32> {
+/// The exit code of a process that has ended, and that somebody else waits for (`PIDFD_INFO_EXIT`, Linux 6.15).
+///
+/// # Errors
+/// ENODATA if nobody has waited for it so soon, ENOTTY or EINVAL on older kernels.
+pub fn exit_status(pidfd: RawFd) -> Sys<i32> {
+    /// How long whoever has inherited it may take to wait for it.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    match reaped_status(pidfd) {
+        Err(Errno::ENODATA) => {
+            // It hangs up when somebody has.
+            let mut fds = [libc::pollfd { fd: pidfd, events: 0, revents: 0 }];
+            retry(|| poll(&mut fds, Some(PATIENCE)))?;
+            reaped_status(pidfd)
+        }
+        status => status,
+    }
+}
+
+fn reaped_status(pidfd: RawFd) -> Sys<i32> {
     #[repr(C)]
     struct Info {
         mask: u64,

@@ -113,6 +113,12 @@ pub fn send_fds(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
     .map(drop)
 }
 
+/// Says that nothing more comes from here: the peer reads what was sent before, and then the end (shutdown(2)).
+pub fn end_sending(socket: RawFd) {
+    // It fails where the peer is gone already. SAFETY: it takes numbers.
+    let _ = unsafe { call!(libc::SYS_shutdown, socket, libc::SHUT_WR) };
+}
+
 /// A message, and what came along.
 #[derive(Debug)]
 pub struct Received {
