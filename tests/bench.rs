@@ -222,12 +222,43 @@ fn growth_with_the_smallest_sizes() {
 }
 
 #[test]
+fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words =
+        ["--quick", "--only", "process,microrun parked", "--parts", "latency,throughput,pool", "--pool-size", "3"];
+    let more =
+        ["--rounds", "4", "--gap", "0", "--trial", "200ms", "--workers", "2", "--timeout", "20s", "--json", "a.json"];
+    let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &more].concat()));
+    assert_eq!(code, Some(0), "{text}{errors}");
+    if text.contains("can only be parked by the static release binary") {
+        skip!("only a static binary can park sandboxes: set MICRORUN to one");
+    }
+    assert!(text.contains("left behind: nothing"), "{text}");
+    let record = record(&directory, "a.json");
+    for name in ["microrun parked", "microrun parked (library)"] {
+        let row = row(&record, name);
+        assert_eq!(medians(row), 4, "{text}");
+        let trials = row["load"]["open"].as_array().unwrap();
+        assert!(trials.iter().any(|trial| trial["hits"].is_number()), "{trials:?}");
+    }
+    let pool = &record["pool"];
+    let count = |name: &str| pool[name].as_array().unwrap().len();
+    assert!(count("hits_us") >= 3 && count("misses_us") > 0, "{text}");
+    assert_eq!((count("hits_us") + count("misses_us"), count("cold_us")), (30, 30), "{text}");
+    let memory = &record["memory"][0];
+    assert_eq!(memory["row"], "microrun parked");
+    assert!(memory["runtime_pss_kib"].as_u64().unwrap() > 0, "{text}");
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     for (words, wanted) in [
         (["--peer", "x"], "give NAME=COMMAND"),
-        (["--parts", "all"], "give latency, throughput, steps or growth"),
+        (["--parts", "all"], "give latency, throughput, steps, growth or pool"),
         (["--workers", "0"], "give numbers from 1 to 64"),
+        (["--pool-size", "0"], "give a number from 1 to 1000"),
         (["--gap", "soon"], "give a duration"),
         (["--compare", "a.json"], "--compare takes two records"),
         (["--from", "/nonexistent"], "read /nonexistent"),

@@ -1,5 +1,6 @@
 //! Who is measured: command lines with places for what differs from start to start.
 
+use super::parked::Way;
 use super::record::Kind;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub struct Contender {
     pub exact: bool,
     /// Whether it is started where there are v1 hierarchies alone, because it fails elsewhere.
     pub in_v1: bool,
+    /// How it is started.
+    pub way: Way,
 }
 
 impl Contender {
@@ -44,6 +47,7 @@ impl Contender {
             overlay: false,
             exact: true,
             in_v1: false,
+            way: Way::Command,
         }
     }
 

@@ -40,6 +40,13 @@ pub fn text(record: &Record) -> String {
             line(&curve.row, "growth", *count as f64, &quoted(&curve.with), index, Some(*median));
         }
     }
+    if let Some(pool) = &record.pool {
+        for (measure, times) in [("hit_us", &pool.hits_us), ("miss_us", &pool.misses_us), ("cold_us", &pool.cold_us)] {
+            for (index, time) in times.iter().enumerate() {
+                line("burst", "pool", pool.size as f64, measure, index, Some(*time));
+            }
+        }
+    }
     text
 }
 

@@ -250,7 +250,7 @@ fn foreground_pss(stage: &Stage, contender: &Contender) -> Result<Option<u64>> {
         sample::end(&mut child);
     }
     let _ = child.wait();
-    super::world::end_orphans(&[]);
+    super::world::end_orphans(&stage.residents());
     Ok(found.filter(|kib| *kib > 0))
 }
 
@@ -275,7 +275,7 @@ fn runtime_pss(pid: i32) -> u64 {
 }
 
 /// `Pss` of proc_pid_smaps(5), in KiB.
-fn pss(pid: i32) -> u64 {
+pub fn pss(pid: i32) -> u64 {
     let text = read(pid, "smaps_rollup");
     let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
@@ -300,7 +300,7 @@ fn read(pid: i32, file: &str) -> String {
 }
 
 /// `MemAvailable` of proc_meminfo(5), in KiB.
-fn available_kib() -> Option<f64> {
+pub fn available_kib() -> Option<f64> {
     let text = super::machine::read("/proc/meminfo");
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse().ok()

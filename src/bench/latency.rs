@@ -103,7 +103,7 @@ fn one(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept:
 fn start(stage: &Stage, contender: &Contender, timeout: Duration) -> Result<Sample, Failure> {
     let failure = |error: Box<dyn std::error::Error>| Failure::Spawn(error.to_string());
     stage.enter_view_of(contender).map_err(failure)?;
-    let done = stage.start(contender, 0, timeout);
+    let done = stage.refill(contender, stage.start(contender, 0, timeout));
     stage.enter_common_view().map_err(failure)?;
     done
 }

@@ -1,15 +1,17 @@
 //! Many starts at a time: closed loops, and the generators of the open one.
 
 use super::contender::Contender;
+use super::parked;
 use super::record::{Closed, Trial};
 use super::sample;
 use super::schedule::{Flown, Schedule, judge};
 use super::stage::{Stage, expected};
 use super::stats::Summary;
+use crate::pool::Running;
 use crate::sys::{interrupt, pidfd, process};
-use std::io::Read;
+use std::io::{PipeReader, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Starts that one generator has under way at most; what is due beyond that waits, and the waiting counts.
@@ -66,26 +68,67 @@ pub fn open(stage: &Stage, contender: &Contender, rate: f64, duration: Duration,
     let generate = |which: usize| {
         let schedule = Schedule::new(rate, duration, which, generators);
         let slots = (which * UNDER_WAY..(which + 1) * UNDER_WAY).rev().collect();
-        Generator { stage, contender, begun, schedule, slots, flights: Vec::new(), flown: Vec::new() }
-            .run(duration + REST)
+        Generator::new(stage, contender, begun, schedule, slots).run(duration + REST)
     };
     let flown: Vec<Flown> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..generators).map(|which| scope.spawn(move || generate(which))).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().map(|landed| landed.flown).collect()
     });
     judge(rate, duration, &flown)
+}
+
+/// What became of `count` starts that were due at once: until when each took from then on, and whether it was from the pool.
+pub fn burst(stage: &Stage, contender: &Contender, count: usize, timeout: Duration) -> Vec<(Option<Duration>, bool)> {
+    // All are due within a microsecond.
+    let schedule = Schedule::new(count as f64 * 1e6, Duration::from_micros(1), 0, 1);
+    let generator = Generator::new(stage, contender, Instant::now(), schedule, (0..count).rev().collect());
+    generator.run(timeout).into_iter().map(|landed| (landed.flown.done, landed.was_leased)).collect()
 }
 
 /// A start that is under way.
 struct Flight {
     due: Duration,
     slot: usize,
-    child: Child,
+    process: Process,
     end: OwnedFd,
-    pipe: Option<ChildStdout>,
+    pipe: Option<PipeReader>,
     output: Vec<u8>,
     /// When it was reaped, and whether with code 0.
     reaped: Option<(Duration, bool)>,
+}
+
+/// What has been started.
+enum Process {
+    /// A child.
+    Child(Child),
+    /// The program of a leased sandbox.
+    Leased(Box<Running>),
+}
+
+impl Process {
+    /// Whether it has ended with code 0. It waits for the end.
+    fn has_succeeded(&mut self) -> bool {
+        match self {
+            Self::Child(child) => child.wait().is_ok_and(|status| status.success()),
+            Self::Leased(running) => running.wait() == Ok(0),
+        }
+    }
+
+    fn end(&mut self) {
+        match self {
+            Self::Child(child) => sample::end(child),
+            Self::Leased(running) => {
+                let _ = running.kill(libc::SIGKILL);
+                let _ = running.wait();
+            }
+        }
+    }
+}
+
+/// A start that is over.
+struct Landed {
+    flown: Flown,
+    was_leased: bool,
 }
 
 struct Generator<'a> {
@@ -95,11 +138,15 @@ struct Generator<'a> {
     schedule: Schedule,
     slots: Vec<usize>,
     flights: Vec<Flight>,
-    flown: Vec<Flown>,
+    flown: Vec<Landed>,
 }
 
-impl Generator<'_> {
-    fn run(mut self, until: Duration) -> Vec<Flown> {
+impl<'a> Generator<'a> {
+    fn new(stage: &'a Stage, contender: &'a Contender, begun: Instant, schedule: Schedule, slots: Vec<usize>) -> Self {
+        Self { stage, contender, begun, schedule, slots, flights: Vec::new(), flown: Vec::new() }
+    }
+
+    fn run(mut self, until: Duration) -> Vec<Landed> {
         while self.schedule.next_due().is_some() || !self.flights.is_empty() {
             if self.begun.elapsed() > until || interrupt::caught() {
                 self.cut_off();
@@ -122,18 +169,29 @@ impl Generator<'_> {
             }
             None => {
                 self.stage.unmount_overlay(self.contender, slot);
-                self.flown.push(Flown { due, done: None });
+                self.failed(due);
             }
         }
     }
 
+    fn failed(&mut self, due: Duration) {
+        self.flown.push(Landed { flown: Flown { due, done: None }, was_leased: false });
+    }
+
     fn spawn(&self, due: Duration, slot: usize) -> Option<Flight> {
+        let flight =
+            |process, end, pipe| Flight { due, slot, process, end, pipe: Some(pipe), output: Vec::new(), reaped: None };
+        if let Some(sandbox) = self.stage.lease(self.contender) {
+            let (running, pipe) = parked::launch(sandbox).ok()?;
+            let end = running.pidfd().try_clone_to_owned().ok()?;
+            return Some(flight(Process::Leased(Box::new(running)), end, pipe));
+        }
         self.stage.mount_overlay(self.contender, slot).ok()?;
-        let mut command = self.stage.command(self.contender, slot);
-        let mut child = sample::spawn(command.stdout(Stdio::piped())).ok()?;
-        let pipe = child.stdout.take();
+        let (pipe, writer) = std::io::pipe().ok()?;
+        // The command has the other end, and goes before that is read.
+        let mut child = sample::spawn(self.stage.command(self.contender, slot).stdout(Stdio::from(writer))).ok()?;
         match pidfd::open(child.id() as i32) {
-            Ok(end) => Some(Flight { due, slot, child, end, pipe, output: Vec::new(), reaped: None }),
+            Ok(end) => Some(flight(Process::Child(child), end, pipe)),
             Err(_) => {
                 sample::end(&mut child);
                 None
@@ -161,8 +219,7 @@ impl Generator<'_> {
                 flight.read();
             }
             if ready[0].revents != 0 {
-                let status = flight.child.wait();
-                flight.reaped = Some((now, status.is_ok_and(|status| status.success())));
+                flight.reaped = Some((now, flight.process.has_succeeded()));
             }
         }
         self.land();
@@ -181,7 +238,8 @@ impl Generator<'_> {
                 stage.clean_up(contender, flight.slot);
             }
             stage.unmount_overlay(contender, flight.slot);
-            flown.push(Flown { due: flight.due, done: done.then_some(at) });
+            let was_leased = matches!(flight.process, Process::Leased(_));
+            flown.push(Landed { flown: Flown { due: flight.due, done: done.then_some(at) }, was_leased });
             slots.push(flight.slot);
             false
         });
@@ -189,16 +247,16 @@ impl Generator<'_> {
 
     /// Ends everything.
     fn cut_off(&mut self) {
-        for mut flight in self.flights.drain(..) {
+        for mut flight in std::mem::take(&mut self.flights) {
             if flight.reaped.is_none() {
-                sample::end(&mut flight.child);
+                flight.process.end();
             }
             self.stage.clean_up(self.contender, flight.slot);
             self.stage.unmount_overlay(self.contender, flight.slot);
-            self.flown.push(Flown { due: flight.due, done: None });
+            self.failed(flight.due);
         }
         while let Some(due) = self.schedule.take(Duration::MAX) {
-            self.flown.push(Flown { due, done: None });
+            self.failed(due);
         }
     }
 }

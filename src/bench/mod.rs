@@ -14,6 +14,7 @@ pub mod load;
 pub mod machine;
 pub mod options;
 pub mod page;
+pub mod parked;
 pub mod progress;
 pub mod provider;
 pub mod record;
@@ -29,16 +30,22 @@ use crate::sys::interrupt;
 use contender::Contender;
 use latency::Series;
 use options::{Options, Part};
+use parked::Way;
 use progress::Progress;
 use record::{FORMAT, Load, Record, Row};
 use schedule::{Search, search};
 use serde_json::json;
-use stage::{PROCESS, Stage};
+use stage::{PARKED, PROCESS, Stage};
 use stats::Random;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 use world::{Result, World};
+
+/// A burst is so many times the size of the pool.
+const BURST: usize = 10;
+/// Sandboxes over which memory is measured.
+const PARKED_FOR_MEMORY: usize = 64;
 
 /// The exit code of a measurement that a signal ended: as if SIGINT had.
 const INTERRUPTED: u8 = 130;
@@ -53,7 +60,7 @@ pub fn run(options: &Options) -> Result<u8> {
     }
     interrupt::catch()?;
     let mut world = World::new(false)?;
-    let (stage, mut record) = match measure(&mut world, options) {
+    let (mut stage, mut record) = match measure(&mut world, options) {
         Ok(measured) => measured,
         Err(error) => {
             let left = world.leave()?;
@@ -61,7 +68,8 @@ pub fn run(options: &Options) -> Result<u8> {
             return Err(format!("{error}{left}").into());
         }
     };
-    record.left = world.leave()?.into_iter().map(|left| owned(&stage.contenders, left)).collect();
+    let left = stage.close();
+    record.left = left.into_iter().chain(world.leave()?).map(|left| owned(&stage.contenders, left)).collect();
     print(&table::text(&record, options.prices));
     write(&record, options)?;
     Ok(if record.interrupted { INTERRUPTED } else { 0 })
@@ -116,6 +124,7 @@ fn measure(world: &mut World, options: &Options) -> Result<(Stage, Record)> {
     let mut stage = Stage::set(world, options)?;
     world.make_views()?;
     stage.settle(world, options.timeout)?;
+    stage.park(options);
     let record = blank(&stage, options, world.unified.is_some());
     print(&table::head(&record));
     let mut bench =
@@ -208,6 +217,7 @@ impl Bench<'_> {
                     Part::Throughput => self.throughput()?,
                     Part::Steps => self.steps()?,
                     Part::Growth => self.growth()?,
+                    Part::Pool => self.pool()?,
                 }
             }
         }
@@ -257,7 +267,7 @@ impl Bench<'_> {
                 found.knee = found.at_knee().map(|trial| trial.offered);
             }
             self.stage.enter_common_view()?;
-            world::end_orphans(&[]);
+            self.quiet(contender);
             if contender.name == PROCESS {
                 self.record.ceiling = found.knee.map(|knee| knee.max(best));
             }
@@ -271,11 +281,65 @@ impl Bench<'_> {
             return None;
         }
         self.progress.say(&format!("{}: {rate:.0} starts a second", contender.name));
+        let counts = || self.stage.parking.as_ref().filter(|_| contender.way != Way::Command)?.counts();
+        let before = counts();
         let trial = load::open(self.stage, contender, rate, self.options.trial, generators);
+        let hits = before.zip(counts()).and_then(|(before, after)| {
+            let (served, missed) = (after.served - before.served, after.missed - before.missed);
+            (served + missed > 0).then(|| served as f64 / (served + missed) as f64)
+        });
+        let trial = record::Trial { hits, ..trial };
         world::reap();
         // Network namespaces of the last trial are dismantled in the background.
         std::thread::sleep(Duration::from_millis(100));
+        self.quiet(contender);
         (!interrupt::caught()).then_some(trial)
+    }
+
+    /// Ends what `contender` has left running, and has the pool fill up if it took from that.
+    fn quiet(&self, contender: &Contender) {
+        world::end_orphans(&self.stage.residents());
+        if let Some(parking) = self.stage.parking.as_ref().filter(|_| contender.way != Way::Command) {
+            parking.fill_up();
+        }
+    }
+
+    /// A burst that empties the pool, and what a sandbox costs.
+    fn pool(&mut self) -> Result<()> {
+        let leased = self.stage.contenders.iter().find(|contender| contender.way == Way::Lease);
+        let (Some(parking), Some(leased)) = (&self.stage.parking, leased) else { return Ok(()) };
+        let count = BURST * parking.size;
+        self.progress.say(&format!("{count} starts at once"));
+        let timeout = self.options.timeout + Duration::from_secs(20);
+        let cold = Contender { way: Way::Command, ..leased.clone() };
+        let burst = |who: &Contender| {
+            self.quiet(leased);
+            let done = load::burst(self.stage, who, count, timeout);
+            self.quiet(leased);
+            done
+        };
+        let (with, without) = (burst(leased), burst(&cold));
+        let times = |starts: &[(Option<Duration>, bool)], wanted: bool| {
+            let wanted = starts.iter().filter(|(_, was_leased)| *was_leased == wanted);
+            let mut times: Vec<f64> = wanted.filter_map(|(done, _)| Some(done.as_ref()?.as_micros() as f64)).collect();
+            times.sort_by(f64::total_cmp);
+            times
+        };
+        let failed = [&with, &without].map(|starts| starts.iter().filter(|(done, _)| done.is_none()).count());
+        self.record.pool = Some(record::Pool {
+            size: parking.size,
+            hits_us: times(&with, true),
+            misses_us: times(&with, false),
+            cold_us: times(&without, false),
+            failed,
+            pss_kib: parking.pss(),
+        });
+        if !interrupt::caught() {
+            self.progress.say("memory of a parked sandbox");
+            let count = if self.options.quick { 16 } else { PARKED_FOR_MEMORY };
+            self.record.memory.extend(parking.memory(PARKED, count, growth::available_kib));
+        }
+        Ok(())
     }
 
     fn steps(&mut self) -> Result<()> {
@@ -288,7 +352,7 @@ impl Bench<'_> {
             Some(strace) => {
                 let who = self.alive();
                 for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
-                    if !contender.overlay && !interrupt::caught() {
+                    if !contender.overlay && contender.way != Way::Lease && !interrupt::caught() {
                         self.stage.enter_view_of(contender)?;
                         self.record.calls.extend(steps::calls(self.stage, contender, &strace));
                         self.stage.enter_common_view()?;
@@ -297,7 +361,7 @@ impl Bench<'_> {
             }
             None => self.record.skipped.push("system calls: no strace on PATH".to_owned()),
         }
-        world::end_orphans(&[]);
+        world::end_orphans(&self.stage.residents());
         Ok(())
     }
 
@@ -322,7 +386,7 @@ impl Bench<'_> {
         };
         self.record.growth = growth.curves(&sizes)?;
         self.record.memory = growth.memory(&sizes)?;
-        world::end_orphans(&[]);
+        world::end_orphans(&self.stage.residents());
         Ok(())
     }
 }

@@ -27,6 +27,8 @@ pub struct Options {
     pub timeout: Duration,
     /// How long a trial of the open loop lasts, and a closed loop.
     pub trial: Duration,
+    /// How many sandboxes the pool holds.
+    pub pool_size: usize,
     /// Workers of the closed loops.
     pub workers: Vec<usize>,
     /// What is measured.
@@ -54,15 +56,18 @@ pub enum Part {
     Steps,
     /// How cost grows.
     Growth,
+    /// A pool that runs dry, and what its sandboxes cost.
+    Pool,
 }
 
 impl Part {
     /// All of them, by name.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 5] = [
         ("latency", Self::Latency),
         ("throughput", Self::Throughput),
         ("steps", Self::Steps),
         ("growth", Self::Growth),
+        ("pool", Self::Pool),
     ];
 }
 

@@ -41,6 +41,9 @@ pub struct Record {
     pub growth: Vec<Curve>,
     /// What a container costs.
     pub memory: Vec<Memory>,
+    /// What a pool does when it runs dry.
+    #[serde(default)]
+    pub pool: Option<Pool>,
     /// What was left on the machine, and whose it was.
     pub left: Vec<String>,
     /// Whether a signal ended it early.
@@ -183,6 +186,9 @@ pub struct Trial {
     pub failed: usize,
     /// Whether completions were 95 % of the offer or more.
     pub kept_up: bool,
+    /// The share of the starts for which a pool had a sandbox ready, where there is a pool.
+    #[serde(default)]
+    pub hits: Option<f64>,
 }
 
 /// A step of microrun's init.
@@ -227,6 +233,41 @@ pub struct Memory {
     pub runtime_pss_kib: Option<u64>,
     /// How much less memory is free for each container, by difference over many, in KiB.
     pub kernel_kib: Option<f64>,
+}
+
+impl Memory {
+    /// Whose proportional set size it is: a parked sandbox has no runtime beside it.
+    pub fn of(&self) -> &'static str {
+        if self.row == super::stage::PARKED { "a parked process" } else { "a foreground run" }
+    }
+}
+
+/// Many requests at once, to a pool that is full and soon empty.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pool {
+    /// How many sandboxes it holds.
+    pub size: usize,
+    /// From the burst to the end of each start, in microseconds, in the order of the ends: those that found a sandbox.
+    pub hits_us: Vec<f64>,
+    /// Those that did not, and started cold.
+    pub misses_us: Vec<f64>,
+    /// The same burst without a pool.
+    pub cold_us: Vec<f64>,
+    /// How many starts failed, with the pool and without.
+    pub failed: [usize; 2],
+    /// The proportional set size of the pool's process, in KiB.
+    pub pss_kib: u64,
+}
+
+impl Pool {
+    /// The bursts with their names.
+    pub fn bursts(&self) -> [(&'static str, &[f64]); 3] {
+        [
+            ("from the pool", &self.hits_us),
+            ("cold, for the pool was empty", &self.misses_us),
+            ("all cold", &self.cold_us),
+        ]
+    }
 }
 
 impl Record {

@@ -29,6 +29,8 @@ pub enum Failure {
     Code(i32),
     /// It wrote something else.
     Output(String),
+    /// The pool had no sandbox ready, so that it was a cold start.
+    Miss,
 }
 
 impl fmt::Display for Failure {
@@ -38,6 +40,7 @@ impl fmt::Display for Failure {
             Self::Timeout => f.write_str("timed out"),
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Output(text) => write!(f, "wrote {text:?}"),
+            Self::Miss => f.write_str("started cold: the pool had no sandbox ready"),
         }
     }
 }

@@ -68,6 +68,7 @@ pub fn judge(rate: f64, duration: Duration, flown: &[Flown]) -> Trial {
         failed: flown.iter().filter(|start| start.done.is_none()).count(),
         // One start more or less at the edges is chance.
         kept_up: offered > 0 && completed as f64 + 1.0 >= KEPT_UP * offered as f64,
+        hits: None,
     }
 }
 

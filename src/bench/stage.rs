@@ -2,9 +2,11 @@
 
 use super::contender::{Contender, HELLO, label, on_path, split, version, words_to_command};
 use super::options::Options;
+use super::parked::{self, Parking, Way};
 use super::record::Kind;
 use super::sample::{self, Expected, Failure, Sample};
 use super::world::{self, Result, World, doing};
+use crate::pool::{self, Sandbox};
 use crate::spec::default;
 use crate::sys::process;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -24,6 +26,10 @@ const PAUSE_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 
 /// The name of the runtime under test.
 pub const MICRORUN: &str = "microrun";
+/// The name of the runtime under test with a pool.
+pub const PARKED: &str = "microrun parked";
+/// The name of the pool's library.
+pub const LEASED: &str = "microrun parked (library)";
 /// The name of the action without anything around it.
 pub const PROCESS: &str = "process: static hello";
 /// The name of the paper's baseline.
@@ -41,6 +47,8 @@ pub struct Stage {
     views: Option<(File, File)>,
     /// Whether this process is in the latter.
     is_in_v1: AtomicBool,
+    /// The pool of those who need one.
+    pub parking: Option<Parking>,
 }
 
 impl Stage {
@@ -65,8 +73,14 @@ impl Stage {
                 .and_then(|()| fs::set_permissions(&path, PermissionsExt::from_mode(0o755)))
                 .map_err(doing("write", &path))?;
         }
-        let mut stage =
-            Self { dir, contenders: Vec::new(), skipped: Vec::new(), views: None, is_in_v1: AtomicBool::new(false) };
+        let mut stage = Self {
+            dir,
+            contenders: Vec::new(),
+            skipped: Vec::new(),
+            views: None,
+            is_in_v1: AtomicBool::new(false),
+            parking: None,
+        };
         stage.find_processes(options);
         stage.find_containers(options)?;
         stage.find_peers(options)?;
@@ -112,6 +126,36 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// Starts the pool, if somebody needs one. Who needs it and cannot have it takes no part.
+    pub fn park(&mut self, options: &Options) {
+        if self.contenders.iter().all(|contender| contender.way == Way::Command) {
+            return;
+        }
+        let mut config = self.config("", 0);
+        if let Some(linux) = config["linux"].as_object_mut() {
+            // It names one cgroup.
+            linux.remove("cgroupsPath");
+        }
+        let root = self.dir.join("state").join(label(PARKED));
+        match Parking::new(&options.microrun, &self.dir.join("pool"), &root, &config, options.pool_size) {
+            Ok(parking) => self.parking = Some(parking),
+            Err(error) => {
+                self.contenders.retain(|contender| contender.way == Way::Command);
+                self.skip(PARKED, &error.to_string());
+            }
+        }
+    }
+
+    /// Ends the pool; what it has left behind, in words.
+    pub fn close(&mut self) -> Vec<String> {
+        self.parking.take().map(Parking::close).unwrap_or_default()
+    }
+
+    /// The processes that are there for all of the measurement.
+    pub fn residents(&self) -> Vec<i32> {
+        self.parking.iter().map(Parking::pid).collect()
     }
 
     /// Goes into the view in which `contender` is started. Only while there are no other threads.
@@ -178,6 +222,7 @@ impl Stage {
             Contender::runtime(name, program, &root, options)
         };
         let mut found = vec![runtime(MICRORUN, &own, &[]), runtime("microrun + overlay", &own, &["--overlay"])];
+        found.extend(self.find_parked(&own[0], &states.join(label(PARKED))));
         for name in ["runc", "crun", "youki"] {
             let given = options.runtimes.iter().find(|(given, _)| given == name);
             let program = match (given, on_path(name)) {
@@ -205,6 +250,22 @@ impl Stage {
             None => self.skip("bubblewrap", "no bwrap on PATH: install bubblewrap"),
         }
         Ok(())
+    }
+
+    /// The short command line is the one that asks a pool first of all.
+    fn find_parked(&self, program: &str, root: &Path) -> [Contender; 2] {
+        let bundle = format!("{}/", Parking::bundle(self.path("pool")).display());
+        let words = |options: &[&str]| {
+            let root = root.to_string_lossy();
+            let words = [&[program, "--root", &root, "run"], options, &[&bundle]].concat();
+            words.into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let parked = |name, way, options: &[&str]| Contender {
+            way,
+            version: version(&[program.to_owned()]),
+            ..Contender::plain(name, Kind::Container, "", words(options))
+        };
+        [parked(PARKED, Way::Pool, &[]), parked(LEASED, Way::Lease, &["--pool=off"])]
     }
 
     fn add_bubblewrap(&mut self, program: &str) {
@@ -312,7 +373,30 @@ impl Stage {
 
     /// The command of `contender` in `slot`.
     pub fn command(&self, contender: &Contender, slot: usize) -> Command {
-        words_to_command(self.filled(contender, &contender.words, slot))
+        let mut command = words_to_command(self.filled(contender, &contender.words, slot));
+        command.env(pool::VARIABLE, self.socket_for(contender));
+        command
+    }
+
+    /// What [`pool::VARIABLE`] has to be for `contender`: cold rows know no pool, whatever the machine has.
+    pub fn socket_for(&self, contender: &Contender) -> &Path {
+        let parking = self.parking.as_ref().filter(|_| contender.way == Way::Pool);
+        parking.map_or(Path::new("off"), Parking::socket)
+    }
+
+    /// Waits until the next start finds what this one has found. One that was to come from the pool and did not is a failure.
+    ///
+    /// # Errors
+    /// The failure of `done`, or that.
+    pub fn refill(
+        &self,
+        contender: &Contender,
+        done: std::result::Result<Sample, Failure>,
+    ) -> std::result::Result<Sample, Failure> {
+        match self.parking.as_ref().filter(|_| contender.way != Way::Command) {
+            Some(parking) if parking.fill_up() => done.and(Err(Failure::Miss)),
+            _ => done,
+        }
     }
 
     /// One start, timed; nothing is left of one that fails.
@@ -320,6 +404,9 @@ impl Stage {
     /// # Errors
     /// Why it does not count.
     pub fn start(&self, contender: &Contender, slot: usize, timeout: Duration) -> std::result::Result<Sample, Failure> {
+        if let Some(sandbox) = self.lease(contender) {
+            return parked::timed(sandbox, HELLO, timeout);
+        }
         let mut command = self.command(contender, slot);
         command.stderr(self.log(contender));
         let expected = expected(contender);
@@ -333,6 +420,11 @@ impl Stage {
         }
         self.unmount_overlay(contender, slot);
         done
+    }
+
+    /// A sandbox for a start of `contender`, if it is started by the library and the pool has one.
+    pub fn lease(&self, contender: &Contender) -> Option<Sandbox> {
+        self.parking.as_ref().filter(|_| contender.way == Way::Lease)?.lease()
     }
 
     /// What a program left behind of a start that failed.

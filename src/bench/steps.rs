@@ -5,6 +5,7 @@ use super::record::{Calls, Step};
 use super::stage::Stage;
 use super::stats::Summary;
 use super::world::{Result, doing};
+use crate::pool;
 use crate::sys::interrupt;
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -61,7 +62,7 @@ pub fn calls(stage: &Stage, contender: &Contender, strace: &Path) -> Option<Call
     words.extend(["-f", "-c", "-w", "-S", "time", "-o"].map(OsString::from));
     words.push(report.clone().into_os_string());
     words.extend(stage.filled(contender, &contender.words, 0));
-    let status = words_to_command(words).status().ok()?;
+    let status = words_to_command(words).env(pool::VARIABLE, stage.socket_for(contender)).status().ok()?;
     if !status.success() {
         stage.clean_up(contender, 0);
         return None;

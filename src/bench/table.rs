@@ -3,7 +3,7 @@
 use super::provider::{MOST_MILLISECONDS, Prices, answer_for};
 use super::record::{Kind, Latency, Record, Row, gap_title};
 use super::stage::{ECHO, PROCESS};
-use super::stats::{Random, Ratio, ratio};
+use super::stats::{Random, Ratio, Summary, ratio};
 use std::fmt::Write;
 
 /// Everything that was measured.
@@ -13,6 +13,7 @@ pub fn text(record: &Record, prices: Prices) -> String {
         latencies(&mut text, record, gap);
     }
     throughput(&mut text, record, prices);
+    pool(&mut text, record);
     steps(&mut text, record);
     growth(&mut text, record);
     // Writing to a String cannot fail, here and below.
@@ -215,6 +216,28 @@ fn steps(text: &mut String, record: &Record) {
     }
 }
 
+fn pool(text: &mut String, record: &Record) {
+    let trials = record.rows.iter().filter_map(|row| Some((&row.name, row.load.as_ref()?.at_knee()?)));
+    for (name, rate, hits) in trials.filter_map(|(name, trial)| Some((name, trial.offered, trial.hits?))) {
+        let _ = writeln!(text, "  {name}: at {rate:.0} starts/s {:.0} % found a sandbox in the pool", hits * 100.0);
+    }
+    let Some(pool) = &record.pool else { return };
+    let title = format!(
+        "{} starts at once, {} sandboxes in the pool; from the burst to reaped, µs",
+        pool.cold_us.len() + pool.failed[1],
+        pool.size
+    );
+    let _ = writeln!(text, "\n{title:74} {:>6} {:>8} {:>8} {:>8}", "starts", "median", "p99", "last");
+    for (name, times) in pool.bursts() {
+        if let Some(summary) = Summary::of(times) {
+            let (count, last) = (times.len(), times.last().copied().unwrap_or_default());
+            let _ = writeln!(text, "  {name:72} {count:>6} {:>8.0} {:>8.0} {last:>8.0}", summary.median, summary.p99);
+        }
+    }
+    let [with, without] = pool.failed;
+    let _ = writeln!(text, "  failed: {with} with the pool, {without} without; PSS of the pool: {} KiB", pool.pss_kib);
+}
+
 fn growth(text: &mut String, record: &Record) {
     let mut last = "";
     for curve in &record.growth {
@@ -237,8 +260,7 @@ fn growth(text: &mut String, record: &Record) {
         for memory in &record.memory {
             let pss = memory.runtime_pss_kib.map_or_else(|| "?".to_owned(), |kib| kib.to_string());
             let kernel = memory.kernel_kib.map_or_else(|| "?".to_owned(), |kib| format!("{kib:.0}"));
-            let _ =
-                writeln!(text, "  {:30} PSS of a foreground run: {pss}; detached, all in all: {kernel}", memory.row);
+            let _ = writeln!(text, "  {:30} PSS of {}: {pss}; detached, all in all: {kernel}", memory.row, memory.of());
         }
     }
 }

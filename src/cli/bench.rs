@@ -39,7 +39,7 @@ With --compare A.json B.json it measures nothing and shows what changed between 
     flags: &[
         Flag::switch("quick", "less than three minutes: fewer rounds, trials and sizes"),
         Flag::value("only", "ROW[,ROW]", "these rows, and the bare process"),
-        Flag::value("parts", "PART[,PART]", "latency, throughput, steps, growth (default: all)"),
+        Flag::value("parts", "PART[,PART]", "latency, throughput, steps, growth, pool (default: all)"),
         Flag::value("peer", "NAME=COMMAND", "measure this, too (may be given several times)"),
         Flag::value("runtime", "NAME=PROGRAM", "a runtime with runc's command line (may be given several times)"),
         Flag::value("microrun", "PATH", "the runtime under test (default: the one beside microrun-bench)"),
@@ -47,6 +47,7 @@ With --compare A.json B.json it measures nothing and shows what changed between 
         Flag::value("gap", "DURATION[,DURATION]", "quiet before each start (default: 0,300ms); each is measured"),
         Flag::value("timeout", "DURATION", "how long one start may take (default: 5s)"),
         Flag::value("trial", "DURATION", "how long a rate is offered (default: 3s, quick: 1s)"),
+        Flag::value("pool-size", "N", "how many sandboxes the pool of the parked rows holds (default: 16)"),
         Flag::value("workers", "N[,N]", "workers of the closed loops (default: 1 to 64)"),
         Flag::value("price-hour", "DOLLARS", "what the machine costs an hour (default: 0.188)"),
         Flag::value("price-action", "DOLLARS", "what is paid for an action (default: 0.000000417)"),
@@ -151,6 +152,7 @@ fn options(words: &Words, command: Vec<String>) -> Result<Options> {
         seed: words.parsed("seed", "a number")?.unwrap_or_else(|| u64::from(std::process::id())),
         timeout: duration("timeout", Duration::from_secs(5))?,
         trial: duration("trial", seconds(3, 1))?,
+        pool_size: pool_size(words)?,
         workers: workers(list(words, "workers")?, quick)?,
         parts,
         prices: prices(words)?,
@@ -159,6 +161,12 @@ fn options(words: &Words, command: Vec<String>) -> Result<Options> {
         report: absolute(words, "report")?,
         command,
     })
+}
+
+fn pool_size(words: &Words) -> Result<usize> {
+    let what = "a number from 1 to 1000";
+    let size: usize = words.parsed("pool-size", what)?.unwrap_or(16);
+    if (1..=1000).contains(&size) { Ok(size) } else { Err(invalid("pool-size", &size.to_string(), what)) }
 }
 
 fn quiet(gap: &str) -> Result<Duration> {
@@ -191,7 +199,9 @@ fn list(words: &Words, name: &str) -> Result<Option<Vec<String>>> {
 fn parts(names: Vec<String>) -> Result<Vec<Part>> {
     let part = |name: String| {
         let known = Part::ALL.iter().find(|(known, _)| *known == name);
-        known.map(|(_, part)| *part).ok_or_else(|| invalid("parts", &name, "latency, throughput, steps or growth"))
+        known
+            .map(|(_, part)| *part)
+            .ok_or_else(|| invalid("parts", &name, "latency, throughput, steps, growth or pool"))
     };
     names.into_iter().map(part).collect()
 }

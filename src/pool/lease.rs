@@ -140,7 +140,8 @@ fn is_readable_within(fd: RawFd, time: Duration) -> sys::fs::Sys<bool> {
         .map(|count| count > 0)
 }
 
-/// What a container gets for its standard descriptors. The files stay its starter's as well.
+/// What a container gets for its standard descriptors. The files stay its starter's as well: one that a program of another user
+/// shall open again, as /dev/stdout, has to be given to that user (fchown(2)), which `run` does.
 #[derive(Debug, Clone, Copy)]
 pub struct Stdio<'a> {
     /// Descriptor 0.

@@ -6,6 +6,7 @@ pub mod verdict;
 use super::provider::{Prices, answer_for};
 use super::record::{Curve, Kind, Record, Row, gap_title};
 use super::stage::{ECHO, MICRORUN, PROCESS};
+use super::stats::Summary;
 use super::table::{ratio_to, shown};
 use std::fmt::Write;
 use svg::{Bar, Line, escaped, plain};
@@ -33,6 +34,7 @@ pub fn html(record: &Record, prices: Prices) -> String {
     throughput(&mut page, record, prices);
     steps(&mut page, record);
     growth(&mut page, record);
+    pool(&mut page, record);
     memory(&mut page, record);
     provenance(&mut page, record);
     page
@@ -386,18 +388,60 @@ fn chart(page: &mut String, record: &Record, curves: &[&Curve], with: &str) {
     }
 }
 
+/// The wall behind a pool that is empty.
+fn pool(page: &mut String, record: &Record) {
+    let Some(pool) = &record.pool else { return };
+    let count = pool.cold_us.len() + pool.failed[1];
+    let _ = write!(
+        page,
+        "<h2>When the pool runs dry</h2><p class='soft'>{count} starts at once by the library, of which the pool has {} \
+         ready; it builds more meanwhile. Who finds none starts cold. Failed: {} with the pool, {} without. The pool’s \
+         process takes {} KiB.</p><div class='charts'><figure>",
+        pool.size, pool.failed[0], pool.failed[1], pool.pss_kib
+    );
+    let line = |((name, times), colour): ((&'static str, &[f64]), &'static str)| {
+        let point =
+            |(at, us): (usize, &f64)| (at as f64 + 1.0, us / 1e3, true, format!("{}: {} ms", at + 1, plain(us / 1e3)));
+        Line { name: name.to_owned(), points: times.iter().enumerate().map(point).collect(), colour }
+    };
+    let lines = pool.bursts().into_iter().zip(["ours", "unikernel", "container"]).map(line);
+    let lines: Vec<Line> = lines.filter(|line| !line.points.is_empty()).collect();
+    page.push_str(&svg::lines(&lines, &[], false, "ms from the burst to reaped, against how many have ended"));
+    page.push_str(
+        "</figure></div><div class='scroll'><table><tr><th></th><th>starts</th><th>median ms</th><th>p99 ms</th>\
+         <th>last ms</th></tr>",
+    );
+    for (name, times) in pool.bursts() {
+        if let Some(summary) = Summary::of(times) {
+            let last = times.last().copied().unwrap_or_default();
+            let [median, p99, last] = [summary.median, summary.p99, last].map(|us| plain(us / 1e3));
+            let _ = write!(
+                page,
+                "<tr><td>{name}</td><td>{}</td><td>{median}</td><td>{p99}</td><td>{last}</td></tr>",
+                times.len()
+            );
+        }
+    }
+    page.push_str("</table></div>");
+}
+
 fn memory(page: &mut String, record: &Record) {
     if record.memory.is_empty() {
         return;
     }
     page.push_str(
-        "<h2>Memory of a container that waits</h2><div class='scroll'><table><tr><th></th><th>PSS of a foreground run, KiB</th>\
-         <th>detached, all in all, KiB</th></tr>",
+        "<h2>Memory of a container that waits</h2><div class='scroll'><table><tr><th></th><th class='left'>PSS of</th>\
+         <th>KiB</th><th>detached, all in all, KiB</th></tr>",
     );
     for memory in &record.memory {
         let pss = memory.runtime_pss_kib.map_or_else(|| "–".to_owned(), |kib| kib.to_string());
         let all = memory.kernel_kib.map_or_else(|| "–".to_owned(), plain);
-        let _ = write!(page, "<tr><td>{}</td><td>{pss}</td><td>{all}</td></tr>", escaped(&memory.row));
+        let _ = write!(
+            page,
+            "<tr><td>{}</td><td class='left'>{}</td><td>{pss}</td><td>{all}</td></tr>",
+            escaped(&memory.row),
+            memory.of()
+        );
     }
     page.push_str("</table></div>");
 }
@@ -436,7 +480,7 @@ fn provenance(page: &mut String, record: &Record) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::{Calls, Closed, Latency, Load, Memory, Step, Trial};
+    use super::super::record::{Calls, Closed, Latency, Load, Memory, Pool, Step, Trial};
     use super::*;
 
     fn row(name: &str, kind: Kind, us: f64) -> Row {
@@ -476,6 +520,13 @@ mod tests {
                 points: vec![(0, 1.0, 2.0, 0), (9, 3.0, 4.0, 1)],
             }],
             memory: vec![Memory { row: "runc".into(), ..Memory::default() }],
+            pool: Some(Pool {
+                size: 2,
+                hits_us: vec![300.0, 400.0],
+                misses_us: vec![900.0],
+                cold_us: vec![1000.0, 2000.0, 3000.0],
+                ..Pool::default()
+            }),
             ..Record::default()
         }
     }
@@ -507,9 +558,15 @@ mod tests {
         for bad in ["NaN", "inf%", "src=", "href=", "@import", "a <b>"] {
             assert!(!page.contains(bad), "{bad}");
         }
-        for good in
-            ["unikernel on KVM", "1.34", "setsid()", "125.23", "How the cost grows", "prefers-color-scheme: dark"]
-        {
+        for good in [
+            "unikernel on KVM",
+            "1.34",
+            "setsid()",
+            "125.23",
+            "How the cost grows",
+            "When the pool runs dry",
+            "prefers-color-scheme: dark",
+        ] {
             assert!(page.contains(good), "{good}");
         }
     }
