@@ -277,7 +277,7 @@ impl Cgroups {
 impl Drop for Cgroups {
     fn drop(&mut self) {
         for path in &self.paths {
-            for _ in 0..100 {
+            for _ in 0..500 {
                 remove_tree(path);
                 if !path.exists() {
                     break;
