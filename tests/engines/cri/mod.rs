@@ -101,7 +101,8 @@ impl Engine for Cri {
 
     fn clean(&self) {
         for container in self.client.call("ListContainers", &json!({}))["containers"].as_array().into_iter().flatten() {
-            self.client.call("StopContainer", &json!({"container_id": container["id"]}));
+            // One that is just ending can refuse to be stopped.
+            let _ = self.client.try_call("StopContainer", &json!({"container_id": container["id"]}));
             self.client.call("RemoveContainer", &json!({"container_id": container["id"]}));
         }
         for pod in self.client.call("ListPodSandbox", &json!({}))["items"].as_array().into_iter().flatten() {
