@@ -51,11 +51,11 @@ fn pod(engine: &Ctr) {
         engine.start_detached(&POD, id, SLEEP);
     }
     engine.start_detached(&[], "alone", SLEEP);
-    assert_eq!(shims().len(), 2);
+    eventually(|| shims().len() == 2);
     remove(engine, "a");
     assert_eq!(engine.exec(&[], "b", &["echo", "b"]).ok(), "b");
     engine.start_detached(&POD, "a", SLEEP);
-    assert_eq!(shims().len(), 2);
+    eventually(|| shims().len() == 2);
     for id in ["alone", "b", "c", "a"] {
         remove(engine, id);
     }
@@ -94,11 +94,11 @@ fn node(engine: &Ctr) {
     let options = [options[0].as_str(), options[1].as_str()];
     engine.start_detached(&options, "a", SLEEP);
     engine.start_detached(&options, "b", SLEEP);
-    assert_eq!(shims().len(), 1);
+    eventually(|| shims().len() == 1);
     engine.containerd.restart();
     assert_eq!(engine.exec(&[], "a", &["echo", "a"]).ok(), "a");
     engine.start_detached(&options, "c", SLEEP);
-    assert_eq!(shims().len(), 1);
+    eventually(|| shims().len() == 1);
     for id in ["a", "b", "c"] {
         remove(engine, id);
     }
@@ -114,7 +114,7 @@ fn two_hundred_on_a_node(engine: &Ctr) {
     for batch in 0..10 {
         let ids: Vec<String> = (0..AT_A_TIME).map(|number| format!("node{batch}-{number}")).collect();
         at_once(&ids, |id| engine.start_detached(&options, id, SLEEP));
-        assert_eq!(shims().len(), 1);
+        eventually(|| shims().len() == 1);
         if batch == 4 {
             engine.containerd.restart();
         }
@@ -150,6 +150,8 @@ fn memory_of_a_pod(engine: &Ctr) {
         engine.exec(&[], &id, &["true"]).ok();
         if [1, 2, CONTAINERS].contains(&(number + 1)) {
             // Threads that have nothing to do end.
+            // That of the case before may be about to end.
+            eventually(|| shims().len() == 1);
             let shim = shims()[0];
             eventually(|| fs::read_dir(format!("/proc/{shim}/task")).unwrap().count() == 1);
             used.push(pss(shim));
@@ -199,6 +201,8 @@ fn orphans(engine: &Ctr) {
     let namespace = "pid:/proc/1/ns/pid";
     let script = "(usleep 1000 &); (sleep 501 &); exec sleep 1000";
     engine.start_detached(&["--with-ns", namespace], "c", &["sh", "-c", script]);
+    // That of the case before may be about to end.
+    eventually(|| shims().len() == 1);
     let shim = shims()[0];
     let children = || {
         let pids = host("ps", &["-o", "stat=,args=", "--ppid", &shim.to_string()]);
