@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output};
+use common::pool::{Pool, run_args};
+use common::{Bundle, eventually, output};
 use microrun::error::Kind;
 use microrun::pool;
 use serde_json::{Value, json};
@@ -13,144 +14,7 @@ use std::fs;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-/// A pool of the test's own, with a laboratory.
-struct Pool {
-    lab: Lab,
-    server: Child,
-}
-
-impl Pool {
-    /// A pool that holds nothing yet. Only the release binary can be one.
-    fn new(options: &[&str]) -> Option<Self> {
-        let lab = lab_or_skip()?;
-        fs::create_dir(lab.path("pool")).unwrap();
-        let server = Self::serve(&lab, options);
-        let mut pool = Self { lab, server };
-        eventually(|| pool.socket().exists() || pool.server.try_wait().unwrap().is_some());
-        if pool.server.try_wait().unwrap().is_some() {
-            println!("skipped: only a static binary can park sandboxes: set MICRORUN to one");
-            return None;
-        }
-        Some(pool)
-    }
-
-    fn serve(lab: &Lab, options: &[&str]) -> Child {
-        let socket = lab.path("pool/socket");
-        let mut args = vec!["pool", "serve", "--socket", socket.to_str().unwrap()];
-        args.extend(options);
-        lab.in_own_cgroup(&lab.command(&args)).stdin(Stdio::null()).spawn().unwrap()
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.lab.path("pool/socket")
-    }
-
-    /// Starts it again, after it was killed.
-    fn restart(&mut self) {
-        self.server = Self::serve(&self.lab, &[]);
-        eventually(|| self.try_status().is_some());
-    }
-
-    fn kill(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-    }
-
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = self.lab.in_own_cgroup(&self.lab.command(args));
-        command.env("MICRORUN_POOL", self.socket());
-        command
-    }
-
-    fn microrun(&self, args: &[&str]) -> Output {
-        output(self.command(args))
-    }
-
-    fn try_status(&self) -> Option<Value> {
-        let told = self.microrun(&["pool", "status"]);
-        (told.code == 0).then(|| serde_json::from_str(&told.stdout).unwrap())
-    }
-
-    fn status(&self) -> Value {
-        self.try_status().unwrap()
-    }
-
-    /// Has it hold `count` parts of a bundle that runs `script`, and waits until they are there.
-    #[track_caller]
-    fn filled(&self, count: usize, script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
-        let bundle = self.lab.bundle(|config| {
-            config["process"]["args"] = json!(["sh", "-c", script]);
-            config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
-            change(config);
-        });
-        let path = bundle.path.to_str().unwrap().to_owned() + "/";
-        self.microrun(&["pool", "fill", "--size", &count.to_string(), &path]).ok();
-        self.await_ready(&bundle, count);
-        bundle
-    }
-
-    #[track_caller]
-    fn await_ready(&self, bundle: &Bundle, count: usize) {
-        let of_bundle = |status: &Value| {
-            let bundles = status["bundles"].as_array().unwrap();
-            let mut of_path = bundles.iter().filter(|one| one["bundle"] == json!(bundle.path));
-            of_path.next().map_or(0, |one| one["ready"].as_u64().unwrap())
-        };
-        eventually(|| of_bundle(&self.status()) == count as u64);
-    }
-
-    fn served(&self) -> u64 {
-        self.status()["bundles"].as_array().unwrap().iter().map(|one| one["served"].as_u64().unwrap()).sum()
-    }
-
-    /// A container that nobody waits for. It keeps what it writes to open.
-    #[track_caller]
-    fn run_detached(&self, bundle: &Bundle, options: &[&str]) {
-        let mut command = self.command(&run_args(bundle, options));
-        let done = command.arg("-d").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
-        assert!(done.success());
-    }
-
-    /// `run` of the bundle by its path, from the pool and in no other way.
-    fn run(&self, bundle: &Bundle, options: &[&str]) -> Output {
-        self.microrun(&run_args(bundle, options))
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.server.id().to_string()).status();
-        let _ = self.server.wait();
-    }
-}
-
-fn lab_or_skip() -> Option<Lab> {
-    match Lab::new() {
-        Ok(lab) => Some(lab),
-        Err(why) => {
-            println!("skipped: {why}");
-            None
-        }
-    }
-}
-
-fn run_args<'a>(bundle: &'a Bundle, options: &[&'a str]) -> Vec<&'a str> {
-    let mut args = vec!["run", "--pool=require", "--bundle", bundle.path.to_str().unwrap()];
-    args.extend(options);
-    args
-}
-
-/// A pool, or the end of a test that cannot have one.
-macro_rules! pool {
-    ($($option:expr),*) => {
-        match Pool::new(&[$($option),*]) {
-            Some(pool) => pool,
-            None => return,
-        }
-    };
-}
+use std::process::Command;
 
 #[test]
 fn a_container_says_and_returns_what_a_cold_one_does() {
@@ -179,16 +43,7 @@ fn the_short_command_is_served_too_and_starts_cold_without_a_pool() {
 fn what_waits_has_nothing_of_its_maker() {
     let pool = pool!();
     let _bundle = pool.filled(1, "true", |_| {});
-    let server = pool.server.id();
-    let children = fs::read_to_string(format!("/proc/{server}/task/{server}/children")).unwrap();
-    let of_threads = fs::read_dir(format!("/proc/{server}/task"))
-        .unwrap()
-        .map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
-    let parked: Vec<String> = of_threads
-        .chain([children])
-        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .collect();
-    let parked = parked.first().unwrap();
+    let parked = pool.parked().pop().unwrap();
     let maps = fs::read_to_string(format!("/proc/{parked}/maps")).unwrap();
     let writable: Vec<&str> =
         maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().contains('w')).collect();

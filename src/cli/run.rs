@@ -48,6 +48,10 @@ the id, and the bundle is the one of --bundle.",
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
     let (id, bundle) = id_and_bundle(words)?;
+    if let Some((code, id)) = pool::orphan() {
+        pool::remove_orphan(&Store::new(&global.root), &id);
+        return Ok(code as u8);
+    }
     if let Some(code) = from_pool(global, words, id.as_deref(), &bundle)? {
         return Ok(code);
     }

@@ -43,6 +43,20 @@ impl Drop for Raw {
 /// # Errors
 /// What the kernel refuses.
 pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
+    relay(terminal, child.pidfd, -1, |_| process::wait(child.pid, libc::WNOHANG).doing(|| "wait for the container"))
+}
+
+/// As [`serve`], for an init that may be somebody else's child. Whenever there is a SIGCHLD, or `news` is readable, `ended` says
+/// how init has ended, if it has; it may look out for something else from then on. `news` is -1 if SIGCHLD is enough.
+///
+/// # Errors
+/// What the kernel refuses, and what `ended` returns.
+pub fn relay<T>(
+    terminal: &OwnedFd,
+    pidfd: RawFd,
+    mut news: RawFd,
+    mut ended: impl FnMut(&mut RawFd) -> Result<Option<T>>,
+) -> Result<T> {
     let signals = own(signalfd::open(u64::MAX).doing(|| "make a descriptor for signals")?);
     let _raw = Raw::new();
     resize(terminal);
@@ -50,7 +64,10 @@ pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
     let mut reading_stdin = true;
     let mut reading_terminal = true;
     let mut buffer = vec![0u8; 16 * 1024];
-    while exit.is_none() || reading_terminal {
+    loop {
+        if let Some(exit) = exit.take_if(|_| !reading_terminal) {
+            return Ok(exit);
+        }
         let watch = |fd: RawFd, wanted: bool| libc::pollfd {
             fd: if wanted { fd } else { -1 },
             events: libc::POLLIN,
@@ -60,14 +77,15 @@ pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
             watch(signals.as_raw_fd(), exit.is_none()),
             watch(terminal.as_raw_fd(), reading_terminal),
             watch(libc::STDIN_FILENO, reading_stdin && exit.is_none()),
+            watch(news, exit.is_none() && news >= 0),
         ];
         match process::poll(&mut fds, None) {
             Err(Errno::EINTR) => continue,
             result => result.doing(|| "wait for the terminal")?,
         };
-        let [signal, output, input] = fds.map(|fd| fd.revents != 0);
-        if signal {
-            exit = handle_signal(child, terminal, &signals)?;
+        let [signal, output, input, told] = fds.map(|fd| fd.revents != 0);
+        if (signal && handle_signal(pidfd, terminal, &signals)?) || told {
+            exit = ended(&mut news)?;
         }
         if output {
             // EIO: nobody has the other side open any more.
@@ -76,12 +94,11 @@ pub(super) fn serve(child: Child, terminal: &OwnedFd) -> Result<Exit> {
         if input {
             reading_stdin = copy(libc::STDIN_FILENO, terminal.as_raw_fd(), &mut buffer);
         }
-        if exit.is_some() && !output {
+        if let Some(exit) = exit.take_if(|_| !output) {
             // Init is gone and nothing was waiting; what its children may still write is not waited for.
-            break;
+            return Ok(exit);
         }
     }
-    exit.map_or_else(|| Ok(Exit::Code(0)), Ok)
 }
 
 /// Passes on what is left in the terminal of a process that has ended.
@@ -98,20 +115,18 @@ fn copy(from: RawFd, to: RawFd, buffer: &mut [u8]) -> bool {
     }
 }
 
-fn handle_signal(child: Child, terminal: &OwnedFd, signals: &OwnedFd) -> Result<Option<Exit>> {
+/// Whether a child has ended.
+fn handle_signal(pidfd: RawFd, terminal: &OwnedFd, signals: &OwnedFd) -> Result<bool> {
     match signalfd::next(signals.as_raw_fd()).doing(|| "read a signal")? {
-        libc::SIGCHLD => process::wait(child.pid, libc::WNOHANG).doing(|| "wait for the container"),
-        libc::SIGWINCH => {
-            resize(terminal);
-            Ok(None)
-        }
-        libc::SIGPIPE | libc::SIGURG => Ok(None),
+        libc::SIGCHLD => return Ok(true),
+        libc::SIGWINCH => resize(terminal),
+        libc::SIGPIPE | libc::SIGURG => {}
         signal => {
             // An init that just ended is found out by its SIGCHLD.
-            let _ = process::pidfd_send_signal(child.pidfd, signal);
-            Ok(None)
+            let _ = process::pidfd_send_signal(pidfd, signal);
         }
     }
+    Ok(false)
 }
 
 /// Gives the container's terminal the size of ours, if we have one.

@@ -3,7 +3,7 @@
 pub mod activation;
 mod ahead;
 pub mod checkpoint;
-mod console;
+pub mod console;
 pub mod control;
 pub mod criu;
 pub mod exec;

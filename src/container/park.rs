@@ -13,6 +13,7 @@ use crate::plan::{self, Wait};
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process, socket};
+use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Parked {
     /// Where it was made, and as what.
     home: Store,
     name: String,
+    /// It was found that its program cannot be executed.
+    is_lost: bool,
 }
 
 /// Fails if the configuration asks for something that only a cold start can give.
@@ -172,6 +175,7 @@ fn park_into(
         lock: Some(lock),
         home: options.store.clone(),
         name: options.id.clone(),
+        is_lost: false,
     })
 }
 
@@ -181,7 +185,8 @@ impl Parked {
     /// # Errors
     /// An id that is malformed or taken, a store that cannot be written.
     pub fn appear(&mut self, store: &Store, id: &str) -> Result<()> {
-        if !id.is_empty() && id != self.state.id {
+        let id = if id.is_empty() { &self.name } else { id };
+        if id != self.state.id {
             self.state.id = id.to_owned();
             self.state.created = crate::clock::now();
             self.entry.save(&self.state)?;
@@ -229,9 +234,14 @@ impl Parked {
         limits.into_iter().any(|limit| plan::process::rlimit(limit.typ()) == resource)
     }
 
-    /// Whether init, which has ended, could not execute the program.
-    pub fn never_began(&self) -> bool {
-        let Some(lease) = &self.lease else { return false };
-        socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]).is_ok_and(|received| received.count == 4)
+    /// Whether init has found that it cannot execute the program, or has ended before it has read what is asked for
+    /// (ECONNRESET, unix(7)).
+    pub fn never_began(&mut self) -> bool {
+        let Some(lease) = self.lease.as_ref().filter(|_| !self.is_lost) else { return self.is_lost };
+        self.is_lost = match socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]) {
+            Ok(received) => received.count == 4,
+            Err(errno) => errno == Errno::ECONNRESET,
+        };
+        self.is_lost
     }
 }

@@ -70,5 +70,5 @@ fn remove(parked: &Parked) -> String {
 pub fn tell_end(answers: &OwnedFd, status: i32, text: &str) {
     let text = text.get(..text.len().min(request::ANSWER - 5)).unwrap_or_default();
     let parts: [&[u8]; 3] = [&[request::answer::EXITED], &status.to_ne_bytes(), text.as_bytes()];
-    let _ = socket::send_fds(answers.as_raw_fd(), &parts, &[]);
+    let _ = socket::send_fds_now(answers.as_raw_fd(), &parts, &[]);
 }

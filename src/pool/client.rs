@@ -1,9 +1,10 @@
 //! Who asks.
 
-use crate::container::pid_file;
 use crate::container::state::Store;
+use crate::container::{console, manage, pid_file};
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::request::{self, Outcome, Request, answer};
+use crate::log;
+use crate::sys::request::{self, Id, Outcome, Request, answer};
 use crate::sys::{own, process, socket};
 use nix::errno::Errno;
 use std::ffi::CString;
@@ -57,43 +58,86 @@ pub fn run(socket: &Path, wanted: &Wanted<'_>) -> Result<Got> {
     let asked = request::ask(&Request {
         socket: socket.as_os_str().as_bytes(),
         kind: request::RUN,
-        flags: if wanted.detached { request::DETACHED } else { 0 },
+        flags: request::TERMINAL | if wanted.detached { request::DETACHED } else { 0 },
         count: 0,
         root: wanted.store.root().as_os_str().as_bytes(),
         id: wanted.id.unwrap_or_default().as_bytes(),
         bundle: &bundle,
         signal_mask,
     });
-    let got = asked.map_or_else(|errno| nothing(errno.desc()), |answers| see_through(&own(answers), wanted));
+    let got = asked.map_or_else(|errno| nothing(why_not(errno)), |answers| see_through(&own(answers), wanted));
     // Whoever runs next in this process wants to be told of signals.
     process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     got
 }
 
+/// Why a pool cannot even be asked.
+fn why_not(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOENT | Errno::ECONNREFUSED => "no pool listens",
+        Errno::EACCES => "the pool belongs to another user",
+        Errno::EAGAIN => "the pool is overwhelmed",
+        Errno::EMSGSIZE => "--root or the id are too long",
+        Errno::EBADF => "stdin, stdout or stderr is closed",
+        Errno::EPERM => "this process may not gain privileges or has a seccomp filter, which the pool has not",
+        Errno::ENOTDIR => "the bundle is not a directory",
+        errno => errno.desc(),
+    }
+}
+
 fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
     let mut text = vec![0; request::ANSWER];
-    let (count, pidfd) = socket::receive_fd(answers.as_raw_fd(), &mut text).unwrap_or_default();
-    let pidfd = pidfd.map(own);
+    let is_told = request::is_told(answers.as_raw_fd());
+    if !is_told {
+        // What has been answered by now counts, and nothing else: the pool cannot answer any more.
+        socket::hang_up(answers.as_raw_fd());
+    }
+    let received = socket::receive_fds(answers.as_raw_fd(), &mut text);
+    let (count, fds) = received.map(|received| (received.count, received.fds)).unwrap_or_default();
     let text = text.get(..count).unwrap_or_default();
-    let Some((pidfd, pid)) = pidfd.zip(text.get(1..5).and_then(|pid| pid.try_into().ok())) else {
+    let mut fds = fds.into_iter();
+    let Some((pidfd, pid)) = fds.next().zip(text.get(1..5).and_then(|pid| pid.try_into().ok())) else {
         let why = String::from_utf8_lossy(text.get(1..).unwrap_or_default()).into_owned();
-        return Ok(Got::Nothing(if why.is_empty() { "the pool has ended".to_owned() } else { why }));
+        let silence = if is_told { "the pool has ended" } else { "the pool does not answer" };
+        return Ok(Got::Nothing(if why.is_empty() { silence.to_owned() } else { why }));
     };
-    if let Some(path) = wanted.pid_file {
-        pid_file::write(path, i32::from_ne_bytes(pid)).inspect_err(|_| {
-            let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
-        })?;
+    let id = text.get(5..).unwrap_or_default();
+    let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, i32::from_ne_bytes(pid)));
+    if let Err(error) = written {
+        let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
+        remove_orphan(wanted.store, id);
+        return Err(error);
     }
     if wanted.detached {
         return Ok(Got::Done(0));
     }
-    match request::follow(answers.as_raw_fd(), pidfd.into_raw_fd()) {
+    let outcome = match fds.next() {
+        None => request::follow(answers.as_raw_fd(), pidfd.into_raw_fd(), &mut Id::new()),
+        Some(terminal) => console::relay(&terminal, pidfd.as_raw_fd(), answers.as_raw_fd(), |news| {
+            Ok(request::end(news, pidfd.as_raw_fd()))
+        })?,
+    };
+    match outcome {
         Outcome::Ended(code) => Ok(Got::Done(code)),
-        Outcome::Cold => Ok(Got::Nothing("the program could not be executed".to_owned())),
+        Outcome::Orphan(code) => {
+            remove_orphan(wanted.store, id);
+            Ok(Got::Done(code))
+        }
+        Outcome::Cold | Outcome::Terminal => Ok(Got::Nothing("the program could not be executed".to_owned())),
         Outcome::Lost => {
-            let problem = "the pool has ended, and with it the knowledge of how the container ends: see state";
+            remove_orphan(wanted.store, id);
+            let problem = "the pool ended before the container, and this kernel does not tell how that ended";
             Err(Error::new(Kind::System, problem))
         }
+    }
+}
+
+/// Removes a container that has ended after its pool, or has nobody to wait for it.
+pub fn remove_orphan(store: &Store, id: &[u8]) {
+    let Ok(id) = str::from_utf8(id) else { return };
+    match manage::delete(store, id, true) {
+        Ok(warnings) => warnings.iter().for_each(log::warn),
+        Err(error) => log::warn(error),
     }
 }
 
@@ -127,11 +171,18 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
         asked => own(asked.doing(|| format!("ask the pool for {}", bundle.display()))?),
     };
     let mut text = vec![0; request::ANSWER];
-    let (count, _) = socket::receive_fd(answers.as_raw_fd(), &mut text).doing(|| "hear the pool's answer")?;
-    let words = |from: usize| String::from_utf8_lossy(text.get(from..count).unwrap_or_default()).into_owned();
-    match text.first() {
-        Some(&answer::DONE) if count > 0 => Ok(words(1)),
-        _ if count > 0 => Err(Error::new(Kind::WrongState, words(1))),
-        _ => Err(Error::new(Kind::WrongState, "the pool ended before it answered")),
+    let (mut kind, mut words) = (None, Vec::new());
+    // A long answer comes in parts.
+    loop {
+        let (count, _) = socket::receive_fd(answers.as_raw_fd(), &mut text).doing(|| "hear the pool's answer")?;
+        let Some((first, rest)) = text.get(..count).and_then(<[u8]>::split_first) else { break };
+        kind = Some(*first);
+        words.extend_from_slice(rest);
+    }
+    let words = String::from_utf8_lossy(&words).into_owned();
+    match kind {
+        Some(answer::DONE) => Ok(words),
+        Some(_) => Err(Error::new(Kind::WrongState, words)),
+        None => Err(Error::new(Kind::WrongState, "the pool ended before it answered")),
     }
 }

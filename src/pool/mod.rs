@@ -18,7 +18,7 @@ mod setup;
 mod stock;
 mod template;
 
-pub use client::{Got, Wanted, Wish, ask, run};
+pub use client::{Got, Wanted, Wish, ask, remove_orphan, run};
 pub use filler::Pace;
 pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use server::{Settings, serve};
@@ -39,6 +39,14 @@ pub fn is_refused() -> bool {
     return crate::sys::entry::is_refused();
     #[cfg(not(target_env = "musl"))]
     false
+}
+
+/// The exit code and the id of a container of a pool that this process followed before `main`, and that outlived its pool.
+pub fn orphan() -> Option<(i32, Vec<u8>)> {
+    #[cfg(target_env = "musl")]
+    return crate::sys::entry::orphan();
+    #[cfg(not(target_env = "musl"))]
+    None
 }
 
 /// Where the pool is that this process would use: `$MICRORUN_POOL`, or else root's. `None` if it is not to use any.

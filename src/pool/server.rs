@@ -14,6 +14,7 @@ use crate::sys::park::{self, Message};
 use crate::sys::process;
 use crate::sys::request::{self, Header, answer};
 use crate::sys::socket::{self, Received};
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -66,8 +67,9 @@ struct Held {
 
 /// To whom a sandbox was given.
 struct Given {
-    /// Who waits for the end; `None` when nobody does.
+    /// Who waits: for the end, or if it is detached, for its program's begin; `None` when nobody does.
     answers: Option<OwnedFd>,
+    is_detached: bool,
 }
 
 struct Server {
@@ -95,8 +97,11 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         let problem = "sandboxes can only be parked by the static release binary: see scripts/build";
         return Err(Error::new(Kind::Usage, problem));
     }
-    setup::make_directory(settings.socket.parent().unwrap_or(Path::new("/")))?;
-    let requests = setup::listen(&settings.socket)?;
+    let _lock = setup::take_directory(&settings.socket)?;
+    let (requests, is_ours) = match setup::activated()? {
+        Some(socket) => (socket, false),
+        None => (setup::listen(&settings.socket)?, true),
+    };
     setup::clean_up_after_others(&settings.options.store)?;
     settings.options.stdio = Some(setup::no_stdio()?);
     let place = Place::of_this_process(&requests)?;
@@ -142,7 +147,8 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     server.end(&inlet, &filler);
     // It ends when nobody has work for it any more.
     let _ = cleaner.join();
-    fs::remove_file(&socket).doing(|| format!("remove {}", socket.display())).and(served)
+    let removed = if is_ours { fs::remove_file(&socket) } else { Ok(()) };
+    removed.doing(|| format!("remove {}", socket.display())).and(served)
 }
 
 impl Server {
@@ -151,8 +157,8 @@ impl Server {
         loop {
             let timeout = match self.settings.idle {
                 _ if self.is_waiting || !self.unannounced.is_empty() => EpollTimeout::from(PAUSE.as_millis() as u16),
-                Some(_) => EpollTimeout::from(1000u16),
-                None => EpollTimeout::NONE,
+                None if !self.stocks.values().any(Stock::has_failed) => EpollTimeout::NONE,
+                _ => EpollTimeout::from(1000u16),
             };
             let count = match self.epoll.wait(&mut events, timeout) {
                 Err(nix::errno::Errno::EINTR) => 0,
@@ -164,7 +170,7 @@ impl Server {
                     NEWS => self.hear(inlet),
                     SIGNALS => return Ok(()),
                     token if token % 2 == 0 => self.ended(token / 2),
-                    token => self.nobody_waits(token / 2),
+                    token => self.hear_of(token / 2),
                 }
             }
             if count == 0 || self.unannounced.len() > MOST_UNANNOUNCED {
@@ -217,6 +223,12 @@ impl Server {
         let mut room = self.settings.most.saturating_sub(all);
         self.is_waiting = false;
         for (bundle, stock) in &mut self.stocks {
+            if stock.is_stale
+                && stock.may_try()
+                && let Err(error) = stock.renew()
+            {
+                stock.refuse(error.to_string());
+            }
             if stock.missing() > 0 && stock.can_wait() {
                 self.is_waiting = true;
                 continue;
@@ -240,10 +252,15 @@ impl Server {
     /// Takes what the filler has made.
     fn hear(&mut self, inlet: &Inlet) {
         while let Some((bundle, template, made)) = inlet.hear() {
-            let stock = self.stocks.get_mut(&bundle).filter(|stock| Arc::ptr_eq(&stock.template, &template));
+            let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
             match (made, stock) {
                 (Ok(part), Some(stock)) => {
                     let key = self.next;
+                    // Its maker has more descriptors than who asks, as a rule.
+                    let [soft, hard] = self.place.descriptors();
+                    if !part.parked.sets_limit(process::NOFILE) {
+                        let _ = process::set_limit_of(part.parked.child.pid, process::NOFILE, soft, hard);
+                    }
                     // Once: it stays readable until it is closed.
                     let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
                     if self.epoll.add(&part.pidfd, event).is_ok() {
@@ -256,10 +273,7 @@ impl Server {
                     }
                 }
                 (Ok(part), None) => self.discard(part),
-                (Err(error), Some(stock)) => {
-                    log::warn(&error);
-                    stock.failed(error.to_string());
-                }
+                (Err(error), Some(stock)) => stock.failed(error.to_string()),
                 (Err(_), None) => {}
             }
         }
@@ -274,8 +288,13 @@ impl Server {
     }
 
     fn give_up(&mut self, bundle: &Identity) {
-        let Some(stock) = self.stocks.remove(bundle) else { return };
-        for key in stock.ready {
+        if let Some(stock) = self.stocks.remove(bundle) {
+            self.discard_all(stock.ready);
+        }
+    }
+
+    fn discard_all(&mut self, keys: impl IntoIterator<Item = u64>) {
+        for key in keys {
             if let Some(held) = self.held.remove(&key) {
                 self.discard(held.part);
             }
@@ -294,7 +313,7 @@ impl Server {
     }
 
     fn take_requests(&mut self) {
-        let mut data = [0u8; request::ANSWER];
+        let mut data = [0u8; request::MOST];
         while let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) {
             let message = data.get(..received.count).unwrap_or_default();
             self.take(message, received);
@@ -302,13 +321,16 @@ impl Server {
     }
 
     fn take(&mut self, message: &[u8], received: Received) {
-        let mut fds = received.fds.into_iter();
-        let (Some(answers), Some(bundle)) = (fds.next(), fds.next()) else { return };
-        let (Some(header), Some(sender)) = (Header::read(message), received.sender) else { return };
-        let rest = message.get(size_of::<Header>()..).unwrap_or_default();
-        let (root, rest) = rest.split_at_checked(header.root as usize).unwrap_or_default();
-        let id = rest.get(..header.id as usize).unwrap_or_default();
-        if let Some(refusal) = self.place.refusal(&header, sender) {
+        let Received { fds, sender, pidfd, .. } = received;
+        let mut fds = fds.into_iter();
+        let Some(answers) = fds.next() else { return };
+        let (Some(request), Some(sender), Some(bundle), request::DESCRIPTORS) =
+            (request::parse(message), sender, fds.next(), fds.len() + 2)
+        else {
+            return say(&answers, answer::COLD, "the request is malformed: it is of another version");
+        };
+        let request::Parsed { header, root, id } = request;
+        if let Some(refusal) = self.place.refusal(&header, sender, pidfd.as_ref()) {
             return say(&answers, answer::COLD, refusal);
         }
         let done = match header.kind {
@@ -317,8 +339,11 @@ impl Server {
                 let given = self.give(&asked);
                 drop(asked.stdio);
                 return match given {
-                    Ok(key) => self.watch(key, answers, header.flags & request::DETACHED != 0),
-                    Err(reason) => say(&answers, answer::COLD, reason),
+                    Ok(key) => {
+                        self.watch(key, answers, header.kind == request::RUN && header.flags & request::DETACHED != 0)
+                    }
+                    Err(No::Terminal) => say(&answers, answer::TERMINAL, "the container has a terminal"),
+                    Err(No::Because(reason)) => say(&answers, answer::COLD, reason),
                 };
             }
             request::FILL => {
@@ -335,50 +360,46 @@ impl Server {
     }
 
     /// Gives a sandbox away.
-    fn give(&mut self, asked: &Asked<'_>) -> Result<u64, &'static str> {
+    fn give(&mut self, asked: &Asked<'_>) -> Result<u64, No> {
         let about = fstat(&asked.bundle).map_err(|_| "the bundle cannot be looked at")?;
         let bundle = identity(&about);
         let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
         if stock.template.is_current(&asked.bundle) != Ok(true) {
-            let (wanted, path) = (stock.wanted, stock.template.options.bundle.clone());
             // Anew, as it is now.
-            if let Err(error) = self.fill(&path, wanted) {
-                log::warn(error);
-                self.give_up(&bundle);
+            let stale = stock.spoil();
+            self.discard_all(stale);
+            return Err("the bundle has changed".into());
+        }
+        if stock.template.has_terminal {
+            if asked.header.flags & request::TERMINAL == 0 {
+                return Err(No::Terminal);
             }
-            return Err("the bundle has changed");
+            if asked.header.flags & request::DETACHED != 0 {
+                return Err("a detached container needs --console-socket for its terminal".into());
+            }
         }
         let key = stock.take().ok_or("no part is ready")?;
         let held = self.held.get_mut(&key).ok_or("no part is ready")?;
         let parked = &mut held.part.parked;
-        let given = limits(&self.place, asked.header, parked).and_then(|()| {
-            let id = std::str::from_utf8(asked.id).map_err(|_| "the id is not text")?;
-            // What is wrong with the id or the root is said by a cold start.
-            parked
-                .appear(&Store::new(OsStr::from_bytes(asked.root)), id)
-                .map_err(|_| "the container cannot be recorded")
-        });
-        if let Err(reason) = given {
+        // What is wrong with the id or the root is said by a cold start.
+        let root = OsStr::from_bytes(asked.root);
+        let named = std::str::from_utf8(asked.id).ok().filter(|_| Path::new(root).is_absolute());
+        let recorded = named.is_some_and(|id| parked.appear(&Store::new(root), id).is_ok());
+        if !recorded {
             stock.give_back(key);
-            return Err(reason);
+            return Err("the container cannot be recorded".into());
         }
-        held.given = Some(Given { answers: None });
-        let (pid, pidfd) = (parked.child.pid.to_ne_bytes(), held.part.pidfd.as_raw_fd());
-        let Some(lease) = &parked.lease else { return Err("no part is ready") };
-        let lease = lease.as_raw_fd();
-        let started: [&[u8]; 3] = [&[answer::STARTED], &pid, parked.state.id.as_bytes()];
-        let (answers, is_lease) = (asked.answers.as_raw_fd(), asked.header.kind == request::LEASE);
-        // First: who hears nothing and finds the pool gone knows that nothing has been started. And who does not listen
-        // any more has not missed anything.
-        let given = [pidfd, lease];
-        let _ = socket::send_fds(answers, &started, if is_lease { &given } else { &given[..1] });
-        if !is_lease {
-            let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
-            let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
-            parked.own_stdio(stdio.iter().copied());
-            // An init that was killed meanwhile is found out by its pidfd.
-            let _ = socket::send_fds(lease, &[&message.bytes()], &stdio);
+        let handed = limits(&self.place, asked.header, parked).and_then(|()| hand_over(asked, &mut held.part));
+        let parked = &mut held.part.parked;
+        if let Err(reason) = handed {
+            if let Err(error) = parked.withdraw() {
+                log::warn(error);
+            }
+            stock.not_served();
+            self.discard_all([key]);
+            return Err(reason.into());
         }
+        held.given = Some(Given { answers: None, is_detached: false });
         self.unannounced.push(key);
         Ok(key)
     }
@@ -386,16 +407,35 @@ impl Server {
     /// Tells `answers` of the end of a container, unless nobody wants to know.
     fn watch(&mut self, key: u64, answers: OwnedFd, is_detached: bool) {
         let Some(held) = self.held.get_mut(&key) else { return };
-        if is_detached {
-            held.part.parked.let_go();
-            return;
-        }
-        // It is readable when the other end is closed.
+        // Who waits is heard of when he has gone; the lease, when the program has been executed, or could not be.
+        let lease = held.part.parked.lease.as_ref().filter(|_| is_detached);
         let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1);
-        if let Err(errno) = self.epoll.add(&answers, event) {
+        if let Err(errno) = self.epoll.add(lease.unwrap_or(&answers), event) {
             log::warn(Error::system("watch who waits for a container", errno));
         }
-        held.given = Some(Given { answers: Some(answers) });
+        held.given = Some(Given { answers: Some(answers), is_detached });
+    }
+
+    fn hear_of(&mut self, key: u64) {
+        let Some(held) = self.held.get_mut(&key) else { return };
+        match &held.given {
+            Some(Given { answers: Some(_), is_detached: false }) => self.nobody_waits(key),
+            Some(Given { answers, is_detached: true }) => {
+                if let Some(lease) = &held.part.parked.lease {
+                    let _ = self.epoll.delete(lease);
+                }
+                // Of one that could not be executed the end is heard of.
+                if !held.part.parked.never_began() {
+                    if let Some(answers) = answers {
+                        // Who does not listen any more has not missed anything.
+                        let _ = say_started(answers, &held.part);
+                    }
+                    held.part.parked.let_go();
+                    held.given = Some(Given { answers: None, is_detached: false });
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Who waited has gone: the container goes on like a detached one, unless it was leased and has not been started.
@@ -428,15 +468,26 @@ impl Server {
                 Then::Remove
             }
             // A lease that has not been used.
-            Some(Given { answers: None }) if exit.status() == 1 && part.parked.never_began() => Then::Remove,
+            Some(Given { answers: None, .. }) if exit.status() == 1 && part.parked.never_began() => Then::Remove,
             // As after a cold start whose runtime has gone: `delete` removes it.
-            Some(Given { answers: None }) => Then::Leave,
-            Some(Given { answers: Some(answers) }) if exit.status() == 1 && part.parked.never_began() => {
+            Some(Given { answers: None, .. }) => Then::Leave,
+            Some(Given { answers: Some(answers), .. }) if exit.status() != 0 && part.parked.never_began() => {
+                // The id is free again when who asked begins anew.
+                if let Err(error) = part.parked.withdraw() {
+                    log::warn(error);
+                }
                 say(&answers, answer::COLD, "the program could not be executed");
                 Then::Remove
             }
-            Some(Given { answers: Some(answers) }) if !cleaner::may_wait(&part) => Then::Tell(answers, exit.status()),
-            Some(Given { answers: Some(answers) }) => {
+            Some(Given { answers: Some(answers), is_detached: true }) => {
+                let _ = say_started(&answers, &part);
+                part.parked.let_go();
+                Then::Leave
+            }
+            Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part) => {
+                Then::Tell(answers, exit.status())
+            }
+            Some(Given { answers: Some(answers), .. }) => {
                 // The id is free again when who waits hears of the end.
                 if let Err(error) = part.parked.withdraw() {
                     log::warn(error);
@@ -482,6 +533,54 @@ struct Asked<'a> {
     stdio: Vec<OwnedFd>,
 }
 
+/// Why a sandbox is not given.
+enum No {
+    /// It has a terminal, and who asks cannot serve one.
+    Terminal,
+    /// The reason.
+    Because(&'static str),
+}
+
+impl From<&'static str> for No {
+    fn from(reason: &'static str) -> Self {
+        Self::Because(reason)
+    }
+}
+
+/// Has a sandbox become the container that is asked for, unless who asks has gone.
+fn hand_over(asked: &Asked<'_>, part: &mut Part) -> Result<(), &'static str> {
+    // Nobody else finds out about one that is told of later.
+    if asked.header.flags & request::DETACHED != 0 && !socket::is_listening(asked.answers.as_raw_fd()) {
+        return Err("nobody waits for the answer");
+    }
+    let Some(lease) = &part.parked.lease else { return Err("no part is ready") };
+    if asked.header.kind == request::LEASE {
+        let started = part.parked.child.pid.to_ne_bytes();
+        let started: [&[u8]; 3] = [&[answer::STARTED], &started, part.parked.state.id.as_bytes()];
+        let fds = [part.pidfd.as_raw_fd(), lease.as_raw_fd()];
+        return socket::send_fds_now(asked.answers.as_raw_fd(), &started, &fds)
+            .map_err(|_| "nobody waits for the answer");
+    }
+    // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
+    if asked.header.flags & request::DETACHED == 0 {
+        say_started(asked.answers, part).map_err(|_| "nobody waits for the answer")?;
+    }
+    let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
+    let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
+    // A terminal is there already.
+    let stdio = if part.parked.terminal.is_some() { &[] } else { &*stdio };
+    part.parked.own_stdio(stdio.iter().copied());
+    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], stdio).map_err(|_| "the sandbox has ended")
+}
+
+/// Says that a container has been started.
+fn say_started(answers: &OwnedFd, part: &Part) -> Result<(), Errno> {
+    let pid = part.parked.child.pid.to_ne_bytes();
+    let started: [&[u8]; 3] = [&[answer::STARTED], &pid, part.parked.state.id.as_bytes()];
+    let fds = [Some(&part.pidfd), part.parked.terminal.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
+    socket::send_fds_now(answers.as_raw_fd(), &started, &fds.collect::<Vec<_>>())
+}
+
 /// Gives init the limits of who asks, where its configuration does not say.
 fn limits(place: &Place, header: &Header, parked: &Parked) -> Result<(), &'static str> {
     for (resource, [soft, hard]) in place.other_limits(header) {
@@ -495,7 +594,14 @@ fn limits(place: &Place, header: &Header, parked: &Parked) -> Result<(), &'stati
 
 /// Answers. Who does not listen any more has not missed anything.
 fn say(answers: &OwnedFd, kind: u8, text: &str) {
-    let _ = socket::send_fds(answers.as_raw_fd(), &[&[kind], text.as_bytes()], &[]);
+    let mut rest = text.as_bytes();
+    loop {
+        let (now, later) = rest.split_at(rest.len().min(request::ANSWER - 1));
+        if socket::send_fds_now(answers.as_raw_fd(), &[&[kind], now], &[]).is_err() || later.is_empty() {
+            return;
+        }
+        rest = later;
+    }
 }
 
 /// The path of an open directory.

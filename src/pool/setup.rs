@@ -1,32 +1,66 @@
 //! What a pool needs before it can serve: its directory, its socket, and knowing its own place.
 
+use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
-use crate::sys::process;
 use crate::sys::request::{self, Header};
+use crate::sys::{process, socket as sys_socket};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, setsockopt, socket, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
 use nix::sys::stat::{Mode, stat, umask};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-/// Makes the directory of the socket, for nobody else.
+/// Makes the directory of the socket, for nobody else, and takes it: no other pool has it for as long as the answer is there.
 ///
 /// # Errors
-/// What the file system says.
-pub fn make_directory(directory: &Path) -> Result<()> {
+/// What the file system says; another pool.
+pub fn take_directory(socket: &Path) -> Result<Flock<File>> {
+    let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let doing = || format!("create the pool's directory {}", directory.display());
     match DirBuilder::new().mode(0o700).create(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        made => made.doing(|| format!("create the pool's directory {}", directory.display())),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => made.doing(doing)?,
     }
+    let opened = File::open(directory).doing(doing)?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EAGAIN => {
+            let problem = format!("another pool has {}: end it, or give a --socket elsewhere", directory.display());
+            Error::new(Kind::Exists, problem)
+        }
+        errno => Error::system(doing(), errno),
+    })
+}
+
+/// The socket that a service manager has made, if it has (sd_listen_fds(3)).
+///
+/// # Errors
+/// Something else than a datagram socket.
+pub fn activated() -> Result<Option<OwnedFd>> {
+    let Some(given) = Activation::of_this_process() else { return Ok(None) };
+    let wrong = || Error::new(Kind::Usage, "the service manager must hand over one datagram socket (ListenDatagram=)");
+    // Systemd's are numbered from here on.
+    let socket = crate::sys::own(3);
+    let is_datagram = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Datagram);
+    if given.descriptors != 1 || !is_datagram {
+        return Err(wrong());
+    }
+    let doing = || "set up the socket of the service manager";
+    fcntl(&socket, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).doing(doing)?;
+    know_senders(&socket).doing(doing)?;
+    Ok(Some(socket))
 }
 
 /// The socket of a new pool, which learns who sends.
@@ -36,20 +70,26 @@ pub fn make_directory(directory: &Path) -> Result<()> {
 pub fn listen(path: &Path) -> Result<OwnedFd> {
     let doing = || format!("make the pool's socket {}", path.display());
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let make = || socket(AddressFamily::Unix, SockType::Datagram, flags, None).doing(doing);
-    let (ours, address) = (make()?, UnixAddr::new(path).doing(doing)?);
-    if connect(make()?.as_raw_fd(), &address).is_ok() {
-        let problem = format!("another pool listens on {}: end it, or give another --socket", path.display());
-        return Err(Error::new(Kind::Exists, problem));
-    }
+    let ours = socket(AddressFamily::Unix, SockType::Datagram, flags, None).doing(doing)?;
+    let address = UnixAddr::new(path).doing(doing)?;
     // A pool that was killed leaves its socket.
-    let _ = fs::remove_file(path);
+    if fs::symlink_metadata(path).is_ok_and(|about| about.file_type().is_socket()) {
+        let _ = fs::remove_file(path);
+    }
     let before = umask(Mode::from_bits_truncate(0o177));
     let bound = bind(ours.as_raw_fd(), &address);
     umask(before);
     bound.doing(doing)?;
-    setsockopt(&ours, sockopt::PassCred, &true).doing(doing)?;
+    know_senders(&ours).doing(doing)?;
     Ok(ours)
+}
+
+/// Has the socket say who sends.
+fn know_senders(socket: &OwnedFd) -> Result<(), Errno> {
+    setsockopt(socket, sockopt::PassCred, &true)?;
+    // On older kernels a sender that has ended at once may be taken for who got its pid.
+    let _ = sys_socket::ask_for_sender(socket.as_raw_fd());
+    Ok(())
 }
 
 /// Removes what a pool that was killed has left in `store`: the sandboxes have ended with it.
@@ -108,7 +148,14 @@ impl Place {
     }
 
     /// Why who asks cannot be served; `None` if he can.
-    pub fn refusal(&self, header: &Header, (pid, uid, _): (i32, u32, u32)) -> Option<&'static str> {
+    ///
+    /// With `pidfd`, the sender's, `pid` is known to be nobody else's by now.
+    pub fn refusal(
+        &self,
+        header: &Header,
+        (pid, uid, _): (i32, u32, u32),
+        pidfd: Option<&OwnedFd>,
+    ) -> Option<&'static str> {
         let own = &self.header;
         if uid != self.uid {
             return Some("the pool belongs to another user");
@@ -129,7 +176,15 @@ impl Place {
         if user_namespace != Ok(self.user_namespace) || !as_many {
             return Some("the pool has other rights than who asks");
         }
+        if pidfd.is_some_and(|pidfd| process::ends_within(pidfd.as_raw_fd(), Duration::ZERO) != Ok(false)) {
+            return Some("who asks has gone");
+        }
         None
+    }
+
+    /// How many descriptors a container may have, soft and hard, unless its configuration or who asks says otherwise.
+    pub fn descriptors(&self) -> [u64; 2] {
+        self.header.limits.get(process::NOFILE as usize).copied().unwrap_or_default()
     }
 
     /// Which limits of who asks are not those that the pool's children have, by their numbers.

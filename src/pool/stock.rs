@@ -1,6 +1,8 @@
 //! The parts of one bundle.
 
 use super::template::Template;
+use crate::error::Result;
+use crate::log;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ pub struct Stock {
     last_asked: Instant,
     /// Why the last could not be made, and when.
     pub failure: Option<(Instant, String)>,
+    /// Whether the bundle is another than that of the template.
+    pub is_stale: bool,
 }
 
 impl Stock {
@@ -44,7 +48,13 @@ impl Stock {
             missed: 0,
             last_asked: Instant::now(),
             failure: None,
+            is_stale: false,
         }
+    }
+
+    /// Whether it is made from `template`, as that is now.
+    pub fn is_of(&self, template: &Arc<Template>) -> bool {
+        !self.is_stale && Arc::ptr_eq(&self.template, template)
     }
 
     /// How many there are, or will be.
@@ -52,10 +62,42 @@ impl Stock {
         self.ready.len() + self.ordered
     }
 
-    /// How many are to be ordered now.
+    /// How many are to be ordered now. After a failure it is one, until that has been made.
     pub fn missing(&self) -> usize {
-        let is_resting = self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF);
-        if is_resting { 0 } else { self.wanted.saturating_sub(self.parts()) }
+        let most = match self.failure {
+            _ if self.is_stale || !self.may_try() => 0,
+            Some(_) => usize::from(self.ordered == 0),
+            None => usize::MAX,
+        };
+        self.wanted.saturating_sub(self.parts()).min(most)
+    }
+
+    /// Whether the last attempt failed, so that it is time for another one some time.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Whether the last failure is long enough ago.
+    pub fn may_try(&self) -> bool {
+        self.failure.as_ref().is_none_or(|(when, _)| when.elapsed() >= BACK_OFF)
+    }
+
+    /// The bundle has changed: what there is of parts, which are of no use any more.
+    pub fn spoil(&mut self) -> VecDeque<u64> {
+        self.is_stale = true;
+        self.failure = None;
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Goes on with the bundle as it is now.
+    ///
+    /// # Errors
+    /// A bundle that cannot be parked.
+    pub fn renew(&mut self) -> Result<()> {
+        self.template = Arc::new(Template::new(self.template.options.clone())?);
+        // What has been ordered is of the template before.
+        (self.is_stale, self.ordered, self.failure) = (false, 0, None);
+        Ok(())
     }
 
     /// Whether what is missing can wait until whoever asked last has been served.
@@ -73,6 +115,14 @@ impl Stock {
     /// One could not be made.
     pub fn failed(&mut self, why: String) {
         self.ordered = self.ordered.saturating_sub(1);
+        self.refuse(why);
+    }
+
+    /// None can be made. What is said once is not said again.
+    pub fn refuse(&mut self, why: String) {
+        if self.failure.as_ref().is_none_or(|(_, before)| *before != why) {
+            log::warn(format_args!("pool: {}: {why}", self.template.options.bundle.display()));
+        }
         self.failure = Some((Instant::now(), why));
     }
 
@@ -91,7 +141,14 @@ impl Stock {
     /// A part that was taken and not used.
     pub fn give_back(&mut self, key: u64) {
         self.served -= 1;
+        self.missed += 1;
         self.ready.push_front(key);
+    }
+
+    /// A part that was taken, and is of no use.
+    pub fn not_served(&mut self) {
+        self.served -= 1;
+        self.missed += 1;
     }
 
     /// A part that ended by itself.

@@ -43,6 +43,8 @@ pub struct Template {
     /// Whether they are cloned on a [`crate::container::ground::Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
     /// and may only mount what is in full view there.
     pub has_ground: bool,
+    /// Whether its containers have a terminal.
+    pub has_terminal: bool,
     config: Version,
     /// Paths outside the container that its configuration names, and what was there.
     named: Vec<(PathBuf, Identity)>,
@@ -68,7 +70,9 @@ impl Template {
             Ok::<_, Error>((path, identity(&about)))
         };
         let named = named.into_iter().map(look).collect::<Result<_>>()?;
-        Ok(Self { options, bundle, facts, has_ground, config, named })
+        let process = bundle.loaded.spec.process().as_ref();
+        let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
+        Ok(Self { options, bundle, facts, has_ground, has_terminal, config, named })
     }
 
     /// Compiles it for the sandbox that `options` name.

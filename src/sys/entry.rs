@@ -11,11 +11,11 @@
 
 use super::mount::Attributes;
 use super::raw::call;
-use super::request::{self, Outcome, Request};
+use super::request::{self, Id, Outcome, Request};
 use super::{fs, process};
 use std::ffi::{CStr, c_char};
 use std::mem;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 /// The verbs that need it. An argument that only looks like one costs 70 µs.
 const VERBS: [&CStr; 3] = [c"run", c"create", c"exec"];
@@ -24,9 +24,26 @@ static READ_ONLY: AtomicBool = AtomicBool::new(false);
 
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
+/// Whether `main` knows better than to have this process execute itself again.
+static IS_DECIDED: AtomicBool = AtomicBool::new(false);
+
+/// The exit code of a container that has outlived its pool; negative if there is none.
+static ORPHAN: AtomicI32 = AtomicI32::new(-1);
+
+/// Its id, up to a null.
+static ORPHANS_ID: [AtomicU8; 256] = [const { AtomicU8::new(0) }; 256];
+
 /// Whether a pool has been asked, before libc began, and had nothing that fits.
 pub fn is_refused() -> bool {
     REFUSED.load(Ordering::Relaxed)
+}
+
+/// The exit code and the id of a container that this process followed before libc began, and that outlived its pool:
+/// nobody has removed it.
+pub fn orphan() -> Option<(i32, Vec<u8>)> {
+    let code = ORPHAN.load(Ordering::Relaxed);
+    let id = ORPHANS_ID.iter().map(|byte| byte.load(Ordering::Relaxed)).take_while(|byte| *byte != 0);
+    (code >= 0).then(|| (code, id.collect()))
 }
 
 /// Whether this process was found at its first instruction to execute a file on a read-only mount.
@@ -99,7 +116,10 @@ unsafe extern "C" fn begin(stack: *const usize) {
                     run_from_pool(&wanted, envp);
                 }
             }
-            let _ = execute_read_only(argv, envp);
+            // Who has a container to remove makes none, and who is to ask the pool again does so first.
+            if !IS_DECIDED.load(Ordering::Relaxed) {
+                let _ = execute_read_only(argv, envp);
+            }
         }
     }
 }
@@ -182,10 +202,22 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
     let request =
         Request { socket, kind: request::RUN, flags: 0, count: 0, root: root.to_bytes(), id: b"", bundle, signal_mask };
     if let Ok(answers) = request::ask(&request) {
-        match request::follow(answers, -1) {
+        let mut id = Id::new();
+        match request::follow(answers, -1, &mut id) {
             Outcome::Cold => {
                 REFUSED.store(true, Ordering::Relaxed);
                 fs::close(answers);
+            }
+            Outcome::Terminal => {
+                IS_DECIDED.store(true, Ordering::Relaxed);
+                fs::close(answers);
+            }
+            Outcome::Orphan(code) => {
+                IS_DECIDED.store(true, Ordering::Relaxed);
+                ORPHAN.store(code, Ordering::Relaxed);
+                for (place, byte) in ORPHANS_ID.iter().zip(id.bytes()) {
+                    place.store(*byte, Ordering::Relaxed);
+                }
             }
             Outcome::Ended(code) => process::exit(code),
             Outcome::Lost => {

@@ -155,6 +155,9 @@ pub fn capget_of(pid: i32) -> Sys<(u64, u64, u64)> {
     Ok((e0 | e1 << 32, p0 | p1 << 32, i0 | i1 << 32))
 }
 
+/// `RLIMIT_NOFILE`, whose type differs between C libraries.
+pub const NOFILE: u32 = libc::RLIMIT_NOFILE as _;
+
 /// Sets a resource limit of the process `pid` (prlimit(2)).
 pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };

@@ -26,8 +26,10 @@ pub mod answer {
     /// Nothing fits; the reason follows.
     pub const COLD: u8 = b'c';
     /// The container has been started: its pid and its id follow, and a pidfd comes along; for [`super::LEASE`] the
-    /// socket on which its init waits as well.
+    /// socket on which its init waits as well, and for [`super::TERMINAL`] the master of its terminal.
     pub const STARTED: u8 = b's';
+    /// It has a terminal: ask again, with [`super::TERMINAL`].
+    pub const TERMINAL: u8 = b't';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
     /// What was asked for is done, or is not: text follows.
@@ -49,6 +51,17 @@ pub const STATUS: u32 = 5;
 
 /// With [`RUN`]: who asks does not wait for the end.
 pub const DETACHED: u32 = 1;
+/// With [`RUN`]: who asks can serve a terminal.
+pub const TERMINAL: u32 = 2;
+
+/// How many descriptors come with a request: the socket for the answers, the bundle, stdin, stdout, stderr.
+pub const DESCRIPTORS: usize = 5;
+
+/// The most bytes of a request.
+pub const MOST: usize = 4096;
+
+/// How long one waits for a pool, in seconds, before one does without.
+const PATIENCE: u64 = 3;
 
 /// How many resources have a limit (getrlimit(2)).
 pub const LIMITS: usize = 16;
@@ -62,7 +75,7 @@ pub struct Header {
     pub magic: u32,
     /// What is asked for.
     pub kind: u32,
-    /// [`DETACHED`].
+    /// [`DETACHED`], [`TERMINAL`].
     pub flags: u32,
     /// With [`FILL`]: how many parts.
     pub count: u32,
@@ -138,6 +151,25 @@ pub fn is_root_of_mount() -> Sys<bool> {
     Ok(attributes? & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0)
 }
 
+/// A request, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parsed<'a> {
+    /// How it begins.
+    pub header: Header,
+    /// --root.
+    pub root: &'a [u8],
+    /// The id.
+    pub id: &'a [u8],
+}
+
+/// The request that `bytes` are; `None` if they are none, too few or too many.
+pub fn parse(bytes: &[u8]) -> Option<Parsed<'_>> {
+    let header = Header::read(bytes)?;
+    let rest = bytes.get(size_of::<Header>()..)?;
+    let (root, id) = rest.split_at_checked(header.root as usize)?;
+    (id.len() == header.id as usize).then_some(Parsed { header, root, id })
+}
+
 /// The mount and the inode of this process's root. No two mounts of a machine have the same number at a time.
 pub fn root() -> Sys<(u64, u64)> {
     /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
@@ -175,7 +207,7 @@ pub struct Request<'a> {
     pub socket: &'a [u8],
     /// What.
     pub kind: u32,
-    /// [`DETACHED`].
+    /// [`DETACHED`], [`TERMINAL`].
     pub flags: u32,
     /// How many parts.
     pub count: u32,
@@ -200,10 +232,22 @@ pub fn is_there(socket: &[u8]) -> bool {
 /// Asks; the socket on which the answers come.
 ///
 /// # Errors
-/// ENOENT and ECONNREFUSED when there is no pool.
+/// ENOENT and ECONNREFUSED when there is no pool, EAGAIN when it is overwhelmed, EMSGSIZE when --root or the id are too long,
+/// EBADF when this process has a standard descriptor closed, EPERM when it is confined in a way that a pool does not know of.
 pub fn ask(request: &Request<'_>) -> Sys<RawFd> {
+    if size_of::<Header>() + request.root.len() + request.id.len() > MOST {
+        return Err(Errno::EMSGSIZE);
+    }
+    // What no new privileges and a filter keep from this process they would keep from a container that it made.
+    for confinement in [libc::PR_GET_NO_NEW_PRIVS, libc::PR_GET_SECCOMP] {
+        if process::prctl(confinement, [0; 4])? != 0 {
+            return Err(Errno::EPERM);
+        }
+    }
     let to = socket::datagram()?;
-    let asked = socket::connect(to, request.socket).and_then(|()| ask_on(to, request));
+    // A number that was free among the first three is one that would be sent as the container's stdin, stdout or stderr.
+    let asked = if to > libc::STDERR_FILENO { Ok(()) } else { Err(Errno::EBADF) };
+    let asked = asked.and_then(|()| socket::connect(to, request.socket)).and_then(|()| ask_on(to, request));
     fs::close(to);
     asked
 }
@@ -215,7 +259,15 @@ fn ask_on(to: RawFd, request: &Request<'_>) -> Sys<RawFd> {
     let header = Header::of_this_process(request.kind, request.signal_mask, to).and_then(|header| {
         let root = request.root.len() as u32;
         let header = Header { flags: request.flags, count: request.count, root, id: request.id.len() as u32, ..header };
-        socket::send_fds(to, &[header.bytes(), request.root, request.id], &[theirs, bundle, 0, 1, 2])
+        let parts: [&[u8]; 3] = [header.bytes(), request.root, request.id];
+        let fds: [RawFd; DESCRIPTORS] = [theirs, bundle, 0, 1, 2];
+        match socket::send_fds_now(to, &parts, &fds) {
+            Err(Errno::EAGAIN) => {
+                socket::set_patience(to, PATIENCE as i64)?;
+                socket::send_fds(to, &parts, &fds)
+            }
+            sent => sent,
+        }
     });
     fs::close(theirs);
     fs::close(bundle);
@@ -231,8 +283,12 @@ fn ask_on(to: RawFd, request: &Request<'_>) -> Sys<RawFd> {
 pub enum Outcome {
     /// Nothing has been started.
     Cold,
+    /// Nothing has been started; it can be, by who serves its terminal.
+    Terminal,
     /// The container has ended: the exit code.
     Ended(i32),
+    /// It has ended after the pool: the exit code. Nobody has removed it.
+    Orphan(i32),
     /// The pool ended before the container, whose status nobody knows.
     Lost,
 }
@@ -240,16 +296,59 @@ pub enum Outcome {
 /// The most bytes of an answer.
 pub const ANSWER: usize = 4096;
 
+/// A container's id, or a part of one that is too long.
+#[derive(Debug, Clone, Copy)]
+pub struct Id {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl Id {
+    /// None.
+    pub const fn new() -> Self {
+        Self { bytes: [0; 256], length: 0 }
+    }
+
+    fn set(&mut self, id: &[u8]) {
+        self.length = id.len().min(self.bytes.len());
+        let (place, _) = self.bytes.split_at_mut(self.length);
+        place.copy_from_slice(id.split_at(self.length).0);
+    }
+
+    /// Its bytes; none if there is none.
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl Default for Id {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Waits for the container to end, and passes on to it every signal that comes meanwhile; all must be blocked. `pidfd` is
 /// its init's, if the answer that brings it has been received, and -1 otherwise.
-pub fn follow(answers: RawFd, mut pidfd: RawFd) -> Outcome {
+///
+/// The container's id is put into `id`.
+pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
     let Ok(signals) = signalfd::open(u64::MAX) else { return Outcome::Lost };
     let mut text = [0u8; ANSWER];
+    let mut is_hung_up = false;
     let outcome = loop {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-        let mut fds = [watch(answers), watch(signals)];
-        if retry(|| poll(&mut fds, None)).is_err() {
-            break Outcome::Lost;
+        // A signal that comes before there is a container stays pending: for the container, or for a cold start.
+        let mut fds = [watch(answers), watch(if pidfd < 0 { -1 } else { signals })];
+        let patience = (pidfd < 0 && !is_hung_up).then_some(Duration::from_secs(PATIENCE));
+        match retry(|| poll(&mut fds, patience)) {
+            Ok(0) => {
+                // What has been answered by now counts, and nothing else: the pool cannot answer any more.
+                socket::hang_up(answers);
+                is_hung_up = true;
+                continue;
+            }
+            Err(_) => break Outcome::Lost,
+            Ok(_) => {}
         }
         if fds[1].revents != 0
             && let Ok(signal) = signalfd::next(signals)
@@ -261,13 +360,12 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd) -> Outcome {
         }
         match socket::receive_fd(answers, &mut text) {
             Ok((count, fd)) if count > 0 => match (text[0], fd) {
-                (answer::STARTED, Some(fd)) => pidfd = fd,
-                (answer::EXITED, _) => {
-                    let status = i32::from_ne_bytes([text[1], text[2], text[3], text[4]]);
-                    let _ = fs::write(libc::STDERR_FILENO, text.get(5..count).unwrap_or_default());
-                    break Outcome::Ended(status);
+                (answer::STARTED, Some(fd)) => {
+                    pidfd = fd;
+                    id.set(text.get(5..count).unwrap_or_default());
                 }
-                _ => break Outcome::Cold,
+                (answer::TERMINAL, _) => break Outcome::Terminal,
+                _ => break ended(&text, count),
             },
             _ if pidfd >= 0 => break wait_alone(pidfd, signals),
             _ => break Outcome::Cold,
@@ -278,6 +376,37 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd) -> Outcome {
         fs::close(pidfd);
     }
     outcome
+}
+
+/// Whether there is an answer, or the end of all answers, as soon as one can expect.
+pub fn is_told(answers: RawFd) -> bool {
+    let mut fds = [libc::pollfd { fd: answers, events: libc::POLLIN, revents: 0 }];
+    retry(|| poll(&mut fds, Some(Duration::from_secs(PATIENCE)))) != Ok(0)
+}
+
+/// What `news` says of the end of a container, if anything: it is the socket on which the answers come, and once the pool has
+/// gone, `pidfd`.
+pub fn end(news: &mut RawFd, pidfd: RawFd) -> Option<Outcome> {
+    if *news == pidfd {
+        return Some(exit_status(pidfd).map_or(Outcome::Lost, Outcome::Orphan));
+    }
+    let mut text = [0u8; ANSWER];
+    match socket::receive_fd(*news, &mut text) {
+        Ok((count, _)) if count > 0 => Some(ended(&text, count)),
+        _ => {
+            *news = pidfd;
+            None
+        }
+    }
+}
+
+/// What an answer of `count` bytes says of the end.
+fn ended(text: &[u8; ANSWER], count: usize) -> Outcome {
+    if text[0] != answer::EXITED {
+        return Outcome::Cold;
+    }
+    let _ = fs::write(libc::STDERR_FILENO, text.get(5..count).unwrap_or_default());
+    Outcome::Ended(i32::from_ne_bytes([text[1], text[2], text[3], text[4]]))
 }
 
 fn pass_on(signal: i32, pidfd: RawFd) {
@@ -296,7 +425,7 @@ fn wait_alone(pidfd: RawFd, signals: RawFd) -> Outcome {
             return Outcome::Lost;
         }
         if fds[0].revents != 0 {
-            return exit_status(pidfd).map_or(Outcome::Lost, Outcome::Ended);
+            return exit_status(pidfd).map_or(Outcome::Lost, Outcome::Orphan);
         }
         if let Ok(signal) = signalfd::next(signals) {
             pass_on(signal, pidfd);

@@ -78,6 +78,18 @@ struct Controls {
 /// # Errors
 /// E2BIG for too many, and what sendmsg(2) answers.
 pub fn send_fds(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
+    send(socket, parts, fds, 0)
+}
+
+/// As [`send_fds`], at once or not at all: who does not read does not hold the sender up.
+///
+/// # Errors
+/// EAGAIN when there is no room, and as above.
+pub fn send_fds_now(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
+    send(socket, parts, fds, libc::MSG_DONTWAIT)
+}
+
+fn send(socket: RawFd, parts: &[&[u8]], fds: &[RawFd], flags: i32) -> Sys {
     let mut list = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; 4];
     if parts.len() > list.len() || fds.len() > MOST_FDS {
         return Err(Errno::E2BIG);
@@ -108,7 +120,7 @@ pub fn send_fds(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
     }
     retry(|| {
         // SAFETY: the message and its parts outlive the call.
-        unsafe { call!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL) }
+        unsafe { call!(libc::SYS_sendmsg, socket, &raw const message, libc::MSG_NOSIGNAL | flags) }
     })
     .map(drop)
 }
@@ -117,6 +129,37 @@ pub fn send_fds(socket: RawFd, parts: &[&[u8]], fds: &[RawFd]) -> Sys {
 pub fn end_sending(socket: RawFd) {
     // It fails where the peer is gone already. SAFETY: it takes numbers.
     let _ = unsafe { call!(libc::SYS_shutdown, socket, libc::SHUT_WR) };
+}
+
+/// Sends that would have to wait do so for this long, in seconds (socket(7), SO_SNDTIMEO).
+pub fn set_patience(socket: RawFd, seconds: i64) -> Sys {
+    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+    let size = size_of::<libc::timeval>();
+    // SAFETY: the kernel reads one struct timeval.
+    unsafe { call!(libc::SYS_setsockopt, socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &raw const time, size) }.map(drop)
+}
+
+/// Has each message bring a pidfd of its sender (`SO_PASSPIDFD`, Linux 6.5).
+///
+/// # Errors
+/// ENOPROTOOPT on older kernels.
+pub fn ask_for_sender(socket: RawFd) -> Sys {
+    const SO_PASSPIDFD: i32 = 76;
+    let (on, size) = (1i32, size_of::<i32>());
+    // SAFETY: the kernel reads one int.
+    unsafe { call!(libc::SYS_setsockopt, socket, libc::SOL_SOCKET, SO_PASSPIDFD, &raw const on, size) }.map(drop)
+}
+
+/// Whether the peer of a connected socket is still there, and has not hung up.
+pub fn is_listening(socket: RawFd) -> bool {
+    let mut fds = [libc::pollfd { fd: socket, events: 0, revents: 0 }];
+    retry(|| super::process::poll(&mut fds, Some(std::time::Duration::ZERO))) == Ok(0)
+}
+
+/// Ends a connection in both directions (shutdown(2)): what the peer sends from now on fails.
+pub fn hang_up(socket: RawFd) {
+    // SAFETY: it takes numbers.
+    let _ = unsafe { call!(libc::SYS_shutdown, socket, libc::SHUT_RDWR) };
 }
 
 /// A message, and what came along.
@@ -128,6 +171,8 @@ pub struct Received {
     pub fds: Vec<OwnedFd>,
     /// pid, uid and gid of the sender, where the socket asks for them (`SO_PASSCRED`).
     pub sender: Option<(i32, u32, u32)>,
+    /// The sender's pidfd, where the socket asks for it ([`ask_for_sender`]).
+    pub pidfd: Option<OwnedFd>,
 }
 
 /// Receives a message with its descriptors and its sender's credentials, if there is one.
@@ -135,6 +180,7 @@ pub struct Received {
 /// # Errors
 /// EAGAIN when there is none, EMSGSIZE when it does not fit, and what recvmsg(2) answers.
 pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
+    const SCM_PIDFD: i32 = 4;
     let mut control = [0u64; 16];
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
     // SAFETY: a zeroed msghdr is valid; the parts outlive the call.
@@ -147,7 +193,7 @@ pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
         // SAFETY: the kernel writes into the message's parts, which outlive the call.
         unsafe { call!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) }
     })?;
-    let mut received = Received { count, fds: Vec::new(), sender: None };
+    let mut received = Received { count, fds: Vec::new(), sender: None, pidfd: None };
     // SAFETY: the kernel wrote well-formed control messages of the length that it says (cmsg(3)).
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(&raw const message);
@@ -163,6 +209,9 @@ pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
                 (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                     let from = content.cast::<libc::ucred>().read_unaligned();
                     received.sender = Some((from.pid, from.uid, from.gid));
+                }
+                (libc::SOL_SOCKET, SCM_PIDFD) => {
+                    received.pidfd = Some(super::own(content.cast::<RawFd>().read_unaligned()));
                 }
                 _ => {}
             }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+pub mod pool;
+
 use microrun::cgroup::layout::{Layout, Needs};
 use serde_json::{Value, json};
 use std::cell::Cell;

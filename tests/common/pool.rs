@@ -1,0 +1,175 @@
+//! A pool of sandboxes with a laboratory of its own.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+use super::{Bundle, Lab, Output, eventually, output};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// A pool of the test's own, with a laboratory.
+pub struct Pool {
+    /// Where everything is.
+    pub lab: Lab,
+    /// The pool's process.
+    pub server: Child,
+}
+
+impl Pool {
+    /// A pool that holds nothing yet. Only the release binary can be one.
+    pub fn new(options: &[&str]) -> Option<Self> {
+        let lab = lab_or_skip()?;
+        fs::create_dir(lab.path("pool")).unwrap();
+        let server = Self::serve(&lab, options);
+        let mut pool = Self { lab, server };
+        eventually(|| pool.socket().exists() || pool.server.try_wait().unwrap().is_some());
+        if pool.server.try_wait().unwrap().is_some() {
+            println!("skipped: only a static binary can park sandboxes: set MICRORUN to one");
+            return None;
+        }
+        Some(pool)
+    }
+
+    fn serve(lab: &Lab, options: &[&str]) -> Child {
+        let socket = lab.path("pool/socket");
+        let mut args = vec!["pool", "serve", "--socket", socket.to_str().unwrap()];
+        args.extend(options);
+        lab.in_own_cgroup(&lab.command(&args)).stdin(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.lab.path("pool/socket")
+    }
+
+    /// Starts it again, after it was killed.
+    pub fn restart(&mut self) {
+        self.server = Self::serve(&self.lab, &[]);
+        eventually(|| self.try_status().is_some());
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.server.kill().unwrap();
+        self.server.wait().unwrap();
+    }
+
+    /// A command of the laboratory that finds this pool.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.lab.in_own_cgroup(&self.lab.command(args));
+        command.env("MICRORUN_POOL", self.socket());
+        command
+    }
+
+    /// The processes that wait.
+    pub fn parked(&self) -> Vec<i32> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
+        let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
+        lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().count()
+    }
+
+    /// What it says.
+    pub fn microrun(&self, args: &[&str]) -> Output {
+        output(self.command(args))
+    }
+
+    /// What the pool says of itself, if there is one.
+    pub fn try_status(&self) -> Option<Value> {
+        let told = self.microrun(&["pool", "status"]);
+        (told.code == 0).then(|| serde_json::from_str(&told.stdout).unwrap())
+    }
+
+    /// What the pool says of itself.
+    pub fn status(&self) -> Value {
+        self.try_status().unwrap()
+    }
+
+    /// Has it hold `count` parts of a bundle that runs `script`, and waits until they are there.
+    #[track_caller]
+    pub fn filled(&self, count: usize, script: &str, change: impl FnOnce(&mut Value)) -> Bundle {
+        let bundle = self.lab.bundle(|config| {
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+            change(config);
+        });
+        let path = bundle.path.to_str().unwrap().to_owned() + "/";
+        self.microrun(&["pool", "fill", "--size", &count.to_string(), &path]).ok();
+        self.await_ready(&bundle, count);
+        bundle
+    }
+
+    /// Waits until there are as many parts of a bundle.
+    #[track_caller]
+    pub fn await_ready(&self, bundle: &Bundle, count: usize) {
+        let of_bundle = |status: &Value| {
+            let bundles = status["bundles"].as_array().unwrap();
+            let mut of_path = bundles.iter().filter(|one| one["bundle"] == json!(bundle.path));
+            of_path.next().map_or(0, |one| one["ready"].as_u64().unwrap())
+        };
+        eventually(|| of_bundle(&self.status()) == count as u64);
+    }
+
+    /// How many sandboxes it has given away.
+    pub fn served(&self) -> u64 {
+        self.status()["bundles"].as_array().unwrap().iter().map(|one| one["served"].as_u64().unwrap()).sum()
+    }
+
+    /// A container that nobody waits for. It keeps what it writes to open.
+    #[track_caller]
+    pub fn run_detached(&self, bundle: &Bundle, options: &[&str]) {
+        let mut command = self.command(&run_args(bundle, options));
+        let done = command.arg("-d").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        assert!(done.success());
+    }
+
+    /// `run` of the bundle by its path, from the pool and in no other way.
+    pub fn run(&self, bundle: &Bundle, options: &[&str]) -> Output {
+        self.microrun(&run_args(bundle, options))
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // One that does not end when it is told to would otherwise be waited for for ever.
+        let pid = self.server.id().to_string();
+        for signal in ["-TERM", "-CONT"] {
+            let _ = Command::new("kill").args([signal, &pid]).status();
+        }
+        let _ = self.server.wait();
+    }
+}
+
+/// A laboratory, unless there cannot be one.
+fn lab_or_skip() -> Option<Lab> {
+    match Lab::new() {
+        Ok(lab) => Some(lab),
+        Err(why) => {
+            println!("skipped: {why}");
+            None
+        }
+    }
+}
+
+/// The arguments of a `run` that only a pool can serve.
+pub fn run_args<'a>(bundle: &'a Bundle, options: &[&'a str]) -> Vec<&'a str> {
+    let mut args = vec!["run", "--pool=require", "--bundle", bundle.path.to_str().unwrap()];
+    args.extend(options);
+    args
+}
+
+/// A pool, or the end of a test that cannot have one.
+#[macro_export]
+macro_rules! pool {
+    ($($option:expr),*) => {
+        match common::pool::Pool::new(&[$($option),*]) {
+            Some(pool) => pool,
+            None => return,
+        }
+    };
+}

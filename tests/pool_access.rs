@@ -1,0 +1,268 @@
+//! Who may ask a pool, and what: others are refused and start cold, and nothing that is sent makes a pool crash, wait or lose
+//! a descriptor.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::pool::{Pool, run_args};
+use common::{Bundle, Output, host, output};
+use microrun::sys::request::{self, Header};
+use microrun::sys::socket;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, Stdio};
+
+/// The run of a bundle by `wrapper`, which executes the arguments that it is given.
+fn run_by(pool: &Pool, wrapper: &[&str], args: &[&str]) -> Output {
+    let run = pool.lab.command(args);
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(run.get_program()).args(run.get_args());
+    let mut command = pool.lab.in_own_cgroup(&command);
+    command.env("MICRORUN_POOL", pool.socket());
+    output(command)
+}
+
+/// Both modes of a run that the pool must refuse: what `require` says, and that `prefer` starts cold.
+#[track_caller]
+fn refused(pool: &Pool, bundle: &Bundle, wrapper: &[&str], reason: &str) {
+    let before = pool.served();
+    let told = run_by(pool, wrapper, &run_args(bundle, &[])).failed();
+    assert!(told.contains(reason), "{wrapper:?}: {told}");
+    let path = bundle.path.to_str().unwrap();
+    let cold = run_by(pool, wrapper, &["run", "--bundle", path]);
+    // Some of these cannot make containers at all.
+    assert!(cold.code != 0 || cold.stdout == "hello", "{wrapper:?}: {cold:?}");
+    assert_eq!(pool.served(), before, "{wrapper:?}");
+}
+
+#[test]
+fn who_is_elsewhere_starts_cold() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let cases: [(&[&str], &str); 8] = [
+        (&["unshare", "-n"], "network or pid namespace"),
+        (&["unshare", "-p", "-f"], "network or pid namespace"),
+        (&["unshare", "-m"], "mount namespace or root"),
+        (&["unshare", "-U", "-r"], "other rights"),
+        (&["nice", "-n", "5"], "nice value"),
+        (&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"], "other rights"),
+        (&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], "other rights"),
+        (&["setpriv", "--no-new-privs"], "privileges"),
+    ];
+    for (wrapper, reason) in cases {
+        refused(&pool, &bundle, wrapper, reason);
+    }
+    // It was there all the time.
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+}
+
+#[test]
+fn another_user_is_refused() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    refused(&pool, &bundle, &user, "another user");
+    // The mode of the directory is not all that there is.
+    for path in ["pool", "pool/socket"] {
+        host("chmod", &["777", pool.lab.path(path).to_str().unwrap()]);
+    }
+    refused(&pool, &bundle, &user, "another user");
+}
+
+#[test]
+fn who_is_in_another_root_is_refused() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let root = pool.lab.path("");
+    let bundle_inside = format!("/{}", bundle.path.file_name().unwrap().to_str().unwrap());
+    let mut command = Command::new("chroot");
+    command.arg(root).args(["/microrun", "--root", "/run", "run", "--pool=require", "--bundle", &bundle_inside]);
+    command.env("MICRORUN_POOL", "/pool/socket");
+    let told = output(command).failed();
+    assert!(told.contains("mount namespace or root"), "{told}");
+    assert_eq!(pool.served(), 0);
+}
+
+#[test]
+fn closed_stdio_is_never_the_way_to_the_pool() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; true", |_| {});
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    for closed in ["<&-", "2>&-", "<&- 2>&-"] {
+        let script = format!("exec \"$@\" {closed}");
+        let seen = run_by(&pool, &["sh", "-c", &script, "sh"], &["run", &path]).ok();
+        assert!(!seen.contains("socket:"), "{closed}: {seen}");
+    }
+}
+
+/// Sends a request as this process, which may ask, with any bytes and descriptors. The answer, if there is one.
+fn send(pool: &Pool, bytes: &[u8], more: &[RawFd], with_answers: bool) -> Option<Vec<u8>> {
+    let (ours, theirs) = socket::packets().unwrap();
+    let to = microrun::sys::own(socket::datagram().unwrap());
+    socket::connect(to.as_raw_fd(), pool.socket().as_os_str().as_bytes()).unwrap();
+    let first = with_answers.then_some(theirs.as_raw_fd());
+    let fds: Vec<RawFd> = first.into_iter().chain(more.iter().copied()).collect();
+    socket::send_fds(to.as_raw_fd(), &[bytes], &fds).unwrap();
+    drop(theirs);
+    let mut text = [0; request::ANSWER];
+    assert!(request::is_told(ours.as_raw_fd()), "the pool does not answer: {bytes:?}");
+    let (count, _) = socket::receive_fd(ours.as_raw_fd(), &mut text).unwrap();
+    (count > 0).then(|| text[..count].to_vec())
+}
+
+fn header(kind: u32, root: usize, id: usize) -> Header {
+    let to = microrun::sys::own(socket::datagram().unwrap());
+    let header = Header::of_this_process(kind, 0, to.as_raw_fd()).unwrap();
+    Header { root: root as u32, id: id as u32, ..header }
+}
+
+fn null() -> OwnedFd {
+    fs::File::options().read(true).write(true).open("/dev/null").unwrap().into()
+}
+
+fn request(kind: u32, root: &[u8], id: &[u8]) -> Vec<u8> {
+    [header(kind, root.len(), id.len()).bytes(), root, id].concat()
+}
+
+#[track_caller]
+fn assert_cold(answer: Option<Vec<u8>>, what: &str) {
+    // Where the answers' socket was dropped with the rest there is none.
+    assert!(answer.as_ref().is_none_or(|text| text[0] == request::answer::COLD), "{what}: {answer:?}");
+}
+
+#[test]
+fn malformed_requests_are_refused_and_leave_nothing() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let directory = fs::File::open(&bundle.path).unwrap();
+    let null = null();
+    let (place, out) = (directory.as_raw_fd(), null.as_raw_fd());
+    let stdio = [place, out, out, out];
+    let root = pool.lab.path("run");
+    let root = root.as_os_str().as_bytes();
+    let good = request(request::RUN, root, b"");
+    let before = pool.descriptors();
+
+    for bytes in [&b""[..], b"x", &good[..10], &good[..good.len() - 1], &[0; 4000], &[0xff; 4096], &[0; 20000]] {
+        assert_cold(send(&pool, bytes, &stdio, true), "bytes");
+    }
+    for kind in [0, 6, u32::MAX] {
+        let answer = send(&pool, &request(kind, root, b""), &stdio, true);
+        assert_eq!(answer.unwrap()[0], request::answer::FAILED);
+    }
+    let mut lengths = header(request::RUN, root.len(), 0);
+    for (of_root, of_id) in [(u32::MAX, 0), (0, u32::MAX), (u32::MAX, u32::MAX), (root.len() as u32 + 1, 0), (0, 0)] {
+        (lengths.root, lengths.id) = (of_root, of_id);
+        assert_cold(send(&pool, &[lengths.bytes(), root].concat(), &stdio, true), "lengths");
+    }
+    for fds in [&[][..], &[place], &[place, out], &[place, out, out]] {
+        assert_cold(send(&pool, &good, fds, true), "descriptors");
+        // Without a socket for answers there is nobody to tell, and the first of the others is not one.
+        send(&pool, &good, fds, false);
+    }
+    assert_cold(send(&pool, &good, &[out, out, out, out], true), "no directory");
+    let long = vec![b'a'; 2000];
+    for id in [&b".."[..], b".", b"/", b"a/b", b"../x", b"\xff\xfe", b"a\0b", b"\n", &long, b"-x/.."] {
+        assert_cold(send(&pool, &request(request::RUN, root, id), &stdio, true), "id");
+    }
+    for other in [&b""[..], b"run", b"../run", b"/proc/self/none", b"/dev/shm/microrun-none", b"/dev/null", b"a\0b"] {
+        assert_cold(
+            send(&pool, &request(request::RUN, other, b""), &stdio, true),
+            OsStr::from_bytes(other).to_str().unwrap(),
+        );
+    }
+    common::eventually(|| pool.descriptors() <= before);
+    assert_eq!(pool.served(), 0);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    let _ = fs::remove_dir("/dev/shm/microrun-none");
+}
+
+#[test]
+fn who_does_not_listen_does_not_hold_the_pool_up() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let directory = fs::File::open(&bundle.path).unwrap();
+    let null = null();
+    let before = pool.descriptors();
+    let (ours, theirs) = socket::packets().unwrap();
+    // A socket with no room left.
+    while socket::send_fds_now(theirs.as_raw_fd(), &[&[0; 4096]], &[]).is_ok() {}
+    let to = microrun::sys::own(socket::datagram().unwrap());
+    socket::connect(to.as_raw_fd(), pool.socket().as_os_str().as_bytes()).unwrap();
+    for kind in [request::STATUS, request::DRAIN, 77] {
+        let fds = [theirs.as_raw_fd(), directory.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+        socket::send_fds(to.as_raw_fd(), &[&request(kind, b"", b"")], &fds).unwrap();
+    }
+    pool.microrun(&["pool", "fill", bundle.path.to_str().unwrap()]).ok();
+    drop((ours, theirs));
+    pool.await_ready(&bundle, 4);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    pool.microrun(&["pool", "drain", bundle.path.to_str().unwrap()]).ok();
+    common::eventually(|| pool.descriptors() <= before);
+}
+
+#[test]
+fn no_datagram_crashes_it() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let directory = fs::File::open(&bundle.path).unwrap();
+    let before = pool.descriptors();
+    let good = request(request::RUN, pool.lab.path("none").as_os_str().as_bytes(), b"");
+    // Not the root, nor its length: the pool would make the directory that they happen to name.
+    let changes = prop::collection::vec((0..size_of::<Header>() - 8, any::<u8>()), 1..6);
+    let mutated = (changes, 0..good.len() + 1, prop::bool::weighted(0.3)).prop_map(|(changes, end, is_cut)| {
+        let mut bytes = good.clone();
+        changes.into_iter().for_each(|(at, byte)| bytes[at] = byte);
+        bytes.truncate(if is_cut { end } else { good.len() });
+        bytes
+    });
+    let any_bytes = prop::collection::vec(any::<u8>(), 0..600);
+    let datagram = prop_oneof![mutated, any_bytes];
+    let mut runner = TestRunner::new(Config { cases: 2000, failure_persistence: None, ..Config::default() });
+    // The bundle stands for stdio as well: no program can do anything with it.
+    runner
+        .run(&(datagram, 0usize..5), |(bytes, count)| {
+            // Filling it with the bundle as often as a random number says would take long.
+            if Header::read(&bytes).is_none_or(|header| header.kind != request::FILL) {
+                send(&pool, &bytes, &vec![directory.as_raw_fd(); count], true);
+            }
+            Ok(())
+        })
+        .unwrap();
+    pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    pool.await_ready(&bundle, 1);
+    common::eventually(|| pool.descriptors() <= before);
+}
+
+#[test]
+fn a_pool_that_does_not_answer_is_not_waited_for() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let server = pool.server.id().to_string();
+    host("kill", &["-STOP", &server]);
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    // Not by a pipe: what the pool has not read yet holds its end of one open.
+    let to_file = |args: &[&str], name: &str| {
+        let file = pool.lab.path(name);
+        let mut command = pool.command(args);
+        command.stdin(Stdio::null()).stdout(fs::File::create(&file).unwrap()).stderr(fs::File::create(&file).unwrap());
+        let code = command.status().unwrap().code();
+        (code, fs::read_to_string(file).unwrap())
+    };
+    let short = to_file(&["run", &path], "short");
+    let told = to_file(&run_args(&bundle, &[]), "told");
+    host("kill", &["-CONT", &server]);
+    assert_eq!(short, (Some(0), "hello\n".to_owned()));
+    assert!(told.0 == Some(1) && told.1.contains("does not answer"), "{told:?}");
+    // It does not start afterwards what has been started cold.
+    assert_eq!(pool.served(), 0);
+    let mut quiet = pool.command(&["run", &path]);
+    assert!(quiet.stdin(Stdio::null()).stdout(Stdio::null()).status().unwrap().success());
+}
