@@ -125,8 +125,14 @@ pub struct Pace {
     pub rate: u32,
 }
 
-/// Makes what is ordered, until nobody orders any more or the pool `ends`.
-pub fn run(orders: &Receiver<Order>, outlet: &Outlet, pace: Pace, ends: &AtomicBool) {
+/// Makes what is ordered, until nobody orders any more or the pool `ends`. It says when it is `ready`.
+pub fn run(orders: &Receiver<Order>, outlet: &Outlet, pace: Pace, ends: &AtomicBool, ready: &Sender<()>) {
+    // Where the table of descriptors stays shared, making a sandbox takes longer the more there are. And what is open at
+    // this moment stays open here: nobody who asks must have handed anything over yet.
+    let _ = process::unshare(libc::CLONE_FILES);
+    if ready.send(()).is_err() {
+        return;
+    }
     let mut grounds = Grounds::new();
     for order in orders {
         if ends.load(Ordering::Relaxed) {
@@ -150,8 +156,6 @@ struct Grounds {
 
 impl Grounds {
     fn new() -> Self {
-        // Where the table of descriptors stays shared, making a sandbox takes longer the more there are.
-        let _ = process::unshare(libc::CLONE_FILES);
         Self { is_free: process::unshare(libc::CLONE_FS).is_ok(), of: HashMap::new() }
     }
 

@@ -118,7 +118,10 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let (jobs, to_clean) = channel();
     let (pace, ends) = (settings.pace, Arc::new(AtomicBool::new(false)));
     let stops = Arc::clone(&ends);
-    let filler = std::thread::spawn(move || filler::run(&to_make, &outlet, pace, &stops));
+    let (ready, is_ready) = channel();
+    let filler = std::thread::spawn(move || filler::run(&to_make, &outlet, pace, &stops, &ready));
+    // It ends only when the pool does.
+    let _ = is_ready.recv();
     let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
     let (held, stocks) = (HashMap::new(), HashMap::new());
     let mut server = Server {
