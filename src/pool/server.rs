@@ -106,6 +106,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     settings.options.stdio = Some(setup::no_stdio()?);
     let place = Place::of_this_process(&requests)?;
     setup::raise_descriptor_limit();
+    setup::ignore_no_signal();
     let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
     mask.thread_block().doing(|| "block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;

@@ -115,6 +115,13 @@ pub fn no_stdio() -> Result<Stdio> {
     Ok(Arc::new([open()?, open()?, open()?]))
 }
 
+/// Takes every signal but the real-time ones as it comes by default: what whoever started the pool has it ignore, as a shell does for what it starts in the
+/// background, is not to be ignored in containers.
+pub fn ignore_no_signal() {
+    // Of SIGPIPE, which this program ignores, init sees to itself.
+    (libc::SIGHUP..=libc::SIGSYS).filter(|signal| *signal != libc::SIGPIPE).for_each(process::default_signal);
+}
+
 /// A part takes five descriptors.
 pub fn raise_descriptor_limit() {
     if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
