@@ -117,6 +117,10 @@ fn no_namespace_is_anybody_elses() {
 
 #[test]
 fn system_v_objects_are_not_found() {
+    if Command::new("ipcmk").arg("--version").output().is_err() {
+        println!("skipped: ipcmk is not installed");
+        return;
+    }
     let two = Two::new(pool!(), |_| {});
     for kind in ["-M4096", "-Q", "-S1"] {
         two.inside(0, "-i", &["ipcmk", kind]);
@@ -300,6 +304,11 @@ const AS_CONTAINER: [&str; 3] =
 
 #[test]
 fn what_waits_cannot_be_traced_by_its_like() {
+    let setpriv = Command::new("setpriv").arg("--version").output();
+    if !setpriv.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains("util-linux")) {
+        println!("skipped: setpriv is not that of util-linux");
+        return;
+    }
     let pool = pool!();
     let without_pids = |config: &mut Value| {
         config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");

@@ -270,7 +270,6 @@ fn has_hooks(hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> bool {
 
 /// The mounts, the terminal, the hooks that look at them, and the change of the root.
 fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<()> {
-    mounts::prepare_masks(builder, input);
     mounts::compile(builder, input, outside)?;
     overlay::working_directory(builder, process.cwd())?;
     let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };

@@ -164,6 +164,7 @@ fn has_dev_tmpfs(entries: &[Entry<'_>]) -> bool {
 fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let path = cpath("root.path", input.rootfs)?;
     if input.namespace(LinuxNamespaceType::Mount).is_none() {
+        prepare_masks(builder, input);
         return root_among_the_hosts(builder, input, path);
     }
     let propagation = root_propagation(input)?;
@@ -172,6 +173,8 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     if matches!(propagation, Some((libc::MS_SHARED, _))) {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
     }
+    // A copy made before would be a peer of the host's mount: what is mounted on a masked path would be on the host's /dev/null.
+    prepare_masks(builder, input);
     match input.overlay {
         Some(overlay) => super::overlay::compile(builder, input.rootfs, input.state_dir, overlay)?,
         None => {
@@ -526,7 +529,7 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<(
 }
 
 /// What the masks are made of, fetched while the host's /dev can still be reached.
-pub(super) fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
+fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
     let masks = input.linux().and_then(|linux| linux.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
     if masks {
         let field = "linux.maskedPaths";
