@@ -289,7 +289,7 @@ fn attack() {
 
 /// What one with the ids and capabilities of the bundle's containers, in the pool's own pid namespace, gets at.
 fn got_at(victim: i32, options: &[&str]) -> Vec<String> {
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new("/usr/bin/setpriv");
     command.args(options).arg(std::env::current_exe().unwrap()).args(["--exact", "attack", "--nocapture"]);
     command.env(VICTIM, victim.to_string());
     let told = output(command).ok();
@@ -304,7 +304,8 @@ const AS_CONTAINER: [&str; 3] =
 
 #[test]
 fn what_waits_cannot_be_traced_by_its_like() {
-    let setpriv = Command::new("setpriv").arg("--version").output();
+    // By its path, here and below: busybox's timeout(1) would prefer its own.
+    let setpriv = Command::new("/usr/bin/setpriv").arg("--version").output();
     if !setpriv.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains("util-linux")) {
         println!("skipped: setpriv is not that of util-linux");
         return;
@@ -317,7 +318,7 @@ fn what_waits_cannot_be_traced_by_its_like() {
     let victim = pool.parked().pop().unwrap();
     assert_eq!(got_at(victim, &AS_CONTAINER), Vec::<String>::new());
     // The attack works on one that is not protected.
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new("/usr/bin/setpriv");
     command.args(AS_CONTAINER).args(["sleep", "1000"]);
     let mut other = command.spawn().unwrap();
     eventually(|| fs::read_to_string(format!("/proc/{}/comm", other.id())).unwrap() == "sleep\n");
@@ -350,7 +351,7 @@ fn what_waits_cannot_be_traced_by_another_user() {
 }
 
 fn is_reachable(options: &[&str]) -> bool {
-    let mut command = Command::new("setpriv");
+    let mut command = Command::new("/usr/bin/setpriv");
     command.args(options).arg("test").arg("-x").arg(std::env::current_exe().unwrap());
     output(command).code == 0
 }
