@@ -5,12 +5,11 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output, push};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use common::{Bundle, Lab, Output, eventually, output, push, receive};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -485,25 +484,6 @@ fn in_the_foreground_it_ends_as_the_program_does() {
     assert_eq!(second.wait().unwrap().code(), Some(7));
     assert_eq!(lab.status(counter.id()), "");
     assert!(!lab.path("run").join(counter.id()).exists());
-}
-
-/// The next terminal that comes to `listener`.
-fn receive(listener: &UnixListener) -> OwnedFd {
-    let (stream, _) = listener.accept().unwrap();
-    let mut name = [0u8; 128];
-    let mut parts = [std::io::IoSliceMut::new(&mut name)];
-    let mut control = nix::cmsg_space!(std::os::fd::RawFd);
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
-    let descriptors = message.cmsgs().unwrap().find_map(|message| match message {
-        ControlMessageOwned::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let number = descriptors.unwrap()[0];
-    // SAFETY: the kernel has just made the descriptor for us.
-    #[allow(unsafe_code)]
-    unsafe {
-        OwnedFd::from_raw_fd(number)
-    }
 }
 
 /// Writes a line to a terminal and waits for what is printed then.

@@ -4,14 +4,12 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output};
+use common::{Bundle, Lab, Output, eventually, output, receive};
 use microrun::cli::parse::{Request, parse};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{IoSliceMut, Write};
-use std::os::fd::AsRawFd;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -123,24 +121,11 @@ impl<'a> Engine<'a> {
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         std::thread::scope(|scope| {
-            let received = scope.spawn(|| is_terminal_received(&listener));
+            let received = scope.spawn(|| receive(&listener).is_terminal());
             self.call(&format!("{line} {}", self.bundle.id).replace("{socket}", path.to_str().unwrap())).ok();
             received.join().unwrap()
         })
     }
-}
-
-/// Whether the descriptor that comes over the next connection is a terminal's.
-fn is_terminal_received(listener: &UnixListener) -> bool {
-    let (stream, _) = listener.accept().unwrap();
-    let mut data = [0; 64];
-    let mut parts = [IoSliceMut::new(&mut data)];
-    let mut control = nix::cmsg_space!([i32; 1]);
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
-    let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
-        panic!("a message without a descriptor")
-    };
-    fs::read_link(format!("/proc/self/fd/{}", fds[0])).unwrap().starts_with("/dev/")
 }
 
 const SLEEP: &[&str] = &["sleep", "1000"];

@@ -4,12 +4,11 @@
 
 mod common;
 
-use common::{Bundle, Lab, eventually, output, push};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use common::{Bundle, Lab, eventually, output, push, receive};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{IoSliceMut, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
@@ -203,25 +202,6 @@ fn signals_are_passed_on() {
     child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(9));
-}
-
-/// Receives a descriptor over the next connection.
-fn receive(listener: &UnixListener) -> OwnedFd {
-    let (stream, _) = listener.accept().unwrap();
-    let mut data = [0; 64];
-    let mut parts = [IoSliceMut::new(&mut data)];
-    let mut control = nix::cmsg_space!([i32; 1]);
-    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty()).unwrap();
-    let Some(ControlMessageOwned::ScmRights(fds)) = message.cmsgs().unwrap().next() else {
-        unreachable!("a message without a descriptor")
-    };
-    own(fds[0])
-}
-
-#[allow(unsafe_code, reason = "nothing else takes over a descriptor")]
-fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the kernel has just made it for us.
-    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 #[test]

@@ -17,7 +17,8 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
-/// The run of a bundle by `wrapper`, which executes the arguments that it is given.
+/// The run of a bundle by `wrapper`, which executes the arguments that it is given. It is named by its path: busybox's shell
+/// would prefer its own, which knows fewer options.
 fn run_by(pool: &Pool, wrapper: &[&str], args: &[&str]) -> Output {
     let run = pool.lab.command(args);
     let mut command = Command::new(wrapper[0]);
@@ -45,14 +46,14 @@ fn who_is_elsewhere_starts_cold() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
     let cases: [(&[&str], &str); 8] = [
-        (&["unshare", "-n"], "network or pid namespace"),
-        (&["unshare", "-p", "-f"], "network or pid namespace"),
-        (&["unshare", "-m"], "mount namespace or root"),
-        (&["unshare", "-U", "-r"], "other rights"),
-        (&["nice", "-n", "5"], "nice value"),
-        (&["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"], "other rights"),
-        (&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], "other rights"),
-        (&["setpriv", "--no-new-privs"], "privileges"),
+        (&["/usr/bin/unshare", "-n"], "network or pid namespace"),
+        (&["/usr/bin/unshare", "-p", "-f"], "network or pid namespace"),
+        (&["/usr/bin/unshare", "-m"], "mount namespace or root"),
+        (&["/usr/bin/unshare", "-U", "-r"], "other rights"),
+        (&["/usr/bin/nice", "-n", "5"], "nice value"),
+        (&["/usr/bin/setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"], "other rights"),
+        (&["/usr/bin/setpriv", "--bounding-set=-all", "--inh-caps=-all"], "other rights"),
+        (&["/usr/bin/setpriv", "--no-new-privs"], "privileges"),
     ];
     for (wrapper, reason) in cases {
         refused(&pool, &bundle, wrapper, reason);
@@ -65,7 +66,7 @@ fn who_is_elsewhere_starts_cold() {
 fn another_user_is_refused() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
-    let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    let user = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
     refused(&pool, &bundle, &user, "another user");
     // The mode of the directory is not all that there is.
     for path in ["pool", "pool/socket"] {

@@ -6,11 +6,14 @@
 pub mod pool;
 
 use microrun::cgroup::layout::{Layout, Needs};
+use microrun::sys::socket;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -90,6 +93,13 @@ pub fn output(mut command: Command) -> Output {
         stdout: text(&output.stdout),
         stderr: text(&output.stderr),
     }
+}
+
+/// The descriptor that comes over the next connection.
+pub fn receive(listener: &UnixListener) -> OwnedFd {
+    let (stream, _) = listener.accept().unwrap();
+    let (_, descriptor) = socket::receive_fd(stream.as_raw_fd(), &mut [0; 128]).unwrap();
+    microrun::sys::own(descriptor.unwrap())
 }
 
 /// Runs a host program; its stdout. It must succeed.
