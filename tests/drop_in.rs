@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{IsTerminal, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -115,13 +116,13 @@ impl<'a> Engine<'a> {
         last
     }
 
-    /// Binds a console socket, calls the runtime, and returns what came over the socket: whether it was a terminal.
-    fn call_with_terminal(&self, line: &str) -> bool {
+    /// Binds a console socket, calls the runtime, and returns what came over the socket.
+    fn call_with_terminal(&self, line: &str) -> OwnedFd {
         let path = self.lab.path("console.sock");
         let _ = fs::remove_file(&path);
         let listener = UnixListener::bind(&path).unwrap();
         std::thread::scope(|scope| {
-            let received = scope.spawn(|| receive(&listener).is_terminal());
+            let received = scope.spawn(|| receive(&listener));
             self.call(&format!("{line} {}", self.bundle.id).replace("{socket}", path.to_str().unwrap())).ok();
             received.join().unwrap()
         })
@@ -174,7 +175,8 @@ fn containerds_calls_for_a_terminal() {
     document["process"]["terminal"] = json!(true);
     fs::write(&config, document.to_string()).unwrap();
     let create = "create --bundle {bundle} --pid-file {pid} --console-socket {socket}";
-    assert!(engine.call_with_terminal(&format!("{SHIM} {create}")));
+    let terminal = engine.call_with_terminal(&format!("{SHIM} {create}"));
+    assert!(terminal.is_terminal());
     engine.call(&format!("{SHIM} start {{id}}")).ok();
 
     let file = lab.path("process.json");
@@ -182,7 +184,7 @@ fn containerds_calls_for_a_terminal() {
     process["terminal"] = json!(true);
     fs::write(&file, process.to_string()).unwrap();
     let exec = "exec --process {process} --console-socket {socket} --detach --pid-file {exec-pid}";
-    assert!(engine.call_with_terminal(&format!("{SHIM} {exec}")));
+    assert!(engine.call_with_terminal(&format!("{SHIM} {exec}")).is_terminal());
 }
 
 #[test]

@@ -193,27 +193,16 @@ fn launch_into(
         foreground: options.foreground,
         stdio: options.stdio.as_ref().map(super::prepare::raw),
     };
-    let spawned = spawn(plan, slots, birth, &report, manner)?;
+    let mut spawned = spawn(plan, slots, birth, &report, manner)?;
     let child = spawned.child;
-    undo.loan = spawned.loan;
+    undo.loan = spawned.loan.take();
     let cloned_at = if options.timings { process::now() } else { 0 };
     undo.child = Some(child);
     undo.begun = Some(Arc::clone(&prepared));
     drop(kept.given);
-    if cgroup.awaits_init() {
-        cgroup.admit(child.pid)?;
-        state.cgroup = cgroup.handle().clone();
-        entry.save(&state)?;
-    }
-    if let Some(group) = &state.resctrl {
-        group.join(child.pid)?;
-    }
     undo.pid_file.clone_from(&options.pid_file);
-    record(options, &prepared, &entry, cgroup, child)?;
+    admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     let terminal_socket = kept.terminal;
-    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
-    // The byte wakes an init that came first. One that is dead by now is found out below.
-    let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
     let context = gates::Context {
         spec: &prepared.bundle.loaded.spec,
         listener: prepared.bundle.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
@@ -251,6 +240,32 @@ pub(super) fn log_plan(plan: &Plan) {
             log::debug(|| format!("{}: {} ({})", line.who, line.call, line.field));
         }
     }
+}
+
+/// Has a clone go on, which is in its cgroups and its resctrl group from now on, and recorded.
+pub(super) fn admit(
+    options: &Options,
+    prepared: &Prepared,
+    entry: &Entry,
+    cgroup: &mut Cgroup,
+    state: &mut State,
+    spawned: &Spawned,
+    report: &Report,
+) -> Result<()> {
+    let child = spawned.child;
+    if cgroup.awaits_init() {
+        cgroup.admit(child.pid)?;
+        state.cgroup = cgroup.handle().clone();
+        entry.save(state)?;
+    }
+    if let Some(group) = &state.resctrl {
+        group.join(child.pid)?;
+    }
+    record(options, prepared, entry, cgroup, child)?;
+    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
+    // The byte wakes an init that came first. The runtime finds out later about one that is dead by now.
+    let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
+    Ok(())
 }
 
 /// Whether the runtime has anything to do between clone and exec that init waits for.

@@ -2,7 +2,7 @@
 
 use super::gates::{self, Outcome};
 use super::ground::Ground;
-use super::launch::{self, Manner, Spawned, Undo};
+use super::launch::{self, Manner, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
@@ -12,7 +12,7 @@ use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
-use crate::sys::{fs as sys_fs, process, socket};
+use crate::sys::{process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -139,27 +139,17 @@ fn park_into(
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio };
-    let Spawned { child, sync, .. } = match ground {
+    let spawned = match ground {
         Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner))?,
         None => launch::spawn(plan, slots, birth, &report, manner)?,
     };
+    let child = spawned.child;
     undo.child = Some(child);
     drop((lease_of_child, kept.given));
-    if cgroup.awaits_init() {
-        cgroup.admit(child.pid)?;
-        state.cgroup = cgroup.handle().clone();
-        entry.save(&state)?;
-    }
-    if let Some(group) = &state.resctrl {
-        group.join(child.pid)?;
-    }
-    launch::record(options, &prepared, &entry, cgroup, child)?;
-    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
-    // The byte wakes an init that came first. One that is dead by now is found out below.
-    let _ = sys_fs::write(sync.as_raw_fd(), &[init::RECORDED]);
+    launch::admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     let spec = &prepared.bundle.loaded.spec;
     let context = gates::Context { spec, listener: None, state: &state, child };
-    if gates::serve(&context, sync.as_raw_fd())? != Outcome::Ready {
+    if gates::serve(&context, spawned.sync.as_raw_fd())? != Outcome::Ready {
         let error = launch::failure(plan, &report, child);
         undo.child = None;
         return Err(error.unwrap_or_else(|| Error::new(Kind::System, "the sandbox ended before it was ready")));

@@ -4,27 +4,16 @@ use super::{Cri, SLEEP};
 use crate::cases;
 use crate::common::eventually;
 use crate::runner::Case;
+use crate::world;
 use serde_json::json;
-use std::fs;
 
 pub fn cases() -> Vec<Case<Cri>> {
     cases![memory, cpu, update, out_of_memory, oom_score, stats]
 }
 
 /// A limit of a running container as the kernel has it: `v1` is controller and file, `v2` a file.
-fn limit(cri: &Cri, id: &str, (controller, v1): (&str, &str), v2: &str) -> String {
-    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", cri.pid(id))).unwrap();
-    let path = |wanted: &str| {
-        cgroups.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            controllers.split(',').any(|name| name == wanted).then(|| path.to_owned())
-        })
-    };
-    let file = match path(controller) {
-        Some(path) => format!("/sys/fs/cgroup/{controller}{path}/{v1}"),
-        None => format!("/sys/fs/cgroup{}/{v2}", path("").unwrap()),
-    };
-    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}")).trim().to_owned()
+fn limit(cri: &Cri, id: &str, v1: (&str, &str), v2: &str) -> String {
+    world::limit(cri.pid(id), v1, v2)
 }
 
 const MEMORY: (&str, &str) = ("memory", "memory.limit_in_bytes");

@@ -47,13 +47,7 @@ fn out_of_memory(engine: &Ctr) {
 }
 
 fn out_of_memory_event(engine: &Ctr) {
-    let mut command = engine.containerd.ctr();
-    command.arg("events");
-    let events = Background::start(&command, engine.containerd.dir.join("events"));
-    eventually(|| {
-        engine.ctr(&["image", "label", crate::image::NAME, "x=y"]).ok();
-        events.shown().contains("/images/update")
-    });
+    let events = engine.events();
     engine.start_detached(
         &["--memory-limit", "20000000"],
         "c",

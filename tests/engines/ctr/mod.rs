@@ -6,10 +6,10 @@ mod shim;
 mod survival;
 mod task;
 
-use crate::common::Output;
+use crate::common::{Output, eventually};
 use crate::containerd::Containerd;
 use crate::image;
-use crate::process::{limited, output, output_with_open_stdin};
+use crate::process::{Background, limited, output, output_with_open_stdin};
 use crate::runner::{Case, Engine, Runtime};
 use crate::world::{Inventory, World};
 use std::fs;
@@ -79,6 +79,19 @@ impl Ctr {
         let shims = if self.runtime.has_own_shim { "microrun" } else { "runc" };
         command.args(["--root", &format!("/run/containerd/{shims}/default")]).args(args);
         output(command, "")
+    }
+
+    /// containerd's events from now on.
+    fn events(&self) -> Background {
+        let mut command = self.containerd.ctr();
+        command.arg("events");
+        let events = Background::start(&command, self.containerd.dir.join("events"));
+        // Who subscribes too late misses the first ones.
+        eventually(|| {
+            self.ctr(&["image", "label", image::NAME, "x=y"]).ok();
+            events.shown().contains("/images/update")
+        });
+        events
     }
 
     /// `ctr run` of the image.

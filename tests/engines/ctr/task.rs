@@ -188,14 +188,7 @@ fn metrics(engine: &Ctr) {
 }
 
 fn events(engine: &Ctr) {
-    let mut command = engine.containerd.ctr();
-    command.arg("events");
-    let events = Background::start(&command, engine.containerd.dir.join("events"));
-    // Who subscribes too late misses the first ones.
-    eventually(|| {
-        engine.ctr(&["image", "label", crate::image::NAME, "x=y"]).ok();
-        events.shown().contains("/images/update")
-    });
+    let events = engine.events();
     engine.start_detached(&[], "c", SLEEP);
     engine.exec(&[], "c", &["sh", "-c", "exit 3"]);
     engine.ctr(&["task", "pause", "c"]).ok();

@@ -141,13 +141,13 @@ pub fn attach_to_terminal(podman: &Podman) {
 }
 
 pub fn copy(podman: &Podman) {
-    podman.started("c", &["--tmpfs", "/work"], SLEEP);
+    podman.started("c", &["--tmpfs", "/files"], SLEEP);
     let file = podman.file("there", "and back");
     // Into a mount that only the container's mount namespace has.
-    podman.podman(&["cp", &file, "c:/work/there"]).ok();
-    assert_eq!(podman.exec("c", "cat /work/there"), "and back");
+    podman.podman(&["cp", &file, "c:/files/there"]).ok();
+    assert_eq!(podman.exec("c", "cat /files/there"), "and back");
     let back = format!("{file}.back");
-    podman.podman(&["cp", "c:/work/there", &back]).ok();
+    podman.podman(&["cp", "c:/files/there", &back]).ok();
     assert_eq!(fs::read_to_string(back).unwrap(), "and back");
 }
 
@@ -175,9 +175,9 @@ pub fn exec_terminal(podman: &Podman) {
 }
 
 pub fn exec_detached(podman: &Podman) {
-    podman.started("c", &["--tmpfs", "/work"], SLEEP);
-    podman.podman(&["exec", "--detach", "c", "sh", "-c", "echo done >/work/file; sleep 1000"]).ok();
-    eventually(|| podman.podman(&["exec", "c", "cat", "/work/file"]).stdout == "done");
+    podman.started("c", &["--tmpfs", "/files"], SLEEP);
+    podman.podman(&["exec", "--detach", "c", "sh", "-c", "echo done >/files/file; sleep 1000"]).ok();
+    eventually(|| podman.podman(&["exec", "c", "cat", "/files/file"]).stdout == "done");
     assert!(podman.podman(&["top", "c", "args"]).ok().contains("sleep 1000"));
 }
 

@@ -3,23 +3,11 @@
 use super::{Podman, SLEEP};
 use crate::common::eventually;
 use crate::runner::skip;
-use std::fs;
+use crate::world;
 
 /// A limit of a running container as the kernel has it: `v1` is controller and file, `v2` a file.
-fn limit(podman: &Podman, name: &str, (controller, v1): (&str, &str), v2: &str) -> String {
-    let pid = podman.inspect(name, "{{.State.Pid}}");
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let path = |wanted: &str| {
-        cgroups.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            controllers.split(',').any(|name| name == wanted).then(|| path.to_owned())
-        })
-    };
-    let file = match path(controller) {
-        Some(path) => format!("/sys/fs/cgroup/{controller}{path}/{v1}"),
-        None => format!("/sys/fs/cgroup{}/{v2}", path("").unwrap()),
-    };
-    fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}")).trim().to_owned()
+fn limit(podman: &Podman, name: &str, v1: (&str, &str), v2: &str) -> String {
+    world::limit(podman.inspect(name, "{{.State.Pid}}"), v1, v2)
 }
 
 const MEMORY: (&str, &str) = ("memory", "memory.limit_in_bytes");
