@@ -22,9 +22,33 @@ pub fn absolute(path: &Path) -> PathBuf {
     Path::new("/").join(clean(path))
 }
 
+/// The place of a mount, from its line of a mountinfo file, and what follows the line's separator: the file system's type, source and
+/// options (proc_pid_mountinfo(5)).
+pub fn mounted(line: &str) -> Option<(PathBuf, &str)> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    Some((unescape(mount.split(' ').nth(4)?).into(), file_system))
+}
+
+/// Undoes the octal escapes of mountinfo (space, tab, newline, backslash).
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |text, (code, letter)| text.replace(code, letter))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_may_have_any_name() {
+        let line = "28 1 0:24 / /mnt/a\\040b rw,nosuid master:7 - ext4 x rw";
+        assert_eq!(mounted(line), Some(("/mnt/a b".into(), "ext4 x rw")));
+        assert_eq!(mounted("28 1 0:24 / - ext4 x rw"), None);
+        assert_eq!(mounted("28 1 0:24 / /mnt rw"), None);
+        assert_eq!(mounted(""), None);
+    }
 
     #[test]
     fn nothing_leads_out_of_the_root() {

@@ -291,8 +291,7 @@ pub struct CgroupMount {
 /// The cgroup mounts below /sys/fs/cgroup, as proc_pid_mountinfo(5) has them.
 pub fn cgroup_mounts() -> Vec<CgroupMount> {
     let read = |line: &str| {
-        let (mount, system) = line.split_once(" - ")?;
-        let path = PathBuf::from(mount.split(' ').nth(4)?);
+        let (path, system) = crate::path::mounted(line)?;
         let mut system = system.split(' ');
         let kind = system.next().filter(|kind| kind.starts_with("cgroup") && path.starts_with("/sys/fs/cgroup"))?;
         let options = system.nth(1)?.split(',').filter(|option| !matches!(*option, "rw" | "ro"));

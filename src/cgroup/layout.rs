@@ -8,6 +8,7 @@ use super::limits::Version;
 use super::tree;
 use super::write::read_whole;
 use crate::error::Doing;
+use crate::path;
 use crate::{Error, Result, error::Kind};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
@@ -237,26 +238,17 @@ fn usual_v1_mounts() -> Vec<V1Mount> {
 fn v1_mounts_of(mountinfo: &str) -> Vec<V1Mount> {
     let mut mounts: Vec<V1Mount> = Vec::new();
     for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let mut right = right.split(' ');
+        let Some((mount, file_system)) = path::mounted(line) else { continue };
+        let mut right = file_system.split(' ');
         let (Some("cgroup"), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
-        let Some(point) = left.split(' ').nth(4) else { continue };
         let controllers: Vec<String> =
             options.split(',').filter(|o| V1_CONTROLLERS.contains(o)).map(str::to_owned).collect();
         let known = |mount: &V1Mount| mount.controllers.iter().any(|c| controllers.contains(c));
         if !controllers.is_empty() && !mounts.iter().any(known) {
-            mounts.push(V1Mount { controllers, mount: unescape(point).into() });
+            mounts.push(V1Mount { controllers, mount });
         }
     }
     mounts
-}
-
-/// Undoes the octal escapes of mountinfo (space, tab, newline, backslash).
-pub fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |text, (code, letter)| text.replace(code, letter))
 }
 
 fn own_cgroups() -> Result<BTreeMap<String, PathBuf>> {
@@ -338,7 +330,6 @@ mod tests {
 
         #[test]
         fn any_place_is_found(place in "/[ -~\t\n\\\\0-9]{0,30}") {
-            prop_assert_eq!(unescape(&escape(&place)), &*place);
             let line = format!("29 25 0:27 / {} rw shared:12 - cgroup cgroup rw,memory\n", escape(&place));
             prop_assert_eq!(&v1_mounts_of(&line)[0].mount, Path::new(&place));
         }

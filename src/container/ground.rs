@@ -5,8 +5,8 @@
 //! all mounts but those on the way to the paths that the configuration names, and those below them, are gone, and is in it
 //! while it clones. What is mounted on the host later comes there as it comes into a container: the mounts are slaves of the host's.
 
-use crate::cgroup::layout::unescape;
 use crate::error::{Doing, Result};
+use crate::path;
 use crate::sys::{fs as sys_fs, own, process, request};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as change, umount2};
@@ -75,7 +75,8 @@ fn clear(needed: &[PathBuf]) -> Result<OwnedFd> {
     let file = "/proc/thread-self/mountinfo";
     let text = fs::read_to_string(file).doing(|| format!("read {file}"))?;
     // The latest first: it may cover an earlier one.
-    for place in text.lines().rev().filter_map(place).filter(|place| !is_needed(place, needed)) {
+    let places = text.lines().rev().filter_map(path::mounted).map(|(place, _)| place);
+    for place in places.filter(|place| !is_needed(place, needed)) {
         match umount2(&place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
             // One that went with the one above it, or whose place is covered.
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
@@ -83,11 +84,6 @@ fn clear(needed: &[PathBuf]) -> Result<OwnedFd> {
         }
     }
     Ok(lean)
-}
-
-/// The place of a mount, from its line of a mountinfo file (proc(5)).
-fn place(line: &str) -> Option<PathBuf> {
-    line.split(' ').nth(4).map(|place| unescape(place).into())
 }
 
 fn is_needed(place: &Path, needed: &[PathBuf]) -> bool {
@@ -107,12 +103,5 @@ mod tests {
         for place in ["/var/lib/bundle/other", "/proc", "/dev/pts", "/var/lib/bundle/rootfs2"] {
             assert!(!is_needed(Path::new(place), &needed), "{place}");
         }
-    }
-
-    #[test]
-    fn a_place_may_have_any_name() {
-        let line = "28 1 0:24 / /mnt/a\\040b rw,nosuid master:7 - ext4 x rw";
-        assert_eq!(place(line), Some("/mnt/a b".into()));
-        assert_eq!(place("28 1"), None);
     }
 }

@@ -1,11 +1,11 @@
 //! The facts about this machine that a start needs, read only when the configuration asks.
 
-use crate::cgroup::layout;
 use crate::error::{Doing, Result};
 use crate::log;
+use crate::path;
 use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
-use crate::spec::Seccomp;
+use crate::spec::{self, Seccomp};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
@@ -15,11 +15,7 @@ use std::path::{Path, PathBuf};
 pub(super) fn facts(spec: &Spec) -> Host {
     let process = spec.process().as_ref();
     let held = caps::Held::probe();
-    let user_namespace = spec
-        .linux()
-        .as_ref()
-        .and_then(|linux| linux.namespaces().as_ref())
-        .is_some_and(|namespaces| namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User));
+    let user_namespace = spec::has_namespace(spec, LinuxNamespaceType::User);
     let wanted = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
     Host {
         has_kcore: Path::new("/proc/kcore").exists(),
@@ -48,10 +44,8 @@ pub(super) fn kernel_views(rootfs: &Path) -> Result<Vec<PathBuf>> {
 
 /// The place of a mount of procfs or sysfs, from its line of a mountinfo file (proc(5)).
 fn kernel_view(line: &str) -> Option<PathBuf> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let kind = file_system.split(' ').next()?;
-    let place = mount.split(' ').nth(4)?;
-    matches!(kind, "proc" | "sysfs").then(|| layout::unescape(place).into())
+    let (place, file_system) = path::mounted(line)?;
+    matches!(file_system.split(' ').next(), Some("proc" | "sysfs")).then_some(place)
 }
 
 /// Whether AppArmor is enabled (Documentation/admin-guide/LSM/apparmor.rst).

@@ -306,7 +306,7 @@ fn add_services(options: &Options, spec: &mut Spec, warnings: &mut Vec<String>) 
         activation.add_to(spec);
     }
     if options.notify.is_some() {
-        if has_namespace(spec, LinuxNamespaceType::Mount) {
+        if spec::has_namespace(spec, LinuxNamespaceType::Mount) {
             notify::add_to(spec, &options.store.root().join(&options.id));
         } else {
             warnings.push("NOTIFY_SOCKET: left out, for the container has no mount namespace".into());
@@ -428,11 +428,6 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         own_time: false,
         resources: None,
     }
-}
-
-fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == kind)
 }
 
 /// Whether the container gets a new pid namespace.

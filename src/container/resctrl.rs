@@ -11,7 +11,6 @@
 mod schema;
 pub mod stats;
 
-use crate::cgroup::layout;
 use crate::error::{Error, Result};
 use crate::sys::fs as sys_fs;
 use nix::errno::Errno;
@@ -52,9 +51,7 @@ pub fn mount_point() -> Option<PathBuf> {
 
 /// The place of a mount of resctrl, from its line of a mountinfo file (proc(5)).
 fn mounted_at(line: &str) -> Option<PathBuf> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let place = mount.split(' ').nth(4)?;
-    file_system.starts_with("resctrl ").then(|| layout::unescape(place).into())
+    crate::path::mounted(line).filter(|(_, file_system)| file_system.starts_with("resctrl ")).map(|(place, _)| place)
 }
 
 /// The group that the container `id` is to get; `None` if its configuration does not ask for one. Nothing is made yet.

@@ -26,7 +26,6 @@ use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -272,10 +271,6 @@ impl Lock {
     }
 }
 
-fn c_path(path: &Path) -> Result<CString, Errno> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
-}
-
 impl Entry {
     /// Where it is.
     pub fn path(&self) -> &Path {
@@ -295,7 +290,7 @@ impl Entry {
         check_id(id)?;
         let path = store.root.join(id);
         let doing = || format!("create the container's directory {}", path.display());
-        let (from, to) = (c_path(&self.path).doing(doing)?, c_path(&path).doing(doing)?);
+        let (from, to) = (sys_fs::c_path(&self.path).doing(doing)?, sys_fs::c_path(&path).doing(doing)?);
         let moved = match sys_fs::rename_new(&from, &to) {
             Err(Errno::ENOENT) => {
                 fs::DirBuilder::new().recursive(true).mode(0o711).create(&store.root).doing(doing)?;

@@ -5,9 +5,8 @@ use crate::container::{console, manage, pid_file};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Id, Outcome, Request, answer};
-use crate::sys::{own, process, socket};
+use crate::sys::{fs as sys_fs, own, process, socket};
 use nix::errno::Errno;
-use std::ffi::CString;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -53,7 +52,7 @@ pub enum Got {
 /// A container that was started and cannot be followed.
 pub fn run(socket: &Path, wanted: &Wanted<'_>) -> Result<Got> {
     let nothing = |why: &str| Ok(Got::Nothing(why.to_owned()));
-    let Ok(bundle) = CString::new(wanted.bundle.as_os_str().as_bytes()) else { return nothing("no such bundle") };
+    let Ok(bundle) = sys_fs::c_path(wanted.bundle) else { return nothing("no such bundle") };
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let asked = request::ask(&Request {
         socket: socket.as_os_str().as_bytes(),
@@ -85,33 +84,57 @@ fn why_not(errno: Errno) -> &'static str {
     }
 }
 
-fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
-    let mut text = vec![0; request::ANSWER];
+/// A container that a pool has started, or a sandbox that it has leased.
+#[derive(Debug)]
+pub(super) struct Started {
+    /// The pid of its init.
+    pub pid: i32,
+    /// Its id.
+    pub id: Vec<u8>,
+    /// Its init.
+    pub pidfd: OwnedFd,
+    /// The terminal's master, or the lease.
+    pub more: Option<OwnedFd>,
+}
+
+/// Waits for the pool's first answer: what it has started, or why it has not.
+pub(super) fn hear_start(answers: &OwnedFd) -> Result<Started, String> {
     let is_told = request::is_told(answers.as_raw_fd());
     if !is_told {
         // What has been answered by now counts, and nothing else: the pool cannot answer any more.
         socket::hang_up(answers.as_raw_fd());
     }
+    let mut text = vec![0; request::ANSWER];
     let received = socket::receive_fds(answers.as_raw_fd(), &mut text);
     let (count, fds) = received.map(|received| (received.count, received.fds)).unwrap_or_default();
     let text = text.get(..count).unwrap_or_default();
     let mut fds = fds.into_iter();
-    let Some((pidfd, pid)) = fds.next().zip(text.get(1..5).and_then(|pid| pid.try_into().ok())) else {
-        let why = String::from_utf8_lossy(text.get(1..).unwrap_or_default()).into_owned();
-        let silence = if is_told { "the pool has ended" } else { "the pool does not answer" };
-        return Ok(Got::Nothing(if why.is_empty() { silence.to_owned() } else { why }));
+    match (text.first(), text.get(1..5).and_then(|pid| pid.try_into().ok()), fds.next()) {
+        (Some(&answer::STARTED), Some(pid), Some(pidfd)) => {
+            let id = text.get(5..).unwrap_or_default().to_vec();
+            Ok(Started { pid: i32::from_ne_bytes(pid), id, pidfd, more: fds.next() })
+        }
+        (Some(_), ..) if count > 1 => Err(String::from_utf8_lossy(text.get(1..).unwrap_or_default()).into_owned()),
+        _ if is_told => Err("the pool has ended".to_owned()),
+        _ => Err("the pool does not answer".to_owned()),
+    }
+}
+
+fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
+    let Started { pid, id, pidfd, more: terminal } = match hear_start(answers) {
+        Ok(started) => started,
+        Err(why) => return Ok(Got::Nothing(why)),
     };
-    let id = text.get(5..).unwrap_or_default();
-    let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, i32::from_ne_bytes(pid)));
+    let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
     if let Err(error) = written {
         let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
-        remove_orphan(wanted.store, id);
+        remove_orphan(wanted.store, &id);
         return Err(error);
     }
     if wanted.detached {
         return Ok(Got::Done(0));
     }
-    let outcome = match fds.next() {
+    let outcome = match terminal {
         None => request::follow(answers.as_raw_fd(), pidfd.into_raw_fd(), &mut Id::new()),
         Some(terminal) => console::relay(&terminal, pidfd.as_raw_fd(), answers.as_raw_fd(), |news| {
             Ok(request::end(news, pidfd.as_raw_fd()))
@@ -120,12 +143,12 @@ fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
     match outcome {
         Outcome::Ended(code) => Ok(Got::Done(code)),
         Outcome::Orphan(code) => {
-            remove_orphan(wanted.store, id);
+            remove_orphan(wanted.store, &id);
             Ok(Got::Done(code))
         }
         Outcome::Cold | Outcome::Terminal => Ok(Got::Nothing("the program could not be executed".to_owned())),
         Outcome::Lost => {
-            remove_orphan(wanted.store, id);
+            remove_orphan(wanted.store, &id);
             let problem = "the pool ended before the container, and this kernel does not tell how that ended";
             Err(Error::new(Kind::System, problem))
         }
@@ -151,8 +174,7 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
         Wish::Fill(bundle, count) => (request::FILL, bundle, u32::try_from(count).unwrap_or(u32::MAX)),
         Wish::Drain(bundle) => (request::DRAIN, bundle, 0),
     };
-    let path = CString::new(bundle.as_os_str().as_bytes())
-        .map_err(|_| Error::new(Kind::Usage, "the path of a bundle has a NUL byte in it"))?;
+    let path = sys_fs::c_path(bundle).doing(|| format!("look at {}", bundle.display()))?;
     let asked = request::ask(&Request {
         socket: socket.as_os_str().as_bytes(),
         kind,

@@ -7,8 +7,9 @@ use crate::container::prepare::Options;
 use crate::container::state::Lock;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::{fs as sys_fs, process, socket};
+use crate::sys::{process, socket};
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -190,9 +191,8 @@ fn make(template: &Template, ground: Option<&Ground>) -> Result<Part> {
     let options = Options { id: new_id(), ..template.options.clone() };
     let prepared = template.compile(&options)?;
     let parked = park::park(&options, prepared, ground)?;
-    let path = std::ffi::CString::new(format!("/proc/{}/ns/mnt", parked.child.pid)).unwrap_or_default();
     // Without it the end of a container is heard of later, that is all.
-    let mounts = sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0).ok().map(crate::sys::own);
+    let mounts = File::open(format!("/proc/{}/ns/mnt", parked.child.pid)).ok().map(OwnedFd::from);
     let pidfd = crate::sys::own(parked.child.pidfd);
     Ok(Part { parked, pidfd, mounts })
 }

@@ -15,6 +15,7 @@
 //! # Ok::<(), microrun::Error>(())
 //! ```
 
+use super::client::{Started, hear_start};
 use crate::container::manage;
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
@@ -23,18 +24,14 @@ use crate::sys::park::Message;
 use crate::sys::request::{self, Request, answer};
 use crate::sys::{self, own, process, socket};
 use nix::errno::Errno;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where containers are recorded unless [`Pool::at`] says otherwise.
 const ROOT: &str = "/run/microrun";
-
-/// How long a pool has for its answer, and a sandbox for its end. Both take less than a millisecond.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A bundle of which a resident pool holds sandboxes.
 #[derive(Debug, Clone)]
@@ -87,8 +84,7 @@ impl Pool {
     /// # Errors
     /// As [`Pool::lease`]. An id that is taken or malformed is such a reason, too.
     pub fn lease_as(&self, id: &str) -> Result<Sandbox> {
-        let bundle = CString::new(self.bundle.as_os_str().as_bytes())
-            .map_err(|_| Error::new(Kind::Usage, "the path of a bundle has a NUL byte in it"))?;
+        let bundle = sys::fs::c_path(&self.bundle).doing(|| self.asking())?;
         let asked = request::ask(&Request {
             socket: self.socket.as_os_str().as_bytes(),
             kind: request::LEASE,
@@ -106,23 +102,11 @@ impl Pool {
             }
             Err(errno) => return Err(Error::system(self.asking(), errno)),
         };
-        if !is_readable_within(answers.as_raw_fd(), PATIENCE).doing(|| self.asking())? {
-            return Err(self.none("the pool does not answer"));
-        }
-        let mut text = vec![0; request::ANSWER];
-        let received = socket::receive_fds(answers.as_raw_fd(), &mut text).doing(|| self.asking())?;
-        let text = text.get(..received.count).unwrap_or_default();
-        let mut fds = received.fds.into_iter();
-        match (text.first(), text.get(1..5).and_then(|pid| pid.try_into().ok()), fds.next(), fds.next()) {
-            (Some(&answer::STARTED), Some(pid), Some(pidfd), Some(lease)) => {
-                let id = String::from_utf8_lossy(text.get(5..).unwrap_or_default()).into_owned();
-                let pid = i32::from_ne_bytes(pid);
-                let container = Container { answers, pidfd, pid, id, store: self.store.clone() };
-                Ok(Sandbox { container: Some(container), lease })
-            }
-            (None, ..) => Err(self.none("the pool has ended")),
-            _ => Err(self.none(&String::from_utf8_lossy(text.get(1..).unwrap_or_default()))),
-        }
+        let Started { pid, id, pidfd, more } = hear_start(&answers).map_err(|why| self.none(&why))?;
+        let lease = more.ok_or_else(|| self.none("the pool is of another version"))?;
+        let id = String::from_utf8_lossy(&id).into_owned();
+        let container = Container { answers, pidfd, pid, id, store: self.store.clone() };
+        Ok(Sandbox { container: Some(container), lease })
     }
 
     fn none(&self, why: &str) -> Error {
@@ -133,11 +117,6 @@ impl Pool {
     fn asking(&self) -> String {
         format!("ask the pool at {} for a sandbox of {}", self.socket.display(), self.bundle.display())
     }
-}
-
-fn is_readable_within(fd: RawFd, time: Duration) -> sys::fs::Sys<bool> {
-    sys::fs::retry(|| process::poll(&mut [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }], Some(time)))
-        .map(|count| count > 0)
 }
 
 /// What a container gets for its standard descriptors. The files stay its starter's as well: one that a program of another user
@@ -173,7 +152,8 @@ struct Container {
 impl Container {
     /// Removes what is left of a container that has ended, or is about to, after its pool.
     fn remove(&self) -> Result<()> {
-        process::ends_within(self.pidfd.as_raw_fd(), PATIENCE).doing(|| format!("wait for the end of {}", self.id))?;
+        process::ends_within(self.pidfd.as_raw_fd(), request::PATIENCE)
+            .doing(|| format!("wait for the end of {}", self.id))?;
         manage::delete(&self.store, &self.id, true)?.iter().for_each(log::warn);
         Ok(())
     }
@@ -224,9 +204,7 @@ impl Drop for Sandbox {
     fn drop(&mut self) {
         let Some(container) = self.container.take() else { return };
         // The pool sees that the sandbox has been given up when this end is closed; without a pool nobody else would.
-        if is_readable_within(container.answers.as_raw_fd(), Duration::ZERO) == Ok(true)
-            && socket::receive_fds(container.answers.as_raw_fd(), &mut [0]).is_ok_and(|received| received.count == 0)
-        {
+        if socket::receive_fds(container.answers.as_raw_fd(), &mut [0]).is_ok_and(|received| received.count == 0) {
             socket::end_sending(self.lease.as_raw_fd());
             if let Err(error) = container.remove() {
                 log::warn(error);
@@ -362,6 +340,7 @@ impl Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::CString;
 
     #[test]
     fn a_message_has_arguments_and_then_the_environment() {

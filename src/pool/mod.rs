@@ -23,15 +23,14 @@ pub use filler::Pace;
 pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use server::{Settings, serve};
 
+pub use crate::sys::request::SOCKET;
+
 use std::env;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 /// Names the pool's socket, or is "off".
 pub const VARIABLE: &str = "MICRORUN_POOL";
-
-/// Where root's pool listens.
-pub const SOCKET: &str = "/run/microrun-pool/socket";
 
 /// Whether a pool has been asked already, before `main`, and had nothing that fits.
 pub fn is_refused() -> bool {

@@ -196,7 +196,8 @@ impl Server {
 
     /// Ends what is parked, once the filler has ended, and waits until it is gone.
     fn end(mut self, inlet: &Inlet, filler: &JoinHandle<()>) {
-        drop(self.orders);
+        // There is nobody left who orders.
+        self.orders = channel().0;
         let mut more = true;
         while more {
             // What it has told before it ended is heard after that.
@@ -211,14 +212,8 @@ impl Server {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
-        for (_, Held { part, given, .. }) in self.held.drain() {
-            if given.is_none() {
-                let pid = part.parked.child.pid;
-                let _ = process::kill(pid, libc::SIGKILL);
-                let _ = process::wait(pid, 0);
-                let _ = self.jobs.send(Job { part, then: Then::Remove });
-            }
-        }
+        let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.given.is_none()).map(|(key, _)| *key).collect();
+        self.discard_all(parked);
     }
 
     /// Orders what is wanted, and gives up what nobody asks for.
@@ -432,7 +427,7 @@ impl Server {
                 if !held.part.parked.never_began() {
                     if let Some(answers) = answers {
                         // Who does not listen any more has not missed anything.
-                        let _ = say_started(answers, &held.part);
+                        let _ = say_started(answers, &held.part, None);
                     }
                     held.part.parked.let_go();
                     held.given = Some(Given { answers: None, is_detached: false });
@@ -484,7 +479,7 @@ impl Server {
                 Then::Remove
             }
             Some(Given { answers: Some(answers), is_detached: true }) => {
-                let _ = say_started(&answers, &part);
+                let _ = say_started(&answers, &part, None);
                 part.parked.let_go();
                 Then::Leave
             }
@@ -559,15 +554,11 @@ fn hand_over(asked: &Asked<'_>, part: &mut Part) -> Result<(), &'static str> {
     }
     let Some(lease) = &part.parked.lease else { return Err("no part is ready") };
     if asked.header.kind == request::LEASE {
-        let started = part.parked.child.pid.to_ne_bytes();
-        let started: [&[u8]; 3] = [&[answer::STARTED], &started, part.parked.state.id.as_bytes()];
-        let fds = [part.pidfd.as_raw_fd(), lease.as_raw_fd()];
-        return socket::send_fds_now(asked.answers.as_raw_fd(), &started, &fds)
-            .map_err(|_| "nobody waits for the answer");
+        return say_started(asked.answers, part, Some(lease)).map_err(|_| "nobody waits for the answer");
     }
     // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
     if asked.header.flags & request::DETACHED == 0 {
-        say_started(asked.answers, part).map_err(|_| "nobody waits for the answer")?;
+        say_started(asked.answers, part, part.parked.terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
     }
     let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
     let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
@@ -577,11 +568,12 @@ fn hand_over(asked: &Asked<'_>, part: &mut Part) -> Result<(), &'static str> {
     socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], stdio).map_err(|_| "the sandbox has ended")
 }
 
-/// Says that a container has been started.
-fn say_started(answers: &OwnedFd, part: &Part) -> Result<(), Errno> {
+/// Says that a container has been started, and hands its terminal's master over; or that a sandbox is leased, and hands over
+/// the lease.
+fn say_started(answers: &OwnedFd, part: &Part, more: Option<&OwnedFd>) -> Result<(), Errno> {
     let pid = part.parked.child.pid.to_ne_bytes();
     let started: [&[u8]; 3] = [&[answer::STARTED], &pid, part.parked.state.id.as_bytes()];
-    let fds = [Some(&part.pidfd), part.parked.terminal.as_ref()].into_iter().flatten().map(AsRawFd::as_raw_fd);
+    let fds = [Some(&part.pidfd), more].into_iter().flatten().map(AsRawFd::as_raw_fd);
     socket::send_fds_now(answers.as_raw_fd(), &started, &fds.collect::<Vec<_>>())
 }
 

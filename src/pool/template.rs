@@ -3,6 +3,7 @@
 use crate::container::park;
 use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
+use crate::spec::has_namespace;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat, stat};
@@ -64,7 +65,7 @@ impl Template {
         let spec = &bundle.loaded.spec;
         park::require_parkable(spec, &options)?;
         let named = paths(spec, &options.bundle);
-        let has_ground = !has_user_namespace(spec);
+        let has_ground = !has_namespace(spec, LinuxNamespaceType::User);
         let look = |path: PathBuf| {
             let about = stat(&path).doing(|| format!("look at {}", path.display()))?;
             Ok::<_, Error>((path, identity(&about)))
@@ -105,11 +106,6 @@ impl Template {
         }
         Ok(true)
     }
-}
-
-fn has_user_namespace(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
 }
 
 /// The paths of the host that `spec` names: its root, sources of bind mounts, namespaces.

@@ -23,5 +23,13 @@ pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;
 
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+/// Whether `spec` has a namespace of this kind, new or joined.
+pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    namespaces.iter().any(|namespace| namespace.typ() == kind)
+}
+
 #[cfg(test)]
 mod tests;

@@ -253,12 +253,9 @@ unsafe fn pool_socket<'a>(envp: *const *const c_char) -> Option<&'a [u8]> {
         Some(b"off") => None,
         Some(path) if !path.is_empty() => Some(path),
         // SAFETY: it takes nothing.
-        _ => unsafe { call!(libc::SYS_geteuid) }.is_ok_and(|uid| uid == 0).then_some(SOCKET),
+        _ => unsafe { call!(libc::SYS_geteuid) }.is_ok_and(|uid| uid == 0).then_some(request::SOCKET.as_bytes()),
     }
 }
-
-/// Where root's pool listens.
-pub const SOCKET: &[u8] = b"/run/microrun-pool/socket";
 
 /// # Safety
 /// `argument` is a string ended by a null.

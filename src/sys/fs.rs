@@ -2,8 +2,10 @@
 
 use super::raw::call;
 use nix::errno::Errno;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 /// The result of a system call.
@@ -11,6 +13,14 @@ pub type Sys<T = ()> = Result<T, Errno>;
 
 /// The working directory, where a system call takes a directory descriptor (`AT_FDCWD`).
 pub const CWD: RawFd = libc::AT_FDCWD;
+
+/// `path`, as system calls take it.
+///
+/// # Errors
+/// EINVAL for one with a NUL byte.
+pub fn c_path(path: &Path) -> Sys<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)
+}
 
 /// How often `openat2` is tried again when the kernel cannot decide whether a rename raced with `..` (EAGAIN).
 const OPEN_RETRIES: u32 = 128;

@@ -54,14 +54,17 @@ pub const DETACHED: u32 = 1;
 /// With [`RUN`]: who asks can serve a terminal.
 pub const TERMINAL: u32 = 2;
 
+/// Where root's pool listens.
+pub const SOCKET: &str = "/run/microrun-pool/socket";
+
 /// How many descriptors come with a request: the socket for the answers, the bundle, stdin, stdout, stderr.
 pub const DESCRIPTORS: usize = 5;
 
 /// The most bytes of a request.
 pub const MOST: usize = 4096;
 
-/// How long one waits for a pool, in seconds, before one does without.
-const PATIENCE: u64 = 3;
+/// How long one waits for a pool before one does without, and for the end of a sandbox. Both take less than a millisecond.
+pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How many resources have a limit (getrlimit(2)).
 pub const LIMITS: usize = 16;
@@ -263,7 +266,7 @@ fn ask_on(to: RawFd, request: &Request<'_>) -> Sys<RawFd> {
         let fds: [RawFd; DESCRIPTORS] = [theirs, bundle, 0, 1, 2];
         match socket::send_fds_now(to, &parts, &fds) {
             Err(Errno::EAGAIN) => {
-                socket::set_patience(to, PATIENCE as i64)?;
+                socket::set_patience(to, PATIENCE)?;
                 socket::send_fds(to, &parts, &fds)
             }
             sent => sent,
@@ -339,7 +342,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // A signal that comes before there is a container stays pending: for the container, or for a cold start.
         let mut fds = [watch(answers), watch(if pidfd < 0 { -1 } else { signals })];
-        let patience = (pidfd < 0 && !is_hung_up).then_some(Duration::from_secs(PATIENCE));
+        let patience = (pidfd < 0 && !is_hung_up).then_some(PATIENCE);
         match retry(|| poll(&mut fds, patience)) {
             Ok(0) => {
                 // What has been answered by now counts, and nothing else: the pool cannot answer any more.
@@ -381,7 +384,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
 /// Whether there is an answer, or the end of all answers, as soon as one can expect.
 pub fn is_told(answers: RawFd) -> bool {
     let mut fds = [libc::pollfd { fd: answers, events: libc::POLLIN, revents: 0 }];
-    retry(|| poll(&mut fds, Some(Duration::from_secs(PATIENCE)))) != Ok(0)
+    retry(|| poll(&mut fds, Some(PATIENCE))) != Ok(0)
 }
 
 /// What `news` says of the end of a container, if anything: it is the socket on which the answers come, and once the pool has

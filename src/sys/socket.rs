@@ -5,6 +5,7 @@ use super::raw::call;
 use nix::errno::Errno;
 use std::os::fd::{OwnedFd, RawFd};
 use std::ptr;
+use std::time::Duration;
 
 /// A connected pair of stream sockets, `O_CLOEXEC` (socketpair(2)).
 pub fn pair() -> Sys<(RawFd, RawFd)> {
@@ -131,9 +132,9 @@ pub fn end_sending(socket: RawFd) {
     let _ = unsafe { call!(libc::SYS_shutdown, socket, libc::SHUT_WR) };
 }
 
-/// Sends that would have to wait do so for this long, in seconds (socket(7), SO_SNDTIMEO).
-pub fn set_patience(socket: RawFd, seconds: i64) -> Sys {
-    let time = libc::timeval { tv_sec: seconds, tv_usec: 0 };
+/// Sends that would have to wait do so for this many whole seconds (socket(7), SO_SNDTIMEO).
+pub fn set_patience(socket: RawFd, patience: Duration) -> Sys {
+    let time = libc::timeval { tv_sec: patience.as_secs() as i64, tv_usec: 0 };
     let size = size_of::<libc::timeval>();
     // SAFETY: the kernel reads one struct timeval.
     unsafe { call!(libc::SYS_setsockopt, socket, libc::SOL_SOCKET, libc::SO_SNDTIMEO, &raw const time, size) }.map(drop)
@@ -153,7 +154,7 @@ pub fn ask_for_sender(socket: RawFd) -> Sys {
 /// Whether the peer of a connected socket is still there, and has not hung up.
 pub fn is_listening(socket: RawFd) -> bool {
     let mut fds = [libc::pollfd { fd: socket, events: 0, revents: 0 }];
-    retry(|| super::process::poll(&mut fds, Some(std::time::Duration::ZERO))) == Ok(0)
+    retry(|| super::process::poll(&mut fds, Some(Duration::ZERO))) == Ok(0)
 }
 
 /// Ends a connection in both directions (shutdown(2)): what the peer sends from now on fails.
