@@ -72,10 +72,8 @@ pub fn choices(words: &Words) -> Result<Choices> {
 fn cgroup_mode(words: &Words) -> Result<CgroupMode> {
     match words.text("manage-cgroups-mode")? {
         None => Ok(CgroupMode::Default),
-        Some("soft") => Ok(CgroupMode::Soft),
-        Some("full") => Ok(CgroupMode::Full),
-        Some("strict") => Ok(CgroupMode::Strict),
-        Some("ignore") => Ok(CgroupMode::Ignore),
-        Some(other) => Err(invalid("manage-cgroups-mode", other, "soft, full, strict or ignore")),
+        Some(name) => {
+            CgroupMode::named(name).ok_or_else(|| invalid("manage-cgroups-mode", name, "soft, full, strict or ignore"))
+        }
     }
 }

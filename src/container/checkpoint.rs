@@ -61,16 +61,8 @@ struct Target {
 /// # Errors
 /// A container that does not run, or that CRIU cannot save: it then runs on.
 pub fn checkpoint(options: &Options) -> Result<Vec<Error>> {
-    let target = find(options)?;
-    let version = criu::require_version()?;
-    let leave_running = options.pre_dump || options.choices.has(Switch::LeaveRunning);
-    prepare_images(options)?;
-    let needed = Features { memory_tracking: options.pre_dump, lazy_pages: options.choices.has(Switch::LazyPages) };
-    if needed != Features::default() {
-        criu::require_features(needed)?;
-    }
-    dump(options, &target, criu::wants_nftables(version))?;
-    if leave_running {
+    save(options)?;
+    if options.leaves_running() {
         return Ok(Vec::new());
     }
     match manage::delete(&options.store, &options.id, false) {
@@ -78,6 +70,27 @@ pub fn checkpoint(options: &Options) -> Result<Vec<Error>> {
         Err(error) if error.kind() == Kind::NoContainer || error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
         Err(error) => Ok(vec![error]),
         removed => removed,
+    }
+}
+
+/// Saves the container. Unless it is to go on its processes have ended then, and it is for the caller to remove.
+///
+/// # Errors
+/// A container that does not run, or that CRIU cannot save: it then runs on.
+pub fn save(options: &Options) -> Result<()> {
+    let target = find(options)?;
+    let version = criu::require_version()?;
+    prepare_images(options)?;
+    let needed = Features { memory_tracking: options.pre_dump, lazy_pages: options.choices.has(Switch::LazyPages) };
+    if needed != Features::default() {
+        criu::require_features(needed)?;
+    }
+    dump(options, &target, criu::wants_nftables(version))
+}
+
+impl Options {
+    fn leaves_running(&self) -> bool {
+        self.pre_dump || self.choices.has(Switch::LeaveRunning)
     }
 }
 

@@ -78,7 +78,7 @@ fn call_helper(program: &str, pid: i32, field: &str, mappings: &[LinuxIdMapping]
 ///
 /// # Errors
 /// What the kernel refuses.
-pub(super) fn user_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
+pub fn user_namespace(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<OwnedFd> {
     let doing = || "make a user namespace for an id-mapped mount";
     let (ours, theirs) = socket::pair().doing(doing)?;
     let (ours, theirs) = (crate::sys::own(ours), crate::sys::own(theirs));

@@ -11,7 +11,7 @@ mod gates;
 pub mod ground;
 pub mod hooks;
 pub mod host;
-mod idmap;
+pub mod idmap;
 pub mod launch;
 pub mod manage;
 mod netdev;

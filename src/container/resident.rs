@@ -10,6 +10,7 @@ use super::gates;
 use super::launch::{self, Cradle};
 use super::manage;
 use super::prepare::{self, Options};
+use super::restore::{self, Restored};
 use super::start;
 use super::state::{Entry, Process};
 use crate::cgroup::Handle;
@@ -34,7 +35,7 @@ pub struct Resident {
     loan: Option<Loan<Cradle>>,
 }
 
-/// A container that waits to be started.
+/// A container that waits to be started, or that has been restored.
 #[derive(Debug)]
 pub struct Created {
     /// The container.
@@ -62,6 +63,19 @@ pub fn create(options: &Options) -> Result<Created> {
     let filter = bundle.filter.clone();
     let container = Resident { entry: launched.entry, target, filter, loan: launched.loan };
     Ok(Created { container, terminal: launched.terminal, warnings })
+}
+
+/// Restores a container from a checkpoint: it runs then. `options` must have [`Options::stdio`].
+///
+/// # Errors
+/// One sentence; then nothing is left of it.
+pub fn restore(options: &restore::Options) -> Result<Created> {
+    let Restored { entry, state, child, prepared, terminal, .. } = restore::bring_back(options)?;
+    let bundle = &prepared.bundle;
+    let init = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
+    let target = exec::Target { state, init, pidfd: own(child.pidfd), spec: what_lasts(&bundle.loaded.spec) };
+    let container = Resident { entry, target, filter: bundle.filter.clone(), loan: None };
+    Ok(Created { container, terminal, warnings: prepared.warnings.clone() })
 }
 
 /// What is looked at again once a container exists. Its mounts are most of a configuration.

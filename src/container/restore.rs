@@ -12,9 +12,9 @@
 use super::criu::rpc::{self, Notice, Switch, Task};
 use super::criu::{self, Choices, Directories, Session};
 use super::launch::{self, Undo};
-use super::prepare::{self, Bundle, Prepared};
+use super::prepare::{self, Bundle, Prepared, Stdio};
 use super::run::Finished;
-use super::state::{Entry, State, Status};
+use super::state::{Entry, Lock, State, Status};
 use super::{checkpoint, hooks, manage, netdev, notify, stdio, wait};
 use crate::cgroup::Layout;
 use crate::error::{Doing, Error, Kind, Result};
@@ -57,13 +57,50 @@ pub struct Options {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn restore(options: &Options) -> Result<Finished> {
+    let Restored { entry, state, child, prepared, terminal, lock: _lock } = bring_back(options)?;
+    let mut finished = Finished { status: 0, warnings: prepared.warnings.clone(), timings: Vec::new() };
+    if !options.container.foreground {
+        return Ok(finished);
+    }
+    let exit = match &terminal {
+        Some(terminal) => super::console::serve(child, terminal)?,
+        None => wait::foreground(child, None).doing(|| "wait for the container")?,
+    };
+    finished.status = exit.status();
+    let spec = &prepared.bundle.loaded.spec;
+    if !has_own(spec, LinuxNamespaceType::Pid) {
+        state.cgroup.kill(libc::SIGKILL)?;
+    }
+    let removed = manage::remove_empty(&entry, &state, Some(spec))?;
+    finished.warnings.extend(removed.iter().map(Error::to_string));
+    Ok(finished)
+}
+
+/// A container that runs again.
+pub(super) struct Restored {
+    pub entry: Entry,
+    pub state: State,
+    /// Its init, a child of this process.
+    pub child: Child,
+    pub prepared: Arc<Prepared>,
+    /// The terminal's master, if it is the caller's to serve.
+    pub terminal: Option<OwnedFd>,
+    /// In the foreground: nobody else removes the container while this process sees to it.
+    lock: Option<Lock>,
+}
+
+/// Restores the container.
+///
+/// # Errors
+/// One sentence; then nothing is left of it.
+pub(super) fn bring_back(options: &Options) -> Result<Restored> {
     let container = &options.container;
     let prepared = Arc::new(prepare::prepare(container)?);
     require_criu(options)?;
     let stdio = criu::read_descriptors(&options.choices.images)?;
-    let spec = &prepared.bundle.loaded.spec;
-    let wants_terminal = criu::has_terminal(spec);
-    let terminal = launch::terminal_socket(wants_terminal, container.console_socket.as_deref(), container.foreground)?;
+    let wants_terminal = criu::has_terminal(&prepared.bundle.loaded.spec);
+    let served = container.foreground || container.stdio.is_some();
+    let terminal = launch::terminal_socket(wants_terminal, container.console_socket.as_deref(), served)?;
     let entry = container.store.reserve(&container.id)?;
     let Some(lock) = entry.try_lock()? else {
         return Err(Error::new(Kind::WrongState, "the container is deleted while it is being restored"));
@@ -72,7 +109,8 @@ pub fn restore(options: &Options) -> Result<Finished> {
         options,
         prepared: Arc::clone(&prepared),
         stdio,
-        console: terminal.given,
+        // A master that is ours to serve comes to us anyway.
+        console: terminal.given.filter(|_| !served),
         state: prepared.state.clone(),
         undo: Undo::new(entry.clone()),
         terminal: None,
@@ -82,22 +120,14 @@ pub fn restore(options: &Options) -> Result<Finished> {
         Ok(child) => child,
         Err(error) => return Err(work.undo.everything().into_iter().fold(error, Error::and)),
     };
-    let mut finished = Finished { status: 0, warnings: prepared.warnings.clone(), timings: Vec::new() };
-    if !container.foreground {
+    let Restore { entry, state, terminal, .. } = work;
+    let lock = if container.foreground {
+        Some(lock)
+    } else {
         lock.release();
-        return Ok(finished);
-    }
-    let exit = match &work.terminal {
-        Some(terminal) => super::console::serve(child, terminal)?,
-        None => wait::foreground(child, None).doing(|| "wait for the container")?,
+        None
     };
-    finished.status = exit.status();
-    if !has_own(spec, LinuxNamespaceType::Pid) {
-        work.state.cgroup.kill(libc::SIGKILL)?;
-    }
-    let removed = manage::remove_empty(&work.entry, &work.state, Some(spec))?;
-    finished.warnings.extend(removed.iter().map(Error::to_string));
-    Ok(finished)
+    Ok(Restored { entry, state, child, prepared, terminal, lock })
 }
 
 /// Whether the CRIU that is installed can do what is asked.
@@ -125,18 +155,19 @@ struct Restore<'a> {
     prepared: Arc<Prepared>,
     /// The names of the stdio that it had.
     stdio: Vec<String>,
-    /// The socket for the terminal, in the background.
+    /// The socket for the terminal, if somebody else serves it.
     console: Option<OwnedFd>,
     entry: Entry,
     state: State,
     undo: Undo,
-    /// The terminal's master, in the foreground.
+    /// The terminal's master, if nobody else serves it.
     terminal: Option<OwnedFd>,
 }
 
 impl Restore<'_> {
     fn all(&mut self) -> Result<Child> {
-        let inherited = Inherited::open(&self.prepared.bundle.loaded.spec, &self.stdio)?;
+        let inherited =
+            Inherited::open(&self.prepared.bundle.loaded.spec, &self.stdio, self.options.container.stdio.as_ref())?;
         let root = self.entry.path().join(HOST_ROOT);
         self.make(&root)?;
         if self.options.container.foreground {
@@ -322,10 +353,14 @@ const TERMINAL: &[u8] = b"/dev/ptmx";
 struct Inherited(Vec<(String, OwnedFd)>);
 
 impl Inherited {
-    fn open(spec: &Spec, stdio: &[String]) -> Result<Self> {
+    fn open(spec: &Spec, names: &[String], given: Option<&Stdio>) -> Result<Self> {
         let mut all = Vec::new();
         let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
-        for (name, fd) in stdio.iter().zip([input.as_fd(), output.as_fd(), error.as_fd()]) {
+        let stdio = match given {
+            Some(given) => given.each_ref().map(AsFd::as_fd),
+            None => [input.as_fd(), output.as_fd(), error.as_fd()],
+        };
+        for (name, fd) in names.iter().zip(stdio) {
             if stdio::is_replaced(name) {
                 // A copy: CRIU closes what it has taken over, and may look at its own stdio after that.
                 let copy = fd.try_clone_to_owned().doing(|| "duplicate standard input, output or error")?;

@@ -3,8 +3,8 @@
 //! An event is kept until containerd has acknowledged it, for containerd may be restarting.
 
 use super::messages::{
-    Any, Envelope, ForwardRequest, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOom,
-    TaskPaused, TaskStart, Timestamp,
+    Any, Envelope, ForwardRequest, TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit,
+    TaskOom, TaskPaused, TaskStart, Timestamp,
 };
 use super::reactor::{Handler, Reactor, Token};
 use super::ttrpc::{Connection, Incoming, Request};
@@ -49,6 +49,7 @@ events! {
     TaskExecAdded "exec-added" "TaskExecAdded"
     TaskExecStarted "exec-started" "TaskExecStarted"
     TaskPaused "paused" "TaskPaused"
+    TaskCheckpointed "checkpointed" "TaskCheckpointed"
 }
 
 /// A container goes on.

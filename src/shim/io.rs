@@ -112,7 +112,7 @@ impl Opened {
     /// closed here.
     ///
     /// # Errors
-    /// A terminal that was asked for and has not come; too many open files.
+    /// A terminal that was asked for and has not come, or the other way round; too many open files.
     pub fn start(self, terminal: Option<OwnedFd>, reactor: &Reactor) -> Result<Io> {
         let mut io = self.io;
         drop(self.stdio);
@@ -129,6 +129,9 @@ impl Opened {
                 io.outputs.push(Stream::new(copy()?, fd, keeper));
             }
             io.terminal = Some(master);
+        } else if terminal.is_some() {
+            let problem = "process.terminal: is true, and no terminal was asked for: ask for one, or set it to false";
+            return Err(Error::new(Kind::Config, problem));
         }
         for stream in io.outputs.iter().chain(&io.input) {
             stream.start(reactor).doing(|| "watch the stdio of a process")?;

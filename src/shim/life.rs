@@ -1,5 +1,6 @@
 //! The life of containers and their processes: created, started, reaped, deleted.
 
+use super::checkpoint;
 use super::io::{self, Owner, Paths};
 use super::messages::{self as m, Timestamp};
 use super::options::Options;
@@ -7,9 +8,9 @@ use super::reactor::Handler;
 use super::rootfs;
 use super::service::{Reply, Shim, find, not_found, store, task, wait_response, wrong_state};
 use super::stream::Stream;
-use super::task::{Exit, Freezing, Phase, Process, Task, Tasks};
+use super::task::{Body, Existing, Exit, Freezing, Phase, Process, Task, Tasks};
 use super::ttrpc::{Code, Status};
-use crate::cgroup::{Driver, Handle};
+use crate::cgroup::Driver;
 use crate::container::exec::{self, Running, Wanted};
 use crate::container::prepare;
 use crate::container::resident::{self, Created, Resident};
@@ -20,7 +21,7 @@ use crate::sys::process as sys_process;
 use nix::sys::epoll::EpollFlags;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a process that was killed may take to end, and what it wrote to be read, as long as runc's shim waits.
@@ -60,34 +61,32 @@ impl Shim {
         Ok(m::CreateTaskResponse { pid })
     }
 
-    /// Makes a container that waits to be started.
+    /// Makes a container that waits to be started, or notes what it is to be restored from.
     fn make(&self, request: &m::CreateTaskRequest) -> Reply<Task> {
-        if !request.checkpoint.is_empty() {
-            return Err(Status::new(
-                Code::Unimplemented,
-                "restoring a checkpoint is not supported by this runtime's shim",
-            ));
-        }
         let options = Options::of(request.options.as_ref())?;
         let bundle = Path::new(&request.bundle);
         let rootfs = bundle.join("rootfs");
         rootfs::mount_all(&request.rootfs, &rootfs)?;
         let is_mounted = !request.rootfs.is_empty();
-        let created = self.make_in(request, &options, bundle);
-        let (container, paths, io) = created.inspect_err(|_| {
+        let paths = Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        };
+        let made = match checkpoint::images(request, &options) {
+            Some(images) => Ok((Body::Saved(images), Process::new(paths))),
+            None => self.make_in(&request.id, &options, bundle, paths),
+        };
+        let (body, init) = made.inspect_err(|_| {
             if is_mounted && let Err(error) = rootfs::unmount_all(&rootfs) {
                 log::warn(error);
             }
         })?;
-        let pidfd = container.pidfd().try_clone().doing(|| "duplicate the descriptor of the container's init")?;
-        let cgroup: Handle = container.cgroup().clone();
-        let init = Process { pid: container.pid(), pidfd: Some(Arc::new(pidfd)), io, ..Process::new(paths) };
         Ok(Task {
             bundle: request.bundle.clone(),
             rootfs,
-            shares_pids: container.shares_pids(),
-            container: Arc::new(Mutex::new(container)),
-            cgroup: Arc::new(cgroup),
+            body,
             init,
             execs: Default::default(),
             freezing: Freezing::Thawed,
@@ -97,35 +96,47 @@ impl Shim {
         })
     }
 
-    fn make_in(
+    fn make_in(&self, id: &str, options: &Options, bundle: &Path, paths: Paths) -> Reply<(Body, Process)> {
+        let opened = io::set_up(&paths, &self.owner(id, options))?;
+        let container = self.container_options(id, options, bundle, &opened);
+        let created = resident::create(&container).map_err(|error| error.context("OCI runtime create failed"));
+        drop(container);
+        let (existing, init) = self.adopt(created?, paths, opened)?;
+        Ok((Body::Exists(existing), init))
+    }
+
+    /// What the library is to know of the container `id`.
+    pub(super) fn container_options(
         &self,
-        request: &m::CreateTaskRequest,
+        id: &str,
         options: &Options,
         bundle: &Path,
-    ) -> Reply<(Resident, Paths, io::Io)> {
-        let paths = Paths {
-            stdin: request.stdin.clone(),
-            stdout: request.stdout.clone(),
-            stderr: request.stderr.clone(),
-            terminal: request.terminal,
-        };
-        let opened = io::set_up(&paths, &self.owner(&request.id, options))?;
-        let container = prepare::Options {
+        opened: &io::Opened,
+    ) -> prepare::Options {
+        prepare::Options {
             driver: if options.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs },
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             stdio: Some(Arc::clone(&opened.stdio)),
-            ..prepare::Options::new(self.store(options), &request.id, bundle.to_owned())
-        };
-        let created = resident::create(&container).map_err(|error| error.context("OCI runtime create failed"));
-        drop(container);
-        let Created { container, terminal, warnings } = created?;
-        warnings.iter().for_each(log::warn);
-        let io = opened.start(terminal, &self.reactor).inspect_err(|_| end_and_remove(&container))?;
-        Ok((container, paths, io))
+            ..prepare::Options::new(self.store(options), id, bundle.to_owned())
+        }
     }
 
-    fn owner<'a>(&'a self, id: &'a str, options: &Options) -> Owner<'a> {
+    /// Lets the stdio of a new container flow.
+    pub(super) fn adopt(&self, created: Created, paths: Paths, opened: io::Opened) -> Reply<(Existing, Process)> {
+        let Created { container, terminal, warnings } = created;
+        warnings.iter().for_each(log::warn);
+        let started = container
+            .pidfd()
+            .try_clone()
+            .doing(|| "duplicate the descriptor of the container's init")
+            .and_then(|pidfd| Ok((pidfd, opened.start(terminal, &self.reactor)?)));
+        let (pidfd, io) = started.inspect_err(|_| end_and_remove(&container))?;
+        let init = Process { pid: container.pid(), pidfd: Some(Arc::new(pidfd)), io, ..Process::new(paths) };
+        Ok((Existing::new(container), init))
+    }
+
+    pub(super) fn owner<'a>(&'a self, id: &'a str, options: &Options) -> Owner<'a> {
         Owner { namespace: &self.namespace, id, uid: options.io_uid, gid: options.io_gid }
     }
 
@@ -135,19 +146,19 @@ impl Shim {
 
     /// Watches a new container's init and memory.
     fn watch(&self, id: &str, task: &mut Task) -> Result<(), Error> {
+        let Some(container) = task.existing().cloned() else { return Ok(()) };
         if let Some(pidfd) = &task.init.pidfd {
             self.watch_end(pidfd, id, "")?;
         }
-        let container = task.container.lock().unwrap_or_else(PoisonError::into_inner);
+        let events = container.lock().events();
         // A container without a memory cgroup has nothing to watch.
-        match container.events() {
+        match events {
             Ok(events) => {
                 let token = self.reactor.register(Handler::Memory(id.to_owned()));
                 for (fd, flags) in events.descriptors() {
                     let flags = EpollFlags::from_bits_truncate(i32::from(flags.bits()));
                     self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")?;
                 }
-                drop(container);
                 task.memory = Some((events, token));
             }
             Err(error) => log::warn(error),
@@ -168,19 +179,22 @@ impl Shim {
         let container = {
             let mut tasks = self.tasks();
             let task = task(&mut tasks, id)?;
+            let container = task.existing().cloned();
             let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
             match process.phase {
                 Phase::Created => process.phase = Phase::Starting,
                 Phase::Starting | Phase::Running => return Err(wrong_state("cannot start a running process")),
                 Phase::Stopped(_) => return Err(wrong_state("cannot start a process that has stopped")),
             }
-            Arc::clone(&task.container)
+            container
         };
-        let started = if exec.is_empty() {
-            let mut container = container.lock().unwrap_or_else(PoisonError::into_inner);
-            container.start().map_err(|error| error.context("OCI runtime start failed").into())
-        } else {
-            self.start_exec(id, exec, &container)
+        let started = match (&container, exec.is_empty()) {
+            (Some(container), true) => {
+                container.lock().start().map_err(|error| error.context("OCI runtime start failed").into())
+            }
+            (Some(container), false) => self.start_exec(id, exec, container),
+            (None, true) => self.restore(id),
+            (None, false) => Err(wrong_state("cannot exec in a container that was not restored yet")),
         };
         let mut tasks = self.tasks();
         let task = task(&mut tasks, id)?;
@@ -199,11 +213,13 @@ impl Shim {
             self.tell_end(task, id, exec, exit);
         } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &process.pidfd) {
             self.watch_end(pidfd, id, exec)?;
+        } else if started.is_ok() && container.is_none() {
+            self.watch(id, task)?;
         }
         started.map(|()| m::StartResponse { pid })
     }
 
-    fn start_exec(&self, id: &str, exec: &str, container: &Mutex<Resident>) -> Reply<()> {
+    fn start_exec(&self, id: &str, exec: &str, container: &Existing) -> Reply<()> {
         let (paths, spec, options) = {
             let mut tasks = self.tasks();
             let task = task(&mut tasks, id)?;
@@ -212,7 +228,7 @@ impl Shim {
             let spec = process.spec.take().ok_or_else(|| wrong_state("the process was started before"))?;
             (process.paths.clone(), spec, options)
         };
-        let (target, filter) = container.lock().unwrap_or_else(PoisonError::into_inner).target()?;
+        let (target, filter) = container.lock().target()?;
         let opened = io::set_up(&paths, &self.owner(exec, &options))?;
         let wanted = exec::Options {
             store: self.store(&options),
@@ -294,9 +310,11 @@ impl Shim {
             exited_at: Some(exit.at),
         });
         waiters.into_iter().for_each(|waiter| waiter.answer(Ok(wait_response(exit))));
-        if exec.is_empty() && task.shares_pids {
+        if exec.is_empty()
+            && let Some(container) = task.existing().filter(|container| container.shares_pids)
+        {
             // Its other processes outlive init.
-            let cgroup = Arc::clone(&task.cgroup);
+            let cgroup = Arc::clone(&container.cgroup);
             self.workers.run(move || {
                 if let Err(error) = cgroup.kill(libc::SIGKILL) {
                     log::warn(error);
@@ -310,14 +328,14 @@ impl Shim {
         let (id, exec) = (&request.id, &request.exec_id);
         let mut tasks = self.tasks();
         let task = task(&mut tasks, id)?;
-        let container = Arc::clone(&task.container);
+        let container = task.existing().cloned();
         let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
         match process.phase {
             Phase::Starting | Phase::Running => return Err(wrong_state("cannot delete a running process")),
             // It waits for a start that will not come.
             Phase::Created if exec.is_empty() => {
                 drop(tasks);
-                let _ = container.lock().unwrap_or_else(PoisonError::into_inner).kill(libc::SIGKILL, false);
+                let _ = container.as_ref().map(|container| container.lock().kill(libc::SIGKILL, false));
                 tasks = self.tasks();
             }
             Phase::Created | Phase::Stopped(_) => {}
@@ -326,7 +344,11 @@ impl Shim {
             Some(process) => process.io.is_drained() && (process.pid == 0 || process.exit().is_some()),
             None => true,
         });
-        if exec.is_empty() { self.delete_container(tasks, id, &container) } else { self.delete_exec(tasks, id, exec) }
+        if exec.is_empty() {
+            self.delete_container(tasks, id, container.as_ref())
+        } else {
+            self.delete_exec(tasks, id, exec)
+        }
     }
 
     /// Waits until `done`, or until patience has an end.
@@ -357,11 +379,11 @@ impl Shim {
         &self,
         mut tasks: MutexGuard<'_, Tasks>,
         id: &str,
-        container: &Mutex<Resident>,
+        container: Option<&Existing>,
     ) -> Reply<m::DeleteResponse> {
         let (rootfs, is_mounted) = {
             let task = task(&mut tasks, id)?;
-            if task.init.exit().is_none() {
+            if task.init.exit().is_none() && container.is_some() {
                 return Err(wrong_state("the container's init does not end"));
             }
             if let Some((events, token)) = task.memory.take() {
@@ -371,8 +393,9 @@ impl Shim {
             (task.rootfs.clone(), task.is_mounted)
         };
         drop(tasks);
-        let warnings = container.lock().unwrap_or_else(PoisonError::into_inner).remove()?;
-        warnings.iter().for_each(log::warn);
+        if let Some(container) = container {
+            container.lock().remove()?.iter().for_each(log::warn);
+        }
         if is_mounted {
             rootfs::unmount_all(&rootfs)?;
         }

@@ -204,6 +204,31 @@ pub(super) struct CheckpointTaskRequest {
     pub options: Option<Any>,
 }
 
+/// containerd.runc.v1.CheckpointOptions, and containerd.linux.runc.CheckpointOptions, which ends with the ninth field
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct CheckpointOptions {
+    #[prost(bool, tag = "1")]
+    pub exit: bool,
+    #[prost(bool, tag = "2")]
+    pub open_tcp: bool,
+    #[prost(bool, tag = "3")]
+    pub external_unix_sockets: bool,
+    #[prost(bool, tag = "4")]
+    pub terminal: bool,
+    #[prost(bool, tag = "5")]
+    pub file_locks: bool,
+    #[prost(string, repeated, tag = "6")]
+    pub empty_namespaces: Vec<String>,
+    #[prost(string, tag = "7")]
+    pub cgroups_mode: String,
+    #[prost(string, tag = "8")]
+    pub image_path: String,
+    #[prost(string, tag = "9")]
+    pub work_path: String,
+    #[prost(string, tag = "10")]
+    pub parent_path: String,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct UpdateTaskRequest {
     #[prost(string, tag = "1")]
@@ -367,6 +392,14 @@ pub(super) struct TaskExecStarted {
 pub(super) struct TaskPaused {
     #[prost(string, tag = "1")]
     pub container_id: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct TaskCheckpointed {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(string, tag = "2")]
+    pub checkpoint: String,
 }
 
 /// containerd.runc.v1.Options

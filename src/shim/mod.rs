@@ -10,8 +10,10 @@
 //! ```
 
 mod args;
+mod checkpoint;
 mod daemon;
 mod events;
+mod idmapped;
 mod io;
 mod life;
 mod logger;

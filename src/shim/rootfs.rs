@@ -1,5 +1,6 @@
 //! The mounts that containerd's snapshotter wants for a root file system.
 
+use super::idmapped::{self, Mapping};
 use super::messages::Mount;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::process::unshare;
@@ -9,6 +10,9 @@ use std::path::Path;
 
 /// The most bytes of options that mount(2) takes: a page, with its last byte.
 const PAGE: usize = 4096;
+
+/// The option of an overlay that names its layers, with colons in between.
+pub(super) const LAYERS: &str = "lowerdir=";
 
 /// Options that are flags, and whether they set them.
 const FLAGS: [(&str, bool, MsFlags); 22] = [
@@ -80,15 +84,24 @@ pub(super) fn unmount_all(target: &Path) -> Result<()> {
 fn mount_one(one: &Mount, target: &Path) -> Result<()> {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
+    let mut mapping = Mapping::default();
     for option in &one.options {
         match FLAGS.iter().find(|(name, ..)| name == option) {
             Some((_, true, flag)) => flags |= *flag,
             Some((_, false, flag)) => flags -= *flag,
+            None if mapping.takes(option)? => {}
             None => data.push(option.as_str()),
         }
     }
     let doing = || format!("rootfs: mount {} ({}) at {}", one.source, one.kind, target.display());
     let mut data = data.join(",");
+    let namespace = mapping.namespace()?;
+    // An overlay cannot be mapped itself, but for what lies below it. It keeps the layers that it was made with.
+    let mut _mapped = None;
+    if let Some(namespace) = namespace.as_ref().filter(|_| one.kind == "overlay") {
+        let (layers, mapped) = idmapped::layers(&data, &target.with_file_name("layers"), namespace)?;
+        (data, _mapped) = (layers, Some(mapped));
+    }
     if data.len() >= PAGE && one.kind == "overlay" {
         data = shorten(&data).doing(doing)?;
     }
@@ -98,22 +111,27 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
         return Err(Error::new(Kind::System, problem));
     }
     mount(Some(one.source.as_str()), target, Some(one.kind.as_str()), flags, Some(data.as_str())).doing(doing)?;
-    // What a bind mount is asked for beyond that takes a second call (mount(2)).
-    let ordinary = MsFlags::MS_BIND | MsFlags::MS_REC;
-    if flags.contains(MsFlags::MS_BIND) && !ordinary.contains(flags) {
-        let flags = (flags - MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
-        let nothing: Option<&str> = None;
-        mount(Some(one.source.as_str()), target, nothing, flags, nothing).doing(doing).inspect_err(|_| {
-            let _ = umount2(target, MntFlags::MNT_DETACH);
-        })?;
-    }
-    Ok(())
+    let finish = || {
+        // What a bind mount is asked for beyond that takes a second call (mount(2)).
+        let ordinary = MsFlags::MS_BIND | MsFlags::MS_REC;
+        if flags.contains(MsFlags::MS_BIND) && !ordinary.contains(flags) {
+            let flags = (flags - MsFlags::MS_REC) | MsFlags::MS_REMOUNT;
+            let nothing: Option<&str> = None;
+            mount(Some(one.source.as_str()), target, nothing, flags, nothing).doing(doing)?;
+        }
+        match namespace.as_ref().filter(|_| one.kind != "overlay") {
+            Some(namespace) => idmapped::replace(target, namespace),
+            None => Ok(()),
+        }
+    };
+    finish().inspect_err(|_| {
+        let _ = umount2(target, MntFlags::MNT_DETACH);
+    })
 }
 
 /// Makes the layers of an overlay relative to the directory that they have in common, which becomes this thread's working
 /// directory; nobody else's (`CLONE_FS`).
 fn shorten(data: &str) -> Result<String, Errno> {
-    const LAYERS: &str = "lowerdir=";
     let Some(layers) = data.split(',').find_map(|option| option.strip_prefix(LAYERS)) else {
         return Ok(data.to_owned());
     };
@@ -133,7 +151,7 @@ fn shorten(data: &str) -> Result<String, Errno> {
 }
 
 /// The longest directory, with its slash, that all `paths` are below.
-fn common_directory<'a>(paths: &[&'a str]) -> &'a str {
+pub(super) fn common_directory<'a>(paths: &[&'a str]) -> &'a str {
     let Some((first, rest)) = paths.split_first() else { return "" };
     let same = |other: &&str| first.bytes().zip(other.bytes()).take_while(|(a, b)| a == b).count();
     let length = rest.iter().map(same).min().unwrap_or(first.len());

@@ -6,10 +6,9 @@ use super::messages::{self as m, Any, status};
 use super::metrics;
 use super::options::Options;
 use super::reactor::Reactor;
-use super::task::{Caller, Exit, Freezing, Phase, Process, Task, Tasks};
+use super::task::{Caller, Existing, Exit, Freezing, Phase, Process, Task, Tasks};
 use super::ttrpc::{Answer, Code, Connection, Status};
 use super::workers::Workers;
-use crate::container::resident::Resident;
 use crate::container::state::Store;
 use crate::error::Error;
 use crate::log;
@@ -205,8 +204,9 @@ impl Shim {
         m::Empty {}
     }
 
-    fn container(&self, id: &str) -> Reply<Arc<Mutex<Resident>>> {
-        Ok(Arc::clone(&task(&mut self.tasks(), id)?.container))
+    /// The container `id`, which must not be a checkpoint so far.
+    pub(super) fn existing(&self, id: &str) -> Reply<Existing> {
+        existing(task(&mut self.tasks(), id)?).cloned()
     }
 
     fn kill(self: &Arc<Self>, request: m::KillRequest) -> Reply<m::Empty> {
@@ -214,7 +214,7 @@ impl Shim {
         let (phase, pidfd, container) = {
             let mut tasks = self.tasks();
             let task = task(&mut tasks, &request.id)?;
-            let container = Arc::clone(&task.container);
+            let container = existing(task)?.clone();
             let exec = &request.exec_id;
             let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
             (process.phase, process.pidfd.clone(), container)
@@ -232,8 +232,7 @@ impl Shim {
                 };
             }
         }
-        let container = container.lock().unwrap_or_else(PoisonError::into_inner);
-        match container.kill(signal, request.all) {
+        match container.lock().kill(signal, request.all) {
             Ok(()) => Ok(m::Empty {}),
             Err(error) if error.kind() == crate::error::Kind::WrongState => Err(not_found(&error.to_string())),
             Err(error) => Err(error.into()),
@@ -246,11 +245,11 @@ impl Shim {
             let task = task(&mut tasks, &request.id)?;
             let execs: Vec<(i32, String)> =
                 task.execs.iter().map(|(exec, process)| (process.pid, exec.clone())).collect();
-            (Arc::clone(&task.cgroup), &task.init.pid.clone(), execs)
+            (Arc::clone(&existing(task)?.cgroup), task.init.pid, execs)
         };
         let mut pids = cgroup.pids(true)?;
         if pids.is_empty() && cgroup.directories().is_empty() {
-            pids.push(*init);
+            pids.push(init);
         }
         let info = |pid: i32| {
             let (_, exec) = execs.iter().find(|(of, _)| *of == pid)?;
@@ -270,8 +269,9 @@ impl Shim {
             if task.freezing != Freezing::Thawed {
                 return Err(wrong_state("cannot pause a paused container"));
             }
+            let cgroup = Arc::clone(&existing(task)?.cgroup);
             task.freezing = Freezing::Pausing;
-            Arc::clone(&task.cgroup)
+            cgroup
         };
         let frozen = cgroup.freeze();
         let mut tasks = self.tasks();
@@ -289,7 +289,7 @@ impl Shim {
             if task.freezing != Freezing::Paused {
                 return Err(wrong_state("container not paused"));
             }
-            Arc::clone(&task.cgroup)
+            Arc::clone(&existing(task)?.cgroup)
         };
         cgroup.thaw()?;
         task(&mut self.tasks(), &request.id)?.freezing = Freezing::Thawed;
@@ -300,22 +300,13 @@ impl Shim {
     fn update(self: &Arc<Self>, request: m::UpdateTaskRequest) -> Reply<m::Empty> {
         let text = request.resources.as_ref().map(|resources| resources.value.as_slice()).unwrap_or_default();
         let change = spec::parse_resources(text)?;
-        let container = self.container(&request.id)?;
-        container.lock().unwrap_or_else(PoisonError::into_inner).update(&change)?;
+        self.existing(&request.id)?.lock().update(&change)?;
         Ok(m::Empty {})
     }
 
     fn stats(self: &Arc<Self>, request: m::ContainerRequest) -> Reply<m::StatsResponse> {
-        let cgroup = Arc::clone(&task(&mut self.tasks(), &request.id)?.cgroup);
-        Ok(m::StatsResponse { stats: Some(metrics::read(&cgroup)?) })
-    }
-
-    fn checkpoint(self: &Arc<Self>, request: m::CheckpointTaskRequest) -> Reply<m::Empty> {
-        self.container(&request.id)?;
-        Err(Status::new(
-            Code::Unimplemented,
-            "checkpoints are not supported by this runtime's shim: use runc's with microrun",
-        ))
+        let container = self.existing(&request.id)?;
+        Ok(m::StatsResponse { stats: Some(metrics::read(&container.cgroup)?) })
     }
 
     /// A container's memory, or its life, has changed.
@@ -387,6 +378,10 @@ pub(super) fn store(options: &Options, namespace: &str) -> Store {
 
 pub(super) fn task<'a>(tasks: &'a mut Tasks, id: &str) -> Reply<&'a mut Task> {
     tasks.all.get_mut(id).ok_or_else(|| not_found(&format!("container {id}")))
+}
+
+pub(super) fn existing(task: &Task) -> Reply<&Existing> {
+    task.existing().ok_or_else(|| wrong_state("the container is a checkpoint that was not restored yet: start it"))
 }
 
 pub(super) fn find<'a>(tasks: &'a mut Tasks, id: &str, exec: &str) -> Option<&'a mut Process> {

@@ -12,7 +12,7 @@ use oci_spec::runtime::Process as Spec;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Whom to answer.
@@ -95,27 +95,61 @@ pub(super) enum Freezing {
     Paused,
 }
 
+/// What there is of a container.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// A checkpoint in this directory: the start restores it.
+    Saved(PathBuf),
+    Exists(Existing),
+}
+
+/// A container that exists.
+#[derive(Debug, Clone)]
+pub(super) struct Existing {
+    /// What is done to it is done one after the other.
+    pub container: Arc<Mutex<Resident>>,
+    pub cgroup: Arc<Handle>,
+    /// Whether it may have processes that outlive init.
+    pub shares_pids: bool,
+}
+
+impl Existing {
+    pub fn new(container: Resident) -> Self {
+        let (cgroup, shares_pids) = (Arc::new(container.cgroup().clone()), container.shares_pids());
+        Self { container: Arc::new(Mutex::new(container)), cgroup, shares_pids }
+    }
+
+    /// The container, once nobody else does anything to it.
+    pub fn lock(&self) -> MutexGuard<'_, Resident> {
+        self.container.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A container.
 #[derive(Debug)]
 pub(super) struct Task {
     pub bundle: String,
     pub rootfs: PathBuf,
-    /// What is done to it is done one after the other.
-    pub container: Arc<Mutex<Resident>>,
-    pub cgroup: Arc<Handle>,
+    pub body: Body,
     pub init: Process,
     pub execs: HashMap<String, Process>,
     pub freezing: Freezing,
     /// A watch on its memory, and its number with the reactor.
     pub memory: Option<(Events, Token)>,
     pub options: Arc<Options>,
-    /// Whether it may have processes that outlive init.
-    pub shares_pids: bool,
     /// Whether its rootfs was mounted by us.
     pub is_mounted: bool,
 }
 
 impl Task {
+    /// What there is of it, if it is more than a checkpoint.
+    pub fn existing(&self) -> Option<&Existing> {
+        match &self.body {
+            Body::Exists(existing) => Some(existing),
+            Body::Saved(_) => None,
+        }
+    }
+
     /// Its init, or the exec of that id.
     pub fn process(&mut self, exec: &str) -> Option<&mut Process> {
         if exec.is_empty() { Some(&mut self.init) } else { self.execs.get_mut(exec) }

@@ -51,6 +51,19 @@ pub enum CgroupMode {
     Default = 6,
 }
 
+impl CgroupMode {
+    /// The mode of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "soft" => Some(Self::Soft),
+            "full" => Some(Self::Full),
+            "strict" => Some(Self::Strict),
+            "ignore" => Some(Self::Ignore),
+            _ => None,
+        }
+    }
+}
+
 /// Options of a dump and of a restore. What is not set is not sent.
 #[derive(Debug, Default)]
 pub struct Options<'a> {

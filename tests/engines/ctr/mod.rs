@@ -1,5 +1,6 @@
 //! containerd's own client, with the runtime as the binary of the runc shim.
 
+mod checkpoint;
 mod limits;
 mod run;
 mod shim;
@@ -52,6 +53,7 @@ impl Engine for Ctr {
         let mut cases = run::cases();
         cases.extend(task::cases());
         cases.extend(limits::cases());
+        cases.extend(checkpoint::cases());
         cases.extend(survival::cases());
         if std::env::var("RUNTIME").is_ok_and(|name| name == "shim") {
             cases.extend(shim::cases());

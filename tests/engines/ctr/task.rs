@@ -4,7 +4,7 @@ use super::{Ctr, SIZE, SLEEP, TRAPS};
 use crate::cases;
 use crate::common::eventually;
 use crate::process::{Background, on_terminal_of, output_after};
-use crate::runner::{Case, skip};
+use crate::runner::Case;
 use std::fs;
 use std::time::Duration;
 
@@ -31,7 +31,6 @@ pub fn cases() -> Vec<Case<Ctr>> {
         events,
         remove,
         remove_by_force,
-        checkpoint,
     ]
 }
 
@@ -233,14 +232,4 @@ fn remove_by_force(engine: &Ctr) {
     engine.ctr(&["task", "delete", "--force", "c"]);
     assert_eq!(engine.task_status("c"), "");
     assert!(engine.runtime(&["state", "c"]).failed().contains("does not exist"));
-}
-
-fn checkpoint(engine: &Ctr) {
-    engine.start_detached(&[], "c", SLEEP);
-    let path = engine.containerd.dir.join("checkpoint");
-    let output = engine.ctr(&["task", "checkpoint", "--image-path", path.to_str().unwrap(), "c"]);
-    assert_eq!(engine.task_status("c"), "RUNNING", "{output:?}");
-    if output.code != 0 {
-        skip(format_args!("criu cannot checkpoint here: {}", output.stderr));
-    }
 }
