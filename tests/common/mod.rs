@@ -37,7 +37,7 @@ macro_rules! skip {
 #[macro_export]
 macro_rules! lab {
     () => {
-        match common::Lab::new() {
+        match $crate::common::Lab::new() {
             Ok(lab) => lab,
             Err(why) => $crate::skip!("{why}"),
         }
