@@ -9,9 +9,10 @@ MICRORUN := dist/microrun
 MEASURE := dist/microrun-bench
 SHIM := dist/containerd-shim-microrun-v1
 ACTION := dist/hello
+STARTS := 100000
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test test-engines test-vm bench bench-cold bench-ctr bundle man install clean need shim $(MEASURE) $(SHIM)
+.PHONY: help build run test soak test-engines test-vm bench bench-cold bench-ctr bundle man install clean need shim $(MEASURE) $(SHIM)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -26,6 +27,10 @@ run: build bundle ## start the "Hello" container in bundle/
 test: build bundle dist/ukvm ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
+
+soak: build ## 100,000 starts through a pool, and what is left of them (docs/pools.md; STARTS=100000)
+	scripts/need test
+	MICRORUN=$(CURDIR)/$(MICRORUN) MICRORUN_SOAK=$(STARTS) cargo test --locked --test pool_soak -- --nocapture
 
 shim: $(SHIM) ## the static release binary of containerd's shim (docs/shim.md)
 

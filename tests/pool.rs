@@ -13,7 +13,6 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::Command;
 
 #[test]
@@ -193,22 +192,6 @@ fn started(sandbox: pool::Sandbox, args: Option<&[&CStr]>, env: &[&CStr]) -> (Pi
     (reader, sandbox.start(stdio, args, env).unwrap())
 }
 
-/// Whether nothing is left of containers but what is parked: neither state nor cgroups.
-fn is_gone(pool: &Pool, parked: usize) -> bool {
-    let directories = |path: PathBuf| {
-        let entries = fs::read_dir(path).into_iter().flatten().map(|entry| entry.unwrap());
-        entries.filter(|entry| entry.file_type().unwrap().is_dir()).count()
-    };
-    let cgroups = common::hierarchies().into_iter().map(|hierarchy| {
-        let lab = hierarchy.join(pool.lab.name());
-        // One is the pool's.
-        (directories(lab.clone()) + directories(lab.join("caller"))).saturating_sub(1)
-    });
-    directories(pool.lab.path("run")) == 0
-        && directories(pool.lab.path("pool/parked")) == parked
-        && cgroups.into_iter().all(|count| count <= parked)
-}
-
 #[test]
 fn a_lease_is_started_with_arguments_and_an_environment_of_its_own() {
     let pool = pool!();
@@ -247,7 +230,7 @@ fn a_started_lease_is_a_container_like_any_other() {
     running.kill(libc::SIGTERM).unwrap();
     running.kill(libc::SIGKILL).unwrap();
     assert_eq!((running.wait().unwrap(), running.wait().unwrap()), (137, 137));
-    eventually(|| is_gone(&pool, 1));
+    eventually(|| pool.is_gone(1));
 }
 
 #[test]
@@ -275,7 +258,7 @@ fn strings_that_do_not_fit_are_refused_and_the_sandbox_ends() {
     let told = sandbox.start(pool::Stdio::inherit(), Some(&many), &[]).unwrap_err().to_string();
     assert!(told.contains("1025 arguments and environment entries are too many"), "{told}");
     pool.await_ready(&bundle, 1);
-    eventually(|| is_gone(&pool, 1));
+    eventually(|| pool.is_gone(1));
     // With those of process.env they are too many all the same, which only the sandbox knows.
     let mut running = pool.library(&bundle).lease().unwrap().start(pool::Stdio::inherit(), None, &{
         let mut entries = vec![c"A=1"; 1023];
@@ -300,7 +283,7 @@ fn a_lease_that_is_dropped_leaves_nothing() {
     assert_eq!(pool.lab.status(&id), "running");
     drop(sandbox);
     pool.await_ready(&bundle, 1);
-    eventually(|| is_gone(&pool, 1));
+    eventually(|| pool.is_gone(1));
 }
 
 #[test]
@@ -319,7 +302,7 @@ fn a_lease_outlives_its_pool() {
         Err(error) => assert!(common::kernel() < (6, 15), "{error}"),
     }
     pool.restart();
-    eventually(|| is_gone(&pool, 0));
+    eventually(|| pool.is_gone(0));
 }
 
 #[test]
@@ -332,5 +315,5 @@ fn a_started_lease_that_is_dropped_goes_on() {
     pool.await_ready(&bundle, 1);
     assert_eq!(pool.lab.status(&id), "running");
     pool.microrun(&["delete", "--force", &id]).ok();
-    eventually(|| is_gone(&pool, 1));
+    eventually(|| pool.is_gone(1));
 }

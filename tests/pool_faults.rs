@@ -4,31 +4,59 @@
 
 mod common;
 
-use common::pool::run_args;
+use common::pool::{Pool, Remains, run_args};
 use common::{eventually, host, push};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
 
 #[test]
 fn a_killed_pool_leaves_what_runs_and_nothing_of_what_waits() {
+    const PARKED: usize = 64;
+    const RUNNING: usize = 8;
     let mut pool = pool!();
-    let bundle = pool.filled(8, "sleep 1000", |_| {});
-    let ids: Vec<String> = (0..4).map(|number| format!("{}-{number}", bundle.id)).collect();
+    let bundle = pool.filled(PARKED, "sleep 1000", |_| {});
+    let ids: Vec<String> = (0..RUNNING).map(|number| format!("{}-{number}", bundle.id)).collect();
     ids.iter().for_each(|id| pool.run_detached(&bundle, &[id]));
-    pool.await_ready(&bundle, 8);
-    let parked = pool.parked();
-    assert_eq!(parked.len(), 12);
+    pool.await_ready(&bundle, PARKED);
+    let inits = pool.parked();
+    assert_eq!(inits.len(), PARKED + RUNNING);
+    let running: Vec<i32> = ids.iter().map(|id| pid_of(&pool, id)).collect();
     pool.kill();
-    eventually(|| ids.iter().all(|id| pool.lab.status(id) == "running"));
+
+    // Those that wait see that they have been left alone; those that run do not care.
+    let is_there = |pid: &i32| fs::exists(format!("/proc/{pid}")).unwrap();
+    eventually(|| inits.iter().filter(|pid| is_there(pid)).all(|pid| running.contains(pid)));
+    assert!(running.iter().all(is_there));
     pool.restart();
-    assert!(fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().is_none());
-    let alive = parked.iter().filter(|pid| fs::exists(format!("/proc/{pid}/root/bin")).unwrap_or(false)).count();
-    assert_eq!(alive, 4);
-    for id in &ids {
+    // The cgroups of those that run have names that nobody chose, and somebody is in them.
+    let clean = Remains { containers: RUNNING, parked: 0, cgroups: 0, abandoned: BTreeSet::new() };
+    eventually(|| pool.remains() == clean);
+    assert_eq!(pool.status()["bundles"], json!([]));
+    assert!(pool.parked().is_empty());
+
+    assert_eq!(pool.microrun(&["list", "-q"]).ok().lines().count(), RUNNING);
+    for (id, pid) in ids.iter().zip(running) {
+        assert_eq!((pool.lab.status(id).as_str(), pid_of(&pool, id)), ("running", pid));
         assert_eq!(pool.microrun(&["exec", id, "echo", "inside"]).ok(), "inside");
-        pool.microrun(&["delete", "--force", id]).ok();
+        pool.microrun(&["kill", id, "KILL"]).ok();
     }
+    for id in &ids {
+        eventually(|| pool.lab.status(id) == "stopped");
+        pool.microrun(&["delete", id]).ok();
+    }
+    eventually(|| pool.is_gone(0));
+    // It serves again.
+    pool.microrun(&["pool", "fill", "--size=2", bundle.path.to_str().unwrap()]).ok();
+    pool.await_ready(&bundle, 2);
+    pool.run_detached(&bundle, &[&ids[0]]);
+    pool.microrun(&["delete", "--force", &ids[0]]).ok();
+}
+
+fn pid_of(pool: &Pool, id: &str) -> i32 {
+    let state: Value = serde_json::from_str(&pool.microrun(&["state", id]).ok()).unwrap();
+    state["pid"].as_i64().unwrap().try_into().unwrap()
 }
 
 #[test]

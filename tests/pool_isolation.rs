@@ -5,14 +5,14 @@
 
 mod common;
 
-use common::pool::Pool;
+use common::pool::{Pool, run_args};
 use common::{eventually, host, output, push};
 use microrun::sys::{pidfd, process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
-use std::process::Command;
+use std::os::fd::{AsFd, AsRawFd};
+use std::process::{Command, Stdio};
 
 /// Everything that a container can write to and that is not its root.
 fn with_places_to_write(config: &mut Value) {
@@ -53,11 +53,83 @@ fn files_in_shared_memory_and_queues_are_not_found() {
 }
 
 #[test]
+fn a_read_only_root_stays_as_it_is() {
+    let pool = pool!();
+    let bundle = pool.filled(
+        2,
+        "(echo secret >/left) 2>/dev/null || ls /; (mount -o remount,rw /) 2>/dev/null || echo refused",
+        |_| {},
+    );
+    for _ in 0..2 {
+        let told = pool.run(&bundle, &[]).ok();
+        assert!(told.contains("mnt") && told.ends_with("refused") && !told.contains("left"), "{told}");
+    }
+}
+
+#[test]
 fn processes_are_not_found() {
     let pool = pool!();
     let look = "for path in /proc/[0-9]*; do cat $path/comm 2>/dev/null; done";
     for found in found_after(&pool, "(sleep 2000 &); (sleep 3000 &)", look, |_| {}) {
         assert!(found.lines().all(|name| matches!(name, "sh" | "cat")), "{found}");
+    }
+}
+
+/// Processes of this machine whose arguments have `word` among them.
+fn processes_with(word: &str) -> usize {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).any(|one| one == word.as_bytes())).count()
+}
+
+#[test]
+fn processes_do_not_outlive_their_container() {
+    let pool = pool!();
+    // A pid namespace kills them; without one it is the cgroup that does.
+    for (seconds, has_own_pids) in [("4321001", true), ("4321002", false)] {
+        let script = format!("trap '' HUP TERM; (setsid sleep {seconds} &); (sleep {seconds} &); echo started");
+        let bundle = pool.filled(1, &script, |config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| has_own_pids || namespace["type"] != "pid");
+        });
+        let out = pool.lab.path("out");
+        // Not by a pipe: those who stay hold it open.
+        let mut command = pool.command(&run_args(&bundle, &[]));
+        command.stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
+        assert!(command.status().unwrap().success());
+        assert_eq!(fs::read_to_string(&out).unwrap(), "started\n");
+        eventually(|| processes_with(seconds) == 0);
+    }
+}
+
+#[test]
+fn mounts_are_not_found() {
+    let pool = pool!();
+    let capabilities = json!(["CAP_SYS_ADMIN"]);
+    let sets = json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+    let change = |config: &mut Value| config["process"]["capabilities"] = sets;
+    let plant = "mount -t tmpfs planted /root; echo secret >/root/left; mount --bind /root /etc";
+    let found = found_after(&pool, plant, "cat /proc/self/mountinfo; ls /root /etc", change);
+    assert!(found.iter().all(|found| !found.contains("planted") && !found.contains("left")), "{found:?}");
+    let on_host = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!on_host.contains("planted"), "{on_host}");
+}
+
+#[test]
+fn arguments_and_environment_are_not_found() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "env; tr '\\0' ' ' </proc/1/environ; tr '\\0' ' ' </proc/1/cmdline; sleep 0", |_| {});
+    let library = microrun::pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
+    let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
+    let stdio = microrun::pool::Stdio { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
+    let args = [c"-c", c"exit 3", c"planted-argument"];
+    let first = library.lease().unwrap().start(stdio, Some(&args), &[c"PLANTED=entry", c"PATH=/planted"]);
+    assert_eq!(first.unwrap().wait().unwrap(), 3);
+    let second = pool.run(&bundle, &[]).ok();
+    pool.await_ready(&bundle, 2);
+    let third = pool.run(&bundle, &[]).ok();
+    for found in [second, third] {
+        assert!(found.contains("PATH=/bin") && !found.to_lowercase().contains("planted"), "{found}");
     }
 }
 
@@ -127,6 +199,11 @@ fn system_v_objects_are_not_found() {
     }
     let lines = |which| two.inside(which, "-i", &["ipcs"]).lines().filter(|line| line.starts_with("0x")).count();
     assert_eq!((lines(0), lines(1)), (3, 0));
+    // Parameters of the namespace.
+    let file = "/proc/sys/kernel/msgmax";
+    let before = two.inside(1, "-i", &["cat", file]);
+    two.inside(0, "-i", &["sh", "-c", &format!("echo 7777 >{file}")]);
+    assert_eq!((two.inside(0, "-i", &["cat", file]).as_str(), two.inside(1, "-i", &["cat", file])), ("7777", before));
 }
 
 #[test]
@@ -134,6 +211,10 @@ fn sockets_and_interfaces_are_not_found() {
     let two = Two::new(pool!(), |_| {});
     two.inside(0, "-n", &["ip", "link", "add", "planted", "type", "veth", "peer", "name", "planted2"]);
     two.inside(0, "-n", &["sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
+    two.inside(0, "-n", &["ip", "address", "add", "10.97.98.99/24", "dev", "planted"]);
+    two.inside(0, "-n", &["ip", "link", "set", "planted", "up"]);
+    two.inside(0, "-n", &["ip", "neighbour", "add", "10.97.98.1", "lladdr", "02:00:00:00:00:01", "dev", "planted"]);
+    two.inside(0, "-n", &["ip", "route", "add", "10.96.0.0/16", "via", "10.97.98.1", "dev", "planted", "onlink"]);
     let pid = two.pids[0];
     let listens = std::thread::spawn(move || {
         let namespace = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
@@ -145,22 +226,17 @@ fn sockets_and_interfaces_are_not_found() {
     });
     let _listens = listens.join().unwrap();
     let seen = |which| {
-        let look = "ip -o link; cat /proc/net/unix /proc/net/tcp /proc/sys/net/ipv4/ip_forward";
+        let look = "ip -o link; ip -o address; ip neighbour; ip route; cat /proc/net/unix /proc/net/tcp";
         // /proc/net is of the process that looks.
         two.inside(which, "-n", &["sh", "-c", look])
     };
-    for sign in ["planted:", "@planted", ":1E61"] {
-        let (of_first, of_second) = (seen(0), seen(1));
-        let sign_of_link = of_first.contains(sign) || (sign == "planted:" && of_first.contains("planted@"));
-        assert!(sign_of_link, "{sign}: {of_first}");
-        assert!(!of_second.contains("planted") && !of_second.contains(":1E61"), "{of_second}");
+    let (of_first, of_second) = (seen(0), seen(1));
+    for sign in ["planted@", "@planted", ":1E61", "10.97.98.99", "02:00:00:00:00:01", "10.96.0.0/16"] {
+        assert!(of_first.contains(sign), "{sign}: {of_first}");
+        assert!(!of_second.contains(sign), "{sign}: {of_second}");
     }
-    assert_eq!(two.inside(1, "-n", &["cat", "/proc/sys/net/ipv4/ip_forward"]), {
-        let pid = two.pids[1];
-        let fresh = host("unshare", &["-n", "cat", "/proc/sys/net/ipv4/ip_forward"]);
-        assert_ne!(pid, 0);
-        fresh
-    });
+    let forwards = ["cat", "/proc/sys/net/ipv4/ip_forward"];
+    assert_eq!(two.inside(1, "-n", &forwards), host("unshare", &[&["-n"][..], &forwards].concat()));
 }
 
 #[test]
@@ -237,29 +313,50 @@ fn a_container_looks_to_itself_like_a_cold_one() {
 #[test]
 fn a_cgroup_has_counted_no_more_than_a_cold_one_has() {
     let pool = pool!();
-    let bundle = pool.filled(2, "sleep 1000", |_| {});
+    // The first of them has all counters count: memory, its failures, processes, CPU time.
+    let script = "if mkdir /tmp/first/made 2>/dev/null; then
+        dd if=/dev/zero of=/tmp/fill bs=1M count=16 2>/dev/null; i=0; while [ $i -lt 50 ]; do true & i=$((i + 1)); done; wait
+        echo done >/tmp/first/done
+    fi; sleep 1000";
+    let shared = pool.lab.path("shared");
+    fs::create_dir(&shared).unwrap();
+    let bundle = pool.filled(2, script, |config| {
+        with_places_to_write(config);
+        push(&mut config["mounts"], json!({"destination": "/tmp/first", "source": shared, "options": ["bind"]}));
+        config["linux"]["resources"] = json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 200}});
+    });
     let path = bundle.path.to_str().unwrap();
-    // One of the pool's may have charged something before.
     let first = format!("{}-first", bundle.id);
     pool.run_detached(&bundle, &[&first]);
-    let (parked, cold) = (format!("{}-parked", bundle.id), format!("{}-cold", bundle.id));
-    pool.run_detached(&bundle, &[&parked]);
-    let mut command = pool.command(&["run", "-d", "--pool=off", "--bundle", path, &cold]);
-    let quiet = std::process::Stdio::null;
-    assert!(command.stdin(quiet()).stdout(quiet()).stderr(quiet()).status().unwrap().success());
+    eventually(|| shared.join("done").exists());
     let stats = |id: &str| {
         let told: Value = serde_json::from_str(&pool.microrun(&["events", "--stats", id]).ok()).unwrap();
         told["data"].clone()
     };
-    let (of_parked, of_cold) = (stats(&parked), stats(&cold));
-    assert_eq!(of_parked["pids"]["current"], of_cold["pids"]["current"]);
     let number = |stats: &Value, path: &str| stats.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
-    for (path, more) in [("/memory/usage/max", 2e6), ("/memory/usage/usage", 2e6), ("/cpu/usage/total", 50e6)] {
-        let (ours, theirs) = (number(&of_parked, path), number(&of_cold, path));
-        assert!(ours <= theirs * 2.0 + more, "{path}: {ours} {theirs}");
-    }
-    for path in ["/memory/usage/failcnt", "/memory/failcnt"] {
-        assert_eq!(number(&of_parked, path), number(&of_cold, path), "{path}");
+    let of_first = stats(&first);
+    pool.microrun(&["delete", "--force", &first]).ok();
+    pool.await_ready(&bundle, 2);
+    // One that waited meanwhile, and one that was made afterwards.
+    let ids = ["second", "third"].map(|name| format!("{}-{name}", bundle.id));
+    ids.iter().for_each(|id| pool.run_detached(&bundle, &[id]));
+    let cold = format!("{}-cold", bundle.id);
+    let mut command = pool.command(&["run", "-d", "--pool=off", "--bundle", path, &cold]);
+    let quiet = Stdio::null;
+    assert!(command.stdin(quiet()).stdout(quiet()).stderr(quiet()).status().unwrap().success());
+    let of_cold = stats(&cold);
+    let has_memory = number(&of_first, "/memory/usage/max") > 16e6;
+    println!("the first one's memory {} counted", if has_memory { "was" } else { "could not be" });
+    for id in &ids {
+        let of_parked = stats(id);
+        assert_eq!(of_parked["pids"]["current"], of_cold["pids"]["current"]);
+        for (path, more) in [("/memory/usage/max", 4e6), ("/memory/usage/usage", 4e6), ("/cpu/usage/total", 50e6)] {
+            let (ours, theirs) = (number(&of_parked, path), number(&of_cold, path));
+            assert!(ours <= theirs * 2.0 + more, "{path}: {ours} {theirs}");
+        }
+        for path in ["/memory/usage/failcnt", "/memory/raw/pgmajfault", "/memory/raw/oom_kill"] {
+            assert!(number(&of_parked, path) <= number(&of_cold, path) + 50.0, "{path}: {of_parked}");
+        }
     }
 }
 

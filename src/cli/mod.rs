@@ -21,6 +21,7 @@ mod list;
 pub mod parse;
 mod pause;
 mod pool;
+mod pool_config;
 mod ps;
 mod restore;
 mod resume;

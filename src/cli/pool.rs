@@ -3,15 +3,17 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb};
 use super::parse::Words;
-use super::{launching, print};
+use super::pool_config::Config;
+use super::{launching, print, value};
 use crate::container::prepare::Options;
 use crate::container::sealed;
 use crate::container::state::Store;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Wait;
-use crate::pool::{self, Pace, Settings};
+use crate::pool::{self, Settings};
+use serde_json::Value;
+use std::fmt::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// The verb.
 pub static VERB: Verb = Verb {
@@ -23,14 +25,21 @@ pub static VERB: Verb = Verb {
 serve runs a pool, which keeps --size sandboxes of each bundle ready: all that config.json asks for is done, up to
 the execution of the program. `run <bundle>/` uses one if there is one that fits, and starts cold otherwise.
 
-status says what there is, fill has the pool keep sandboxes of more bundles, drain has it give them up.",
+status says what there is, fill has the pool keep sandboxes of more bundles, drain has it give them up.
+
+What --size, --max, --memory, --cpu, --rate and --idle say of serve can be written into a file as well, as in
+{\"size\": 8, \"memory\": \"64M\", \"bundles\": [\"/srv/one\", {\"path\": \"/srv/other\", \"size\": 2}]}. The command line counts
+for more.",
     flags: &[
         Flag::value("socket", "PATH", "where the pool listens (default: $MICRORUN_POOL, or /run/microrun-pool/socket)"),
+        Flag::value("config", "FILE", "read what serve is to do from FILE (default: /etc/microrun/pool.json, if it is there)"),
         Flag::value("size", "N", "how many sandboxes of each bundle (default: 4)"),
         Flag::value("max", "N", "the most sandboxes of all bundles together (default: 1024)"),
+        Flag::value("memory", "BYTES", "the most memory that those may take, such as 64M (default: no limit)"),
         Flag::value("cpu", "PERCENT", "the share of a CPU that making them may take (default: 100)"),
         Flag::value("rate", "N", "the most that are made in a second (default: no limit)"),
         Flag::value("idle", "SECONDS", "give up a bundle that nobody has asked for so long (default: never)"),
+        Flag::value("format", "FORMAT", "what status prints: table (default) or json").short('f'),
     ],
     passes_rest: false,
     failure: 1,
@@ -39,39 +48,110 @@ status says what there is, fill has the pool keep sandboxes of more bundles, dra
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
     let socket = words.path("socket").or_else(pool::socket).unwrap_or_else(|| PathBuf::from(pool::SOCKET));
-    let size = words.parsed("size", "how many sandboxes")?.unwrap_or(4);
-    let bundles = words.operands().iter().skip(1).map(PathBuf::from);
+    let bundles: Vec<PathBuf> = words.operands().iter().skip(1).map(PathBuf::from).collect();
     match words.operand(0)? {
-        Some("serve") => {
-            sealed::ensure(None)?;
-            let directory = socket.parent().map(|parent| parent.join("parked")).unwrap_or_default();
-            let options = Options {
-                store: Store::new(directory),
-                wait: Wait::Lease { filtered: false },
-                ..launching::bare(global, "", PathBuf::new())
-            };
-            pool::serve(Settings {
-                options,
-                bundles: bundles.map(|bundle| (bundle, size)).collect(),
-                pace: Pace {
-                    cpu: words.parsed("cpu", "a percentage")?.unwrap_or(100),
-                    rate: words.parsed("rate", "how many in a second")?.unwrap_or(0),
-                },
-                idle: words.parsed("idle", "a number of seconds")?.map(Duration::from_secs),
-                most: words.parsed("max", "how many sandboxes")?.unwrap_or(1024),
-                socket,
-            })?;
-            Ok(0)
+        Some("serve") => serve(global, words, socket, bundles),
+        Some("status") => {
+            let is_json = value::is_json(words.text("format")?)?;
+            let status = pool::ask(&socket, pool::Wish::Status)?;
+            if is_json { print(&format!("{status}\n")) } else { print(&table(&status)?) }
         }
-        Some("status") => print(&format!("{}\n", pool::ask(&socket, pool::Wish::Status)?)),
         Some("fill") => {
-            bundles.map(|bundle| pool::ask(&socket, pool::Wish::Fill(&bundle, size))).collect::<Result<Vec<_>>>()?;
+            let size = Config::default().size(words)?;
+            bundles.iter().try_for_each(|bundle| pool::ask(&socket, pool::Wish::Fill(bundle, size)).map(drop))?;
             Ok(0)
         }
         Some("drain") => {
-            bundles.map(|bundle| pool::ask(&socket, pool::Wish::Drain(&bundle))).collect::<Result<Vec<_>>>()?;
+            bundles.iter().try_for_each(|bundle| pool::ask(&socket, pool::Wish::Drain(bundle)).map(drop))?;
             Ok(0)
         }
         _ => Err(Error::new(Kind::Usage, "give one of serve, status, fill and drain: see pool --help")),
+    }
+}
+
+fn serve(global: &Global, words: &Words, socket: PathBuf, bundles: Vec<PathBuf>) -> Result<u8> {
+    let config = Config::read(words)?;
+    let directory = socket.parent().map(|parent| parent.join("parked")).unwrap_or_default();
+    let settings = Settings {
+        options: Options {
+            store: Store::new(directory),
+            wait: Wait::Lease { filtered: false },
+            ..launching::bare(global, "", PathBuf::new())
+        },
+        bundles: config.bundles(words, bundles)?,
+        pace: config.pace(words)?,
+        idle: config.idle(words)?,
+        bounds: config.bounds(words)?,
+        socket,
+    };
+    sealed::ensure(None)?;
+    pool::serve(settings)?;
+    Ok(0)
+}
+
+/// What a pool says of itself, for people.
+fn table(status: &str) -> Result<String> {
+    let wrong = || Error::new(Kind::System, "the pool's answer is not understood: it is of another version");
+    let status: Value = serde_json::from_str(status).map_err(|_| wrong())?;
+    let bundles = status["bundles"].as_array().ok_or_else(wrong)?;
+    let head = ["READY", "WANTED", "MAKING", "SERVED", "MISSED", "EACH", "BUNDLE"].map(str::to_owned);
+    let row = |bundle: &Value| {
+        let number = |name: &str| bundle[name].to_string();
+        let each = bundle["memoryOfEach"].as_u64().map_or_else(|| "-".to_owned(), kib);
+        let path = bundle["bundle"].as_str().unwrap_or_default().to_owned();
+        [number("ready"), number("wanted"), number("beingMade"), number("served"), number("missed"), each, path]
+    };
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(bundles.iter().map(row)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let (path, numbers) = (&row[6], &row[..6]);
+        for (column, cell) in numbers.iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{cell:>width$}   ");
+        }
+        let _ = writeln!(text, "{path}");
+    }
+    let failures = bundles.iter().filter_map(|bundle| Some((bundle["bundle"].as_str()?, bundle["failure"].as_str()?)));
+    failures.for_each(|(path, why)| text += &format!("\n{path}: {why}\n"));
+    let most =
+        status["limits"]["memory"].as_u64().map_or_else(String::new, |most| format!(" of at most {}", kib(most)));
+    let memory = kib(status["memory"].as_u64().unwrap_or(0));
+    let _ = writeln!(text, "\nparked: {memory}{most}; containers running: {}", status["running"]);
+    Ok(text)
+}
+
+/// Bytes as people read them.
+fn kib(bytes: u64) -> String {
+    match bytes >> 10 {
+        kib @ 0..10_240 => format!("{kib} KiB"),
+        kib => format!("{} MiB", kib >> 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_table() {
+        let status = r#"{"bundles": [
+            {"bundle": "/srv/a", "wanted": 8, "ready": 7, "beingMade": 1, "served": 1234, "missed": 5, "memoryOfEach": 102400, "failure": null},
+            {"bundle": "/srv/b b", "wanted": 64, "ready": 0, "beingMade": 0, "served": 0, "missed": 0, "memoryOfEach": null,
+             "failure": "look at /srv/b b/rootfs: No such file"}],
+            "running": 3, "memory": 819200, "limits": {"memory": 67108864}}"#;
+        let expected = "\
+READY   WANTED   MAKING   SERVED   MISSED      EACH   BUNDLE
+    7        8        1     1234        5   100 KiB   /srv/a
+    0       64        0        0        0         -   /srv/b b
+
+/srv/b b: look at /srv/b b/rootfs: No such file
+
+parked: 800 KiB of at most 64 MiB; containers running: 3
+";
+        assert_eq!(table(status).unwrap(), expected);
+        let nothing = r#"{"bundles": [], "running": 0, "memory": 0}"#;
+        assert!(table(nothing).unwrap().ends_with("\nparked: 0 KiB; containers running: 0\n"));
+        assert!(table("{}").is_err() && table("x").is_err());
     }
 }

@@ -1,5 +1,6 @@
 //! Makes sandboxes, in a thread of its own.
 
+use super::pace::{Budget, Pace};
 use super::template::{Identity, Template};
 use crate::container::ground::Ground;
 use crate::container::park::{self, Parked};
@@ -14,7 +15,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 /// A sandbox, and what keeps the kernel from taking it apart while somebody waits.
 #[derive(Debug)]
@@ -117,15 +117,6 @@ pub struct Order {
     pub template: Arc<Template>,
 }
 
-/// How fast the filler may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// The share of a CPU that it may take, in percent.
-    pub cpu: u32,
-    /// The most that it may make in a second; 0 for no limit.
-    pub rate: u32,
-}
-
 /// Makes what is ordered, until nobody orders any more or the pool `ends`. It says when it is `ready`.
 pub fn run(orders: &Receiver<Order>, outlet: &Outlet, pace: Pace, ends: &AtomicBool, ready: &Sender<()>) {
     // Where the table of descriptors stays shared, making a sandbox takes longer the more there are. And what is open at
@@ -134,17 +125,17 @@ pub fn run(orders: &Receiver<Order>, outlet: &Outlet, pace: Pace, ends: &AtomicB
     if ready.send(()).is_err() {
         return;
     }
-    let mut grounds = Grounds::new();
+    let (mut grounds, mut budget) = (Grounds::new(), Budget::new(pace));
     for order in orders {
         if ends.load(Ordering::Relaxed) {
             return;
         }
-        let began = Instant::now();
         let made = grounds.of(&order).and_then(|ground| make(&order.template, ground));
+        let used = budget.used(made.as_ref().ok().map(|part| part.parked.child.pid));
         if outlet.tell(order, made).is_none() {
             return;
         }
-        rest(pace, began.elapsed());
+        budget.rest(used);
     }
 }
 
@@ -170,20 +161,6 @@ impl Grounds {
             self.of.insert(order.bundle, (Arc::downgrade(&order.template), ground));
         }
         Ok(self.of.get(&order.bundle).and_then(|(_, ground)| ground.as_ref()))
-    }
-}
-
-/// Leaves the CPU, and the second, to others.
-fn rest(pace: Pace, worked: Duration) {
-    let share = pace.cpu.clamp(1, 100);
-    let for_others = worked * (100 - share) / share;
-    let until_next = match pace.rate {
-        0 => Duration::ZERO,
-        rate => (Duration::from_secs(1) / rate).saturating_sub(worked),
-    };
-    let pause = for_others.max(until_next);
-    if !pause.is_zero() {
-        std::thread::sleep(pause);
     }
 }
 

@@ -13,14 +13,17 @@ mod cleaner;
 mod client;
 mod filler;
 mod lease;
+mod memory;
+mod pace;
 mod server;
 mod setup;
 mod stock;
 mod template;
 
 pub use client::{Got, Wanted, Wish, ask, remove_orphan, run};
-pub use filler::Pace;
 pub use lease::{Pool, Running, Sandbox, Stdio};
+pub use memory::Bounds;
+pub use pace::Pace;
 pub use server::{Settings, serve};
 
 pub use crate::sys::request::SOCKET;

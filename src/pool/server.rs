@@ -1,7 +1,9 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
 use super::cleaner::{self, Job, Then};
-use super::filler::{self, Inlet, Order, Pace, Part};
+use super::filler::{self, Inlet, Order, Part};
+use super::memory::{self, Bounds, Room};
+use super::pace::Pace;
 use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
 use super::template::{Identity, Template, identity};
@@ -44,8 +46,8 @@ pub struct Settings {
     pub pace: Pace,
     /// A bundle that nobody has asked for in this time is given up; never, without it.
     pub idle: Option<Duration>,
-    /// The most parts, of all bundles together.
-    pub most: usize,
+    /// The most of all bundles together.
+    pub bounds: Bounds,
 }
 
 /// Who an epoll event is about. From `FIRST` on: twice the key of a container, and one more for who waits for its end.
@@ -218,8 +220,7 @@ impl Server {
 
     /// Orders what is wanted, and gives up what nobody asks for.
     fn order(&mut self) {
-        let all: usize = self.stocks.values().map(Stock::parts).sum();
-        let mut room = self.settings.most.saturating_sub(all);
+        let mut room = Room::beside(self.settings.bounds, self.stocks.values());
         self.is_waiting = false;
         for (bundle, stock) in &mut self.stocks {
             if stock.is_stale
@@ -232,8 +233,12 @@ impl Server {
                 self.is_waiting = true;
                 continue;
             }
-            for _ in 0..stock.missing().min(room) {
-                room -= 1;
+            let wanted = match self.settings.bounds.memory {
+                // Until one has been made nobody knows how many there is room for.
+                Some(_) if stock.size.is_none() && stock.ordered > 0 => 0,
+                _ => stock.missing(),
+            };
+            for _ in 0..room.take(wanted, stock.size) {
                 stock.ordered += 1;
                 let order = Order { bundle: *bundle, template: Arc::clone(&stock.template) };
                 if self.orders.send(order).is_err() {
@@ -264,6 +269,7 @@ impl Server {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
                     if self.epoll.add(&part.pidfd, event).is_ok() {
                         self.next += 1;
+                        stock.size.get_or_insert_with(|| memory::of(&part.parked));
                         stock.made(key);
                         self.held.insert(key, Held { part, bundle, given: None });
                     } else {
@@ -506,6 +512,7 @@ impl Server {
     }
 
     fn status(&self) -> String {
+        let Settings { pace, bounds, idle, .. } = &self.settings;
         let stocks = self.stocks.values().map(|stock| {
             serde_json::json!({
                 "bundle": stock.template.options.bundle,
@@ -514,11 +521,23 @@ impl Server {
                 "beingMade": stock.ordered,
                 "served": stock.served,
                 "missed": stock.missed,
+                "memoryOfEach": stock.size,
                 "failure": stock.failure.as_ref().map(|(_, why)| why),
             })
         });
-        let running = self.held.values().filter(|held| held.given.is_some()).count();
-        serde_json::json!({ "bundles": stocks.collect::<Vec<_>>(), "running": running }).to_string()
+        serde_json::json!({
+            "bundles": stocks.collect::<Vec<_>>(),
+            "running": self.held.values().filter(|held| held.given.is_some()).count(),
+            "memory": self.stocks.values().map(Stock::memory).sum::<u64>(),
+            "limits": {
+                "max": bounds.parts,
+                "memory": bounds.memory,
+                "cpu": pace.cpu,
+                "rate": (pace.rate > 0).then_some(pace.rate),
+                "idle": idle.map(|idle| idle.as_secs()),
+            },
+        })
+        .to_string()
     }
 }
 

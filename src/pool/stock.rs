@@ -20,6 +20,8 @@ pub struct Stock {
     pub template: Arc<Template>,
     /// How many there are to be.
     pub wanted: usize,
+    /// How much memory one takes, in bytes, once one has been made.
+    pub size: Option<u64>,
     /// How many are being made.
     pub ordered: usize,
     /// The keys of those that are ready, the oldest first.
@@ -42,6 +44,7 @@ impl Stock {
         Self {
             template,
             wanted,
+            size: None,
             ordered: 0,
             ready: VecDeque::new(),
             served: 0,
@@ -60,6 +63,11 @@ impl Stock {
     /// How many there are, or will be.
     pub fn parts(&self) -> usize {
         self.ready.len() + self.ordered
+    }
+
+    /// How much memory they take, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.size.unwrap_or(0) * self.parts() as u64
     }
 
     /// How many are to be ordered now. After a failure it is one, until that has been made.
@@ -96,7 +104,7 @@ impl Stock {
     pub fn renew(&mut self) -> Result<()> {
         self.template = Arc::new(Template::new(self.template.options.clone())?);
         // What has been ordered is of the template before.
-        (self.is_stale, self.ordered, self.failure) = (false, 0, None);
+        (self.is_stale, self.ordered, self.failure, self.size) = (false, 0, None, None);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// Enters the namespace(s) that `fd` refers to (setns(2)); `kinds` is a set of `CLONE_NEW*`.
 pub fn setns(fd: RawFd, kinds: i32) -> Sys {
@@ -431,6 +432,28 @@ pub fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// The CPU time that this thread has used (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID).
+pub fn thread_cpu_time() -> Duration {
+    // Of a thread that runs there is one.
+    clock(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or_default()
+}
+
+/// The CPU time that the process `pid` has used (clock_getcpuclockid(3)).
+///
+/// # Errors
+/// EINVAL if there is no such process.
+pub fn cpu_time_of(pid: i32) -> Sys<Duration> {
+    // CPUCLOCK_SCHED of the process (linux/posix-timers.h).
+    clock((!pid << 3) | 2)
+}
+
+fn clock(id: i32) -> Sys<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills one struct timespec.
+    unsafe { call!(libc::SYS_clock_gettime, id, &raw mut time) }?;
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
 /// Has `action` run in the child of `command` between fork and exec.
 pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys + Send + Sync + 'static) {
     use std::os::unix::process::CommandExt;
@@ -444,10 +467,10 @@ pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys
 }
 
 /// Whether the process of `pidfd` ends within `timeout`; it is not reaped (poll(2)).
-pub fn ends_within(pidfd: RawFd, timeout: std::time::Duration) -> Sys<bool> {
-    let deadline = std::time::Duration::from_nanos(now()).saturating_add(timeout);
+pub fn ends_within(pidfd: RawFd, timeout: Duration) -> Sys<bool> {
+    let deadline = Duration::from_nanos(now()).saturating_add(timeout);
     loop {
-        let left = deadline.saturating_sub(std::time::Duration::from_nanos(now()));
+        let left = deadline.saturating_sub(Duration::from_nanos(now()));
         match poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(left)) {
             Err(Errno::EINTR) => {}
             answer => return answer.map(|count| count > 0),
@@ -456,7 +479,7 @@ pub fn ends_within(pidfd: RawFd, timeout: std::time::Duration) -> Sys<bool> {
 }
 
 /// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.
-pub fn poll(fds: &mut [libc::pollfd], timeout: Option<std::time::Duration>) -> Sys<usize> {
+pub fn poll(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> Sys<usize> {
     let time = timeout
         .map(|timeout| libc::timespec { tv_sec: timeout.as_secs() as _, tv_nsec: timeout.subsec_nanos().into() });
     let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);

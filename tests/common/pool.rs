@@ -4,9 +4,11 @@
 
 use super::{Bundle, Lab, Output, eventually, output};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// A pool of the test's own, with a laboratory.
 pub struct Pool {
@@ -14,15 +16,22 @@ pub struct Pool {
     pub lab: Lab,
     /// The pool's process.
     pub server: Child,
+    /// Cgroups that somebody else has left.
+    before: BTreeSet<PathBuf>,
 }
 
 impl Pool {
     /// A pool that holds nothing yet. Only the release binary can be one.
     pub fn new(options: &[&str]) -> Option<Self> {
-        let lab = lab_or_skip()?;
+        Self::of(lab_or_skip()?, options)
+    }
+
+    /// As [`Pool::new`], in a laboratory that there is already.
+    pub fn of(lab: Lab, options: &[&str]) -> Option<Self> {
         fs::create_dir(lab.path("pool")).unwrap();
+        let before = abandoned_cgroups();
         let server = Self::serve(&lab, options);
-        let mut pool = Self { lab, server };
+        let mut pool = Self { lab, server, before };
         eventually(|| pool.socket().exists() || pool.server.try_wait().unwrap().is_some());
         if pool.server.try_wait().unwrap().is_some() {
             println!("skipped: only a static binary can park sandboxes: set MICRORUN to one");
@@ -81,7 +90,7 @@ impl Pool {
 
     /// What the pool says of itself, if there is one.
     pub fn try_status(&self) -> Option<Value> {
-        let told = self.microrun(&["pool", "status"]);
+        let told = self.microrun(&["pool", "status", "--format=json"]);
         (told.code == 0).then(|| serde_json::from_str(&told.stdout).unwrap())
     }
 
@@ -132,6 +141,75 @@ impl Pool {
     pub fn run(&self, bundle: &Bundle, options: &[&str]) -> Output {
         self.microrun(&run_args(bundle, options))
     }
+}
+
+/// What there is of a pool's containers and sandboxes besides their processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// Containers that are recorded.
+    pub containers: usize,
+    /// Directories of sandboxes.
+    pub parked: usize,
+    /// Cgroups of containers with a name of the laboratory, in the hierarchy that has the most of them.
+    pub cgroups: usize,
+    /// Cgroups that are named as only sandboxes are, and in which nobody is.
+    pub abandoned: BTreeSet<PathBuf>,
+}
+
+impl Pool {
+    /// What there is now.
+    pub fn remains(&self) -> Remains {
+        let ids = format!("{}-", self.lab.name());
+        let of_lab = |hierarchy: PathBuf| {
+            let has_name = |path: &PathBuf| name_of(path).starts_with(&ids);
+            [hierarchy.clone(), hierarchy.join(self.lab.name())]
+                .iter()
+                .map(|place| directories(place).iter().filter(|path| has_name(path)).count())
+                .sum::<usize>()
+        };
+        Remains {
+            containers: directories(&self.lab.path("run")).len(),
+            parked: directories(&self.lab.path("pool/parked")).len(),
+            cgroups: super::hierarchies().into_iter().map(of_lab).max().unwrap_or(0),
+            abandoned: self.abandoned(),
+        }
+    }
+
+    /// Looks twice: what another pool uses up just now is gone the second time.
+    fn abandoned(&self) -> BTreeSet<PathBuf> {
+        let first: BTreeSet<_> = abandoned_cgroups().difference(&self.before).cloned().collect();
+        if first.is_empty() {
+            return first;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        first.intersection(&abandoned_cgroups()).cloned().collect()
+    }
+
+    /// Whether nothing is left of containers but what is parked: neither state nor cgroups.
+    pub fn is_gone(&self, parked: usize) -> bool {
+        self.remains() == Remains { containers: 0, parked, cgroups: 0, abandoned: BTreeSet::new() }
+    }
+}
+
+/// Cgroups that have the name of a container whose id was made up, and in which nobody is.
+fn abandoned_cgroups() -> BTreeSet<PathBuf> {
+    let is_made_up = |path: &PathBuf| {
+        let name = name_of(path);
+        name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    let is_empty = |path: &PathBuf| fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
+    let all = super::hierarchies().into_iter().flat_map(|hierarchy| directories(&hierarchy));
+    all.filter(is_made_up).filter(is_empty).collect()
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The directories in `path`.
+fn directories(path: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 impl Drop for Pool {

@@ -257,3 +257,27 @@ fn the_installer_leaves_alone_what_is_not_its_own() {
     assert!(node.run(&[]).failed().contains("version 1"));
     assert_eq!(node.text(), old);
 }
+
+#[test]
+fn systemd_understands_its_units() {
+    let dir = tempfile::tempdir().unwrap();
+    let units = ["systemd/microrun-pool.service", "systemd/microrun-pool.socket"].map(|name| {
+        let text = fs::read_to_string(contrib(name)).unwrap();
+        // Whether microrun is installed here does not matter.
+        let text = text.replace("/usr/local/bin/microrun ", "/bin/true ");
+        let path = dir.path().join(Path::new(name).file_name().unwrap());
+        fs::write(&path, text).unwrap();
+        path
+    });
+    let socket = fs::read_to_string(contrib("systemd/microrun-pool.socket")).unwrap();
+    assert!(socket.contains(&format!("ListenDatagram={}\n", microrun::pool::SOCKET)), "{socket}");
+    if version("systemd-analyze").is_none() {
+        skip!("systemd-analyze is not installed (Debian's package systemd)");
+    }
+    let mut command = Command::new("systemd-analyze");
+    let said = output({
+        command.args(["verify", "--man=no"]).args(units);
+        command
+    });
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+}

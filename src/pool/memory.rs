@@ -1,0 +1,93 @@
+//! How many sandboxes there may be, by their number and by the memory that they take.
+
+use super::stock::Stock;
+use crate::container::park::Parked;
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use std::fs;
+
+/// The most of what waits, of all bundles together.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How many sandboxes.
+    pub parts: usize,
+    /// How much memory they may take, in bytes; any, without it.
+    pub memory: Option<u64>,
+}
+
+/// What the kernel keeps of a sandbox besides what its process has and what its cgroup is charged with, in bytes: namespaces, mounts, cgroups,
+/// the stack of its thread. docs/pools.md says how it was measured.
+const KERNEL: u64 = 100 << 10;
+
+/// What it keeps of a network namespace, in bytes: the tables of parameters, mostly.
+const NETWORK: u64 = 230 << 10;
+
+/// The memory of the process itself, in bytes, where this process may not look.
+const PROCESS: u64 = 64 << 10;
+
+/// The memory that comes and goes with a sandbox, in bytes: what its process has for itself and its page tables (proc_pid_smaps(5), Anonymous;
+/// proc_pid_status(5), VmPTE), or what its cgroup is charged with if that is more, and what the kernel has besides.
+pub fn of(parked: &Parked) -> u64 {
+    let number = |file: &str, name: &str| {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", parked.child.pid)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    let own = number("smaps_rollup", "Anonymous:")
+        .zip(number("status", "VmPTE:"))
+        .map_or(PROCESS, |(own, tables)| own + tables);
+    let charged = parked.state.cgroup.stats().map_or(0, |stats| stats.memory.usage.usage);
+    let namespaces = parked.spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
+    let is_own = |one: &LinuxNamespace| one.typ() == LinuxNamespaceType::Network && one.path().is_none();
+    own.max(charged) + KERNEL + if namespaces.into_iter().any(is_own) { NETWORK } else { 0 }
+}
+
+/// What is left of the bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    parts: usize,
+    memory: Option<u64>,
+}
+
+impl Room {
+    /// What the `stocks` leave.
+    pub fn beside<'a>(bounds: Bounds, stocks: impl Iterator<Item = &'a Stock>) -> Self {
+        let (parts, memory) =
+            stocks.fold((0, 0), |(parts, memory), stock| (parts + stock.parts(), memory + stock.memory()));
+        Self {
+            parts: bounds.parts.saturating_sub(parts),
+            memory: bounds.memory.map(|most| most.saturating_sub(memory)),
+        }
+    }
+
+    /// Takes room for up to `wanted` sandboxes of `size` bytes each; for how many there was some. What a sandbox takes is only known
+    /// when there is one: without `size` it is one.
+    pub fn take(&mut self, wanted: usize, size: Option<u64>) -> usize {
+        let fitting = match (self.memory, size) {
+            (None, _) => usize::MAX,
+            (Some(0), _) => 0,
+            (Some(_), None) => 1,
+            (Some(memory), Some(size)) => usize::try_from(memory / size.max(1)).unwrap_or(usize::MAX),
+        };
+        let count = wanted.min(self.parts).min(fitting);
+        self.parts -= count;
+        self.memory = self.memory.map(|memory| memory.saturating_sub(size.unwrap_or(KERNEL) * count as u64));
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_made_than_there_is_room_for() {
+        let mut room = Room { parts: 10, memory: None };
+        assert_eq!((room.take(4, None), room.take(7, Some(1 << 40)), room.take(1, None)), (4, 6, 0));
+        let mut room = Room { parts: 100, memory: Some(10 << 20) };
+        // One, to find out what it takes.
+        assert_eq!(room.take(8, None), 1);
+        assert_eq!((room.take(3, Some(1 << 20)), room.take(8, Some(1 << 20)), room.take(8, Some(1 << 20))), (3, 6, 0));
+        let mut room = Room { parts: 100, memory: Some(0) };
+        assert_eq!((room.take(8, None), room.take(8, Some(1))), (0, 0));
+    }
+}

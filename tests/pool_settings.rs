@@ -1,0 +1,213 @@
+//! How a pool is run: its limits, its file of configuration, what it says of itself, and the socket of a service manager.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::pool::{Pool, run_args};
+use common::{eventually, host};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_file_says_what_the_command_line_does_not() {
+    let lab = lab!();
+    let config = lab.path("pool.json");
+    let bundles: Vec<_> = (0..2).map(|_| lab.bundle(|config| drop(parkable(config)))).collect();
+    let text = json!({
+        "size": 1, "max": 5, "memory": "64M", "cpu": 50, "rate": 1000, "idle": 3600,
+        "bundles": [bundles[0].path, {"path": bundles[1].path, "size": 2}]
+    });
+    fs::write(&config, text.to_string()).unwrap();
+    let Some(pool) = Pool::of(lab, &["--config", config.to_str().unwrap(), "--rate=500"]) else { return };
+    pool.await_ready(&bundles[0], 1);
+    pool.await_ready(&bundles[1], 2);
+    let status = pool.status();
+    let limits = json!({"max": 5, "memory": 64 << 20, "cpu": 50, "rate": 500, "idle": 3600});
+    assert_eq!(status["limits"], limits);
+    let table = pool.microrun(&["pool", "status"]).ok();
+    let head = table.lines().next().unwrap();
+    assert_eq!(
+        head.split_whitespace().collect::<Vec<_>>(),
+        ["READY", "WANTED", "MAKING", "SERVED", "MISSED", "EACH", "BUNDLE"]
+    );
+    for bundle in &bundles {
+        assert!(table.contains(bundle.path.to_str().unwrap()), "{table}");
+    }
+    assert!(table.contains("of at most 64 MiB"), "{table}");
+    assert_eq!(
+        pool.microrun(&["pool", "status", "-f", "json"]).ok(),
+        pool.microrun(&["pool", "status", "--format=json"]).ok()
+    );
+    assert!(pool.microrun(&["pool", "status", "--format=yaml"]).failed().contains("yaml"));
+}
+
+/// A configuration that a pool takes.
+fn parkable(config: &mut Value) -> Option<Value> {
+    config["process"]["args"] = json!(["echo", "hello"]);
+    config["linux"].as_object_mut().unwrap().remove("cgroupsPath")
+}
+
+#[test]
+fn what_is_wrong_with_the_settings_is_said_in_a_sentence() {
+    let pool = pool!();
+    let config = pool.lab.path("pool.json");
+    let socket = pool.lab.path("other/socket");
+    let serve = |option: &str, value: &str| {
+        let args = ["pool", "serve", "--socket", socket.to_str().unwrap(), option, value];
+        pool.microrun(&args).failed()
+    };
+    for (text, expected) in [
+        (r#"{"siz": 8}"#, "siz: there is no such field"),
+        (r#"{"cpu": 0}"#, "cpu: is 0: give a percentage from 1 to 100"),
+        ("{", "not valid JSON"),
+    ] {
+        fs::write(&config, text).unwrap();
+        let told = serve("--config", config.to_str().unwrap());
+        assert!(told.contains(expected) && told.contains(config.to_str().unwrap()), "{told}");
+    }
+    assert!(serve("--config", "/nonexistent/pool.json").contains("read /nonexistent/pool.json"));
+    for (option, value, expected) in [
+        ("--cpu", "101", "a percentage from 1 to 100"),
+        ("--rate", "0", "how many in a second"),
+        ("--memory", "-1", "an amount such as 64M"),
+        ("--idle", "x", "a number of seconds"),
+    ] {
+        let told = serve(option, value);
+        assert!(told.contains(option) && told.contains(expected), "{told}");
+    }
+    assert!(!socket.exists());
+}
+
+#[test]
+fn no_more_are_made_than_the_memory_is_for() {
+    let pool = pool!("--memory=1500K");
+    // Each takes some 370 KiB, most of it the kernel's.
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    pool.microrun(&["pool", "fill", "--size=64", bundle.path.to_str().unwrap()]).ok();
+    let is_full = |status: &Value| {
+        let each = status["bundles"][0]["memoryOfEach"].as_u64().unwrap_or(u64::MAX);
+        status["bundles"][0]["beingMade"] == 0 && status["memory"].as_u64().unwrap() + each > 1500 << 10
+    };
+    eventually(|| is_full(&pool.status()));
+    let status = pool.status();
+    let (ready, memory) = (status["bundles"][0]["ready"].as_u64().unwrap(), status["memory"].as_u64().unwrap());
+    assert!((1..=8).contains(&ready) && memory <= 1500 << 10, "{status}");
+    assert_eq!(memory, ready * status["bundles"][0]["memoryOfEach"].as_u64().unwrap());
+    // What is used up is made again.
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    pool.await_ready(&bundle, ready as usize);
+}
+
+#[test]
+fn no_more_are_made_than_there_may_be() {
+    let pool = pool!("--max=3");
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    pool.microrun(&["pool", "fill", "--size=64", bundle.path.to_str().unwrap()]).ok();
+    pool.await_ready(&bundle, 3);
+    assert_eq!(pool.status()["bundles"][0]["beingMade"], 0);
+}
+
+/// How long a pool with such options takes to make `count` sandboxes.
+fn time_to_make(count: usize, option: &str) -> Option<Duration> {
+    let pool = Pool::new(&[option])?;
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    let began = Instant::now();
+    pool.microrun(&["pool", "fill", "--size", &count.to_string(), bundle.path.to_str().unwrap()]).ok();
+    pool.await_ready(&bundle, count);
+    Some(began.elapsed())
+}
+
+#[test]
+fn no_more_are_made_in_a_second_than_may_be() {
+    let Some(took) = time_to_make(4, "--rate=2") else { return };
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn making_them_leaves_the_cpu_to_others() {
+    // Each takes a quarter of a millisecond at the very least, of which a hundredth may be used.
+    let Some(took) = time_to_make(10, "--cpu=1") else { return };
+    assert!(took >= Duration::from_millis(9 * 25), "{took:?}");
+}
+
+#[test]
+fn a_bundle_that_nobody_asks_for_is_given_up() {
+    let pool = pool!("--idle=1");
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    pool.microrun(&["pool", "fill", "--size=2", bundle.path.to_str().unwrap()]).ok();
+    eventually(|| pool.status()["bundles"] == json!([]));
+    eventually(|| pool.is_gone(0));
+}
+
+/// A datagram socket at `path`, as systemd makes one for contrib/systemd/microrun-pool.socket.
+fn listening(path: &Path) -> OwnedFd {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None).unwrap();
+    setsockopt(&socket, sockopt::PassCred, &true).unwrap();
+    bind(socket.as_raw_fd(), &UnixAddr::new(path).unwrap()).unwrap();
+    socket
+}
+
+/// What executes its arguments with its standard input as the descriptor 3 of a service manager (sd_listen_fds(3)).
+const AS_SYSTEMD: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=x; exec \"$@\"";
+
+#[test]
+fn the_socket_of_a_service_manager_is_taken_and_left() {
+    let lab = lab!();
+    fs::create_dir(lab.path("pool")).unwrap();
+    let bundle = lab.bundle(|config| drop(parkable(config)));
+    let path = lab.path("pool/socket");
+    let socket = listening(&path);
+    // Asked before there is a pool: the answer comes when there is one.
+    let status =
+        lab.command(&["pool", "status", "--format=json"]).env("MICRORUN_POOL", &path).stdout(Stdio::piped()).spawn();
+    let mut status = status.unwrap();
+    for _ in 0..2 {
+        let serve = lab.command(&["pool", "serve", "--size=1", bundle.path.to_str().unwrap()]);
+        let mut manager = Command::new("sh");
+        manager.args(["-c", AS_SYSTEMD, "sh"]).arg(serve.get_program()).args(serve.get_args());
+        let mut manager = lab.in_own_cgroup(&manager);
+        manager.stdin(socket.try_clone().unwrap()).env("MICRORUN_POOL", &path);
+        // The lab is lent to one after the other.
+        let mut server = manager.spawn().unwrap();
+        let asks = |args: &[&str]| {
+            let mut command = lab.in_own_cgroup(&lab.command(args));
+            command.env("MICRORUN_POOL", &path);
+            common::output(command)
+        };
+        eventually(|| {
+            server.try_wait().unwrap().is_some()
+                || asks(&["pool", "status", "--format=json"]).stdout.contains("\"ready\":1")
+        });
+        if server.try_wait().unwrap().is_some() {
+            let _ = status.kill().and_then(|()| status.wait());
+            skip!("only a static binary can park sandboxes: set MICRORUN to one");
+        }
+        assert_eq!(asks(&run_args(&bundle, &[])).ok(), "hello");
+        host("kill", &[&server.id().to_string()]);
+        assert!(server.wait().unwrap().success());
+        // It is the service manager's, who listens on.
+        assert!(path.exists());
+    }
+    let told = status.wait_with_output().unwrap();
+    assert!(told.status.success() && told.stdout.starts_with(b"{\"bundles\""), "{told:?}");
+}
+
+#[test]
+fn another_kind_of_socket_is_refused() {
+    let lab = lab!();
+    fs::create_dir(lab.path("pool")).unwrap();
+    let stream = std::os::unix::net::UnixListener::bind(lab.path("pool/socket")).unwrap();
+    let serve = lab.command(&["pool", "serve", "--socket", lab.path("pool/socket").to_str().unwrap()]);
+    let mut manager = Command::new("sh");
+    manager.args(["-c", AS_SYSTEMD, "sh"]).arg(serve.get_program()).args(serve.get_args());
+    let told = manager.stdin(OwnedFd::from(stream)).output().unwrap();
+    let (failed, told) = (!told.status.success(), String::from_utf8(told.stderr).unwrap());
+    assert!(failed && (told.contains("ListenDatagram=") || told.contains("static release binary")), "{told}");
+}

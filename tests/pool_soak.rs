@@ -1,0 +1,215 @@
+//! Many starts through one pool, after which nothing is left of them: `make soak` does 100,000 of them and prints what it saw.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::Bundle;
+use common::pool::Pool;
+use microrun::error::Kind;
+use microrun::pool::{self, Running, Stdio};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// How many starts are wanted, if not [`FEW`].
+const STARTS: &str = "MICRORUN_SOAK";
+
+/// Enough to find what is lost with every start.
+const FEW: usize = 300;
+
+/// How many sandboxes the pool holds.
+const PARKED: usize = 16;
+
+/// One start of so many is that of the command; the others are the library's.
+const BY_COMMAND: usize = 20;
+
+/// How much more memory of its own the pool's processes may have in the end, in KiB: what an allocator keeps varies. It is 10 bytes for each
+/// of 100,000 starts.
+const MORE_KIB: usize = 1024;
+
+/// How long everything may take to be taken away on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What there is while nobody asks the pool for anything.
+#[derive(Debug)]
+struct Seen {
+    /// What must be the same before and after.
+    exact: BTreeMap<&'static str, usize>,
+    /// Memory that belongs to nobody else, of all processes of the pool, in KiB.
+    anonymous: usize,
+    /// What the kernel has of some things, on the whole machine, on which others are at work.
+    kernel: BTreeMap<&'static str, usize>,
+}
+
+/// The first number of the line of `path` that begins with `name`, after so many others.
+fn number(path: &str, name: &str, others: usize) -> Option<usize> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.split_whitespace().next() == Some(name))?;
+    line.split_whitespace().nth(1 + others)?.parse().ok()
+}
+
+/// The processes below `pid`, and that one.
+fn family(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")).unwrap_or_default());
+    let children: Vec<u32> =
+        lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect();
+    children.into_iter().flat_map(family).chain([pid]).collect()
+}
+
+/// The memory of a process, in KiB.
+fn resident(pid: u32) -> usize {
+    number(&format!("/proc/{pid}/smaps_rollup"), "Rss:", 0).unwrap_or(0)
+}
+
+fn count(path: String) -> usize {
+    fs::read_dir(path).map_or(0, Iterator::count)
+}
+
+impl Seen {
+    fn now(pool: &Pool) -> Self {
+        let family = family(pool.server.id());
+        let sum = |of: &dyn Fn(u32) -> usize| family.iter().map(|pid| of(*pid)).sum::<usize>();
+        let remains = pool.remains();
+        let lines = |path: String| fs::read_to_string(path).unwrap_or_default().lines().count();
+        let exact = BTreeMap::from([
+            ("cgroups of containers", remains.cgroups),
+            ("cgroups in which nobody is", remains.abandoned.len()),
+            ("containers on record", remains.containers),
+            ("sandboxes on record", remains.parked),
+            ("processes of the pool", family.len()),
+            ("descriptors of the pool", sum(&|pid| count(format!("/proc/{pid}/fd")))),
+            ("descriptors of who asks", count("/proc/self/fd".to_owned())),
+            ("children of who asks", self::family(std::process::id()).len()),
+            ("mounts of the host", lines("/proc/self/mountinfo".to_owned())),
+            ("mounts of the pool", lines(format!("/proc/{}/mountinfo", pool.server.id()))),
+        ]);
+        let slab = |name| number("/proc/slabinfo", name, 0).map(|active| (name, active));
+        // Those that have been removed and are still charged for something are among them.
+        let cgroups = number("/proc/cgroups", "memory", 1).map(|all| ("memory cgroups", all));
+        let kernel = ["net_namespace", "pid_namespace", "mnt_cache", "task_struct"].into_iter().filter_map(slab);
+        Self {
+            exact,
+            anonymous: sum(&|pid| number(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:", 0).unwrap_or(0)),
+            kernel: kernel.chain(cgroups).collect(),
+        }
+    }
+
+    /// What of the kernel's is more than it was by more than `most`.
+    fn grown<'a>(&'a self, before: &'a Self, most: usize) -> Vec<&'a str> {
+        let is_more = |name: &&str, now: usize| before.kernel.get(name).is_some_and(|before| now > before + most);
+        self.kernel.iter().filter(|(name, now)| is_more(name, **now)).map(|(name, _)| *name).collect()
+    }
+}
+
+/// What was seen before and after, for people.
+fn print(before: &Seen, after: &Seen) {
+    let row = |name: &str, before: usize, after: usize| println!("{name:<32}{before:>10}{after:>10}");
+    println!("{:<32}{:>10}{:>10}", "", "before", "after");
+    for (name, before) in &before.exact {
+        row(name, *before, after.exact[name]);
+    }
+    row("the pool's own memory, KiB", before.anonymous, after.anonymous);
+    for (name, before) in &before.kernel {
+        row(&format!("{name}, whole machine"), *before, after.kernel[name]);
+    }
+}
+
+/// Starts a program by the library, which waits for a sandbox as long as there is none.
+fn started(library: &pool::Pool, null: &fs::File) -> Running {
+    let stdio = Stdio { stdin: null.as_fd(), stdout: null.as_fd(), stderr: null.as_fd() };
+    loop {
+        match library.lease() {
+            Ok(sandbox) => return sandbox.start(stdio, None, &[]).unwrap(),
+            Err(error) => assert_eq!(error.kind(), Kind::WrongState, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// So many starts, two at a time.
+fn start_many(pool: &Pool, bundle: &Bundle, starts: usize) {
+    let library = pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
+    let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
+    let (done, began) = (AtomicUsize::new(0), Instant::now());
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let script = format!("i=0; while [ $i -lt {} ]; do \"$@\" || exit; i=$((i + 1)); done", starts / BY_COMMAND);
+    let run = pool.lab.command(&["run", &path]);
+    let mut many = Command::new("sh");
+    many.args(["-c", &script, "sh"]).arg(run.get_program()).args(run.get_args());
+    let mut many = pool.lab.in_own_cgroup(&many).env("MICRORUN_POOL", pool.socket()).spawn().unwrap();
+    let (by_library, server) = (starts - starts / BY_COMMAND, pool.server.id());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while done.fetch_add(1, Ordering::Relaxed) < by_library {
+                    assert_eq!(started(&library, &null).wait().unwrap(), 0);
+                    let done = done.load(Ordering::Relaxed);
+                    if done % 10_000 == 0 {
+                        println!(
+                            "{done} starts after {:.0?}, the pool has {} KiB and {} descriptors",
+                            began.elapsed(),
+                            resident(server),
+                            count(format!("/proc/{server}/fd"))
+                        );
+                    }
+                }
+            });
+        }
+    });
+    assert!(many.wait().unwrap().success());
+}
+
+/// What there is when the pool is full and everything that ended has been taken away.
+fn at_rest(pool: &Pool, bundle: &Bundle) -> Seen {
+    pool.await_ready(bundle, PARKED);
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = Seen::now(pool);
+    loop {
+        let is_late = Instant::now() > deadline;
+        let is_gone = pool.is_gone(PARKED);
+        assert!(is_gone || !is_late, "{:?}", pool.remains());
+        std::thread::sleep(Duration::from_millis(300));
+        let before = std::mem::replace(&mut last, Seen::now(pool));
+        if is_gone && before.exact == last.exact {
+            return last;
+        }
+        assert!(!is_late, "{:?}, then {:?}", before.exact, last.exact);
+    }
+}
+
+/// What is there once it is what was there before, or after 30 s: the kernel takes namespaces apart in the background.
+fn settled(pool: &Pool, before: &Seen, most: usize) -> Seen {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let now = Seen::now(pool);
+        if (now.exact == before.exact && now.grown(before, most).is_empty()) || Instant::now() > deadline {
+            return now;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn starts_leave_nothing() {
+    let pool = pool!();
+    let starts = std::env::var(STARTS).map_or(FEW, |text| text.parse().unwrap());
+    let bundle = pool.filled(PARKED, "exit 0", |config| config["process"]["args"] = serde_json::json!(["true"]));
+    // What is made once is made.
+    start_many(&pool, &bundle, (starts / 10).min(1000));
+    let (before, began) = (at_rest(&pool, &bundle), Instant::now());
+    start_many(&pool, &bundle, starts);
+    let took = began.elapsed();
+    at_rest(&pool, &bundle);
+    let most = 200 + starts / 500;
+    let after = settled(&pool, &before, most);
+    println!("{starts} starts in {took:.1?}, {} of all from the pool", pool.served());
+    print(&before, &after);
+    assert_eq!(before.exact, after.exact);
+    assert_eq!(after.grown(&before, most), Vec::<&str>::new());
+    assert!(after.anonymous <= before.anonymous + MORE_KIB, "{} KiB, {} KiB", before.anonymous, after.anonymous);
+}
