@@ -252,6 +252,65 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
 }
 
 #[test]
+fn engines_that_are_there_are_measured_and_nothing_is_left_of_them() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let rows = "process,ctr: microrun,podman: microrun,docker: microrun";
+    let words =
+        ["--quick", "--engines", "--only", rows, "--parts", "latency,throughput,steps,growth", "--workers", "1"];
+    let more =
+        ["--rounds", "6", "--gap", "0", "--trial", "200ms", "--timeout", "30s", "--json", "a.json", "--report", "page"];
+    let child = bench(&directory, &[&words[..], &more].concat()).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{text}{errors}");
+    assert!(text.contains("left behind: nothing"), "{text}");
+    assert_eq!(remains(pid), Vec::<String>::new());
+    let record = record(&directory, "a.json");
+    let mut missing = 0;
+    for engine in ["ctr", "podman", "docker"] {
+        let name = format!("{engine}: microrun");
+        if record["rows"].as_array().unwrap().iter().any(|row| row["name"] == *name) {
+            let row = row(&record, &name);
+            // In the first round and in the sixth.
+            assert_eq!(medians(row), 2, "{name}: {text}");
+            assert_eq!((&row["kind"], &row["load"]), (&"engine".into(), &Value::Null));
+        } else {
+            let why = record["skipped"].as_array().unwrap().iter().find_map(|why| {
+                let why = why.as_str().unwrap();
+                why.starts_with(&format!("{engine}: ")).then_some(why)
+            });
+            println!("{}", why.unwrap());
+            missing += 1;
+        }
+    }
+    if missing == 3 {
+        skip!("there is no engine here");
+    }
+    let page = fs::read_to_string(directory.path().join("page/index.html")).unwrap();
+    assert!(page.contains("By way of an engine") && page.contains("With an engine"));
+}
+
+#[test]
+fn engines_that_are_not_there_or_not_asked_for_are_skipped_with_the_reason() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    let words = ["--only", "process", "--parts", "latency", "--rounds", "1", "--gap", "0"];
+    let with = |more: &[&str]| {
+        let (code, text, errors) = said(bench(&directory, &[&words[..], more].concat()).env("PATH", empty.path()));
+        assert_eq!(code, Some(0), "{text}{errors}");
+        text
+    };
+    let text = with(&["--engines"]);
+    for why in ["ctr: there is no containerd on PATH", "podman: there is no podman", "docker: there is no dockerd"] {
+        assert!(text.contains(why), "{text}");
+    }
+    assert!(with(&[]).contains("engines: not asked for: --engines measures ctr, podman, docker"));
+}
+
+#[test]
 fn mistakes_on_the_command_line() {
     let directory = tempfile::tempdir().unwrap();
     for (words, wanted) in [

@@ -9,6 +9,17 @@ use std::process::{Command, Stdio};
 /// What the action writes.
 pub const HELLO: &[u8] = b"Hello\n";
 
+/// A mount namespace in which somebody is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Where everybody is who can be.
+    Common,
+    /// Where there are v1 hierarchies alone: for those who fail elsewhere.
+    V1,
+    /// Where engines may write.
+    Engines,
+}
+
 /// A contender. In its words `{bundle}`, `{id}`, `{slot}` and `{rootfs}` stand for those of a start.
 #[derive(Debug, Clone)]
 pub struct Contender {
@@ -28,8 +39,8 @@ pub struct Contender {
     pub overlay: bool,
     /// Whether the action's line is all that it may write.
     pub exact: bool,
-    /// Whether it is started where there are v1 hierarchies alone, because it fails elsewhere.
-    pub in_v1: bool,
+    /// Where it is started.
+    pub place: Place,
     /// How it is started.
     pub way: Way,
 }
@@ -46,7 +57,7 @@ impl Contender {
             clean_up: None,
             overlay: false,
             exact: true,
-            in_v1: false,
+            place: Place::Common,
             way: Way::Command,
         }
     }

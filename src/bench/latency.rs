@@ -1,8 +1,9 @@
 //! One start at a time: everybody once a round, in an order that is shuffled for each round.
 
 use super::contender::Contender;
+use super::engines;
 use super::progress::Progress;
-use super::record::{Latency, milliseconds};
+use super::record::{Kind, Latency, milliseconds};
 use super::sample::{Failure, Sample};
 use super::stage::Stage;
 use super::stats::Random;
@@ -42,10 +43,14 @@ pub fn rounds(
         progress.say(&format!("warm-up: {}", stage.contenders[*index].name));
         warm_up(stage, *index, series, latency, &kept);
     }
-    let mut order: Vec<usize> = (0..who.len()).collect();
+    let is_engine = |position: &usize| stage.contenders[who[*position]].kind == Kind::Engine;
+    let (mut engines, mut order): (Vec<usize>, Vec<usize>) = (0..who.len()).partition(is_engine);
     for round in 0..series.rounds {
         random.shuffle(&mut order);
-        for position in &order {
+        random.shuffle(&mut engines);
+        let turn = if round % engines::EVERY == 0 { &engines[..] } else { &[] };
+        // Engines come last, lest what their daemons do afterwards falls into the time of somebody else.
+        for position in order.iter().chain(turn) {
             if interrupt::caught() {
                 // What every row has is kept; a round that not all ran is not.
                 found.iter_mut().for_each(|latency| latency.keep(round));
@@ -59,6 +64,7 @@ pub fn rounds(
             progress.say(&format!("{}, round {} of {}", latency.title(), round + 1, series.rounds));
             one(stage, who[*position], series, latency, &kept);
         }
+        engines.iter().filter(|position| !turn.contains(position)).for_each(|position| found[*position].record(None));
     }
     found
 }
@@ -96,8 +102,15 @@ fn one(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept:
             }
         }
     }
+    if contender.kind == Kind::Engine {
+        world::await_orphans(kept);
+        std::thread::sleep(AFTER_ENGINES);
+    }
     world::reap();
 }
+
+/// What daemons still do after a start has that long.
+const AFTER_ENGINES: Duration = Duration::from_millis(100);
 
 /// A start in the view of `contender`.
 fn start(stage: &Stage, contender: &Contender, timeout: Duration) -> Result<Sample, Failure> {

@@ -8,6 +8,7 @@
 pub mod compare;
 pub mod contender;
 pub mod csv;
+pub mod engines;
 pub mod growth;
 pub mod latency;
 pub mod load;
@@ -27,12 +28,12 @@ pub mod table;
 pub mod world;
 
 use crate::sys::interrupt;
-use contender::Contender;
+use contender::{Contender, Place};
 use latency::Series;
 use options::{Options, Part};
 use parked::Way;
 use progress::Progress;
-use record::{FORMAT, Load, Record, Row};
+use record::{FORMAT, Kind, Load, Record, Row};
 use schedule::{Search, search};
 use serde_json::json;
 use stage::{PARKED, PROCESS, Stage};
@@ -68,7 +69,7 @@ pub fn run(options: &Options) -> Result<u8> {
             return Err(format!("{error}{left}").into());
         }
     };
-    let left = stage.close();
+    let left = stage.close()?;
     record.left = left.into_iter().chain(world.leave()?).map(|left| owned(&stage.contenders, left)).collect();
     print(&table::text(&record, options.prices));
     write(&record, options)?;
@@ -123,8 +124,14 @@ fn print(text: &str) {
 fn measure(world: &mut World, options: &Options) -> Result<(Stage, Record)> {
     let mut stage = Stage::set(world, options)?;
     world.make_views()?;
+    if stage.contenders.iter().any(|contender| contender.kind == Kind::Engine)
+        && let Err(error) = world.make_engines_view()
+    {
+        stage.drop_engines(&error.to_string());
+    }
     stage.settle(world, options.timeout)?;
     stage.park(options);
+    stage.engage(options)?;
     let record = blank(&stage, options, world.unified.is_some());
     print(&table::head(&record));
     let mut bench =
@@ -230,6 +237,13 @@ impl Bench<'_> {
         (0..self.record.rows.len()).filter(|index| !given_up(&self.record.rows[*index])).collect()
     }
 
+    /// Those whose starts are their own work, and not a daemon's.
+    fn alive_but_engines(&self) -> Vec<usize> {
+        let mut alive = self.alive();
+        alive.retain(|index| self.record.rows[*index].kind != Kind::Engine);
+        alive
+    }
+
     fn latency(&mut self) {
         for gap in &self.options.gaps {
             let who = self.alive();
@@ -246,7 +260,7 @@ impl Bench<'_> {
 
     fn throughput(&mut self) -> Result<()> {
         let generators = cpus();
-        for index in self.alive() {
+        for index in self.alive_but_engines() {
             let contender = &self.stage.contenders[index];
             self.stage.make_bundles(contender, 0..load::slots(generators), |_| {})?;
             self.stage.enter_view_of(contender)?;
@@ -350,7 +364,7 @@ impl Bench<'_> {
         }
         match contender::on_path("strace") {
             Some(strace) => {
-                let who = self.alive();
+                let who = self.alive_but_engines();
                 for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
                     if !contender.overlay && contender.way != Way::Lease && !interrupt::caught() {
                         self.stage.enter_view_of(contender)?;
@@ -366,13 +380,13 @@ impl Bench<'_> {
     }
 
     fn growth(&mut self) -> Result<()> {
-        let mut who = self.alive();
+        let mut who = self.alive_but_engines();
         who.retain(|index| {
             let contender = &self.stage.contenders[*index];
             let has_overlay = contender.overlay || contender.words.iter().any(|word| word == "--overlay");
             contender.takes_bundle() && contender.clean_up.is_some() && !has_overlay
         });
-        for index in who.extract_if(.., |index| self.stage.contenders[*index].in_v1) {
+        for index in who.extract_if(.., |index| self.stage.contenders[*index].place == Place::V1) {
             let name = &self.stage.contenders[index].name;
             self.record.skipped.push(format!("growth: {name}: it is measured in a view of its own, with other mounts"));
         }
@@ -394,7 +408,6 @@ impl Bench<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use record::Kind;
 
     #[test]
     fn what_is_left_has_an_owner() {

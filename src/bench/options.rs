@@ -15,6 +15,8 @@ pub struct Options {
     pub gaps: Vec<Duration>,
     /// These rows alone; all if there are none.
     pub only: Vec<String>,
+    /// Whether engines take part.
+    pub engines: bool,
     /// Other programs: name and command line.
     pub peers: Vec<(String, String)>,
     /// Other runtimes with runc's command line: name and program.

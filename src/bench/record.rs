@@ -62,6 +62,8 @@ pub enum Kind {
     Container,
     /// The kernel's part of the common configuration.
     Floor,
+    /// An engine, with its own configuration.
+    Engine,
     /// Whatever `--peer` gave.
     Peer,
 }
@@ -113,6 +115,11 @@ impl Latency {
             let counted: Vec<f64> = samples.iter().flatten().copied().collect();
             Summary::of(&counted)
         })
+    }
+
+    /// How many starts there were: somebody may take part in some of the rounds only.
+    pub fn starts(&self) -> usize {
+        self.reaped_us.iter().flatten().count() + self.failed()
     }
 
     /// How many starts failed.

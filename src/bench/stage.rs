@@ -1,6 +1,7 @@
 //! What the starts need on disk: programs, the root filesystem, a bundle for each of them.
 
-use super::contender::{Contender, HELLO, label, on_path, split, version, words_to_command};
+use super::contender::{Contender, HELLO, Place, label, on_path, split, version, words_to_command};
+use super::engines::{self, Engine, Engines};
 use super::options::Options;
 use super::parked::{self, Parking, Way};
 use super::record::Kind;
@@ -11,13 +12,14 @@ use crate::spec::default;
 use crate::sys::process;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const HELLO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -43,10 +45,14 @@ pub struct Stage {
     pub contenders: Vec<Contender>,
     /// Who does not, and why.
     pub skipped: Vec<String>,
-    /// The mount namespaces of the common view and of v1 hierarchies alone, where the machine has both.
-    views: Option<(File, File)>,
-    /// Whether this process is in the latter.
-    is_in_v1: AtomicBool,
+    /// The mount namespaces of the places that there are.
+    namespaces: BTreeMap<Place, File>,
+    /// Where this process is.
+    place: Mutex<Place>,
+    /// Runtimes with runc's command line, as engines can be given them.
+    runtimes: Vec<engines::Runtime>,
+    /// The engines of those who need them.
+    engines: Option<Engines>,
     /// The pool of those who need one.
     pub parking: Option<Parking>,
 }
@@ -77,13 +83,16 @@ impl Stage {
             dir,
             contenders: Vec::new(),
             skipped: Vec::new(),
-            views: None,
-            is_in_v1: AtomicBool::new(false),
+            namespaces: BTreeMap::new(),
+            place: Mutex::new(Place::Common),
+            runtimes: Vec::new(),
+            engines: None,
             parking: None,
         };
         stage.find_processes(options);
         stage.find_containers(options)?;
         stage.find_peers(options)?;
+        stage.find_engines(options);
         for wanted in &options.only {
             if !stage.contenders.iter().any(|contender| matches(contender, wanted)) {
                 stage.skipped.push(format!("{wanted}: --only names no row that this machine has"));
@@ -103,18 +112,32 @@ impl Stage {
     pub fn settle(&mut self, world: &World, timeout: Duration) -> Result<()> {
         let common = world.unified.as_ref().unwrap_or(&world.own);
         common.enter()?;
-        let Some(v1_only) = &world.v1_only else { return Ok(()) };
-        self.views = Some((common.namespace()?, v1_only.namespace()?));
+        let views = [
+            (Place::Common, Some(common)),
+            (Place::V1, world.v1_only.as_ref()),
+            (Place::Engines, world.engines.as_ref()),
+        ];
+        for (place, view) in views {
+            if let Some(view) = view {
+                self.namespaces.insert(place, view.namespace()?);
+            }
+        }
+        if world.v1_only.is_none() {
+            return Ok(());
+        }
+        for contender in self.contenders.iter_mut().filter(|contender| contender.kind == Kind::Engine) {
+            contender.isolation += "; cgroups of v1, whose controllers the common view has not";
+        }
         for index in 0..self.contenders.len() {
-            let Some(contender) = self.contenders.get(index).filter(|contender| contender.clean_up.is_some()).cloned()
-            else {
+            let contender = self.contenders[index].clone();
+            if contender.clean_up.is_none() || contender.place != Place::Common {
                 continue;
-            };
+            }
             self.make_bundles(&contender, 0..1, |_| {})?;
             let Err(failure) = self.start(&contender, 0, timeout) else { continue };
             let why = format!("in the common view: {failure}{}", self.last_words(&contender));
             let elsewhere = Contender {
-                in_v1: true,
+                place: Place::V1,
                 isolation: format!("cgroups of v1 instead of v2, a view without cgroup2; {why}"),
                 ..contender
             };
@@ -148,14 +171,69 @@ impl Stage {
         }
     }
 
-    /// Ends the pool; what it has left behind, in words.
-    pub fn close(&mut self) -> Vec<String> {
-        self.parking.take().map(Parking::close).unwrap_or_default()
+    /// Starts the engines, if somebody needs one, once the views are there. Who needs one that does not start takes no part.
+    ///
+    /// # Errors
+    /// A view cannot be entered.
+    pub fn engage(&mut self, options: &Options) -> Result<()> {
+        if !self.contenders.iter().any(|contender| contender.kind == Kind::Engine) {
+            return Ok(());
+        }
+        self.enter(Place::Engines)?;
+        let action = (HELLO_PROGRAM, options.microrun.as_path());
+        let started = Engines::start(&self.dir.join("engines"), &self.contenders, &self.runtimes, action);
+        self.enter_common_view()?;
+        let failed = match started {
+            Ok((engines, failed)) => {
+                self.engines = Some(engines);
+                failed
+            }
+            Err(error) => {
+                self.drop_engines(&error.to_string());
+                return Ok(());
+            }
+        };
+        for (engine, why) in failed {
+            self.drop_engine(engine, &why);
+        }
+        self.skip(
+            "engines",
+            "only their latency is measured, not what they keep up, their system calls or how they grow",
+        );
+        Ok(())
+    }
+
+    /// Says why there are no engines.
+    pub fn drop_engines(&mut self, why: &str) {
+        Engine::ALL.into_iter().for_each(|engine| self.drop_engine(engine, why));
+    }
+
+    fn drop_engine(&mut self, engine: Engine, why: &str) {
+        let count = self.contenders.len();
+        self.contenders.retain(|contender| Engine::of(contender) != Some(engine));
+        if self.contenders.len() < count {
+            self.skip(engine.name(), why);
+        }
+    }
+
+    /// Ends the pool and the engines; what they have left behind, in words.
+    ///
+    /// # Errors
+    /// A view cannot be entered.
+    pub fn close(&mut self) -> Result<Vec<String>> {
+        let mut left = self.parking.take().map(Parking::close).unwrap_or_default();
+        if let Some(engines) = self.engines.take() {
+            self.enter(Place::Engines)?;
+            left.extend(engines.close(&self.contenders));
+            self.enter_common_view()?;
+        }
+        Ok(left)
     }
 
     /// The processes that are there for all of the measurement.
     pub fn residents(&self) -> Vec<i32> {
-        self.parking.iter().map(Parking::pid).collect()
+        let daemons = self.engines.iter().flat_map(Engines::pids);
+        self.parking.iter().map(Parking::pid).chain(daemons).collect()
     }
 
     /// Goes into the view in which `contender` is started. Only while there are no other threads.
@@ -163,7 +241,7 @@ impl Stage {
     /// # Errors
     /// The kernel refuses it.
     pub fn enter_view_of(&self, contender: &Contender) -> Result<()> {
-        self.enter(contender.in_v1)
+        self.enter(contender.place)
     }
 
     /// Goes back.
@@ -171,15 +249,14 @@ impl Stage {
     /// # Errors
     /// The kernel refuses it.
     pub fn enter_common_view(&self) -> Result<()> {
-        self.enter(false)
+        self.enter(Place::Common)
     }
 
-    fn enter(&self, v1: bool) -> Result<()> {
-        if let Some((common, v1_only)) = &self.views
-            && self.is_in_v1.swap(v1, Ordering::Relaxed) != v1
-        {
-            let namespace = if v1 { v1_only } else { common };
+    fn enter(&self, place: Place) -> Result<()> {
+        let mut now = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(namespace) = self.namespaces.get(&place).filter(|_| *now != place) {
             process::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS)?;
+            *now = place;
         }
         Ok(())
     }
@@ -222,6 +299,7 @@ impl Stage {
             Contender::runtime(name, program, &root, options)
         };
         let mut found = vec![runtime(MICRORUN, &own, &[]), runtime("microrun + overlay", &own, &["--overlay"])];
+        self.offer(MICRORUN, &own);
         found.extend(self.find_parked(&own[0], &states.join(label(PARKED))));
         for name in ["runc", "crun", "youki"] {
             let given = options.runtimes.iter().find(|(given, _)| given == name);
@@ -234,6 +312,7 @@ impl Stage {
                 }
             };
             found.push(runtime(name, &program, &[]));
+            self.offer(name, &program);
             if name == "runc" {
                 let plain = runtime("runc + overlay", &program, &[]);
                 found.push(Contender { overlay: true, ..plain });
@@ -241,7 +320,9 @@ impl Stage {
         }
         for (name, line) in &options.runtimes {
             if !["runc", "crun", "youki"].contains(&name.as_str()) {
-                found.push(runtime(name, &split(line)?, &[]));
+                let program = split(line)?;
+                found.push(runtime(name, &program, &[]));
+                self.offer(name, &program);
             }
         }
         found.into_iter().for_each(|contender| self.add(contender));
@@ -292,6 +373,26 @@ impl Stage {
             self.add(Contender { exact: false, ..Contender::plain(name, kind, isolation, split(line)?) });
         }
         Ok(())
+    }
+
+    /// Takes note of a runtime for engines, which take programs without options.
+    fn offer(&mut self, name: &str, program: &[String]) {
+        if let [path] = program {
+            let found = if path.contains('/') { Some(path.into()) } else { on_path(path) };
+            self.runtimes.extend(found.map(|found| (name.to_owned(), found)));
+        }
+    }
+
+    fn find_engines(&mut self, options: &Options) {
+        let is_one = |row: &String| Engine::ALL.iter().any(|engine| row.split(':').next() == Some(engine.name()));
+        if !options.engines && !options.only.iter().any(is_one) {
+            let all = Engine::ALL.map(Engine::name).join(", ");
+            self.skip("engines", &format!("not asked for: --engines measures {all}"));
+            return;
+        }
+        let (rows, skipped) = engines::find(&self.dir.join("engines"), &self.runtimes, &options.microrun);
+        self.contenders.extend(rows);
+        self.skipped.extend(skipped);
     }
 
     fn add(&mut self, contender: Contender) {
@@ -375,7 +476,15 @@ impl Stage {
     pub fn command(&self, contender: &Contender, slot: usize) -> Command {
         let mut command = words_to_command(self.filled(contender, &contender.words, slot));
         command.env(pool::VARIABLE, self.socket_for(contender));
+        self.dress(contender, &mut command);
         command
+    }
+
+    /// What an engine's client needs besides its words.
+    fn dress(&self, contender: &Contender, command: &mut Command) {
+        if let Some(engines) = self.engines.as_ref().filter(|_| contender.kind == Kind::Engine) {
+            engines.dress(command);
+        }
     }
 
     /// What [`pool::VARIABLE`] has to be for `contender`: cold rows know no pool, whatever the machine has.
@@ -430,9 +539,10 @@ impl Stage {
     /// What a program left behind of a start that failed.
     pub fn clean_up(&self, contender: &Contender, slot: usize) {
         if let Some(words) = &contender.clean_up {
-            let command = &mut words_to_command(self.filled(contender, words, slot));
+            let mut command = words_to_command(self.filled(contender, words, slot));
+            self.dress(contender, &mut command);
             // Who hangs once may hang twice.
-            let _ = sample::of_end::<std::io::PipeReader>(command, None, CLEANING);
+            let _ = sample::of_end::<std::io::PipeReader>(&mut command, None, CLEANING);
         }
     }
 

@@ -64,7 +64,7 @@ fn latencies(text: &mut String, record: &Record, gap: f64) {
             "min", "median", "p99", "/ static hello", "/ bin/echo"
         );
         for (row, latency) in &rows {
-            let mark = notes.iter().position(|note| note.starts_with(&format!("{}: ", row.name)));
+            let mark = notes.iter().position(|note| *note == row.isolation);
             let mark = mark.map_or_else(String::new, |at| format!(" [{}]", at + 1));
             let _ = write!(text, "  {:50}", format!("{}{mark}", row.name));
             match latency.summaries()[index] {
@@ -93,10 +93,15 @@ fn latencies(text: &mut String, record: &Record, gap: f64) {
     }
 }
 
-/// The rows that isolate something else than the common configuration asks for, each once.
-fn notes(rows: &[(&Row, &Latency)]) -> Vec<String> {
-    let different = |(row, _): &&(&Row, &Latency)| !row.isolation.is_empty() && row.kind != Kind::Process;
-    rows.iter().filter(different).map(|(row, _)| format!("{}: {}", row.name, row.isolation)).collect()
+/// What rows isolate that is something else than what the common configuration asks for, each once.
+fn notes<'a>(rows: &[(&'a Row, &Latency)]) -> Vec<&'a str> {
+    let mut notes: Vec<&str> = Vec::new();
+    for (row, _) in rows.iter().filter(|(row, _)| !row.isolation.is_empty() && row.kind != Kind::Process) {
+        if !notes.contains(&row.isolation.as_str()) {
+            notes.push(&row.isolation);
+        }
+    }
+    notes
 }
 
 fn troubles(text: &mut String, row: &Row, latency: &Latency) {

@@ -71,6 +71,8 @@ pub struct World {
     pub unified: Option<View>,
     /// The machine without its cgroup2 mount; only if it is hybrid.
     pub v1_only: Option<View>,
+    /// Where engines are: see [`World::make_engines_view`].
+    pub engines: Option<View>,
     outside: View,
     cgroups: Vec<PathBuf>,
     /// The hierarchies in which this process was moved.
@@ -105,6 +107,7 @@ impl World {
             own: View::here("own")?,
             unified: None,
             v1_only: None,
+            engines: None,
             outside,
             cgroups: Vec::new(),
             moved_in: Vec::new(),
@@ -131,6 +134,40 @@ impl World {
         umount2(&unified.path, MntFlags::MNT_DETACH)?;
         self.v1_only = Some(View::here("v1 only")?);
         self.make_unified(&unified.options)
+    }
+
+    /// Makes the view of the engines: the machine's own hierarchies without the cgroup2 mount of a hybrid one, as engines want
+    /// controllers that this has not. What they write to directories of the system goes to memory.
+    ///
+    /// # Errors
+    /// The kernel refuses a mount.
+    pub fn make_engines_view(&mut self) -> Result<()> {
+        self.v1_only.as_ref().unwrap_or(&self.own).enter()?;
+        process::unshare(libc::CLONE_NEWNS)?;
+        let made = self.cover_directories();
+        self.engines = made.is_ok().then(|| View::here("engines")).transpose()?;
+        self.own.enter()?;
+        made
+    }
+
+    fn cover_directories(&self) -> Result<()> {
+        for lower in ["/etc", "/opt", "/var/lib"].map(Path::new) {
+            // An overlay shows nothing of what is mounted below, such as our own directory.
+            if lower.is_dir() && !self.dir.starts_with(lower) {
+                let at = self.dir.join("covers").join(lower.strip_prefix("/")?);
+                let (upper, work) = (at.join("upper"), at.join("work"));
+                [&upper, &work]
+                    .into_iter()
+                    .try_for_each(|path| fs::create_dir_all(path).map_err(doing("create", path)))?;
+                let options =
+                    format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+                mount(Some("overlay"), lower, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+                    .map_err(doing("mount an overlayfs on", lower))?;
+            }
+        }
+        let run = Path::new("/run");
+        Ok(mount(Some("tmpfs"), run, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .map_err(doing("mount a tmpfs on", run))?)
     }
 
     /// `options` belong to the whole system: those in force are repeated.
@@ -186,7 +223,9 @@ impl World {
             );
         }
         for view in
-            [Some(&self.own), self.unified.as_ref(), self.v1_only.as_ref(), Some(&self.outside)].into_iter().flatten()
+            [Some(&self.own), self.unified.as_ref(), self.v1_only.as_ref(), self.engines.as_ref(), Some(&self.outside)]
+                .into_iter()
+                .flatten()
         {
             view.enter()?;
             let now = mounts();
@@ -314,6 +353,17 @@ pub fn children() -> Vec<i32> {
 /// Reaps those who have ended.
 pub fn reap() {
     while matches!(process::wait(-1, libc::WNOHANG), Ok(Some(_))) {}
+}
+
+/// Waits until all children but `kept` have ended, for two seconds at most.
+pub fn await_orphans(kept: &[i32]) {
+    for _ in 0..1000 {
+        reap();
+        if children().iter().all(|pid| kept.contains(pid)) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }
 
 /// Kills and reaps all children but `kept`; their pids and names, and whose they were as far as their command line or

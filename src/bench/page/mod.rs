@@ -50,7 +50,7 @@ pub fn figure_file(record: &Record) -> String {
 }
 
 fn colour(row: &Row) -> &'static str {
-    if row.name.starts_with(MICRORUN) {
+    if is_ours(row) {
         return "ours";
     }
     match row.kind {
@@ -58,6 +58,7 @@ fn colour(row: &Row) -> &'static str {
         Kind::Unikernel => "unikernel",
         Kind::Container => "container",
         Kind::Floor => "floor",
+        Kind::Engine => "engine",
         Kind::Peer => "peer",
     }
 }
@@ -66,7 +67,20 @@ fn first_gap(record: &Record) -> f64 {
     record.gaps().first().copied().unwrap_or(0.0)
 }
 
+/// Engines would make dots of all others: they have bars of their own.
 fn latency_bars(record: &Record) -> (String, f64) {
+    let bars = bars_of(record, |row| row.kind != Kind::Engine);
+    svg::bars("Latency: spawn to reaped, median (line: to p99)", &bars)
+}
+
+/// Engines, and what they are to be seen beside.
+fn engine_bars(record: &Record) -> Option<(String, f64)> {
+    record.rows.iter().find(|row| row.kind == Kind::Engine)?;
+    let bars = bars_of(record, |row| row.kind == Kind::Engine || [ECHO, MICRORUN, "runc"].contains(&row.name.as_str()));
+    Some(svg::bars("With an engine: spawn to reaped, median (line: to p99)", &bars))
+}
+
+fn bars_of(record: &Record, wanted: impl Fn(&Row) -> bool) -> Vec<Bar> {
     let gap = first_gap(record);
     let bar = |row: &Row| {
         let [_, Some(summary)] = row.with_gap(gap)?.summaries() else { return None };
@@ -80,8 +94,7 @@ fn latency_bars(record: &Record) -> (String, f64) {
             colour: colour(row),
         })
     };
-    let bars: Vec<Bar> = record.rows.iter().filter_map(bar).collect();
-    svg::bars("Latency: spawn to reaped, median (line: to p99)", &bars)
+    record.rows.iter().filter(|row| wanted(row)).filter_map(bar).collect()
 }
 
 fn throughput_bars(record: &Record) -> (String, f64) {
@@ -105,7 +118,9 @@ fn throughput_bars(record: &Record) -> (String, f64) {
 
 fn figure(page: &mut String, record: &Record) {
     page.push_str("<h2>The figure</h2><div class='charts'>");
-    for (bars, height) in [latency_bars(record), throughput_bars(record)] {
+    for (bars, height) in
+        [Some(latency_bars(record)), Some(throughput_bars(record)), engine_bars(record)].into_iter().flatten()
+    {
         let _ = write!(page, "<figure>{}</figure>", svg::image(&bars, height, "bars"));
     }
     page.push_str("</div>");
@@ -120,8 +135,8 @@ fn paper(page: &mut String, record: &Record) {
     );
     let gap = first_gap(record);
     for paper in PAPER {
-        let shown_throughput = paper.throughput.map_or_else(|| "–".to_owned(), plain);
-        let mut left = format!("<td>{}</td><td>{}</td><td>{shown_throughput}</td>", paper.name, plain(paper.latency));
+        let throughput = paper.throughput.unwrap_or("–");
+        let mut left = format!("<td>{}</td><td>{}</td><td>{throughput}</td>", paper.name, paper.latency);
         let rows: Vec<&Row> = paper.here.iter().filter_map(|name| record.row(name)).collect();
         if rows.is_empty() {
             let _ = write!(page, "<tr>{left}<td class='left soft'>not measured here</td><td></td><td></td></tr>");
@@ -145,7 +160,12 @@ fn paper(page: &mut String, record: &Record) {
 }
 
 fn ours(row: &Row) -> &'static str {
-    if row.name.starts_with(MICRORUN) { " class='ours'" } else { "" }
+    if is_ours(row) { " class='ours'" } else { "" }
+}
+
+/// Whether a container of microrun is started, by itself or by an engine.
+fn is_ours(row: &Row) -> bool {
+    row.name.starts_with(MICRORUN) || (row.kind == Kind::Engine && row.name.contains(": microrun"))
 }
 
 fn latencies(page: &mut String, record: &Record) {
@@ -188,7 +208,7 @@ fn latency_table(page: &mut String, record: &Record, gap: f64, measure: usize, t
             "<tr{}><td>{}</td><td>{}</td><td>{}</td>",
             ours(row),
             escaped(&row.name),
-            if latency.given_up.is_some() { latency.warm_up } else { latency.reaped_us.len() },
+            if latency.given_up.is_some() { latency.warm_up } else { latency.starts() },
             latency.failed() + latency.warm_up_failures
         );
         match latency.summaries()[measure] {
