@@ -252,6 +252,27 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
 }
 
 #[test]
+fn what_a_peer_leaves_behind_is_named() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let (mount, cgroup) = (directory.path().join("mount"), format!("microrun-garbage-{}", std::process::id()));
+    fs::create_dir(&mount).unwrap();
+    let script = "sleep 64.5 & mkdir -p /sys/fs/cgroup/$1; mountpoint -q $2 || mount -t tmpfs left $2; echo Hello";
+    let peer = format!("garbage=sh -c '{script}' sh {cgroup} {}", mount.display());
+    let words = ["--only", "process,garbage", "--parts", "latency,steps", "--rounds", "2", "--gap", "0"];
+    let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &["--peer", &peer]].concat()));
+    let removed = common::hierarchies().into_iter().filter(|top| fs::remove_dir(top.join(&cgroup)).is_ok()).count();
+    assert_eq!(code, Some(0), "{text}{errors}");
+    let left = text.split("left behind: ").nth(1).unwrap();
+    // Three starts to warm up, two that count.
+    assert!(left.contains("(sleep): sleep 64.5 and 4 more (of garbage)"), "{text}");
+    assert!(left.contains("tmpfs left rw (of garbage)"), "{text}");
+    // Where no cgroup2 mount is at /sys/fs/cgroup, it is in a hierarchy that is not mounted there.
+    assert!(removed == 0 || left.contains(&format!("{cgroup}, since the warm-up of garbage")), "{text}");
+    assert!(text.contains("system calls: garbage: timed out"), "{text}");
+}
+
+#[test]
 fn engines_that_are_there_are_measured_and_nothing_is_left_of_them() {
     root!();
     let directory = tempfile::tempdir().unwrap();

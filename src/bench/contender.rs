@@ -2,9 +2,11 @@
 
 use super::parked::Way;
 use super::record::Kind;
+use super::sample;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// What the action writes.
 pub const HELLO: &[u8] = b"Hello\n";
@@ -97,12 +99,14 @@ pub fn label(name: &str) -> String {
 /// What `program` says to `--version`, in a line.
 pub fn version(program: &[String]) -> String {
     let words = program.iter().map(String::as_str).chain(["--version"]);
-    let output = words_to_command(words.map(OsString::from)).stdout(Stdio::piped()).output();
-    output.map_or_else(
-        |error| error.to_string(),
-        |output| String::from_utf8_lossy(&output.stdout).lines().take(2).collect::<Vec<_>>().join(", "),
-    )
+    match sample::said(&mut words_to_command(words.map(OsString::from)), SAYING) {
+        Ok(said) => said.lines().take(2).collect::<Vec<_>>().join(", "),
+        Err(failure) => format!("--version: {failure}"),
+    }
 }
+
+/// How long a program may take to say its version.
+const SAYING: Duration = Duration::from_secs(5);
 
 /// A command with nothing on its standard input and the same small environment for everybody.
 pub fn words_to_command(words: impl IntoIterator<Item = OsString>) -> Command {

@@ -7,9 +7,9 @@ use super::record::{Kind, Latency, milliseconds};
 use super::sample::{Failure, Sample};
 use super::stage::Stage;
 use super::stats::Random;
-use super::world;
+use super::world::{self, Inventory};
 use crate::sys::interrupt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Rounds that are not counted.
 pub const WARM_UP: usize = 3;
@@ -45,7 +45,8 @@ pub fn rounds(
     }
     let is_engine = |position: &usize| stage.contenders[who[*position]].kind == Kind::Engine;
     let (mut engines, mut order): (Vec<usize>, Vec<usize>) = (0..who.len()).partition(is_engine);
-    for round in 0..series.rounds {
+    let mut strays = Strays::default();
+    'rounds: for round in 0..series.rounds {
         random.shuffle(&mut order);
         random.shuffle(&mut engines);
         let turn = if round % engines::EVERY == 0 { &engines[..] } else { &[] };
@@ -54,7 +55,7 @@ pub fn rounds(
             if interrupt::caught() {
                 // What every row has is kept; a round that not all ran is not.
                 found.iter_mut().for_each(|latency| latency.keep(round));
-                return found;
+                break 'rounds;
             }
             let latency = &mut found[*position];
             if latency.given_up.is_some() {
@@ -63,26 +64,70 @@ pub fn rounds(
             }
             progress.say(&format!("{}, round {} of {}", latency.title(), round + 1, series.rounds));
             one(stage, who[*position], series, latency, &kept);
+            strays.find(who[*position], &kept);
         }
+        strays.end(stage, GRACE);
         engines.iter().filter(|position| !turn.contains(position)).for_each(|position| found[*position].record(None));
     }
+    world::await_orphans(&kept);
+    strays.end(stage, Duration::ZERO);
     found
+}
+
+/// Processes that outlive the start that has left them.
+#[derive(Default)]
+struct Strays(Vec<(usize, i32, Instant)>);
+
+/// How long a process may outlive its start: there are runtimes that leave work to one, such as taking a namespace apart.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Strays {
+    /// Looks for those of a start that has just ended.
+    fn find(&mut self, index: usize, kept: &[i32]) {
+        for pid in world::children() {
+            if !kept.contains(&pid) && !self.0.iter().any(|(_, known, _)| *known == pid) {
+                self.0.push((index, pid, Instant::now()));
+            }
+        }
+    }
+
+    /// Ends those that have been there for `grace`.
+    fn end(&mut self, stage: &Stage, grace: Duration) {
+        world::reap();
+        let alive = if self.0.is_empty() { Vec::new() } else { world::children() };
+        self.0.retain(|(_, pid, _)| alive.contains(pid));
+        for (index, pid, _) in self.0.extract_if(.., |(_, _, seen)| seen.elapsed() >= grace) {
+            stage.garbage().process(&stage.contenders[index].name, world::end(pid));
+        }
+    }
 }
 
 fn warm_up(stage: &Stage, index: usize, series: Series, latency: &mut Latency, kept: &[i32]) {
     let contender = &stage.contenders[index];
     let mut problem = None;
+    // Mounts would be made in the view of the row.
+    let inventory = || stage.enter_view_of(contender).map(|()| Inventory::now());
+    let before = inventory();
     for _ in 0..WARM_UP {
         if interrupt::caught() {
-            return;
+            break;
         }
         latency.warm_up += 1;
         if let Err(failure) = start(stage, contender, series.timeout) {
             latency.warm_up_failures += 1;
-            problem = Some(format!("{failure}{}", stage.last_words(contender)));
+            // What comes after the first failure may be due to that.
+            problem.get_or_insert_with(|| format!("{failure}{}", stage.last_words(contender)));
             world::end_orphans(kept);
+        } else {
+            world::await_orphans(kept);
+            let left = world::end_orphans(kept);
+            left.into_iter().for_each(|process| stage.garbage().process(&contender.name, process));
         }
     }
+    if let (Ok(before), Ok(now)) = (before, inventory()) {
+        stage.garbage().inventory(&contender.name, &before, now);
+    }
+    let _ = stage.enter_common_view();
     latency.given_up =
         problem.filter(|_| latency.warm_up_failures == WARM_UP).map(|why| format!("every warm-up failed: {why}"));
 }

@@ -70,7 +70,7 @@ pub fn run(options: &Options) -> Result<u8> {
         }
     };
     let left = stage.close()?;
-    record.left = left.into_iter().chain(world.leave()?).map(|left| owned(&stage.contenders, left)).collect();
+    record.left = left.into_iter().chain(world.leave()?.into_iter().map(|left| stage.owned(left))).collect();
     print(&table::text(&record, options.prices));
     write(&record, options)?;
     Ok(if record.interrupted { INTERRUPTED } else { 0 })
@@ -187,21 +187,6 @@ fn cpus() -> usize {
 /// The 64-bit hash of Fowler, Noll and Vo, variant 1a.
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// `left`, and whose it is: cgroups and containers are called after who starts them.
-fn owned(contenders: &[Contender], left: String) -> String {
-    // The name of all that is ours would be found in every path.
-    let text = left.replace(&world::name(), "");
-    let is_named = |contender: &&Contender| {
-        let label = contender.label();
-        let before = format!("/{label}-");
-        let numbered = text.split(before.as_str()).skip(1);
-        text.contains(&format!("/{label}/"))
-            || numbered.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let owner = contenders.iter().find(is_named);
-    owner.map_or_else(|| left.clone(), |contender| format!("{left} (of {})", contender.name))
 }
 
 struct Bench<'a> {
@@ -368,7 +353,11 @@ impl Bench<'_> {
                 for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
                     if !contender.overlay && contender.way != Way::Lease && !interrupt::caught() {
                         self.stage.enter_view_of(contender)?;
-                        self.record.calls.extend(steps::calls(self.stage, contender, &strace));
+                        match steps::calls(self.stage, contender, &strace) {
+                            Ok(calls) => self.record.calls.push(calls),
+                            Err(why) => self.record.skipped.push(format!("system calls: {}: {why}", contender.name)),
+                        }
+                        world::end_orphans(&self.stage.residents());
                         self.stage.enter_common_view()?;
                     }
                 }
@@ -408,18 +397,6 @@ impl Bench<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_left_has_an_owner() {
-        let contender = |name: &str| Contender::plain(name, Kind::Container, "", vec!["x".into()]);
-        let all = ["microrun", "microrun + overlay", "crun", "runc"].map(contender);
-        let owner = |below: &str| owned(&all, format!("cgroup /sys/fs/cgroup/{}/{below}", world::name()));
-        assert!(owner("crun-0").ends_with("(of crun)"));
-        assert!(owner("microrun---overlay-12").ends_with("(of microrun + overlay)"));
-        assert!(owner("microrun-3").ends_with("(of microrun)"));
-        assert!(!owner("stranger").contains("of "));
-        assert!(owned(&all, "state /tmp/x/state/runc/bench-0".into()).ends_with("(of runc)"));
-    }
 
     #[test]
     fn the_hash_of_fowler_noll_and_vo() {

@@ -195,7 +195,7 @@ impl Parking {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        for path in cgroups().difference(&self.cgroups).filter(|path| is_random(path)) {
+        for path in self.empty_cgroups() {
             left.push(format!("cgroup {}", path.display()));
             let _ = fs::remove_dir(path);
         }
@@ -205,6 +205,22 @@ impl Parking {
             left.push(format!("cgroup {}: {error}", self.own.display()));
         }
         left
+    }
+
+    /// Cgroups of containers with made-up ids in which nobody is. Those of somebody else's containers are in use, or will be
+    /// soon.
+    fn empty_cgroups(&self) -> Vec<PathBuf> {
+        let now = || {
+            let is_left = |path: &PathBuf| is_random(path) && world::is_empty_cgroup(path);
+            cgroups().difference(&self.cgroups).filter(|path| is_left(path)).cloned().collect::<Vec<_>>()
+        };
+        let mut found = now();
+        if !found.is_empty() {
+            std::thread::sleep(Duration::from_millis(500));
+            let still = now();
+            found.retain(|path| still.contains(path));
+        }
+        found
     }
 
     /// Ends it; what it has left behind, in words.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a start took, from just before it was spawned.
@@ -104,6 +104,40 @@ pub fn of_end<R: Read + AsRawFd>(
     let mut child = spawn(command)?;
     let pipe = pipe.map(|(pipe, bytes)| (pipe, Expected::Exactly(bytes)));
     watch(&mut child, pipe, started, timeout)
+}
+
+/// Runs `command` to its end; what it writes to its standard output.
+///
+/// # Errors
+/// As [`of_output`].
+pub fn said(command: &mut Command, timeout: Duration) -> Result<String, Failure> {
+    let started = Instant::now();
+    command.stdout(Stdio::piped());
+    let mut child = spawn(command)?;
+    let mut output = Vec::new();
+    let mut pipe = child.stdout.take().map(|pipe| Keeping { pipe, kept: &mut output });
+    watch(&mut child, pipe.as_mut().map(|pipe| (pipe, Expected::Among(b""))), started, timeout)?;
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+/// A pipe that keeps what is read from it.
+struct Keeping<'a> {
+    pipe: ChildStdout,
+    kept: &'a mut Vec<u8>,
+}
+
+impl Read for Keeping<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.pipe.read(buffer)?;
+        self.kept.extend_from_slice(buffer.get(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+impl AsRawFd for Keeping<'_> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.pipe.as_raw_fd()
+    }
 }
 
 /// Starts `command` in a process group of its own, so that a terminal's Ctrl-C does not reach it and [`end`] reaches all
@@ -267,6 +301,13 @@ mod tests {
         command.stdout(writer);
         let sample = of_end(&mut command, Some((&mut reader, b"Hello\n")), MINUTE).unwrap();
         assert!(sample.first_byte.unwrap() > sample.reaped, "{sample:?}");
+    }
+
+    #[test]
+    fn what_a_program_says() {
+        assert_eq!(said(&mut shell("echo a; sleep 0.01; echo b"), MINUTE).unwrap(), "a\nb\n");
+        assert_eq!(said(&mut shell(":"), MINUTE).unwrap(), "");
+        assert_eq!(said(&mut shell("exec sleep 60"), Duration::from_millis(20)).unwrap_err(), Failure::Timeout);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::options::Options;
 use super::parked::{self, Parking, Way};
 use super::record::Kind;
 use super::sample::{self, Expected, Failure, Sample};
-use super::world::{self, Result, World, doing};
+use super::world::{self, Inventory, Result, World, doing};
 use crate::pool::{self, Sandbox};
 use crate::spec::default;
 use crate::sys::process;
@@ -19,7 +19,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const HELLO_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hello"));
@@ -53,6 +53,7 @@ pub struct Stage {
     runtimes: Vec<engines::Runtime>,
     /// The engines of those who need them.
     engines: Option<Engines>,
+    garbage: Mutex<Garbage>,
     /// The pool of those who need one.
     pub parking: Option<Parking>,
 }
@@ -87,6 +88,7 @@ impl Stage {
             place: Mutex::new(Place::Common),
             runtimes: Vec::new(),
             engines: None,
+            garbage: Mutex::default(),
             parking: None,
         };
         stage.find_processes(options);
@@ -227,7 +229,20 @@ impl Stage {
             left.extend(engines.close(&self.contenders));
             self.enter_common_view()?;
         }
+        left.extend(self.garbage().report());
         Ok(left)
+    }
+
+    /// What has been found so far of what rows leave behind.
+    pub fn garbage(&self) -> MutexGuard<'_, Garbage> {
+        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `left`, which is what remains in the world, and whose it is: cgroups and containers are called after who starts them.
+    pub fn owned(&self, left: String) -> String {
+        let owner = self.garbage().owner_of_mount(&left).map(str::to_owned);
+        let owner = owner.or_else(|| owner_by_name(&self.contenders, &left));
+        owner.map_or_else(|| left.clone(), |owner| format!("{left} (of {owner})"))
     }
 
     /// The processes that are there for all of the measurement.
@@ -543,6 +558,11 @@ impl Stage {
             self.dress(contender, &mut command);
             // Who hangs once may hang twice.
             let _ = sample::of_end::<std::io::PipeReader>(&mut command, None, CLEANING);
+            // Else the next start would find it.
+            let state = self.dir.join("state").join(contender.label()).join(format!("bench-{slot}"));
+            if fs::remove_dir_all(&state).is_ok() {
+                self.garbage().states.insert(contender.name.clone(), state);
+            }
         }
     }
 
@@ -596,8 +616,57 @@ impl Stage {
     pub fn last_words(&self, contender: &Contender) -> String {
         let text = fs::read(self.dir.join("log").join(contender.label())).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let is_error = |line: &&str| line.to_ascii_lowercase().contains("error");
+        // A backtrace may come after it.
+        let line = text.lines().rfind(is_error).or_else(|| text.lines().rfind(|line| !line.trim().is_empty()));
+        let line = line.unwrap_or_default();
         if line.is_empty() { String::new() } else { format!(": {}", line.chars().take(300).collect::<String>()) }
+    }
+}
+
+/// What rows leave behind, found while they were measured.
+#[derive(Debug, Default)]
+pub struct Garbage {
+    /// By row: a process that outlived its start, and how many there were.
+    processes: BTreeMap<String, (String, usize)>,
+    /// By row: the record of a container that its own runtime did not remove.
+    states: BTreeMap<String, PathBuf>,
+    /// Cgroups that came while a row was warmed up.
+    cgroups: Vec<(String, PathBuf)>,
+    /// Mounts, likewise.
+    mounts: Vec<(String, String)>,
+}
+
+impl Garbage {
+    /// Takes note of a process of `row` that has been ended.
+    pub fn process(&mut self, row: &str, what: String) {
+        self.processes.entry(row.to_owned()).or_insert((what, 0)).1 += 1;
+    }
+
+    /// Takes note of what there is `now` and was not there `before` the warm-up of `row`.
+    pub fn inventory(&mut self, row: &str, before: &Inventory, now: Inventory) {
+        let (mounts, cgroups) = now.since(before);
+        self.mounts.extend(mounts.into_iter().map(|mount| (row.to_owned(), mount)));
+        self.cgroups.extend(cgroups.into_iter().map(|cgroup| (row.to_owned(), cgroup)));
+    }
+
+    /// All of it that is still there, in words, with its owner. This process is in the common view.
+    fn report(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (row, (what, count)) in &self.processes {
+            let more = if *count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+            lines.push(format!("process {what}{more} (of {row})"));
+        }
+        lines.extend(self.states.iter().map(|(row, path)| format!("state {} (of {row})", path.display())));
+        // Others make cgroups too, with their containers in them: those are not meant, and none of these is removed.
+        let left = self.cgroups.iter().filter(|(_, path)| world::is_empty_cgroup(path));
+        lines.extend(left.map(|(row, path)| format!("cgroup {}, since the warm-up of {row}", path.display())));
+        lines
+    }
+
+    /// Whose mount `left` speaks of.
+    fn owner_of_mount(&self, left: &str) -> Option<&str> {
+        self.mounts.iter().find(|(_, mount)| left.contains(mount)).map(|(row, _)| row.as_str())
     }
 }
 
@@ -613,6 +682,48 @@ fn matches(contender: &Contender, wanted: &str) -> bool {
     contender.name == wanted || contender.label().starts_with(&format!("{}--", label(wanted)))
 }
 
+/// The row after which what `left` speaks of is called.
+fn owner_by_name(contenders: &[Contender], left: &str) -> Option<String> {
+    // The name of all that is ours would be found in every path.
+    let text = left.replace(&world::name(), "");
+    let is_named = |contender: &&Contender| {
+        let label = contender.label();
+        let before = format!("/{label}-");
+        let numbered = text.split(before.as_str()).skip(1);
+        text.contains(&format!("/{label}/"))
+            || numbered.into_iter().any(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    contenders.iter().find(is_named).map(|contender| contender.name.clone())
+}
+
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_has_an_owner() {
+        let contender = |name: &str| Contender::plain(name, Kind::Container, "", vec!["x".into()]);
+        let all = ["microrun", "microrun + overlay", "crun", "runc"].map(contender);
+        let owner = |below: &str| owner_by_name(&all, &format!("cgroup /sys/fs/cgroup/{}/{below}", world::name()));
+        assert_eq!(owner("crun-0").unwrap(), "crun");
+        assert_eq!(owner("microrun---overlay-12").unwrap(), "microrun + overlay");
+        assert_eq!(owner("microrun-3").unwrap(), "microrun");
+        assert_eq!(owner("stranger"), None);
+        assert_eq!(owner_by_name(&all, "state /tmp/x/state/runc/bench-0").unwrap(), "runc");
+    }
+
+    #[test]
+    fn what_outlives_its_start_is_told_once_for_each_row() {
+        let mut garbage = Garbage::default();
+        (1..=3).for_each(|pid| garbage.process("x", format!("{pid} (sleep): sleep 9")));
+        garbage.process("y", "4 (true): true".into());
+        garbage.mounts.push(("z".into(), "1 2 0:3 / /mnt rw - tmpfs tmpfs rw".into()));
+        let said = garbage.report();
+        assert_eq!(said, ["process 1 (sleep): sleep 9 and 2 more (of x)", "process 4 (true): true (of y)"]);
+        assert_eq!(garbage.owner_of_mount("mount (own view) 1 2 0:3 / /mnt rw - tmpfs tmpfs rw"), Some("z"));
+    }
 }

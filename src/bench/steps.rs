@@ -2,6 +2,7 @@
 
 use super::contender::{Contender, words_to_command};
 use super::record::{Calls, Step};
+use super::sample;
 use super::stage::Stage;
 use super::stats::Summary;
 use super::world::{Result, doing};
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// An entry of what `run --timings` writes.
 #[derive(Deserialize)]
@@ -34,11 +36,8 @@ pub fn of_init(stage: &Stage, contender: &Contender, rounds: usize) -> Result<Ve
         if interrupt::caught() {
             break;
         }
-        let run = words_to_command(words.iter().cloned()).status();
-        let status = run.map_err(|error| format!("{}: {error}", contender.name))?;
-        if !status.success() {
-            return Err(format!("{} with --timings: {status}", contender.name).into());
-        }
+        sample::said(&mut words_to_command(words.iter().cloned()), LIMIT)
+            .map_err(|failure| format!("{} with --timings: {failure}", contender.name))?;
         all.push(serde_json::from_slice(&fs::read(&file).map_err(doing("read the timings in", &file))?)?);
     }
     let median = |index: usize| {
@@ -55,20 +54,28 @@ pub fn of_init(stage: &Stage, contender: &Contender, rounds: usize) -> Result<Ve
     Ok(first.iter().enumerate().map(step).collect())
 }
 
-/// The system calls of a start and all its processes, as strace counts them; none if it does not succeed under strace.
-pub fn calls(stage: &Stage, contender: &Contender, strace: &Path) -> Option<Calls> {
+/// The system calls of a start and all its processes, as strace counts them.
+///
+/// # Errors
+/// Why there are none: it does not succeed under strace, or its processes do not end.
+pub fn calls(stage: &Stage, contender: &Contender, strace: &Path) -> std::result::Result<Calls, String> {
     let report = stage.log_file("strace");
     let mut words: Vec<OsString> = vec![strace.into()];
     words.extend(["-f", "-c", "-w", "-S", "time", "-o"].map(OsString::from));
     words.push(report.clone().into_os_string());
     words.extend(stage.filled(contender, &contender.words, 0));
-    let status = words_to_command(words).env(pool::VARIABLE, stage.socket_for(contender)).status().ok()?;
-    if !status.success() {
+    let mut command = words_to_command(words);
+    let done = sample::said(command.env(pool::VARIABLE, stage.socket_for(contender)), LIMIT);
+    if let Err(failure) = done {
         stage.clean_up(contender, 0);
-        return None;
+        return Err(failure.to_string());
     }
-    Some(counted(&contender.name, &fs::read_to_string(&report).ok()?))
+    let report = fs::read_to_string(&report).map_err(doing("read what strace wrote to", &report))?;
+    Ok(counted(&contender.name, &report))
 }
+
+/// How long a start with strace or timings may take.
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// Reads the table of `strace -c`: "% time, seconds, usecs/call, calls, [errors,] syscall".
 fn counted(row: &str, table: &str) -> Calls {

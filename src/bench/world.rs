@@ -8,7 +8,7 @@ use crate::cgroup::{Driver, Handle};
 use crate::sys::process::{self, SchedAttr};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -377,14 +377,58 @@ pub fn end_orphans(kept: &[i32]) -> Vec<String> {
         if orphans.is_empty() {
             return ended;
         }
-        for pid in orphans {
-            let read = |file: &str| super::machine::read(&format!("/proc/{pid}/{file}"));
-            let command = read("cmdline").replace('\0', " ");
-            let cgroup = read("cgroup").lines().find_map(|line| Some(line.split_once(&name())?.1.to_owned()));
-            let cgroup = cgroup.map(|path| format!(", cgroup {path}")).unwrap_or_default();
-            ended.push(format!("{pid} ({}): {}{cgroup}", read("comm").trim(), command.trim()));
-            let _ = process::kill(pid, libc::SIGKILL);
-            let _ = process::wait(pid, 0);
+        ended.extend(orphans.into_iter().map(end));
+    }
+}
+
+/// Kills and reaps a child; its pid and name, and whose it was as far as its command line or its cgroup says.
+pub fn end(pid: i32) -> String {
+    let read = |file: &str| super::machine::read(&format!("/proc/{pid}/{file}"));
+    let command = read("cmdline").replace('\0', " ");
+    let cgroup = read("cgroup").lines().find_map(|line| Some(line.split_once(&name())?.1.to_owned()));
+    let cgroup = cgroup.map(|path| format!(", cgroup {path}")).unwrap_or_default();
+    let said = format!("{pid} ({}): {}{cgroup}", read("comm").trim(), command.trim());
+    let _ = process::kill(pid, libc::SIGKILL);
+    let _ = process::wait(pid, 0);
+    said
+}
+
+/// The mounts and the cgroups that this process sees, at a moment.
+pub struct Inventory {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<PathBuf>,
+}
+
+impl Inventory {
+    /// What there is now.
+    pub fn now() -> Self {
+        let mut cgroups = BTreeSet::new();
+        cgroup_mounts().iter().for_each(|hierarchy| collect_cgroups(&hierarchy.path, &mut cgroups));
+        Self { mounts: mounts().lines().map(str::to_owned).collect(), cgroups }
+    }
+
+    /// What has come since `before`, but for what is below our own cgroup, which is looked through in the end: lines of
+    /// proc_pid_mountinfo(5), and cgroups.
+    pub fn since(self, before: &Self) -> (Vec<String>, Vec<PathBuf>) {
+        let is_ours = |path: &PathBuf| path.iter().any(|part| part == name().as_str());
+        let cgroups = self.cgroups.difference(&before.cgroups).filter(|path| !is_ours(path)).cloned();
+        (self.mounts.difference(&before.mounts).cloned().collect(), cgroups.collect())
+    }
+}
+
+fn collect_cgroups(at: &Path, found: &mut BTreeSet<PathBuf>) {
+    for path in fs::read_dir(at).into_iter().flatten().flatten() {
+        if path.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect_cgroups(&path.path(), found);
+            found.insert(path.path());
         }
     }
+}
+
+/// Whether a cgroup is there, and nobody in it or below it.
+pub fn is_empty_cgroup(path: &Path) -> bool {
+    let nobody = |path: &Path| fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
+    let mut below = BTreeSet::new();
+    collect_cgroups(path, &mut below);
+    nobody(path) && below.iter().all(|path| nobody(path))
 }

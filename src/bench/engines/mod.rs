@@ -328,15 +328,13 @@ impl Engines {
         let all = client(engine, &self.directory).into_iter().chain(strings(words));
         let mut command = words_to_command(all.map(OsString::from));
         self.dress(&mut command);
-        let (out, err) = (self.directory.join("said"), self.directory.join("said.err"));
-        command.stdout(File::create(&out)?).stderr(File::create(&err)?);
-        match sample::of_end::<PipeReader>(&mut command, None, PATIENCE) {
-            Ok(_) => Ok(fs::read_to_string(&out)?),
-            Err(failure) => {
-                let said = fs::read_to_string(&err)?;
-                Err(format!("{} {}: {failure}: {}", engine.name(), words[0], said.lines().last().unwrap_or("")).into())
-            }
-        }
+        let errors = self.directory.join("errors");
+        command.stderr(File::create(&errors)?);
+        let said = sample::said(&mut command, PATIENCE);
+        Ok(said.map_err(|failure| {
+            let errors = fs::read_to_string(&errors).unwrap_or_default();
+            format!("{} {}: {failure}: {}", engine.name(), words[0], errors.lines().last().unwrap_or_default())
+        })?)
     }
 
     /// The process ids of the daemons.
