@@ -54,7 +54,7 @@ pub fn head(record: &Record) -> String {
 
 fn latencies(text: &mut String, record: &Record, gap: f64) {
     let rows: Vec<(&Row, &Latency)> = record.rows.iter().filter_map(|row| Some((row, row.with_gap(gap)?))).collect();
-    let notes = notes(&rows);
+    let notes = notes(rows.iter().map(|(row, _)| *row));
     let count = rows.iter().map(|(_, latency)| latency.reaped_us.len()).max().unwrap_or(0);
     for (index, measure) in ["spawn to first byte", "spawn to reaped"].into_iter().enumerate() {
         let title = format!("{measure}, {}, µs ({count} rounds)", gap_title(gap));
@@ -64,9 +64,7 @@ fn latencies(text: &mut String, record: &Record, gap: f64) {
             "min", "median", "p99", "/ static hello", "/ bin/echo"
         );
         for (row, latency) in &rows {
-            let mark = notes.iter().position(|note| *note == row.isolation);
-            let mark = mark.map_or_else(String::new, |at| format!(" [{}]", at + 1));
-            let _ = write!(text, "  {:50}", format!("{}{mark}", row.name));
+            let _ = write!(text, "  {:50}", format!("{}{}", row.name, mark(&notes, row)));
             match latency.summaries()[index] {
                 Some(summary) => {
                     let _ = write!(text, " {:>8.0} {:>8.0} {:>8.0}", summary.min, summary.median, summary.p99);
@@ -94,14 +92,21 @@ fn latencies(text: &mut String, record: &Record, gap: f64) {
 }
 
 /// What rows isolate that is something else than what the common configuration asks for, each once.
-fn notes<'a>(rows: &[(&'a Row, &Latency)]) -> Vec<&'a str> {
+pub fn notes<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<&'a str> {
     let mut notes: Vec<&str> = Vec::new();
-    for (row, _) in rows.iter().filter(|(row, _)| !row.isolation.is_empty() && row.kind != Kind::Process) {
-        if !notes.contains(&row.isolation.as_str()) {
+    for row in rows {
+        let is_new = !row.isolation.is_empty() && !notes.contains(&row.isolation.as_str());
+        if is_new && row.kind != Kind::Process {
             notes.push(&row.isolation);
         }
     }
     notes
+}
+
+/// The number of the note on `row`: " [1]".
+pub fn mark(notes: &[&str], row: &Row) -> String {
+    let at = notes.iter().position(|note| *note == row.isolation);
+    at.map_or_else(String::new, |at| format!(" [{}]", at + 1))
 }
 
 fn troubles(text: &mut String, row: &Row, latency: &Latency) {

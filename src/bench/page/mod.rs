@@ -7,7 +7,7 @@ use super::provider::{Prices, answer_for};
 use super::record::{Curve, Kind, Record, Row, gap_title};
 use super::stage::{ECHO, MICRORUN, PROCESS};
 use super::stats::Summary;
-use super::table::{ratio_to, shown};
+use super::table::{mark, notes, ratio_to, shown};
 use std::fmt::Write;
 use svg::{Bar, Line, escaped, plain};
 use verdict::{PAPER, throughput_ratio, verdict};
@@ -77,7 +77,7 @@ fn latency_bars(record: &Record) -> (String, f64) {
 fn engine_bars(record: &Record) -> Option<(String, f64)> {
     record.rows.iter().find(|row| row.kind == Kind::Engine)?;
     let bars = bars_of(record, |row| row.kind == Kind::Engine || [ECHO, MICRORUN, "runc"].contains(&row.name.as_str()));
-    Some(svg::bars("With an engine: spawn to reaped, median (line: to p99)", &bars))
+    Some(svg::bars("With an engine: spawn to reaped, median", &bars))
 }
 
 fn bars_of(record: &Record, wanted: impl Fn(&Row) -> bool) -> Vec<Bar> {
@@ -197,17 +197,20 @@ fn latency_table(page: &mut String, record: &Record, gap: f64, measure: usize, t
     let _ = write!(
         page,
         "<details{}><summary>{title}, {}, µs</summary><div class='scroll'><table><tr><th></th><th>starts</th><th>failed</th>\
-         <th>min</th><th>median</th><th>p99</th><th>/ static hello</th><th>/ echo</th><th class='left'>isolation</th></tr>",
+         <th>min</th><th>median</th><th>p99</th><th>/ static hello</th><th>/ echo</th></tr>",
         if measure == 1 && gap == first_gap(record) { " open" } else { "" },
         gap_title(gap)
     );
+    let measured = record.rows.iter().filter(|row| row.with_gap(gap).is_some());
+    let notes = notes(measured);
     for row in &record.rows {
         let Some(latency) = row.with_gap(gap) else { continue };
         let _ = write!(
             page,
-            "<tr{}><td>{}</td><td>{}</td><td>{}</td>",
+            "<tr{}><td>{}{}</td><td>{}</td><td>{}</td>",
             ours(row),
             escaped(&row.name),
+            mark(&notes, row),
             if latency.given_up.is_some() { latency.warm_up } else { latency.starts() },
             latency.failed() + latency.warm_up_failures
         );
@@ -222,16 +225,19 @@ fn latency_table(page: &mut String, record: &Record, gap: f64, measure: usize, t
                     let ratio = ratio_to(record, row, base, gap, measure).map_or_else(String::new, shown);
                     let _ = write!(page, "<td>{ratio}</td>");
                 }
-                let isolation = if row.isolation.is_empty() { "that of config.json" } else { &row.isolation };
-                let _ = write!(page, "<td class='left wide'>{}</td></tr>", escaped(isolation));
+                page.push_str("</tr>");
             }
             None => {
                 let why = latency.given_up.as_deref().unwrap_or("no start succeeded");
-                let _ = write!(page, "<td colspan='6' class='left wide'>{}</td></tr>", escaped(why));
+                let _ = write!(page, "<td colspan='5' class='left wide'>{}</td></tr>", escaped(why));
             }
         }
     }
-    page.push_str("</table></div></details>");
+    page.push_str("</table></div>");
+    for (at, note) in notes.iter().enumerate() {
+        let _ = write!(page, "<p class='soft'>[{}] {}</p>", at + 1, escaped(note));
+    }
+    page.push_str("</details>");
 }
 
 fn throughput(page: &mut String, record: &Record, prices: Prices) {
