@@ -104,6 +104,29 @@ fn a_killed_sandbox_is_replaced_and_never_served() {
 }
 
 #[test]
+fn a_killed_filler_is_begun_again_and_nothing_is_left_of_it() {
+    let pool = pool!();
+    let bundle = pool.filled(8, "echo hello", |_| {});
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    for round in 0..6 {
+        let filler = pool.filler().unwrap();
+        // In the middle of its work, as a rule.
+        for _ in 0..4 {
+            assert_eq!(pool.microrun(&["run", &path]).ok(), "hello", "{round}");
+        }
+        host("kill", &["-9", &filler.to_string()]);
+        for _ in 0..8 {
+            assert_eq!(pool.microrun(&["run", &path]).ok(), "hello", "{round}");
+        }
+        pool.await_ready(&bundle, 8);
+        eventually(|| pool.filler().is_some_and(|other| other != filler) && pool.parked().len() == 8);
+    }
+    eventually(|| fs::read_dir(pool.lab.path("pool/parked")).unwrap().count() == 8);
+    // Five each, and a few of its own.
+    assert!(pool.descriptors() < 64, "{}", pool.descriptors());
+}
+
+#[test]
 fn what_cannot_be_made_is_said_and_made_once_it_can_be() {
     let pool = pool!();
     let source = pool.lab.path("source");

@@ -330,6 +330,7 @@ fn clone_into(
         timings: false,
         foreground: !options.detach,
         stdio: options.stdio.as_ref().map(prepare::raw),
+        sibling: false,
     };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
     let spawned = launch::spawn(&plan, slots, birth, &report, manner).map_err(|error| match error.errno() {

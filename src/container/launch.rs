@@ -31,6 +31,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A container whose init exists.
 #[derive(Debug)]
@@ -87,6 +88,9 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
     }
 }
 
+/// How long a killed process has for its end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// What has been made so far, to be removed when the rest fails.
 pub(super) struct Undo {
     entry: Entry,
@@ -122,7 +126,10 @@ impl Undo {
         for child in [self.child, helper].into_iter().flatten() {
             // One that has ended and was waited for is what is wanted.
             let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-            let _ = process::wait(child.pid, 0);
+            if process::wait(child.pid, 0) == Err(Errno::ECHILD) {
+                // It is this process's sibling.
+                let _ = process::ends_within(child.pidfd, PATIENCE);
+            }
             sys_fs::close(child.pidfd);
         }
         let mut left = Vec::new();
@@ -192,6 +199,7 @@ fn launch_into(
         timings: options.timings,
         foreground: options.foreground,
         stdio: options.stdio.as_ref().map(super::prepare::raw),
+        sibling: false,
     };
     let mut spawned = spawn(plan, slots, birth, &report, manner)?;
     let child = spawned.child;
@@ -405,6 +413,8 @@ pub(super) struct Manner {
     /// Its stdin, stdout and stderr, of a runtime that serves other containers too: then it keeps no other descriptor
     /// that is not meant for it.
     pub stdio: Option<[RawFd; 3]>,
+    /// Whether it is a child of this process's parent, who reaps it (`CLONE_PARENT`).
+    pub sibling: bool,
 }
 
 /// A clone and the runtime's end of the pair.
@@ -479,7 +489,8 @@ pub(super) fn spawn(
         failures,
     });
     let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };
-    let request = clone::Request { flags: plan.clone_flags | memory, cgroup, exit_signal: libc::SIGCHLD };
+    let (parent, exit_signal) = if manner.sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
+    let request = clone::Request { flags: plan.clone_flags | memory | parent, cgroup, exit_signal };
     let spawned = if plan.stage.is_empty() {
         let spawned = clone::spawn(&request, Cradle::run, cradle).map(|(child, loan)| (child, Some(loan)));
         spawned.map_err(|errno| super::stage::clone_error(&request, errno))

@@ -18,6 +18,7 @@ use oci_spec::runtime::{Hook, Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 /// A sandbox that waits.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct Parked {
     /// The terminal's master, if the configuration asks for one.
     pub terminal: Option<OwnedFd>,
     /// Its hooks, for the end.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// Nobody else removes it, for as long as it is there.
     pub lock: Option<Lock>,
     /// Where it was made, and as what.
@@ -43,6 +44,9 @@ pub struct Parked {
     /// It was found that its program cannot be executed.
     is_lost: bool,
 }
+
+/// How long an init has for its end that is about to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fails if the configuration asks for something that only a cold start can give.
 ///
@@ -89,11 +93,23 @@ pub fn wait(filter: Option<&Filter>) -> Wait {
     Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&crate::sys::park::CALLS)) }
 }
 
-/// Makes a sandbox, cloned on `ground` if there is one, which waits. When it fails nothing is left.
+/// Descriptors of a sandbox, for [`Parked::take_over`].
+#[derive(Debug)]
+pub struct Descriptors {
+    /// Where its init waits.
+    pub lease: OwnedFd,
+    /// The right to remove it.
+    pub lock: OwnedFd,
+    /// The terminal's master, if it has one.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Makes a sandbox, cloned on `ground` if there is one, which waits. It is a child of this process's parent, who has to wait for it even if this
+/// fails. When it fails nothing else is left.
 ///
 /// # Errors
 /// One sentence: what could not be done, for which field.
-pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> Result<Parked> {
+pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> Result<(Child, Descriptors)> {
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
     let lock = match entry.try_lock() {
@@ -102,7 +118,7 @@ pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> R
         Err(error) => return Err(undo.everything().into_iter().fold(error, Error::and)),
     };
     match park_into(options, prepared, ground, entry, lock, &mut undo) {
-        Ok(parked) => Ok(parked),
+        Ok(made) => Ok(made),
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
 }
@@ -114,7 +130,7 @@ fn park_into(
     entry: Entry,
     lock: Lock,
     undo: &mut Undo,
-) -> Result<Parked> {
+) -> Result<(Child, Descriptors)> {
     let plan = &prepared.plan;
     if !matches!(options.wait, Wait::Lease { .. }) || !plan.stage.is_empty() || plan.share_memory {
         let problem = "joins a pid or user namespace by its path: start such a container cold";
@@ -138,7 +154,7 @@ fn park_into(
     launch::run_outside(plan, &mut slots, &report)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
-    let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio };
+    let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio, sibling: true };
     let spawned = match ground {
         Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner))?,
         None => launch::spawn(plan, slots, birth, &report, manner)?,
@@ -150,26 +166,43 @@ fn park_into(
     let spec = &prepared.bundle.loaded.spec;
     let context = gates::Context { spec, listener: None, state: &state, child };
     if gates::serve(&context, spawned.sync.as_raw_fd())? != Outcome::Ready {
+        // It reports until it ends.
+        let _ = process::ends_within(child.pidfd, PATIENCE);
         let error = launch::failure(plan, &report, child);
-        undo.child = None;
         return Err(error.unwrap_or_else(|| Error::new(Kind::System, "the sandbox ended before it was ready")));
     }
     let terminal = kept.terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
-    Ok(Parked {
-        entry,
-        state,
-        child,
-        lease: Some(lease),
-        terminal,
-        spec: prepared.bundle.loaded.spec,
-        lock: Some(lock),
-        home: options.store.clone(),
-        name: options.id.clone(),
-        is_lost: false,
-    })
+    Ok((child, Descriptors { lease, lock: lock.into_descriptor(), terminal }))
 }
 
 impl Parked {
+    /// Takes over the sandbox `id` of `store`, which another process has made as `spec` says.
+    ///
+    /// # Errors
+    /// What is recorded of it cannot be read.
+    pub fn take_over(
+        store: &Store,
+        id: &str,
+        child: Child,
+        Descriptors { lease, lock, terminal }: Descriptors,
+        spec: Arc<Spec>,
+    ) -> Result<Self> {
+        let entry = store.find(id)?;
+        let state = entry.load()?;
+        Ok(Self {
+            entry,
+            state,
+            child,
+            lease: Some(lease),
+            terminal,
+            spec,
+            lock: Some(Lock::from_descriptor(lock)),
+            home: store.clone(),
+            name: id.to_owned(),
+            is_lost: false,
+        })
+    }
+
     /// Becomes the container `id` of `store`; with an empty id, the one that it was made with.
     ///
     /// # Errors

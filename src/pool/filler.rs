@@ -1,20 +1,31 @@
-//! Makes sandboxes, in a thread of its own.
+//! Makes sandboxes, in a process of its own.
+//!
+//! A sandbox begins as a copy of its maker, and the less there is to copy the better: a maker with one thread, little memory and
+//! few descriptors. The pool is the parent of what it makes all the same (`CLONE_PARENT`), and hears of the end of each.
+//!
+//! ```text
+//! pool                                            filler
+//!   │ LOAD: number, version, path of the bundle ───▶ │ reads it
+//!   │ MAKE: number ────────────────────────────────▶ │ clone3, waits until it is parked
+//!   │ ◀─────────────── MADE: its id; [descriptors] ──┤
+//!   │ FORGET: number ──────────────────────────────▶ │
+//! ```
+//!
+//! Answers come in the order of what is asked for. The filler ends when the pool does, and is begun anew if it ends before.
 
-use super::pace::{Budget, Pace};
+use super::pace::Pace;
 use super::template::{Identity, Template};
-use crate::container::ground::Ground;
-use crate::container::park::{self, Parked};
+use super::workshop;
+use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
-use crate::container::state::Lock;
-use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::clone::Child;
 use crate::sys::{process, socket};
-use std::collections::HashMap;
-use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// A sandbox, and what keeps the kernel from taking it apart while somebody waits.
 #[derive(Debug)]
@@ -24,152 +35,194 @@ pub struct Part {
     /// Its init.
     pub pidfd: OwnedFd,
     /// Its mount namespace: the last who holds one waits until all its mounts are gone (fs/namespace.c, put_mnt_ns).
-    pub mounts: Option<OwnedFd>,
+    pub _mounts: Option<OwnedFd>,
 }
 
-/// What became of an order. The descriptors of a part go another way: this thread has a table of its own, so that what
-/// it clones need not close those of all others.
+/// What is to be done: the first byte of a message to the filler. The number of a template follows.
+pub(super) mod order {
+    /// Read a bundle: its version (8 bytes) and its path follow.
+    pub const LOAD: u8 = b'l';
+    /// Make a sandbox.
+    pub const MAKE: u8 = b'm';
+    /// It is not needed any more.
+    pub const FORGET: u8 = b'f';
+}
+
+/// What became of it: the first byte of an answer.
+pub(super) mod news {
+    /// Made: five bytes that tell which descriptors come along, the pid and the id follow.
+    pub const MADE: u8 = b'm';
+    /// Not made: why.
+    pub const FAILED: u8 = b'e';
+}
+
+/// The most bytes of a message, either way.
+pub(super) const MOST: usize = 8192;
+
+/// How many sandboxes the filler is asked for ahead: it never waits for the pool, and a pool that ends does not wait long for it.
+const AHEAD: usize = 8;
+
+/// How long the filler has for its end, before it is killed: a sandbox takes a few milliseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The process that makes sandboxes, as the pool sees it.
 #[derive(Debug)]
-pub struct Made {
-    /// For which bundle.
-    pub bundle: Identity,
-    /// As what.
-    pub template: Arc<Template>,
-    /// What came of it.
-    pub made: Result<Box<Parked>>,
+pub struct Filler {
+    pid: i32,
+    socket: OwnedFd,
+    /// The templates that it knows.
+    known: Vec<(u32, Weak<Template>)>,
+    next: u32,
+    /// What it has been asked for, and has not answered yet.
+    asked: VecDeque<Order>,
+    /// What it has not been asked for yet.
+    waiting: VecDeque<Order>,
 }
 
-/// Where the filler tells what it has made: descriptors on the one, the rest on the other, first.
 #[derive(Debug)]
-pub struct Outlet {
-    /// All but descriptors.
-    pub made: Sender<Made>,
-    /// The descriptors of each, in a message of their own; none, if it could not be made.
-    pub descriptors: OwnedFd,
+struct Order {
+    bundle: Identity,
+    template: Arc<Template>,
 }
 
-/// Where the pool hears of it.
+/// What the pool hears of its filler.
 #[derive(Debug)]
-pub struct Inlet {
-    made: Receiver<Made>,
-    /// Readable when there is something.
-    pub descriptors: OwnedFd,
+pub enum News {
+    /// What became of the order of a sandbox: for which bundle, as what.
+    Of(Identity, Arc<Template>, Result<Box<Part>>),
+    /// Nothing more at the moment.
+    Nothing,
+    /// It has ended.
+    Ended,
 }
 
-/// The way from the filler to the pool.
-///
-/// # Errors
-/// What the kernel says.
-pub fn way() -> Result<(Outlet, Inlet)> {
-    let (sender, receiver) = channel();
-    let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
-    Ok((Outlet { made: sender, descriptors: theirs }, Inlet { made: receiver, descriptors: ours }))
-}
+impl Filler {
+    /// Begins the process. It makes sandboxes as `options` say, but for the bundle and the id.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn begin(options: &Options, pace: Pace) -> Result<Self> {
+        let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
+        match process::fork_beside_threads().doing(|| "begin the process that makes sandboxes")? {
+            Some(pid) => Ok(Self {
+                pid,
+                socket: ours,
+                known: Vec::new(),
+                next: 0,
+                asked: VecDeque::new(),
+                waiting: VecDeque::new(),
+            }),
+            None => workshop::run(&theirs, options, pace),
+        }
+    }
 
-impl Outlet {
-    /// `None` when nobody listens any more.
-    fn tell(&self, order: Order, made: Result<Part>) -> Option<()> {
-        let (made, descriptors) = match made {
-            Ok(Part { mut parked, pidfd, mounts }) => {
-                let (lease, lock) = (parked.lease.take()?, parked.lock.take()?.into_descriptor());
-                let terminal = parked.terminal.take();
-                let all = [Some(pidfd), Some(lease), Some(lock), mounts, terminal];
-                (Ok(Box::new(parked)), all)
-            }
-            Err(error) => (Err(error), [const { None }; 5]),
+    /// Orders a sandbox.
+    pub fn order(&mut self, bundle: Identity, template: &Arc<Template>) {
+        self.waiting.push_back(Order { bundle, template: Arc::clone(template) });
+        self.ask();
+    }
+
+    /// Takes back what has not been begun of the sandboxes of `template`.
+    pub fn cancel(&mut self, template: &Arc<Template>) {
+        self.waiting.retain(|order| !Arc::ptr_eq(&order.template, template));
+    }
+
+    /// One that has ended is heard of by its end; what was asked for is answered then.
+    fn ask(&mut self) {
+        while self.asked.len() < AHEAD
+            && let Some(order) = self.waiting.pop_front()
+        {
+            let number = self.number_of(&order.template);
+            self.asked.push_back(order);
+            self.say(&[&[order::MAKE], &number.to_ne_bytes()]);
+        }
+    }
+
+    fn say(&self, parts: &[&[u8]]) {
+        // There is room for all that it may be asked for.
+        let _ = socket::send_fds_now(self.socket.as_raw_fd(), parts, &[]);
+    }
+
+    fn number_of(&mut self, template: &Arc<Template>) -> u32 {
+        let is_it = |(_, known): &&(u32, Weak<Template>)| known.as_ptr() == Arc::as_ptr(template);
+        if let Some((number, _)) = self.known.iter().find(is_it) {
+            return *number;
+        }
+        let (kept, gone) = self.known.drain(..).partition(|(_, known)| known.strong_count() > 0);
+        self.known = kept;
+        for (number, _) in gone {
+            self.say(&[&[order::FORGET], &number.to_ne_bytes()]);
+        }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let bundle = template.options.bundle.as_os_str().as_bytes();
+        self.say(&[&[order::LOAD], &number.to_ne_bytes(), &template.version().to_ne_bytes(), bundle]);
+        self.known.push((number, Arc::downgrade(template)));
+        number
+    }
+
+    /// The next news; it does not wait.
+    pub fn hear(&mut self) -> News {
+        let mut data = [0; MOST];
+        let received = match socket::receive_fds(self.socket.as_raw_fd(), &mut data) {
+            Ok(received) if received.count > 0 => received,
+            Err(nix::errno::Errno::EAGAIN) => return News::Nothing,
+            _ => return News::Ended,
         };
-        self.made.send(Made { bundle: order.bundle, template: order.template, made }).ok()?;
-        let which = descriptors.each_ref().map(|one| u8::from(one.is_some()));
-        let numbers: Vec<_> = descriptors.iter().flatten().map(AsRawFd::as_raw_fd).collect();
-        socket::send_fds(self.descriptors.as_raw_fd(), &[&which], &numbers).ok()
+        let Some(order) = self.asked.pop_front() else { return News::Ended };
+        self.ask();
+        let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
+            Some((&news::MADE, rest)) => take(&order.template, rest, received.fds),
+            Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
+            None => Err(lost()),
+        };
+        News::Of(order.bundle, order.template, part)
+    }
+
+    /// Lets it end, once what it is at is done; it is to be heard until then. Whether it has ended.
+    pub fn ends(&self) -> bool {
+        socket::end_sending(self.socket.as_raw_fd());
+        let mut fds = [libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        crate::sys::fs::retry(|| process::poll(&mut fds, Some(PATIENCE))) != Ok(0)
+    }
+
+    /// Ends it if it has not ended, and reaps it.
+    pub fn reap(self) {
+        let _ = process::kill(self.pid, libc::SIGKILL);
+        let _ = process::wait(self.pid, 0);
     }
 }
 
-impl Inlet {
-    /// What has been made since; `None` for nothing.
-    pub fn hear(&self) -> Option<(Identity, Arc<Template>, Result<Part>)> {
-        let mut which = [0; 5];
-        let received = socket::receive_fds(self.descriptors.as_raw_fd(), &mut which).ok()?;
-        let Made { bundle, template, made } = self.made.try_recv().ok()?;
-        let mut fds = received.fds.into_iter();
-        let mut descriptors = which.map(|is_there| if is_there == 0 { None } else { fds.next() });
-        let part = made.and_then(|mut parked| {
-            let lost = || Error::new(Kind::System, "the descriptors of a sandbox are lost: the pool has too many");
-            let mut take = |index: usize| descriptors.get_mut(index).and_then(Option::take);
-            let (Some(pidfd), Some(lease), Some(lock)) = (take(0), take(1), take(2)) else { return Err(lost()) };
-            parked.child.pidfd = pidfd.as_raw_fd();
-            parked.lease = Some(lease);
-            parked.lock = Some(Lock::from_descriptor(lock));
-            let mounts = take(3);
-            parked.terminal = take(4);
-            Ok(Part { parked: *parked, pidfd, mounts })
-        });
-        Some((bundle, template, part))
+impl AsFd for Filler {
+    /// Readable when there is news.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
-/// What the filler is to make.
-#[derive(Debug)]
-pub struct Order {
-    /// The bundle.
-    pub bundle: Identity,
-    /// What it is made from.
-    pub template: Arc<Template>,
+fn lost() -> Error {
+    Error::new(Kind::System, "the descriptors of a sandbox are lost: the pool has too many")
 }
 
-/// Makes what is ordered, until nobody orders any more or the pool `ends`. It says when it is `ready`.
-pub fn run(orders: &Receiver<Order>, outlet: &Outlet, pace: Pace, ends: &AtomicBool, ready: &Sender<()>) {
-    // Where the table of descriptors stays shared, making a sandbox takes longer the more there are. And what is open at
-    // this moment stays open here: nobody who asks must have handed anything over yet.
-    let _ = process::unshare(libc::CLONE_FILES);
-    if ready.send(()).is_err() {
-        return;
-    }
-    let (mut grounds, mut budget) = (Grounds::new(), Budget::new(pace));
-    for order in orders {
-        if ends.load(Ordering::Relaxed) {
-            return;
+/// Takes over what the filler has made of `template`.
+fn take(template: &Template, said: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Part>> {
+    let mut fds = fds.into_iter();
+    let (which, rest) = said.split_first_chunk::<5>().ok_or_else(lost)?;
+    let [pidfd, lease, lock, terminal, mounts] = which.map(|is_there| if is_there == 0 { None } else { fds.next() });
+    let (pid, id) = rest.split_first_chunk().ok_or_else(lost)?;
+    let pid = i32::from_ne_bytes(*pid);
+    let taken = match (pidfd, lease, lock) {
+        (Some(pidfd), Some(lease), Some(lock)) => {
+            let (descriptors, id) = (Descriptors { lease, lock, terminal }, String::from_utf8_lossy(id));
+            let child = Child { pid, pidfd: pidfd.as_raw_fd() };
+            let parked =
+                Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
+            parked.map(|parked| Box::new(Part { parked, pidfd, _mounts: mounts }))
         }
-        let made = grounds.of(&order).and_then(|ground| make(&order.template, ground));
-        let used = budget.used(made.as_ref().ok().map(|part| part.parked.child.pid));
-        if outlet.tell(order, made).is_none() {
-            return;
-        }
-        budget.rest(used);
-    }
-}
-
-/// Where the sandboxes of each template are cloned.
-struct Grounds {
-    /// Whether this thread may go elsewhere.
-    is_free: bool,
-    of: HashMap<Identity, (Weak<Template>, Option<Ground>)>,
-}
-
-impl Grounds {
-    fn new() -> Self {
-        Self { is_free: process::unshare(libc::CLONE_FS).is_ok(), of: HashMap::new() }
-    }
-
-    fn of(&mut self, order: &Order) -> Result<Option<&Ground>> {
-        let is_same = |(template, _): &(Weak<Template>, _)| template.as_ptr() == Arc::as_ptr(&order.template);
-        if !self.of.get(&order.bundle).is_some_and(is_same) {
-            // Those of templates that nobody has any more go as well.
-            self.of.retain(|_, (template, _)| template.strong_count() > 0);
-            let wanted = self.is_free && order.template.has_ground;
-            let ground = if wanted { Ground::new(&order.template.needed())? } else { None };
-            self.of.insert(order.bundle, (Arc::downgrade(&order.template), ground));
-        }
-        Ok(self.of.get(&order.bundle).and_then(|(_, ground)| ground.as_ref()))
-    }
-}
-
-fn make(template: &Template, ground: Option<&Ground>) -> Result<Part> {
-    let options = Options { id: new_id(), ..template.options.clone() };
-    let prepared = template.compile(&options)?;
-    let parked = park::park(&options, prepared, ground)?;
-    // Without it the end of a container is heard of later, that is all.
-    let mounts = File::open(format!("/proc/{}/ns/mnt", parked.child.pid)).ok().map(OwnedFd::from);
-    let pidfd = crate::sys::own(parked.child.pidfd);
-    Ok(Part { parked, pidfd, mounts })
+        _ => Err(lost()),
+    };
+    taken.inspect_err(|_| {
+        let _ = process::kill(pid, libc::SIGKILL);
+        let _ = process::wait(pid, 0);
+    })
 }

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! serve ─┬─ the loop: takes requests, hands sandboxes over, hears of their end        (server)
-//!        ├─ the filler: makes what was used up, as fast as it is allowed to           (filler)
-//!        └─ the cleaner: takes cgroups, directories and namespaces away               (cleaner)
+//!        ├─ the cleaner: takes cgroups, directories and namespaces away, in a thread  (cleaner)
+//!        └─ the filler: makes what was used up, in a process of its own               (filler, workshop)
 //! ```
 //!
 //! A command asks by one datagram ([`crate::sys::request`]). Who has a sandbox's lease starts it by one message
@@ -19,6 +19,7 @@ mod server;
 mod setup;
 mod stock;
 mod template;
+mod workshop;
 
 pub use client::{Got, Wanted, Wish, ask, remove_orphan, run};
 pub use lease::{Pool, Running, Sandbox, Stdio};

@@ -1,7 +1,7 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
 use super::cleaner::{self, Job, Then};
-use super::filler::{self, Inlet, Order, Part};
+use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
 use super::pace::Pace;
 use super::setup::{self, Place};
@@ -13,7 +13,7 @@ use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::park::{self, Message};
-use crate::sys::process;
+use crate::sys::process::{self, Exit};
 use crate::sys::request::{self, Header, answer};
 use crate::sys::socket::{self, Received};
 use nix::errno::Errno;
@@ -28,9 +28,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How a pool is run.
@@ -86,7 +84,8 @@ struct Server {
     is_waiting: bool,
     /// Containers whose record is to be completed after it.
     unannounced: Vec<u64>,
-    orders: Sender<Order>,
+    /// Nobody, where it has ended and nothing is to be made.
+    filler: Option<Filler>,
     jobs: Sender<Job>,
 }
 
@@ -112,19 +111,13 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
     mask.thread_block().doing(|| "block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
-    let (outlet, inlet) = filler::way()?;
+    // Before there are other threads, and before there is much to copy.
+    let filler = Filler::begin(&settings.options, settings.pace)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
-    for (fd, key) in [(requests.as_fd(), REQUESTS), (inlet.descriptors.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
+    for (fd, key) in [(requests.as_fd(), REQUESTS), (filler.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
     }
-    let (orders, to_make) = channel();
     let (jobs, to_clean) = channel();
-    let (pace, ends) = (settings.pace, Arc::new(AtomicBool::new(false)));
-    let stops = Arc::clone(&ends);
-    let (ready, is_ready) = channel();
-    let filler = std::thread::spawn(move || filler::run(&to_make, &outlet, pace, &stops, &ready));
-    // It ends only when the pool does.
-    let _ = is_ready.recv();
     let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
     let (held, stocks) = (HashMap::new(), HashMap::new());
     let mut server = Server {
@@ -137,7 +130,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         next: FIRST,
         is_waiting: false,
         unannounced: Vec::new(),
-        orders,
+        filler: Some(filler),
         jobs,
     };
     let mut begin = || {
@@ -147,10 +140,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         }
         Ok(())
     };
-    let served = begin().and_then(|()| server.run(&inlet));
+    let served = begin().and_then(|()| server.run());
     let socket = server.settings.socket.clone();
-    ends.store(true, Ordering::Relaxed);
-    server.end(&inlet, &filler);
+    server.end();
     // It ends when nobody has work for it any more.
     let _ = cleaner.join();
     let removed = if is_ours { fs::remove_file(&socket) } else { Ok(()) };
@@ -158,7 +150,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
 }
 
 impl Server {
-    fn run(&mut self, inlet: &Inlet) -> Result<()> {
+    fn run(&mut self) -> Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let timeout = match self.settings.idle {
@@ -173,7 +165,7 @@ impl Server {
             for event in events.iter().take(count) {
                 match event.data() {
                     REQUESTS => self.take_requests(),
-                    NEWS => self.hear(inlet),
+                    NEWS => self.hear(),
                     SIGNALS => return Ok(()),
                     token if token % 2 == 0 => self.ended(token / 2),
                     token => self.hear_of(token / 2),
@@ -181,6 +173,10 @@ impl Server {
             }
             if count == 0 || self.unannounced.len() > MOST_UNANNOUNCED {
                 self.announce();
+            }
+            if count == 0 && self.filler.is_none() {
+                // Those that ended after it.
+                self.reap_strangers();
             }
             self.order();
         }
@@ -197,25 +193,41 @@ impl Server {
     }
 
     /// Ends what is parked, once the filler has ended, and waits until it is gone.
-    fn end(mut self, inlet: &Inlet, filler: &JoinHandle<()>) {
-        // There is nobody left who orders.
-        self.orders = channel().0;
-        let mut more = true;
-        while more {
-            // What it has told before it ended is heard after that.
-            more = !filler.is_finished();
-            while let Some((bundle, _, made)) = inlet.hear() {
-                if let Ok(part) = made {
-                    self.held.insert(self.next, Held { part, bundle, given: None });
-                    self.next += 1;
-                }
-            }
-            if more {
-                std::thread::sleep(Duration::from_millis(1));
-            }
+    fn end(mut self) {
+        self.stocks.clear();
+        // What it has made before it ended is heard of.
+        while self.filler.as_ref().is_some_and(Filler::ends) {
+            self.hear();
         }
+        self.mourn();
         let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.given.is_none()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
+    }
+
+    /// The filler has ended, or is ended here: what it was at is taken away.
+    fn mourn(&mut self) {
+        let Some(filler) = self.filler.take() else { return };
+        let _ = self.epoll.delete(&filler);
+        filler.reap();
+        for stock in self.stocks.values_mut().filter(|stock| stock.ordered > 0) {
+            stock.ordered = 0;
+            stock.refuse("what makes sandboxes has ended: it is begun again".into());
+        }
+        self.reap_strangers();
+        if let Err(error) = setup::clean_up_after_filler(&self.settings.options.store) {
+            log::warn(error);
+        }
+    }
+
+    /// Waits for the ended processes of sandboxes that have not become any.
+    fn reap_strangers(&mut self) {
+        while let Ok(Some(pid)) = process::ended_child() {
+            let held = self.held.iter().find(|(_, held)| held.part.parked.child.pid == pid).map(|(key, _)| *key);
+            match held {
+                Some(key) => self.ended(key),
+                None => drop(process::wait(pid, 0)),
+            }
+        }
     }
 
     /// Orders what is wanted, and gives up what nobody asks for.
@@ -239,11 +251,18 @@ impl Server {
                 _ => stock.missing(),
             };
             for _ in 0..room.take(wanted, stock.size) {
-                stock.ordered += 1;
-                let order = Order { bundle: *bundle, template: Arc::clone(&stock.template) };
-                if self.orders.send(order).is_err() {
-                    return;
+                let begun = match &mut self.filler {
+                    Some(filler) => Ok(filler),
+                    none => begin_again(none, &self.settings, &self.epoll),
+                };
+                match begun {
+                    Ok(filler) => filler.order(*bundle, &stock.template),
+                    Err(error) => {
+                        stock.refuse(error.to_string());
+                        break;
+                    }
                 }
+                stock.ordered += 1;
             }
         }
         if let Some(idle) = self.settings.idle {
@@ -254,8 +273,16 @@ impl Server {
     }
 
     /// Takes what the filler has made.
-    fn hear(&mut self, inlet: &Inlet) {
-        while let Some((bundle, template, made)) = inlet.hear() {
+    fn hear(&mut self) {
+        while let Some(filler) = &mut self.filler {
+            let (bundle, template, made) = match filler.hear() {
+                News::Of(bundle, template, made) => (bundle, template, made),
+                News::Nothing => return,
+                News::Ended => return self.mourn(),
+            };
+            if made.is_err() {
+                self.reap_strangers();
+            }
             let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
             match (made, stock) {
                 (Ok(part), Some(stock)) => {
@@ -271,13 +298,13 @@ impl Server {
                         self.next += 1;
                         stock.size.get_or_insert_with(|| memory::of(&part.parked));
                         stock.made(key);
-                        self.held.insert(key, Held { part, bundle, given: None });
+                        self.held.insert(key, Held { part: *part, bundle, given: None });
                     } else {
                         stock.failed("the pool has too many descriptors".into());
-                        self.discard(part);
+                        self.discard(*part);
                     }
                 }
-                (Ok(part), None) => self.discard(part),
+                (Ok(part), None) => self.discard(*part),
                 (Err(error), Some(stock)) => stock.failed(error.to_string()),
                 (Err(_), None) => {}
             }
@@ -294,6 +321,7 @@ impl Server {
 
     fn give_up(&mut self, bundle: &Identity) {
         if let Some(stock) = self.stocks.remove(bundle) {
+            self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
             self.discard_all(stock.ready);
         }
     }
@@ -371,6 +399,7 @@ impl Server {
         let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
         if stock.template.is_current(&asked.bundle) != Ok(true) {
             // Anew, as it is now.
+            self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
             let stale = stock.spoil();
             self.discard_all(stale);
             return Err("the bundle has changed".into());
@@ -460,9 +489,14 @@ impl Server {
     fn ended(&mut self, key: u64) {
         let Some(held) = self.held.remove(&key) else { return };
         let Held { mut part, bundle, given } = held;
-        let Ok(Some(exit)) = process::wait(part.parked.child.pid, libc::WNOHANG) else {
-            self.held.insert(key, Held { part, bundle, given });
-            return;
+        let exit = match process::wait(part.parked.child.pid, libc::WNOHANG) {
+            Ok(Some(exit)) => exit,
+            // It had ended before it was heard of.
+            Err(_) => Exit::Code(1),
+            Ok(None) => {
+                self.held.insert(key, Held { part, bundle, given });
+                return;
+            }
         };
         let then = match given {
             None => {
@@ -539,6 +573,13 @@ impl Server {
         })
         .to_string()
     }
+}
+
+/// Begins the filler anew.
+fn begin_again<'a>(filler: &'a mut Option<Filler>, settings: &Settings, epoll: &Epoll) -> Result<&'a mut Filler> {
+    let begun = Filler::begin(&settings.options, settings.pace)?;
+    epoll.add(&begun, EpollEvent::new(EpollFlags::EPOLLIN, NEWS)).doing(|| "watch a descriptor")?;
+    Ok(filler.insert(begun))
 }
 
 /// A request for a sandbox.

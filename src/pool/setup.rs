@@ -105,6 +105,26 @@ pub fn clean_up_after_others(store: &Store) -> Result<()> {
     Ok(())
 }
 
+/// Removes what a filler that was killed has left in `store`: all that nobody has locked.
+///
+/// # Errors
+/// A directory that cannot be read.
+pub fn clean_up_after_filler(store: &Store) -> Result<()> {
+    for entry in store.all()? {
+        let left = match entry.try_lock() {
+            Ok(Some(lock)) => {
+                lock.release();
+                manage::delete(store, entry.id(), true).map(drop)
+            }
+            locked => locked.map(drop),
+        };
+        if let Err(error) = left {
+            log::warn(error);
+        }
+    }
+    Ok(())
+}
+
 /// What a sandbox has for stdin, stdout and stderr until it gets those of who asks.
 ///
 /// # Errors

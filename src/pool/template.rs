@@ -8,8 +8,10 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat, stat};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A directory or file, by its file system and inode. What has another identity is another one, whatever its name.
 pub type Identity = (u64, u64);
@@ -20,7 +22,7 @@ pub fn identity(about: &FileStat) -> Identity {
 }
 
 /// The version of a file: anyone who changes it changes this (inode(7), ctime).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Version {
     identity: Identity,
     size: i64,
@@ -38,6 +40,8 @@ impl Version {
 pub struct Template {
     /// How they are made. The id is set for each.
     pub options: Options,
+    /// Their configuration.
+    pub spec: Arc<Spec>,
     /// What they are made from, read once.
     bundle: Bundle,
     facts: Facts,
@@ -73,7 +77,8 @@ impl Template {
         let named = named.into_iter().map(look).collect::<Result<_>>()?;
         let process = bundle.loaded.spec.process().as_ref();
         let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
-        Ok(Self { options, bundle, facts, has_ground, has_terminal, config, named })
+        let spec = Arc::new(spec.clone());
+        Ok(Self { options, spec, bundle, facts, has_ground, has_terminal, config, named })
     }
 
     /// Compiles it for the sandbox that `options` name.
@@ -82,6 +87,13 @@ impl Template {
     /// One sentence that names the field.
     pub fn compile(&self, options: &Options) -> Result<Prepared> {
         prepare::compile(options, self.bundle.clone(), &self.facts)
+    }
+
+    /// A number for the configuration's version and the identities of what it names: others have another.
+    pub fn version(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.config, &self.named).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Where there must be what the host has mounted.

@@ -393,7 +393,16 @@ pub fn fork() -> Sys<Option<i32>> {
     if tasks.count() != 1 {
         return Err(Errno::EBUSY);
     }
-    // SAFETY: there is one thread, so the child has all that there is.
+    fork_beside_threads()
+}
+
+/// As [`fork`], in a process that may have other threads: the child has none of them. What they have locked stays so: the C
+/// library sees to its own (its memory), and of Rust's the child must not want any (that of standard error is one).
+///
+/// # Errors
+/// What fork(2) answers.
+pub fn fork_beside_threads() -> Sys<Option<i32>> {
+    // SAFETY: it copies the process; a lock that nobody gives back makes the child wait, and no more than that.
     let pid = Errno::result(unsafe { libc::fork() })?;
     Ok((pid != 0).then_some(pid))
 }

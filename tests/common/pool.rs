@@ -71,8 +71,23 @@ impl Pool {
         command
     }
 
-    /// The processes that wait.
+    /// The processes that wait, and those of containers.
     pub fn parked(&self) -> Vec<i32> {
+        self.children().into_iter().filter(|pid| !self.is_filler(*pid)).collect()
+    }
+
+    /// The process that makes them, if there is one.
+    pub fn filler(&self) -> Option<i32> {
+        self.children().into_iter().find(|pid| self.is_filler(*pid))
+    }
+
+    /// Who waits has forgotten the command line.
+    fn is_filler(&self, pid: i32) -> bool {
+        let line = |pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line(pid) == line(self.server.id().cast_signed())
+    }
+
+    fn children(&self) -> Vec<i32> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
         let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());
         lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()

@@ -1,0 +1,134 @@
+//! What the filler's process does.
+
+use super::filler::{MOST, news, order};
+use super::pace::{Budget, Pace};
+use super::setup;
+use super::template::Template;
+use crate::container::ground::Ground;
+use crate::container::manage;
+use crate::container::park::{self, Descriptors};
+use crate::container::prepare::Options;
+use crate::container::state::new_id;
+use crate::error::{Error, Kind, Result};
+use crate::sys::{fs as sys_fs, process, socket};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// A bundle, and where its sandboxes are cloned.
+struct Loaded {
+    template: Template,
+    ground: Option<Ground>,
+}
+
+/// Makes what is ordered on `socket`, in a process that has just been forked, until nobody orders any more.
+pub fn run(socket: &OwnedFd, options: &Options, pace: Pace) -> ! {
+    // It never drops what its copy of the pool's memory has.
+    let worked = begin(socket).and_then(|()| {
+        let options = Options { stdio: Some(setup::no_stdio()?), ..options.clone() };
+        work(socket, &options, pace)
+    });
+    if let Err(error) = worked {
+        let _ = answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]);
+    }
+    process::exit(0)
+}
+
+/// Keeps nothing of the pool's: who holds a lease's other end keeps a sandbox alive, and who holds its directory the next pool
+/// from it.
+fn begin(socket: &OwnedFd) -> Result<()> {
+    let doing = |errno| Error::system("begin to make sandboxes", errno);
+    // A pool that is killed has nobody who could use what is being made.
+    process::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]).map_err(doing)?;
+    let own = socket.as_raw_fd().unsigned_abs();
+    if own > 3 {
+        sys_fs::close_range(3, own - 1).map_err(doing)?;
+    }
+    sys_fs::close_range(own + 1, u32::MAX).map_err(doing)
+}
+
+fn work(socket: &OwnedFd, options: &Options, pace: Pace) -> Result<()> {
+    let mut loaded: HashMap<u32, Result<Loaded, String>> = HashMap::new();
+    let (mut budget, mut data) = (Budget::new(pace), [0; MOST]);
+    while let Some(count) = next(socket, &mut data) {
+        let message = data.get(..count).unwrap_or_default();
+        let Some((&[kind, ref number @ ..], rest)) = message.split_first_chunk::<5>() else { break };
+        let number = u32::from_ne_bytes(*number);
+        match kind {
+            order::LOAD => {
+                loaded.insert(number, load(options, rest).map_err(|error| error.to_string()));
+            }
+            order::FORGET => {
+                loaded.remove(&number);
+            }
+            _ => {
+                let made = match loaded.get(&number) {
+                    Some(Ok(loaded)) => make(socket, loaded),
+                    Some(Err(why)) => Err(Error::new(Kind::System, why.clone())),
+                    None => Err(Error::new(Kind::System, "nothing is known of the bundle")),
+                };
+                let used = budget.used(made.as_ref().ok().copied());
+                if let Err(error) = made
+                    && answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]).is_err()
+                {
+                    break;
+                }
+                budget.rest(used);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Waits for the next message; `None` when there will be none, whatever has been ordered.
+fn next(socket: &OwnedFd, data: &mut [u8]) -> Option<usize> {
+    let mut fds = [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 }];
+    sys_fs::retry(|| process::poll(&mut fds, None)).ok()?;
+    if fds.first().is_some_and(|watched| watched.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0) {
+        return None;
+    }
+    let received = socket::receive_fds(socket.as_raw_fd(), data).ok()?;
+    (received.count > 0).then_some(received.count)
+}
+
+fn answer(socket: &OwnedFd, parts: &[&[u8]], fds: &[i32]) -> Result<()> {
+    socket::send_fds(socket.as_raw_fd(), parts, fds).map_err(|errno| Error::system("answer the pool", errno))
+}
+
+fn cut(text: &str) -> &[u8] {
+    text.as_bytes().get(..text.len().min(MOST - 1)).unwrap_or_default()
+}
+
+/// Reads a bundle. The pool has read it before: both have to have found the same.
+fn load(options: &Options, said: &[u8]) -> Result<Loaded> {
+    let (version, path) = said.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options.clone() })?;
+    if template.version() != u64::from_ne_bytes(*version) {
+        return Err(Error::new(Kind::WrongState, "the bundle has changed while it was read"));
+    }
+    let ground = if template.has_ground { Ground::new(&template.needed())? } else { None };
+    Ok(Loaded { template, ground })
+}
+
+/// Makes a sandbox and hands it over; the pid of its init.
+fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded) -> Result<i32> {
+    let options = Options { id: new_id(), ..template.options.clone() };
+    let prepared = template.compile(&options)?;
+    let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref())?;
+    let pidfd = crate::sys::own(child.pidfd);
+    // Without it the end of a container is heard of later, that is all.
+    let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from);
+    let all = [Some(&pidfd), Some(&lease), Some(&lock), terminal.as_ref(), mounts.as_ref()];
+    let which = all.map(|one| u8::from(one.is_some()));
+    let numbers: Vec<_> = all.iter().flatten().map(|fd| fd.as_raw_fd()).collect();
+    let said: [&[u8]; 4] = [&[news::MADE], &which, &child.pid.to_ne_bytes(), options.id.as_bytes()];
+    let told = answer(socket, &said, &numbers);
+    if told.is_err() {
+        drop((lease, lock));
+        // What cannot be removed is removed by the next pool.
+        let _ = manage::delete(&options.store, &options.id, true);
+    }
+    told.map(|()| child.pid)
+}
