@@ -5,12 +5,14 @@
 mod common;
 
 use common::pool::{Pool, run_args};
-use common::{eventually, host};
+use common::{Lab, eventually, host};
+use microrun::pool;
+use microrun::sys::process;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -113,27 +115,37 @@ fn no_more_are_made_than_there_may_be() {
     assert_eq!(pool.status()["bundles"][0]["beingMade"], 0);
 }
 
-/// How long a pool with such options takes to make `count` sandboxes.
-fn time_to_make(count: usize, option: &str) -> Option<Duration> {
+/// A pool with such an option that has made `count` sandboxes, and how long that took.
+fn time_to_make(count: usize, option: &str) -> Option<(Pool, Duration)> {
     let pool = Pool::new(&[option])?;
     let bundle = pool.lab.bundle(|config| drop(parkable(config)));
     let began = Instant::now();
     pool.microrun(&["pool", "fill", "--size", &count.to_string(), bundle.path.to_str().unwrap()]).ok();
-    pool.await_ready(&bundle, count);
-    Some(began.elapsed())
+    let deadline = began + Duration::from_secs(120);
+    while pool.status()["bundles"][0]["ready"] != count {
+        assert!(Instant::now() < deadline, "{}", pool.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Some((pool, began.elapsed()))
 }
 
 #[test]
 fn no_more_are_made_in_a_second_than_may_be() {
-    let Some(took) = time_to_make(4, "--rate=2") else { return };
+    let Some((_pool, took)) = time_to_make(4, "--rate=2") else { return };
     assert!(took >= Duration::from_millis(1500), "{took:?}");
 }
 
 #[test]
 fn making_them_leaves_the_cpu_to_others() {
-    // Each takes a quarter of a millisecond at the very least, of which a hundredth may be used.
-    let Some(took) = time_to_make(10, "--cpu=1") else { return };
-    assert!(took >= Duration::from_millis(9 * 25), "{took:?}");
+    let Some((pool, took)) = time_to_make(20, "--cpu=5") else { return };
+    let mut used: Vec<Duration> = pool.parked().into_iter().map(|pid| process::cpu_time_of(pid).unwrap()).collect();
+    // After the last there is nothing to wait for.
+    used.sort();
+    used.pop();
+    let used: Duration = used.into_iter().sum();
+    // 100 ms are saved. Who makes them uses as much again, which is not looked at here.
+    let allowed = (took + Duration::from_millis(100)) / 20;
+    assert!(used <= allowed, "{used:?} in {took:?}");
 }
 
 #[test]
@@ -210,4 +222,86 @@ fn another_kind_of_socket_is_refused() {
     let told = manager.stdin(OwnedFd::from(stream)).output().unwrap();
     let (failed, told) = (!told.status.success(), String::from_utf8(told.stderr).unwrap());
     assert!(failed && (told.contains("ListenDatagram=") || told.contains("static release binary")), "{told}");
+}
+
+/// Units of contrib/systemd for a pool of a laboratory's own, for as long as this is there.
+struct Units {
+    name: String,
+    files: Vec<PathBuf>,
+}
+
+impl Units {
+    fn new(lab: &Lab, options: &str) -> Self {
+        let name = format!("{}-pool", lab.name());
+        let serve = lab.command(&["pool", "serve", options]);
+        let words: Vec<_> =
+            [serve.get_program()].into_iter().chain(serve.get_args()).map(|word| word.to_str().unwrap()).collect();
+        let socket = lab.path("pool/socket");
+        let command = format!("{} --socket {}", words.join(" "), socket.display());
+        let files = ["socket", "service"].map(|kind| {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("contrib/systemd/microrun-pool.{kind}"));
+            let text = fs::read_to_string(file).unwrap();
+            let text = text.replace("/usr/local/bin/microrun pool serve", &command);
+            let text = text
+                .replace(pool::SOCKET, socket.to_str().unwrap())
+                .replace("microrun-pool.socket", &format!("{name}.socket"));
+            let unit = Path::new("/run/systemd/system").join(format!("{name}.{kind}"));
+            fs::write(&unit, text).unwrap();
+            unit
+        });
+        host("systemctl", &["daemon-reload"]);
+        Self { name, files: files.into() }
+    }
+
+    fn systemctl(&self, verb: &str, kind: &str) {
+        host("systemctl", &[verb, &format!("{}.{kind}", self.name)]);
+    }
+}
+
+impl Drop for Units {
+    fn drop(&mut self) {
+        for kind in ["socket", "service"] {
+            let _ = Command::new("systemctl").args(["stop", &format!("{}.{kind}", self.name)]).status();
+        }
+        self.files.iter().for_each(|file| drop(fs::remove_file(file)));
+        let _ = Command::new("systemctl").arg("daemon-reload").status();
+    }
+}
+
+#[test]
+fn systemd_starts_a_pool_for_who_asks_and_leaves_what_runs_when_it_stops() {
+    if !Path::new("/run/systemd/system").exists() {
+        skip!("systemd does not run here");
+    }
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        parkable(config);
+        config["process"]["args"] = json!(["sleep", "1000"]);
+    });
+    let asks = |args: &[&str]| {
+        let mut command = lab.in_own_cgroup(&lab.command(args));
+        command.env("MICRORUN_POOL", lab.path("pool/socket"));
+        common::output(command)
+    };
+    let units = Units::new(&lab, bundle.path.to_str().unwrap());
+    units.systemctl("start", "socket");
+    assert!(lab.path("pool/socket").exists());
+    let is_ready = || asks(&["pool", "status", "--format=json"]).stdout.contains("\"ready\":4");
+    eventually(is_ready);
+    let id = format!("{}-given", bundle.id);
+    let mut run = lab.in_own_cgroup(&lab.command(&[&run_args(&bundle, &["-d"])[..], &[&id]].concat()));
+    // Not by pipes: the container keeps what it writes to.
+    let errors = lab.path("errors");
+    run.env("MICRORUN_POOL", lab.path("pool/socket")).stdin(Stdio::null()).stdout(Stdio::null());
+    let ended = run.stderr(fs::File::create(&errors).unwrap()).status().unwrap();
+    assert!(ended.success(), "{}", fs::read_to_string(errors).unwrap());
+    for verb in ["restart", "stop"] {
+        units.systemctl(verb, "service");
+        assert_eq!(lab.status(&id), "running", "{verb}");
+        if verb == "restart" {
+            eventually(is_ready);
+        }
+    }
+    lab.microrun(&["delete", "--force", &id]).ok();
+    assert_eq!(fs::read_dir(lab.path("pool/parked")).unwrap().count(), 0);
 }

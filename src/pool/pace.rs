@@ -63,8 +63,8 @@ impl Budget {
             _ => Duration::from_secs_f64((-self.credit).max(0.0) / share),
         };
         let Some(interval) = Duration::from_secs(1).checked_div(self.pace.rate) else { return owed };
-        // Who was idle has not saved anything.
-        self.due = self.due.max(now.checked_sub(interval).unwrap_or(now)) + interval;
+        // Counted from when this one was begun. Who was idle has not saved anything.
+        self.due = self.due.max(now.checked_sub(used).unwrap_or(now)) + interval;
         owed.max(self.due.saturating_duration_since(now))
     }
 }
@@ -98,16 +98,23 @@ mod tests {
     fn no_more_than_so_many_are_made_in_a_second() {
         for rate in [1, 7, 100] {
             let made = made(Pace { cpu: 100, rate }, Duration::from_millis(1), 10);
-            assert!(made.abs_diff(10 * rate) <= 2, "{rate} a second: {made}");
+            assert!(made.abs_diff(10 * rate) <= 1, "{rate} a second: {made}");
         }
+    }
+
+    #[test]
+    fn after_a_quiet_time_the_second_has_to_wait() {
+        let mut budget = Budget::new(Pace { cpu: 100, rate: 2 });
+        let pause = budget.reckon(budget.at + Duration::from_secs(60), Duration::from_millis(1));
+        assert_eq!(pause, Duration::from_millis(499));
     }
 
     #[test]
     fn little_is_saved() {
         let mut budget = Budget::new(Pace { cpu: 10, rate: 100 });
         let later = budget.at + Duration::from_secs(3600);
-        // 100 ms at a tenth of a CPU are 10 ms; the rate allows one now and the next 10 ms later.
-        assert!(budget.reckon(later, Duration::from_millis(10)) <= Duration::from_millis(10));
+        // 100 ms at a tenth of a CPU are 10 ms, and so long takes one that is made in a hundredth of a second.
+        assert!(budget.reckon(later, Duration::from_millis(10)) < Duration::from_millis(1));
         let pause = budget.reckon(later, Duration::from_millis(10));
         assert!(pause.abs_diff(Duration::from_millis(100)) < Duration::from_millis(1), "{pause:?}");
     }
