@@ -12,7 +12,7 @@ ACTION := dist/hello
 STARTS := 100000
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test soak test-engines test-vm bench bench-cold bench-ctr bundle man install clean need shim $(MEASURE) $(SHIM)
+.PHONY: help build run test soak test-engines test-vm bench bench-cold bench-ctr check-bench figure bundle man install clean need shim $(MEASURE) $(SHIM)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -50,6 +50,14 @@ bench: build $(MEASURE) dist/ukvm ## starts against bare processes and other run
 
 $(MEASURE): need
 	scripts/build $@ microrun-bench
+
+check-bench: build $(MEASURE) dist/ukvm $(ACTION) ## the bars of the benchmark itself, on an idle machine (docs/benchmark.md)
+	scripts/check-bench $(BENCH)
+
+figure: build $(MEASURE) dist/ukvm ## docs/figure.svg of this machine, which should be idle; ten minutes (BENCH='--runtime crun=PROGRAM')
+	-scripts/need bench
+	$(MICRORUN) bench --parts latency,throughput --gap 0 --report target/figure $(BENCH)
+	cp target/figure/figure.svg docs/figure.svg
 
 bench-cold: build $(ACTION) dist/floor dist/pause dist/peak ## cold starts against other runtimes (docs/benchmark.md; BENCH='--help' for options)
 	-scripts/need bench

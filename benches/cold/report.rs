@@ -83,12 +83,17 @@ pub struct Bar {
     pub most: f64,
 }
 
-/// Holds `rows` against `bars`: a line each, and the same as JSON.
+/// Holds `rows` against `bars`: a line each, and the same as JSON. A bar that cannot be held has a line too.
 pub fn hold(title: &str, rows: &[Row], kind: Kind, bars: &[Bar], random: &mut Random) -> Vec<(String, Value)> {
     let find = |name: &str| rows.iter().find(|row| row.lane == name && row.kind == kind);
     let mut held = Vec::new();
     for bar in bars {
-        let (Some(ours), Some(theirs)) = (find(bar.ours), find(bar.theirs)) else { continue };
+        let (Some(ours), Some(theirs)) = (find(bar.ours), find(bar.theirs)) else {
+            let absent = if find(bar.ours).is_none() { bar.ours } else { bar.theirs };
+            let what = format!("{title}, {}: {} / {}", kind.name(), bar.ours, bar.theirs);
+            held.push(not_measured(&what, bar.most, &format!("{absent} took no part")));
+            continue;
+        };
         for measure in MEASURES {
             let Some(ratio) = ratio(&ours.values(measure.of), &theirs.values(measure.of), random) else { continue };
             held.push(line(title, kind, measure.name, bar, ratio));
@@ -105,11 +110,17 @@ fn line(title: &str, kind: Kind, measure: &str, bar: &Bar, ratio: Ratio) -> (Str
         _ => "missed, within the noise",
     };
     let what = format!("{title}, {}, {measure}: {} / {}", kind.name(), bar.ours, bar.theirs);
-    let text = format!("  {what:88} {:22} at most {:.3}  {verdict}", shown(ratio), bar.most);
+    let text = format!("  {what:96} {:22} at most {:.3}  {verdict}", shown(ratio), bar.most);
     let json = json!({
         "what": what, "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "most": bar.most, "verdict": verdict
     });
     (text, json)
+}
+
+/// The line of a bar that nobody could be held against.
+pub fn not_measured(what: &str, most: f64, why: &str) -> (String, Value) {
+    let text = format!("  {what:96} {:22} at most {most:.3}  not measured: {why}", "");
+    (text, json!({ "what": what, "most": most, "verdict": format!("not measured: {why}") }))
 }
 
 /// The rows with all their samples, in microseconds.

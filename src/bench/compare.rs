@@ -17,6 +17,11 @@ pub fn text(before: &Record, after: &Record) -> String {
             let _ = writeln!(text, "{what}: {value}  ->  {}", now.unwrap_or("unknown"));
         }
     }
+    for row in &before.rows {
+        if let Some(now) = after.row(&row.name).filter(|now| now.version != row.version) {
+            let _ = writeln!(text, "{}: {}  ->  {}", row.name, row.version, now.version);
+        }
+    }
     if before.config_hash != after.config_hash {
         let _ = writeln!(text, "config.json differs: {} and {}", before.config_hash, after.config_hash);
     }
@@ -35,8 +40,10 @@ pub fn text(before: &Record, after: &Record) -> String {
     }
     knees(&mut text, before, after);
     for (record, other, word) in [(before, after, "before"), (after, before, "after")] {
-        for row in record.rows.iter().filter(|row| other.row(&row.name).is_none()) {
-            let _ = writeln!(text, "{}: only {word}", row.name);
+        let alone = record.rows.iter().map(|row| row.name.as_str()).filter(|name| other.row(name).is_none());
+        let alone: Vec<&str> = alone.collect();
+        if !alone.is_empty() {
+            let _ = writeln!(text, "\nonly {word}: {}", alone.join(", "));
         }
     }
     text
@@ -82,7 +89,7 @@ mod tests {
             kind,
             isolation: String::new(),
             command: String::new(),
-            version: String::new(),
+            version: if name == "x" { format!("x {ours}") } else { String::new() },
             latency: vec![Latency {
                 reaped_us: (0..50).map(|n| Some(median + f64::from(n % 5))).collect(),
                 ..Latency::default()
@@ -101,7 +108,9 @@ mod tests {
         let text = text(&record(400.0, 100.0), &record(200.0, 150.0));
         let line = text.lines().find(|line| line.starts_with("  x ")).unwrap();
         assert!(line.contains("-49.") && !line.contains("noise"), "{line}");
-        assert!(text.contains("kernel: 100  ->  150"), "{text}");
+        assert!(text.contains("kernel: 100  ->  150") && text.contains("x: x 400  ->  x 200"), "{text}");
+        let fewer = Record { rows: Vec::new(), ..record(400.0, 100.0) };
+        assert!(super::text(&record(400.0, 100.0), &fewer).contains(&format!("only before: {PROCESS}, x")));
         assert!(text.contains("+50.0%"), "{text}");
         let same = super::text(&record(400.0, 100.0), &record(400.0, 100.0));
         assert!(same.contains("within the noise") && !same.contains("->"), "{same}");
