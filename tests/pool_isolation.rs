@@ -360,10 +360,13 @@ fn a_cgroup_has_counted_no_more_than_a_cold_one_has() {
     for id in &ids {
         let of_parked = stats(id);
         assert_eq!(of_parked["pids"]["current"], of_cold["pids"]["current"]);
-        for (path, more) in [("/memory/usage/max", 4e6), ("/memory/usage/usage", 4e6), ("/cpu/usage/total", 50e6)] {
+        for path in ["/memory/usage/max", "/memory/usage/usage"] {
             let (ours, theirs) = (number(&of_parked, path), number(&of_cold, path));
-            assert!(ours <= theirs * 2.0 + more, "{path}: {ours} {theirs}");
+            assert!(ours <= theirs * 2.0 + 4e6, "{path}: {ours} {theirs}");
         }
+        // How much more than a cold one depends on how busy the machine is; one that went on where the first was would have more than that.
+        let (ours, of_first) = (number(&of_parked, "/cpu/usage/total"), number(&of_first, "/cpu/usage/total"));
+        assert!(ours < of_first, "{ours} {of_first}");
         for path in ["/memory/usage/failcnt", "/memory/raw/pgmajfault", "/memory/raw/oom_kill"] {
             assert!(number(&of_parked, path) <= number(&of_cold, path) + 50.0, "{path}: {of_parked}");
         }
