@@ -156,8 +156,8 @@ fn stdio_names(options: &Options, spec: &Spec) -> Vec<String> {
 /// What a bundle and the options amount to, before anything exists.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The bundle.
-    pub bundle: Bundle,
+    /// The bundle, which many containers may have in common.
+    pub bundle: Arc<Bundle>,
     /// What will be recorded of the container.
     pub state: State,
     /// What the cgroups will be.
@@ -187,7 +187,7 @@ pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
 /// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
 pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
     let (bundle, facts, begun) = load_and(options, begin)?;
-    Ok((compile(options, bundle, &facts)?, begun))
+    Ok((compile(options, Arc::new(bundle), &facts)?, begun))
 }
 
 fn load_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Bundle, Facts, T)> {
@@ -235,9 +235,11 @@ pub(super) fn require_inherited(activation: u32, count: u32) -> Result<()> {
 ///
 /// # Errors
 /// One sentence that names the field.
-pub fn compile(options: &Options, mut bundle: Bundle, facts: &Facts) -> Result<Prepared> {
-    let mut warnings = std::mem::take(&mut bundle.warnings);
-    add_services(options, &mut bundle.loaded.spec, &mut warnings);
+pub fn compile(options: &Options, mut bundle: Arc<Bundle>, facts: &Facts) -> Result<Prepared> {
+    let mut warnings = bundle.warnings.clone();
+    if options.activation.is_some() || options.notify.is_some() {
+        add_services(options, &mut Arc::make_mut(&mut bundle).loaded.spec, &mut warnings);
+    }
     let spec = &bundle.loaded.spec;
     let paths = device_paths(spec);
     let request = cgroup_request(&options.id, options.driver, options.rootless, spec, &paths);

@@ -199,7 +199,7 @@ impl Restore<'_> {
     }
 
     fn plan_input<'b>(&'b self, layout: &'b Layout, directories: &'b [(String, PathBuf)]) -> plan::Input<'b> {
-        let Bundle { path, rootfs, loaded, .. } = &self.prepared.bundle;
+        let Bundle { path, rootfs, loaded, .. } = &*self.prepared.bundle;
         plan::Input { spec: &loaded.spec, bundle: path, rootfs, layout, cgroup_directories: directories }
     }
 

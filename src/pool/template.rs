@@ -43,7 +43,7 @@ pub struct Template {
     /// Their configuration.
     pub spec: Arc<Spec>,
     /// What they are made from, read once.
-    bundle: Bundle,
+    bundle: Arc<Bundle>,
     facts: Facts,
     /// Whether they are cloned on a [`crate::container::ground::Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
     /// and may only mount what is in full view there.
@@ -78,7 +78,7 @@ impl Template {
         let process = bundle.loaded.spec.process().as_ref();
         let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
         let spec = Arc::new(spec.clone());
-        Ok(Self { options, spec, bundle, facts, has_ground, has_terminal, config, named })
+        Ok(Self { options, spec, bundle: Arc::new(bundle), facts, has_ground, has_terminal, config, named })
     }
 
     /// Compiles it for the sandbox that `options` name.
@@ -86,7 +86,7 @@ impl Template {
     /// # Errors
     /// One sentence that names the field.
     pub fn compile(&self, options: &Options) -> Result<Prepared> {
-        prepare::compile(options, self.bundle.clone(), &self.facts)
+        prepare::compile(options, Arc::clone(&self.bundle), &self.facts)
     }
 
     /// A number for the configuration's version and the identities of what it names: others have another.

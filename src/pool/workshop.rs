@@ -119,7 +119,8 @@ fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded) -> Result<i32> {
     let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref())?;
     let pidfd = crate::sys::own(child.pidfd);
     // Without it the end of a container is heard of later, that is all.
-    let mounts = File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from);
+    let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
+    let mounts = mounts.ok().or_else(|| File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from));
     let all = [Some(&pidfd), Some(&lease), Some(&lock), terminal.as_ref(), mounts.as_ref()];
     let which = all.map(|one| u8::from(one.is_some()));
     let numbers: Vec<_> = all.iter().flatten().map(|fd| fd.as_raw_fd()).collect();

@@ -22,6 +22,13 @@ pub fn namespace_kind(fd: RawFd) -> Sys<i32> {
     unsafe { call!(libc::SYS_ioctl, fd, NS_GET_NSTYPE) }.map(|kind| kind as i32)
 }
 
+/// The mount namespace of the process that `pidfd` refers to, `O_CLOEXEC` (PIDFD_GET_MNT_NAMESPACE, Linux 6.11).
+pub fn mount_namespace(pidfd: RawFd) -> Sys<RawFd> {
+    const PIDFD_GET_MNT_NAMESPACE: u32 = 0xff03;
+    // SAFETY: the request takes no argument.
+    unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_MNT_NAMESPACE, 0) }.map(|fd| fd as RawFd)
+}
+
 /// Leaves the namespaces in `kinds` for new ones (unshare(2)).
 pub fn unshare(kinds: i32) -> Sys {
     // SAFETY: the callers run on a stack of their own; nothing of the memory is unshared.
