@@ -46,7 +46,8 @@ pub fn help(report: &Shared<Report>) -> ! {
         match make() {
             Ok(()) => {
                 process::set_and_wake(word, state::READY);
-                let _ = process::wait_while(word, state::READY);
+                // However slow the machine is: who waits here for nobody ends with the runtime.
+                while process::wait_while(word, state::READY).is_err() {}
             }
             Err(errno) => process::set_and_wake(word, state::FAILED | errno as u32),
         }
