@@ -11,7 +11,10 @@ fn main() {
         println!("cargo::rustc-link-arg-bin=microrun=-Wl,-e,microrun_entry");
         // docs/startup.md
         println!("cargo::rerun-if-changed=link/start.ld");
-        println!("cargo::rustc-link-arg-bin=microrun=-Wl,-T,{}/link/start.ld", std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default());
+        println!(
+            "cargo::rustc-link-arg-bin=microrun=-Wl,-T,{}/link/start.ld",
+            std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default()
+        );
         println!("cargo::rustc-link-arg-bin=containerd-shim-microrun-v1=-Wl,-e,shim_entry");
     }
     look_for_libseccomp();

@@ -119,8 +119,29 @@ unsafe extern "C" fn begin(stack: *const usize) {
             // Who has a container to remove makes none, and who is to ask the pool again does so first.
             if !IS_DECIDED.load(Ordering::Relaxed) {
                 let _ = execute_read_only(argv, envp);
+                populate(stack);
             }
         }
+    }
+}
+
+unsafe extern "C" {
+    /// Where the linker puts what begins as zeroes: the allocator's memory first (`sys::arena`).
+    #[link_name = "__bss_start"]
+    static ZEROES: u8;
+}
+
+/// Has the kernel provide at once what a start writes to in any case, of the stack below `top` and of the allocator's memory: page by
+/// page, each is a fault (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Where that fails, it is.
+fn populate(top: *const usize) {
+    const MADV_POPULATE_WRITE: i32 = 23;
+    const PAGE: usize = 4096;
+    const STACK: usize = 16 * PAGE;
+    const HEAP: usize = 10 * PAGE;
+    let first_of = |address: usize| address & !(PAGE - 1);
+    for (address, size) in [(first_of(top as usize) - STACK, STACK), (first_of((&raw const ZEROES).addr()), HEAP)] {
+        // SAFETY: nothing that is in memory changes.
+        let _ = unsafe { call!(libc::SYS_madvise, address, size, MADV_POPULATE_WRITE) };
     }
 }
 
