@@ -3,7 +3,7 @@
 use super::{Ctr, SLEEP};
 use crate::cases;
 use crate::common::eventually;
-use crate::process::{Background, output_with_open_stdin};
+use crate::process::output_with_open_stdin;
 use crate::runner::Case;
 use serde_json::{Value, json};
 use std::fs;

@@ -31,17 +31,22 @@ fn shims_are_killed(engine: &Ctr) {
     let before = Inventory::now();
     let ids: Vec<String> = (0..20).map(|number| format!("orphan{number}")).collect();
     at_once(&ids, |id| engine.start_detached(&[], id, SLEEP));
+    remove_by_killing_shims(engine, &ids);
+    engine.nothing_more_than(&before);
+}
+
+/// Kills the shims of all containers, which are `ids`, and removes what is left.
+fn remove_by_killing_shims(engine: &Ctr, ids: &[String]) {
     let shims = processes_named("containerd-shim");
     assert_eq!(shims.len(), ids.len(), "{shims:?}");
     for shim in shims {
         kill(Pid::from_raw(shim), Signal::SIGKILL).unwrap();
     }
-    at_once(&ids, |id| {
+    at_once(ids, |id| {
         eventually(|| engine.runtime(&["state", id]).code != 0);
         engine.ctr(&["task", "delete", "--force", id]);
         engine.ctr(&["container", "delete", id]).ok();
     });
-    engine.nothing_more_than(&before);
     if !engine.runtime.has_own_shim {
         // Nobody removes the socket of a runc shim that was killed.
         for socket in fs::read_dir("/run/containerd/s").unwrap().flatten() {
@@ -50,7 +55,8 @@ fn shims_are_killed(engine: &Ctr) {
     }
 }
 
-/// 200 containers, 20 at a time: started, killed and removed; in the middle containerd is restarted.
+/// 200 containers, 20 at a time: started, killed and removed. In the middle containerd is restarted, and later the shims
+/// of a batch are killed.
 fn two_hundred(engine: &Ctr) {
     const ALL: usize = 200;
     const AT_A_TIME: usize = 20;
@@ -58,11 +64,17 @@ fn two_hundred(engine: &Ctr) {
     for (batch, first) in (0..ALL).step_by(AT_A_TIME).enumerate() {
         let ids: Vec<String> = (first..first + AT_A_TIME).map(|number| format!("many{number}")).collect();
         at_once(&ids, |id| engine.start_detached(&[], id, SLEEP));
-        if batch == ALL / AT_A_TIME / 2 {
+        if batch == 5 {
             engine.containerd.restart();
         }
         let listed = engine.ctr(&["task", "list", "--quiet"]).ok();
         assert_eq!(listed.lines().count(), AT_A_TIME, "{listed}");
+        if batch == 7 {
+            // Those of the batch before may be about to end.
+            eventually(|| processes_named("containerd-shim").len() == AT_A_TIME);
+            remove_by_killing_shims(engine, &ids);
+            continue;
+        }
         at_once(&ids, |id| {
             engine.ctr(&["task", "kill", "--signal", "SIGKILL", id]).ok();
             eventually(|| engine.task_status(id) == "STOPPED");

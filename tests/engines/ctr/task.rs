@@ -3,7 +3,7 @@
 use super::{Ctr, SIZE, SLEEP, TRAPS};
 use crate::cases;
 use crate::common::eventually;
-use crate::process::{Background, on_terminal_of, output_after};
+use crate::process::{on_terminal_of, output_after};
 use crate::runner::Case;
 use std::fs;
 use std::time::Duration;
