@@ -212,7 +212,7 @@ impl Restore<'_> {
         let root = cpath("root.path", &self.entry.path().join(HOST_ROOT))?;
         let numbers: Vec<i32> = inherited.numbers().collect();
         let start = || {
-            let mut slots = Slots::default();
+            let mut slots = Passing::default();
             run_here(&places, &mut slots)?;
             // With what was mounted below only to make places in it.
             mount::umount(&root, libc::MNT_DETACH).doing(|| "root.path: unmount what was mounted to make places")?;
@@ -337,11 +337,21 @@ impl Restore<'_> {
     }
 }
 
+/// Slots whose descriptors are closed with them: this process may stay, and restore others.
+#[derive(Default)]
+struct Passing(Slots);
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        self.0.open().for_each(sys_fs::close);
+    }
+}
+
 /// Does `steps` in this thread.
-fn run_here(steps: &[Step], slots: &mut Slots) -> Result<()> {
+fn run_here(steps: &[Step], slots: &mut Passing) -> Result<()> {
     let report = Shared::<Report>::new().doing(|| "map memory for the start of criu")?;
     let nothing = Exec::none();
-    init::run_here(steps, slots, &nothing, &report)
+    init::run_here(steps, &mut slots.0, &nothing, &report)
         .map_err(|(index, errno)| explain::failure(steps, &nothing, index, errno))
 }
 
@@ -437,7 +447,7 @@ fn make_root_read_only(pid: i32) -> Result<()> {
         process::unshare(libc::CLONE_FS)
             .and_then(|()| process::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS))
             .doing(doing)?;
-        run_here(&plan::read_only_root(), &mut Slots::default())
+        run_here(&plan::read_only_root(), &mut Passing::default())
     })
 }
 

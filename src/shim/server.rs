@@ -50,6 +50,8 @@ struct Server {
     children: OwnedFd,
     /// That a child ended which nobody may be waiting for.
     orphans: Arc<AtomicBool>,
+    /// That there is nothing more to do once no thread is at work.
+    leaving: Arc<AtomicBool>,
     /// For streams.
     buffer: Vec<u8>,
 }
@@ -67,7 +69,10 @@ pub(super) fn serve(start: Start) -> Result<()> {
             server.handle(token, handler);
         }
         server.shim.events.retry(&server.shim.reactor);
-        if server.shim.may_end() && server.shim.workers.while_idle(|| ()).is_some() {
+        // A thread that has answered and is not quite done yet says when it is: nothing else may happen any more.
+        let leaving = server.shim.may_end();
+        server.leaving.store(leaving, Ordering::Relaxed);
+        if leaving && server.shim.workers.while_idle(|| ()).is_some() {
             break;
         }
     }
@@ -96,15 +101,16 @@ impl Server {
         reactor.add(&listener, EpollFlags::EPOLLIN, Handler::Listener).doing(doing)?;
         reactor.add(&children, EpollFlags::EPOLLIN, Handler::Children).doing(doing)?;
         let orphans = Arc::new(AtomicBool::new(false));
-        let (waker, found) = (Arc::clone(&reactor), Arc::clone(&orphans));
+        let leaving = Arc::new(AtomicBool::new(false));
+        let (waker, awaited) = (Arc::clone(&reactor), [Arc::clone(&orphans), Arc::clone(&leaving)]);
         let workers = Workers::new(move || {
-            if found.load(Ordering::Relaxed) {
+            if awaited.iter().any(|awaited| awaited.load(Ordering::Relaxed)) {
                 waker.wake();
             }
         });
         let events = Events::new(way, namespace.clone());
         let shim = Arc::new(Shim::new(namespace, reactor, workers, events));
-        Ok(Self { shim, listener, children, orphans, buffer: Vec::new() })
+        Ok(Self { shim, listener, children, orphans, leaving, buffer: Vec::new() })
     }
 
     /// How long nothing has to be looked after.
