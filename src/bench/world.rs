@@ -407,11 +407,11 @@ impl Inventory {
         Self { mounts: mounts().lines().map(str::to_owned).collect(), cgroups }
     }
 
-    /// What has come since `before`, but for what is below our own cgroup, which is looked through in the end: lines of
-    /// proc_pid_mountinfo(5), and cgroups.
+    /// What has come since `before`, but for what is below the cgroup of a measurement, which looks through that in the end:
+    /// lines of proc_pid_mountinfo(5), and cgroups.
     pub fn since(self, before: &Self) -> (Vec<String>, Vec<PathBuf>) {
-        let is_ours = |path: &PathBuf| path.iter().any(|part| part == name().as_str());
-        let cgroups = self.cgroups.difference(&before.cgroups).filter(|path| !is_ours(path)).cloned();
+        let is_looked_through = |path: &PathBuf| path.iter().any(|part| part.to_string_lossy().starts_with(PREFIX));
+        let cgroups = self.cgroups.difference(&before.cgroups).filter(|path| !is_looked_through(path)).cloned();
         (self.mounts.difference(&before.mounts).cloned().collect(), cgroups.collect())
     }
 }
