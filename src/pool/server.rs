@@ -219,9 +219,9 @@ impl Server {
         }
     }
 
-    /// Waits for the ended processes of sandboxes that have not become any.
+    /// Waits for the ended processes of sandboxes that have not become any. Hooks are the cleaner's children.
     fn reap_strangers(&mut self) {
-        while let Ok(Some(pid)) = process::ended_child() {
+        while let Ok(Some(pid)) = process::ended_child_of_this_thread() {
             let held = self.held.iter().find(|(_, held)| held.part.parked.child.pid == pid).map(|(key, _)| *key);
             match held {
                 Some(key) => self.ended(key),

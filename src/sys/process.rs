@@ -379,7 +379,19 @@ impl Exit {
 /// # Errors
 /// ECHILD without any child.
 pub fn ended_child() -> Sys<Option<i32>> {
-    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    ended_child_of(0)
+}
+
+/// As [`ended_child`], of this thread's children only: what another thread has started is its own to wait for.
+///
+/// # Errors
+/// As there.
+pub fn ended_child_of_this_thread() -> Sys<Option<i32>> {
+    ended_child_of(libc::__WNOTHREAD)
+}
+
+fn ended_child_of(more: i32) -> Sys<Option<i32>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL | more;
     // SAFETY: a zeroed siginfo_t is valid, and the kernel fills one.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes one siginfo_t, and no usage.
