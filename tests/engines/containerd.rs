@@ -62,6 +62,10 @@ impl Containerd {
         let bin = config.with_file_name("bin");
         let path = std::env::var("PATH").unwrap_or_default();
         command.arg("--config").arg(config).env("PATH", format!("{}:{path}", bin.display()));
+        // It forgets directories of checkpoints there.
+        let temporary = config.with_file_name("tmp");
+        fs::create_dir_all(&temporary).unwrap();
+        command.env("TMPDIR", temporary);
         let ready = || {
             let mut command = limited("ctr");
             command.args(["--address", socket, "version"]);
