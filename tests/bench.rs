@@ -225,8 +225,15 @@ fn growth_with_the_smallest_sizes() {
 fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     root!();
     let directory = tempfile::tempdir().unwrap();
-    let words =
-        ["--quick", "--only", "process,microrun parked", "--parts", "latency,throughput,pool", "--pool-size", "3"];
+    let words = [
+        "--quick",
+        "--only",
+        "process,microrun with parts,microrun parked",
+        "--parts",
+        "latency,throughput,pool",
+        "--pool-size",
+        "3",
+    ];
     let more =
         ["--rounds", "4", "--gap", "0", "--trial", "200ms", "--workers", "2", "--timeout", "20s", "--json", "a.json"];
     let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &more].concat()));
@@ -236,7 +243,7 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     }
     assert!(text.contains("left behind: nothing"), "{text}");
     let record = record(&directory, "a.json");
-    for name in ["microrun parked", "microrun parked (library)"] {
+    for name in ["microrun with parts", "microrun parked", "microrun parked (library)"] {
         let row = row(&record, name);
         assert_eq!(medians(row), 4, "{text}");
         let trials = row["load"]["open"].as_array().unwrap();

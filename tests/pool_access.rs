@@ -152,7 +152,7 @@ fn malformed_requests_are_refused_and_leave_nothing() {
     for bytes in [&b""[..], b"x", &good[..10], &good[..good.len() - 1], &[0; 4000], &[0xff; 4096], &[0; 20000]] {
         assert_cold(send(&pool, bytes, &stdio, true), "bytes");
     }
-    for kind in [0, 6, u32::MAX] {
+    for kind in [0, 7, u32::MAX] {
         let answer = send(&pool, &request(kind, root, b""), &stdio, true);
         assert_eq!(answer.unwrap()[0], request::answer::FAILED);
     }

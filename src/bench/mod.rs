@@ -280,7 +280,7 @@ impl Bench<'_> {
             return None;
         }
         self.progress.say(&format!("{}: {rate:.0} starts a second", contender.name));
-        let counts = || self.stage.parking.as_ref().filter(|_| contender.way != Way::Command)?.counts();
+        let counts = || self.stage.pool_of(contender)?.counts();
         let before = counts();
         let trial = load::open(self.stage, contender, rate, self.options.trial, generators);
         let hits = before.zip(counts()).and_then(|(before, after)| {
@@ -298,7 +298,7 @@ impl Bench<'_> {
     /// Ends what `contender` has left running, and has the pool fill up if it took from that.
     fn quiet(&self, contender: &Contender) {
         world::end_orphans(&self.stage.residents());
-        if let Some(parking) = self.stage.parking.as_ref().filter(|_| contender.way != Way::Command) {
+        if let Some(parking) = self.stage.pool_of(contender) {
             parking.fill_up();
         }
     }

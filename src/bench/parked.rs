@@ -25,6 +25,8 @@ pub enum Way {
     Command,
     /// By its command, which finds the pool.
     Pool,
+    /// By its command, which finds a pool that has no sandbox, but a network namespace and a cgroup.
+    Parts,
     /// By the library: a sandbox leased before, or its command if there is none.
     Lease,
 }
@@ -34,7 +36,9 @@ pub enum Way {
 pub struct Parking {
     server: Child,
     socket: PathBuf,
-    /// How many sandboxes it holds.
+    /// What it holds: [`Way::Pool`] or [`Way::Parts`].
+    way: Way,
+    /// How many sandboxes, or parts of each kind, it holds.
     pub size: usize,
     library: Pool,
     /// The misses that have been taken note of.
@@ -60,24 +64,34 @@ pub struct Counts {
 const TOP: &str = "/sys/fs/cgroup";
 
 impl Parking {
-    /// Has `microrun` hold `size` sandboxes of a bundle with `config` below `directory`, and waits until they are there. Containers
-    /// are recorded in `root`.
+    /// Has `microrun` hold `size` sandboxes of a bundle with `config` below `directory`, or parts of them, as `way` says, and waits
+    /// until they are there. Containers are recorded in `root`.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn new(microrun: &Path, directory: &Path, root: &Path, config: &Value, size: usize) -> Result<Self> {
+    pub fn new(
+        microrun: &Path,
+        directory: &Path,
+        root: &Path,
+        config: &Value,
+        (way, size): (Way, usize),
+    ) -> Result<Self> {
         let bundle = Self::bundle(directory);
         fs::create_dir_all(&bundle).map_err(doing("create", &bundle))?;
         fs::write(bundle.join("config.json"), serde_json::to_vec_pretty(config)?)
             .map_err(doing("write config.json in", &bundle))?;
         let cgroups = cgroups();
-        let own = Path::new(TOP).join(world::name()).join("pool");
+        let own = Path::new(TOP).join(world::name()).join(directory.file_name().unwrap_or_default());
         fs::create_dir_all(&own).map_err(doing("create the cgroup", &own))?;
         let (socket, log) = (directory.join("socket"), directory.join("log"));
         let written = File::create(&log).map_err(doing("create", &log))?;
         let library = Pool::at(&socket, root, &bundle)?;
         let mut command = Command::new(microrun);
-        command.args(["pool", "serve", "--socket"]).arg(&socket).arg("--size").arg(size.to_string()).arg(&bundle);
+        command.args(["pool", "serve", "--socket"]).arg(&socket).arg(&bundle);
+        match way {
+            Way::Parts => command.args(["--size", "0", "--parts", &size.to_string()]),
+            _ => command.args(["--size", &size.to_string()]),
+        };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(written);
         // It ends with this process, however that ends.
         process::before_exec(&mut command, || {
@@ -86,7 +100,7 @@ impl Parking {
         let server = super::sample::spawn(&mut command).map_err(|failure| failure.to_string())?;
         // Before it has begun to make anything.
         let moved = fs::write(own.join("cgroup.procs"), server.id().to_string());
-        let mut parking = Self { server, socket, size, library, missed: AtomicU64::new(0), cgroups, own };
+        let mut parking = Self { server, socket, way, size, library, missed: AtomicU64::new(0), cgroups, own };
         moved.map_err(doing("move the pool into", &parking.own))?;
         let began = Instant::now();
         while parking.counts().is_none_or(|counts| counts.ready < size) {
@@ -119,9 +133,10 @@ impl Parking {
     /// What it has; none while it does not answer.
     pub fn counts(&self) -> Option<Counts> {
         let status: Value = serde_json::from_str(&pool::ask(&self.socket, Wish::Status).ok()?).ok()?;
-        let bundle = status["bundles"].as_array()?.first()?;
-        let number = |name: &str| bundle[name].as_u64();
-        Some(Counts { ready: number("ready")? as usize, served: number("served")?, missed: number("missed")? })
+        let of = if self.way == Way::Parts { &status["parts"] } else { status["bundles"].as_array()?.first()? };
+        let number = |name: &str| of[name].as_u64();
+        let ready = if self.way == Way::Parts { number("networks")?.min(number("cgroups")?) } else { number("ready")? };
+        Some(Counts { ready: ready as usize, served: number("served")?, missed: number("missed")? })
     }
 
     /// Waits until the pool is full again; whether somebody found it empty since the last time, or it has gone.
@@ -183,8 +198,8 @@ impl Parking {
         super::growth::pss(self.pid())
     }
 
-    /// Ends it; what it has left, in words. That is removed.
-    fn end(&mut self) -> Vec<String> {
+    /// Ends it; what went wrong, in words.
+    pub fn end(&mut self) -> Vec<String> {
         let mut left = Vec::new();
         let _ = process::kill(self.pid(), libc::SIGTERM);
         let began = Instant::now();
@@ -195,6 +210,12 @@ impl Parking {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        left
+    }
+
+    /// What it has left, in words. That is removed.
+    fn clear(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
         for path in self.empty_cgroups() {
             left.push(format!("cgroup {}", path.display()));
             let _ = fs::remove_dir(path);
@@ -223,9 +244,9 @@ impl Parking {
         found
     }
 
-    /// Ends it; what it has left behind, in words.
+    /// What it has left behind, which has been ended, in words.
     pub fn close(mut self) -> Vec<String> {
-        self.end()
+        self.clear()
     }
 }
 
@@ -234,6 +255,7 @@ impl Drop for Parking {
         // After `close` there is nothing to be found.
         if self.own.exists() {
             self.end();
+            self.clear();
         }
     }
 }

@@ -30,6 +30,8 @@ const PAUSE_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 pub const MICRORUN: &str = "microrun";
 /// The name of the runtime under test with a pool.
 pub const PARKED: &str = "microrun parked";
+/// The name of the way with a pool's parts.
+pub const PARTS: &str = "microrun with parts";
 /// The name of the pool's library.
 pub const LEASED: &str = "microrun parked (library)";
 /// The name of the action without anything around it.
@@ -54,8 +56,10 @@ pub struct Stage {
     /// The engines of those who need them.
     engines: Option<Engines>,
     garbage: Mutex<Garbage>,
-    /// The pool of those who need one.
+    /// The pool of those who need sandboxes.
     pub parking: Option<Parking>,
+    /// The pool of those who need parts.
+    parts: Option<Parking>,
 }
 
 impl Stage {
@@ -90,6 +94,7 @@ impl Stage {
             engines: None,
             garbage: Mutex::default(),
             parking: None,
+            parts: None,
         };
         stage.find_processes(options);
         stage.find_containers(options)?;
@@ -153,23 +158,39 @@ impl Stage {
         Ok(())
     }
 
-    /// Starts the pool, if somebody needs one. Who needs it and cannot have it takes no part.
+    /// Starts the pools that somebody needs. Who needs one and cannot have it takes no part.
     pub fn park(&mut self, options: &Options) {
-        if self.contenders.iter().all(|contender| contender.way == Way::Command) {
-            return;
+        self.parking = self.pool(options, PARKED, (Way::Pool, options.pool_size), &[Way::Pool, Way::Lease]);
+        self.parts = self.pool(options, PARTS, (Way::Parts, options.pool_size), &[Way::Parts]);
+    }
+
+    /// A pool of its own for those who are started in one of the `ways`.
+    fn pool(&mut self, options: &Options, name: &str, what: (Way, usize), ways: &[Way]) -> Option<Parking> {
+        if !self.contenders.iter().any(|contender| ways.contains(&contender.way)) {
+            return None;
         }
         let mut config = self.config("", 0);
         if let Some(linux) = config["linux"].as_object_mut() {
             // It names one cgroup.
             linux.remove("cgroupsPath");
         }
-        let root = self.dir.join("state").join(label(PARKED));
-        match Parking::new(&options.microrun, &self.dir.join("pool"), &root, &config, options.pool_size) {
-            Ok(parking) => self.parking = Some(parking),
+        let root = self.dir.join("state").join(label(name));
+        match Parking::new(&options.microrun, &self.dir.join(pool_name(what.0)), &root, &config, what) {
+            Ok(parking) => Some(parking),
             Err(error) => {
-                self.contenders.retain(|contender| contender.way == Way::Command);
-                self.skip(PARKED, &error.to_string());
+                self.contenders.retain(|contender| !ways.contains(&contender.way));
+                self.skip(name, &error.to_string());
+                None
             }
+        }
+    }
+
+    /// The pool that `contender` takes from.
+    pub fn pool_of(&self, contender: &Contender) -> Option<&Parking> {
+        match contender.way {
+            Way::Command => None,
+            Way::Pool | Way::Lease => self.parking.as_ref(),
+            Way::Parts => self.parts.as_ref(),
         }
     }
 
@@ -218,12 +239,15 @@ impl Stage {
         }
     }
 
-    /// Ends the pool and the engines; what they have left behind, in words.
+    /// Ends the pools and the engines; what they have left behind, in words.
     ///
     /// # Errors
     /// A view cannot be entered.
     pub fn close(&mut self) -> Result<Vec<String>> {
-        let mut left = self.parking.take().map(Parking::close).unwrap_or_default();
+        let mut pools: Vec<_> = self.parking.take().into_iter().chain(self.parts.take()).collect();
+        // All of them, before anybody looks what there is.
+        let mut left: Vec<_> = pools.iter_mut().flat_map(Parking::end).collect();
+        left.extend(pools.into_iter().flat_map(Parking::close));
         if let Some(engines) = self.engines.take() {
             self.enter(Place::Engines)?;
             left.extend(engines.close(&self.contenders));
@@ -248,7 +272,7 @@ impl Stage {
     /// The processes that are there for all of the measurement.
     pub fn residents(&self) -> Vec<i32> {
         let daemons = self.engines.iter().flat_map(Engines::pids);
-        self.parking.iter().map(Parking::pid).chain(daemons).collect()
+        self.parking.iter().chain(&self.parts).map(Parking::pid).chain(daemons).collect()
     }
 
     /// Goes into the view in which `contender` is started. Only while there are no other threads.
@@ -315,7 +339,7 @@ impl Stage {
         };
         let mut found = vec![runtime(MICRORUN, &own, &[]), runtime("microrun + overlay", &own, &["--overlay"])];
         self.offer(MICRORUN, &own);
-        found.extend(self.find_parked(&own[0], &states.join(label(PARKED))));
+        found.extend(self.find_parked(&own[0], &states));
         for name in ["runc", "crun", "youki"] {
             let given = options.runtimes.iter().find(|(given, _)| given == name);
             let program = match (given, on_path(name)) {
@@ -349,9 +373,10 @@ impl Stage {
     }
 
     /// The short command line is the one that asks a pool first of all.
-    fn find_parked(&self, program: &str, root: &Path) -> [Contender; 2] {
-        let bundle = format!("{}/", Parking::bundle(self.path("pool")).display());
-        let words = |options: &[&str]| {
+    fn find_parked(&self, program: &str, states: &Path) -> [Contender; 3] {
+        let words = |way, options: &[&str]| {
+            let bundle = format!("{}/", Parking::bundle(self.path(pool_name(way))).display());
+            let root = states.join(label(if way == Way::Parts { PARTS } else { PARKED }));
             let root = root.to_string_lossy();
             let words = [&[program, "--root", &root, "run"], options, &[&bundle]].concat();
             words.into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -359,9 +384,9 @@ impl Stage {
         let parked = |name, way, options: &[&str]| Contender {
             way,
             version: version(&[program.to_owned()]),
-            ..Contender::plain(name, Kind::Container, "", words(options))
+            ..Contender::plain(name, Kind::Container, "", words(way, options))
         };
-        [parked(PARKED, Way::Pool, &[]), parked(LEASED, Way::Lease, &["--pool=off"])]
+        [parked(PARTS, Way::Parts, &[]), parked(PARKED, Way::Pool, &[]), parked(LEASED, Way::Lease, &["--pool=off"])]
     }
 
     fn add_bubblewrap(&mut self, program: &str) {
@@ -504,7 +529,7 @@ impl Stage {
 
     /// What [`pool::VARIABLE`] has to be for `contender`: cold rows know no pool, whatever the machine has.
     pub fn socket_for(&self, contender: &Contender) -> &Path {
-        let parking = self.parking.as_ref().filter(|_| contender.way == Way::Pool);
+        let parking = self.pool_of(contender).filter(|_| contender.way != Way::Lease);
         parking.map_or(Path::new("off"), Parking::socket)
     }
 
@@ -517,7 +542,7 @@ impl Stage {
         contender: &Contender,
         done: std::result::Result<Sample, Failure>,
     ) -> std::result::Result<Sample, Failure> {
-        match self.parking.as_ref().filter(|_| contender.way != Way::Command) {
+        match self.pool_of(contender) {
             Some(parking) if parking.fill_up() => done.and(Err(Failure::Miss)),
             _ => done,
         }
@@ -676,6 +701,11 @@ const CLEANING: Duration = Duration::from_secs(5);
 /// What a start of `contender` has to write.
 pub fn expected(contender: &Contender) -> Expected<'static> {
     if contender.exact { Expected::Exactly(HELLO) } else { Expected::Among(b"Hello") }
+}
+
+/// The directory of the pool for those who are started in one way.
+fn pool_name(way: Way) -> &'static str {
+    if way == Way::Parts { "parts" } else { "pool" }
 }
 
 fn matches(contender: &Contender, wanted: &str) -> bool {

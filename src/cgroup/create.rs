@@ -83,6 +83,33 @@ impl CgroupPlan {
         }
         Ok(cgroup)
     }
+
+    /// The cgroups that [`CgroupPlan::create`] made of an equal plan in another process, whose device program
+    /// is in force: from now on this process may [`Cgroup::undo`] them.
+    ///
+    /// # Errors
+    /// A directory that is gone.
+    pub fn adopt(&self) -> Result<Cgroup> {
+        let mut cgroup = Cgroup {
+            handle: self.handle(),
+            join: Join::default(),
+            made: Vec::new(),
+            devices: None,
+            devices_optional: self.devices_optional,
+            used: false,
+            pending: None,
+            started: None,
+        };
+        for Directory { hierarchy, path, .. } in &self.directories {
+            let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
+            match hierarchy {
+                Hierarchy::Unified => cgroup.join.add_unified(fd),
+                Hierarchy::V1(_) => cgroup.join.add_v1(&fd, path)?,
+            }
+            cgroup.made.push(path.clone());
+        }
+        Ok(cgroup)
+    }
 }
 
 impl Cgroup {

@@ -32,7 +32,9 @@ and characters of _ + - and \".\".",
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
     sealed::ensure(None)?;
-    let options = launching::options(global, words, words.id()?, launching::bundle(words))?;
-    warn(run::create(&Options { wait: Wait::Start, ..options })?);
+    let bundle = launching::bundle(words);
+    let parts = launching::parts(global, &bundle);
+    let options = launching::options(global, words, words.id()?, bundle)?;
+    warn(run::create(&Options { wait: Wait::Start, parts, ..options })?);
     Ok(0)
 }

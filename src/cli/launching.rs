@@ -5,11 +5,14 @@ use super::parse::Words;
 use crate::cgroup::Driver;
 use crate::container::activation::Activation;
 use crate::container::notify;
+use crate::container::parts::Parts;
 use crate::container::prepare::Options;
 use crate::container::state::Store;
 use crate::error::Result;
 use crate::plan::Overlay;
-use std::path::PathBuf;
+use crate::pool;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The bundle that --bundle names: by default the current directory.
 pub fn bundle(words: &Words) -> PathBuf {
@@ -19,6 +22,17 @@ pub fn bundle(words: &Words) -> PathBuf {
 /// What --overlay asks for.
 pub fn overlay(words: &Words) -> Option<Overlay> {
     words.has("overlay").then(|| words.path("overlay").map_or(Overlay::Scratch, Overlay::Directory))
+}
+
+/// Whether a container can be made from a pool's parts: those are root's, and cgroups of the cgroup driver.
+pub fn takes_parts(global: &Global) -> bool {
+    !global.systemd_cgroup && !global.rootless()
+}
+
+/// The parts of a container of `bundle` that a pool has, if there is a pool.
+pub fn parts(global: &Global, bundle: &Path) -> Option<Arc<Parts>> {
+    let socket = pool::socket().filter(|socket| takes_parts(global) && socket.exists())?;
+    pool::ask_for_parts(&socket, bundle)
 }
 
 /// The options that `create` and `run` share.

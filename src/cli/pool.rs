@@ -27,13 +27,19 @@ the execution of the program. `run <bundle>/` uses one if there is one that fits
 
 status says what there is, fill has the pool keep sandboxes of more bundles, drain has it give them up.
 
-What --size, --max, --memory, --cpu, --rate and --idle say of serve can be written into a file as well, as in
+What --size, --parts, --max, --memory, --cpu, --rate and --idle say of serve can be written into a file as well, as in
 {\"size\": 8, \"memory\": \"64M\", \"bundles\": [\"/srv/one\", {\"path\": \"/srv/other\", \"size\": 2}]}. The command line counts
 for more.",
     flags: &[
         Flag::value("socket", "PATH", "where the pool listens (default: $MICRORUN_POOL, or /run/microrun-pool/socket)"),
         Flag::value("config", "FILE", "read what serve is to do from FILE (default: /etc/microrun/pool.json, if it is there)"),
         Flag::value("size", "N", "how many sandboxes of each bundle (default: 4)"),
+        Flag::value(
+            "parts",
+            "N",
+            "how many network namespaces, and cgroups of each bundle, for who finds no sandbox (default: 0)",
+        ),
+        Flag::switch("reuse-netns", "use network namespaces again that a container could not change and did not use"),
         Flag::value("max", "N", "the most sandboxes of all bundles together (default: 1024)"),
         Flag::value("memory", "BYTES", "the most memory that those may take, such as 64M (default: no limit)"),
         Flag::value("cpu", "PERCENT", "the share of a CPU that making them may take (default: 100)"),
@@ -82,6 +88,8 @@ fn serve(global: &Global, words: &Words, socket: PathBuf, bundles: Vec<PathBuf>)
         pace: config.pace(words)?,
         idle: config.idle(words)?,
         bounds: config.bounds(words)?,
+        parts: config.parts(words)?,
+        reuse_networks: words.has("reuse-netns"),
         socket,
     };
     sealed::ensure(None)?;
@@ -117,6 +125,14 @@ fn table(status: &str) -> Result<String> {
     let most =
         status["limits"]["memory"].as_u64().map_or_else(String::new, |most| format!(" of at most {}", kib(most)));
     let memory = kib(status["memory"].as_u64().unwrap_or(0));
+    if let Some(parts) = status["parts"].as_object() {
+        let number = |name: &str| parts.get(name).map_or_else(String::new, Value::to_string);
+        let (networks, cgroups, lent) = (number("networks"), number("cgroups"), number("lent"));
+        let _ = writeln!(text, "\nparts: {networks} network namespaces, {cgroups} cgroups; {lent} lent");
+        if let Some(why) = parts.get("failure").and_then(Value::as_str) {
+            let _ = writeln!(text, "parts: {why}");
+        }
+    }
     let _ = writeln!(text, "\nparked: {memory}{most}; containers running: {}", status["running"]);
     Ok(text)
 }

@@ -21,8 +21,9 @@ struct Number {
     most: u64,
 }
 
-const SIZE: Number = Number { name: "size", what: "how many sandboxes, from 1 to 100000", least: 1, most: 100_000 };
+const SIZE: Number = Number { name: "size", what: "how many sandboxes, at most 100000", least: 0, most: 100_000 };
 const MAX: Number = Number { name: "max", what: "how many sandboxes, from 1 to 100000", least: 1, most: 100_000 };
+const PARTS: Number = Number { name: "parts", what: "how many parts, at most 10000", least: 0, most: 10_000 };
 const CPU: Number = Number { name: "cpu", what: "a percentage from 1 to 100", least: 1, most: 100 };
 const RATE: Number = Number { name: "rate", what: "how many in a second, from 1 to 100000", least: 1, most: 100_000 };
 const IDLE: Number = Number { name: "idle", what: "a number of seconds, at least 1", least: 1, most: u32::MAX as u64 };
@@ -58,7 +59,7 @@ impl Config {
             Ok(_) => return Err(wrong("is not an object: write {\"size\": 8}, for example".into())),
             Err(error) => return Err(wrong(format!("not valid JSON ({error}): correct it"))),
         };
-        let known = [&SIZE, &MAX, &CPU, &RATE, &IDLE].map(|number| number.name);
+        let known = [&SIZE, &PARTS, &MAX, &CPU, &RATE, &IDLE].map(|number| number.name);
         let known: Vec<&str> = known.into_iter().chain([MEMORY, BUNDLES]).collect();
         if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
             return Err(wrong(format!("{field}: there is no such field: give {}", known.join(", "))));
@@ -72,6 +73,14 @@ impl Config {
     /// A value that is not valid.
     pub fn size(&self, words: &Words) -> Result<usize> {
         Ok(self.number(words, &SIZE)?.unwrap_or(4) as usize)
+    }
+
+    /// How many network namespaces, and cgroups of each bundle, are kept for those who find no sandbox.
+    ///
+    /// # Errors
+    /// A value that is not valid.
+    pub fn parts(&self, words: &Words) -> Result<usize> {
+        Ok(self.number(words, &PARTS)?.unwrap_or(0) as usize)
     }
 
     /// How fast sandboxes are made.
@@ -201,7 +210,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let cases = [
             (r#"{"siz": 8}"#, "/p.json: siz: there is no such field: give size, max, cpu, rate, idle, memory, bundles"),
-            (r#"{"size": "8"}"#, "/p.json: size: is \"8\": give how many sandboxes, from 1 to 100000"),
+            (r#"{"size": "8"}"#, "/p.json: size: is \"8\": give how many sandboxes, at most 100000"),
             (r#"{"cpu": 101}"#, "/p.json: cpu: is 101: give a percentage from 1 to 100"),
             (r#"{"rate": 0}"#, "/p.json: rate: is 0: give how many in a second, from 1 to 100000"),
             (r#"{"idle": 1.5}"#, "/p.json: idle: is 1.5: give a number of seconds, at least 1"),

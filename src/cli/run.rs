@@ -5,6 +5,7 @@ use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
 use crate::container::activation::Activation;
+use crate::container::parts::Parts;
 use crate::container::prepare::Options;
 use crate::container::state::{Store, new_id};
 use crate::container::{notify, run, sealed};
@@ -12,6 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::pool::{self, Got, Wanted};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The verb.
 pub static VERB: Verb = Verb {
@@ -52,15 +54,17 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         pool::remove_orphan(&Store::new(&global.root), &id);
         return Ok(code as u8);
     }
-    if let Some(code) = from_pool(global, words, id.as_deref(), &bundle)? {
-        return Ok(code);
-    }
+    let parts = match from_pool(global, words, id.as_deref(), &bundle)? {
+        FromPool::Done(code) => return Ok(code),
+        FromPool::Cold(parts) => parts,
+    };
     sealed::ensure(None)?;
     let id = id.unwrap_or_else(new_id);
     let timings = words.path("timings");
     let options = Options {
         foreground: !words.has("detach"),
         timings: timings.is_some(),
+        parts,
         ..launching::options(global, words, &id, bundle)?
     };
     let finished = run::run(&options, words.has("keep"))?;
@@ -77,35 +81,51 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
 const COLD: [&str; 8] =
     ["console-socket", "pidfd-socket", "keep", "no-pivot", "no-new-keyring", "preserve-fds", "overlay", "timings"];
 
-/// Has a pool start the container, if that is wanted and one can; the exit code.
-fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) -> Result<Option<u8>> {
+/// What a pool did for a start.
+enum FromPool {
+    /// All of it; the exit code.
+    Done(u8),
+    /// Nothing, or parts of the container, which is to be made here.
+    Cold(Option<Arc<Parts>>),
+}
+
+/// Has a pool start the container, if that is wanted and one can.
+fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) -> Result<FromPool> {
     let is_required = match words.text("pool")? {
         None | Some("prefer") => false,
         Some("require") => true,
-        Some("off") => return Ok(None),
+        Some("off") => return Ok(FromPool::Cold(None)),
         Some(other) => return Err(super::parse::invalid("pool", other, "prefer, require or off")),
     };
-    let nothing = |why: &str| match is_required {
+    let cold = |why: &str, parts: Option<Arc<Parts>>| match is_required {
         true => Err(Error::new(Kind::WrongState, format!("--pool=require: {why}"))),
-        false => Ok(None),
+        false => Ok(FromPool::Cold(parts)),
     };
     if let Some(option) = COLD.iter().find(|option| words.has(option)) {
-        return nothing(&format!("--{option} takes a cold start"));
+        return cold(&format!("--{option} takes a cold start"), launching::parts(global, bundle));
     }
     if global.systemd_cgroup || Activation::of_this_process().is_some() || notify::address_in_environment().is_some() {
-        return nothing("what a service manager sees to takes a cold start");
+        return cold("what a service manager sees to takes a cold start", launching::parts(global, bundle));
     }
-    let Some(socket) = pool::socket() else { return nothing("MICRORUN_POOL is off") };
-    // An earlier part of this process may have heard already that there is nothing.
+    let Some(socket) = pool::socket() else { return cold("MICRORUN_POOL is off", None) };
+    // An earlier part of this process may have heard already that there is nothing, or no more than parts.
     if !is_required && (pool::is_refused() || !socket.exists()) {
-        return Ok(None);
+        return Ok(FromPool::Cold(pool::given()));
     }
     let store = Store::new(&global.root);
     let pid_file = words.path("pid-file");
-    let wanted = Wanted { bundle, store: &store, id, detached: words.has("detach"), pid_file: pid_file.as_deref() };
+    let wanted = Wanted {
+        bundle,
+        store: &store,
+        id,
+        detached: words.has("detach"),
+        pid_file: pid_file.as_deref(),
+        parts: !is_required && launching::takes_parts(global),
+    };
     match pool::run(&socket, &wanted)? {
-        Got::Done(code) => Ok(Some(code as u8)),
-        Got::Nothing(why) => nothing(&why),
+        Got::Done(code) => Ok(FromPool::Done(code as u8)),
+        Got::Parts(parts) => Ok(FromPool::Cold(Some(parts))),
+        Got::Nothing(why) => cold(&why, None),
     }
 }
 

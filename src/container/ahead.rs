@@ -4,6 +4,7 @@
 //! begins it as soon as the text of config.json looks as if it were wanted. Looks can deceive, and cost no more than the
 //! helper's time then: the Plan decides.
 
+use super::parts::Parts;
 use crate::error::{Doing, Result};
 use crate::init;
 use crate::sys::clone::{self, Child, Loan};
@@ -32,9 +33,12 @@ impl Ahead {
     }
 
     /// With a helper, if the configuration `text` seems to ask for a new network namespace that belongs to our own user
-    /// namespace.
-    pub fn begin(text: &[u8]) -> Result<Self> {
+    /// namespace, unless there is one among the `parts`.
+    pub fn begin(text: &[u8], parts: Option<&Parts>) -> Result<Self> {
         let mut ahead = Self::idle()?;
+        if parts.is_some_and(|parts| parts.network.is_some()) {
+            return Ok(ahead);
+        }
         if contains(text, b"\"network\"") && !contains(text, b"\"uidMappings\"") {
             ahead.start_helper()?;
         }

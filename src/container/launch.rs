@@ -160,10 +160,21 @@ fn launch_into(
     let prepared = Arc::new(prepared);
     let plan = &prepared.plan;
     let mut state = prepared.state.clone();
+    let parts = prepared.bundle.parts.as_deref();
+    let given = parts.filter(|parts| parts.cgroup.is_some());
     // What is recorded is removed by `delete`: not the cgroup of somebody else.
-    prepared.cgroup.require_unused()?;
+    if given.is_none() {
+        prepared.cgroup.require_unused()?;
+    }
     entry.save(&state)?;
-    let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
+    let cgroup = match given {
+        Some(parts) => {
+            parts.take();
+            prepared.cgroup.adopt().or_else(|_| prepared.cgroup.create())?
+        }
+        None => prepared.cgroup.create()?,
+    };
+    let cgroup = undo.cgroup.insert(cgroup);
     if cgroup.handle().directories().is_empty() && !cgroup.awaits_init() && !plan.has_pid_namespace() {
         log::warn(
             "linux.namespaces: with neither a cgroup nor a pid namespace, not all of the container's processes can be \
@@ -188,7 +199,13 @@ fn launch_into(
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report = Arc::clone(&ahead.report);
     run_outside(plan, &mut slots, &report)?;
-    undo.helper = if plan.network_helper { ahead.take_helper()? } else { None };
+    match parts.and_then(|parts| parts.network.as_ref()).filter(|_| plan.network_helper) {
+        Some(network) => {
+            init::network_is_made(&report);
+            slots.set(slots::NETWORK, network.as_raw_fd());
+        }
+        None => undo.helper = if plan.network_helper { ahead.take_helper()? } else { None },
+    }
     drop(ahead);
     if let Some((helper, _)) = &undo.helper {
         slots.set(slots::NETWORK, helper.pidfd);

@@ -17,6 +17,7 @@ pub mod manage;
 mod netdev;
 pub mod notify;
 pub mod park;
+pub mod parts;
 pub mod pid_file;
 pub mod prepare;
 mod resctrl;

@@ -3,6 +3,7 @@
 //! What the machine has to say is probed first ([`Facts`]); [`compile`] is a pure function of the bundle and of that.
 
 use super::activation::Activation;
+use super::parts::Parts;
 use super::state::{State, Status, Store};
 use super::{hooks, host, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
@@ -57,6 +58,8 @@ pub struct Options {
     /// Its stdin, stdout and stderr, from a runtime that serves other containers too. A terminal's master is then the
     /// caller's to serve.
     pub stdio: Option<Stdio>,
+    /// What a pool has made ahead for it.
+    pub parts: Option<Arc<Parts>>,
 }
 
 impl Options {
@@ -81,6 +84,7 @@ impl Options {
             foreground: false,
             timings: false,
             stdio: None,
+            parts: None,
         }
     }
 }
@@ -108,6 +112,15 @@ pub struct Bundle {
     pub filter: Option<plan::seccomp::Filter>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// What there is of its container already.
+    pub parts: Option<Arc<Parts>>,
+}
+
+impl Bundle {
+    /// The name of the container's cgroup, where the configuration does not say.
+    fn cgroup<'a>(&'a self, options: &'a Options) -> &'a str {
+        self.parts.as_ref().and_then(|parts| parts.cgroup.as_deref()).unwrap_or(&options.id)
+    }
 }
 
 /// What of this machine, and of this moment, a start depends on.
@@ -134,7 +147,9 @@ impl Facts {
         let spec = &bundle.loaded.spec;
         let paths = device_paths(spec);
         Ok(Self {
-            layout: Layout::probe(cgroup_request(&options.id, options.driver, options.rootless, spec, &paths).needs())?,
+            layout: Layout::probe(
+                cgroup_request(bundle.cgroup(options), options.driver, options.rootless, spec, &paths).needs(),
+            )?,
             resctrl: resctrl::find(spec, &options.id)?,
             kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
             host: host::facts(spec),
@@ -173,7 +188,7 @@ pub struct Prepared {
 /// # Errors
 /// One sentence that names the field or the path.
 pub fn prepare(options: &Options) -> Result<Prepared> {
-    prepare_and(options, |_| Ok(())).map(|(prepared, ())| prepared)
+    prepare_and(options, |_, _| Ok(())).map(|(prepared, ())| prepared)
 }
 
 /// What a start needs of a bundle and of this machine, to [`compile`] it more than once.
@@ -181,21 +196,29 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
 /// # Errors
 /// One sentence that names the field or the path.
 pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
-    load_and(options, |_| Ok(())).map(|(bundle, facts, ())| (bundle, facts))
+    load_and(options, |_, _| Ok(())).map(|(bundle, facts, ())| (bundle, facts))
 }
 
-/// As [`prepare`]; `begin` is called with the text of config.json before it is parsed.
-pub(super) fn prepare_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Prepared, T)> {
+/// As [`prepare`]; `begin` is called before config.json is parsed, with its text and with what there is of the container
+/// already.
+pub(super) fn prepare_and<T>(
+    options: &Options,
+    begin: impl FnOnce(&[u8], Option<&Parts>) -> Result<T>,
+) -> Result<(Prepared, T)> {
     let (bundle, facts, begun) = load_and(options, begin)?;
     Ok((compile(options, Arc::new(bundle), &facts)?, begun))
 }
 
-fn load_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Result<(Bundle, Facts, T)> {
+fn load_and<T>(
+    options: &Options,
+    begin: impl FnOnce(&[u8], Option<&Parts>) -> Result<T>,
+) -> Result<(Bundle, Facts, T)> {
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
     let path = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
-    let begun = begin(&text)?;
+    let parts = options.parts.as_ref().and_then(|parts| parts.for_bundle(&path));
+    let begun = begin(&text, parts.as_deref())?;
     let loaded = spec::parse(&text)?;
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
@@ -205,7 +228,7 @@ fn load_and<T>(options: &Options, begin: impl FnOnce(&[u8]) -> Result<T>) -> Res
     sealed::ensure(loaded.spec.process().as_ref())?;
     let rootfs = rootfs(&loaded.spec, &path)?;
     let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
-    let bundle = Bundle { path, rootfs, text, loaded, filter, warnings };
+    let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };
     let facts = Facts::probe(options, &bundle)?;
     Ok((bundle, facts, begun))
 }
@@ -242,7 +265,7 @@ pub fn compile(options: &Options, mut bundle: Arc<Bundle>, facts: &Facts) -> Res
     }
     let spec = &bundle.loaded.spec;
     let paths = device_paths(spec);
-    let request = cgroup_request(&options.id, options.driver, options.rootless, spec, &paths);
+    let request = cgroup_request(bundle.cgroup(options), options.driver, options.rootless, spec, &paths);
     let cgroup = cgroup::compile(&request, &facts.layout)?;
     warnings.extend(cgroup.warnings.iter().cloned());
     let is_v1 = |directory: &&cgroup::plan::Directory| matches!(directory.hierarchy, cgroup::plan::Hierarchy::V1(_));
@@ -400,6 +423,17 @@ fn cgroup_request<'a>(
         writable_v1: !rootless && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup"])),
         annotations: spec.annotations().as_ref(),
     }
+}
+
+/// What the cgroups of a container are to be: `name`, where the configuration does not say.
+///
+/// # Errors
+/// One sentence that names the field.
+pub fn compile_cgroup(options: &Options, name: &str, bundle: &Bundle, facts: &Facts) -> Result<cgroup::CgroupPlan> {
+    let spec = &bundle.loaded.spec;
+    let paths = device_paths(spec);
+    let request = cgroup_request(name, options.driver, options.rootless, spec, &paths);
+    cgroup::compile(&request, &facts.layout)
 }
 
 /// What the cgroups of the container `id` are to be on this machine.

@@ -55,7 +55,12 @@ pub fn help(report: &Shared<Report>) -> ! {
     process::exit(0)
 }
 
-/// Init: into the namespace of the helper, or into one of its own if the helper has not begun.
+/// The namespace is there: init has a descriptor of it where it would have the helper's.
+pub fn is_made(report: &Report) {
+    report.network.store(state::READY, Ordering::Relaxed);
+}
+
+/// Init: into the namespace of the helper, or that was made before, or into one of its own if the helper has not begun.
 pub(super) fn enter(report: &Report, helper: RawFd) -> Sys {
     let word = &report.network;
     if claim(word, state::DONE) {

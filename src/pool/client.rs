@@ -1,5 +1,6 @@
 //! Who asks.
 
+use crate::container::parts::Parts;
 use crate::container::state::Store;
 use crate::container::{console, manage, pid_file};
 use crate::error::{Doing, Error, Kind, Result};
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What is wanted of a pool, besides containers.
 #[derive(Debug, Clone, Copy)]
@@ -35,13 +37,17 @@ pub struct Wanted<'a> {
     pub detached: bool,
     /// Where its pid is to be written.
     pub pid_file: Option<&'a Path>,
+    /// Whether parts of it are taken if there is no sandbox.
+    pub parts: bool,
 }
 
 /// What came of wanting a container.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Got {
     /// It has ended, or has been started and nobody waits: the exit code to end with.
     Done(i32),
+    /// There is none, but parts for one.
+    Parts(Arc<Parts>),
     /// There is none, and why.
     Nothing(String),
 }
@@ -57,14 +63,16 @@ pub fn run(socket: &Path, wanted: &Wanted<'_>) -> Result<Got> {
     let asked = request::ask(&Request {
         socket: socket.as_os_str().as_bytes(),
         kind: request::RUN,
-        flags: request::TERMINAL | if wanted.detached { request::DETACHED } else { 0 },
+        flags: request::TERMINAL
+            | if wanted.detached { request::DETACHED } else { 0 }
+            | if wanted.parts { request::PARTS } else { 0 },
         count: 0,
         root: wanted.store.root().as_os_str().as_bytes(),
         id: wanted.id.unwrap_or_default().as_bytes(),
         bundle: &bundle,
         signal_mask,
     });
-    let got = asked.map_or_else(|errno| nothing(why_not(errno)), |answers| see_through(&own(answers), wanted));
+    let got = asked.map_or_else(|errno| nothing(why_not(errno)), |answers| see_through(own(answers), wanted));
     // Whoever runs next in this process wants to be told of signals.
     process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     got
@@ -97,8 +105,28 @@ pub(super) struct Started {
     pub more: Option<OwnedFd>,
 }
 
-/// Waits for the pool's first answer: what it has started, or why it has not.
-pub(super) fn hear_start(answers: &OwnedFd) -> Result<Started, String> {
+/// What a pool has instead of a container.
+#[derive(Debug)]
+pub(super) enum Instead {
+    /// Parts of one, which come next.
+    Parts,
+    /// Nothing, and why.
+    Nothing(String),
+}
+
+impl Instead {
+    /// As a sentence, for who wants nothing else than a container.
+    pub fn why(self) -> String {
+        match self {
+            Self::Parts => "the pool has parts of one".to_owned(),
+            Self::Nothing(why) => why,
+        }
+    }
+}
+
+/// Waits for the pool's first answer: what it has started, or what it has instead.
+pub(super) fn hear_start(answers: &OwnedFd) -> Result<Started, Instead> {
+    let nothing = |why: &str| Err(Instead::Nothing(why.to_owned()));
     let is_told = request::is_told(answers.as_raw_fd());
     if !is_told {
         // What has been answered by now counts, and nothing else: the pool cannot answer any more.
@@ -114,16 +142,20 @@ pub(super) fn hear_start(answers: &OwnedFd) -> Result<Started, String> {
             let id = text.get(5..).unwrap_or_default().to_vec();
             Ok(Started { pid: i32::from_ne_bytes(pid), id, pidfd, more: fds.next() })
         }
-        (Some(_), ..) if count > 1 => Err(String::from_utf8_lossy(text.get(1..).unwrap_or_default()).into_owned()),
-        _ if is_told => Err("the pool has ended".to_owned()),
-        _ => Err("the pool does not answer".to_owned()),
+        (Some(&answer::PARTS), ..) => Err(Instead::Parts),
+        (Some(_), ..) if count > 1 => nothing(&String::from_utf8_lossy(text.get(1..).unwrap_or_default())),
+        _ if is_told => nothing("the pool has ended"),
+        _ => nothing("the pool does not answer"),
     }
 }
 
-fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
-    let Started { pid, id, pidfd, more: terminal } = match hear_start(answers) {
+fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
+    let Started { pid, id, pidfd, more: terminal } = match hear_start(&answers) {
         Ok(started) => started,
-        Err(why) => return Ok(Got::Nothing(why)),
+        Err(Instead::Parts) => {
+            return Ok(receive(answers).map_or_else(|| Got::Nothing("the pool has ended".to_owned()), Got::Parts));
+        }
+        Err(Instead::Nothing(why)) => return Ok(Got::Nothing(why)),
     };
     let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
     if let Err(error) = written {
@@ -146,12 +178,52 @@ fn see_through(answers: &OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
             remove_orphan(wanted.store, &id);
             Ok(Got::Done(code))
         }
-        Outcome::Cold | Outcome::Terminal => Ok(Got::Nothing("the program could not be executed".to_owned())),
+        Outcome::Cold | Outcome::Terminal | Outcome::Parts => {
+            Ok(Got::Nothing("the program could not be executed".to_owned()))
+        }
         Outcome::Lost => {
             remove_orphan(wanted.store, &id);
             let problem = "the pool ended before the container, and this kernel does not tell how that ended";
             Err(Error::new(Kind::System, problem))
         }
+    }
+}
+
+/// What the pool sends on `answers` as parts.
+fn receive(answers: OwnedFd) -> Option<Arc<Parts>> {
+    // Who gets none makes his own.
+    Parts::receive(answers).inspect_err(|error| log::debug(|| error.to_string())).ok().map(Arc::new)
+}
+
+/// The parts that a pool was found to have before libc began.
+pub fn given() -> Option<Arc<Parts>> {
+    #[cfg(target_env = "musl")]
+    return crate::sys::entry::take_parts().and_then(|answers| receive(own(answers)));
+    #[cfg(not(target_env = "musl"))]
+    None
+}
+
+/// Asks the pool that listens on `socket` for parts of a container of `bundle`; `None` if it has none.
+pub fn parts(socket: &Path, bundle: &Path) -> Option<Arc<Parts>> {
+    let bundle = sys_fs::c_path(bundle).ok()?;
+    let asked = request::ask(&Request {
+        socket: socket.as_os_str().as_bytes(),
+        kind: request::MAKE,
+        flags: 0,
+        count: 0,
+        root: b"",
+        id: b"",
+        bundle: &bundle,
+        signal_mask: 0,
+    });
+    let answers = own(asked.ok()?);
+    match hear_start(&answers) {
+        Err(Instead::Parts) => receive(answers),
+        Err(Instead::Nothing(why)) => {
+            log::debug(|| format!("the pool gives no parts: {why}"));
+            None
+        }
+        Ok(_) => None,
     }
 }
 

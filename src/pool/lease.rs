@@ -102,7 +102,7 @@ impl Pool {
             }
             Err(errno) => return Err(Error::system(self.asking(), errno)),
         };
-        let Started { pid, id, pidfd, more } = hear_start(&answers).map_err(|why| self.none(&why))?;
+        let Started { pid, id, pidfd, more } = hear_start(&answers).map_err(|instead| self.none(&instead.why()))?;
         let lease = more.ok_or_else(|| self.none("the pool is of another version"))?;
         let id = String::from_utf8_lossy(&id).into_owned();
         let container = Container { answers, pidfd, pid, id, store: self.store.clone() };

@@ -14,14 +14,16 @@ mod client;
 mod filler;
 mod lease;
 mod memory;
+mod network;
 mod pace;
+mod parts;
 mod server;
 mod setup;
 mod stock;
 mod template;
 mod workshop;
 
-pub use client::{Got, Wanted, Wish, ask, remove_orphan, run};
+pub use client::{Got, Wanted, Wish, ask, given, parts as ask_for_parts, remove_orphan, run};
 pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use memory::Bounds;
 pub use pace::Pace;

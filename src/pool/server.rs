@@ -4,6 +4,7 @@ use super::cleaner::{self, Job, Then};
 use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
 use super::pace::Pace;
+use super::parts::Parts;
 use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
 use super::template::{Identity, Template, identity};
@@ -46,12 +47,17 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The most of all bundles together.
     pub bounds: Bounds,
+    /// How many network namespaces, and cgroups of each bundle, are kept for cold starts.
+    pub parts: usize,
+    /// Whether network namespaces that are as good as new are used again.
+    pub reuse_networks: bool,
 }
 
 /// Who an epoll event is about. From `FIRST` on: twice the key of a container, and one more for who waits for its end.
 const REQUESTS: u64 = 0;
 const NEWS: u64 = 1;
 const SIGNALS: u64 = 2;
+const PARTS: u64 = 3;
 /// The first key.
 const FIRST: u64 = 2;
 
@@ -87,6 +93,8 @@ struct Server {
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
     jobs: Sender<Job>,
+    /// For who finds no sandbox.
+    parts: Option<Parts>,
 }
 
 /// Runs a pool until it gets SIGTERM or SIGINT. What is parked then ends; what runs goes on.
@@ -119,6 +127,11 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     }
     let (jobs, to_clean) = channel();
     let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
+    let directory = settings.socket.parent().unwrap_or(Path::new("")).to_owned();
+    let parts = Parts::new(settings.parts, settings.reuse_networks, &directory)?;
+    if let Some(parts) = &parts {
+        epoll.add(parts.news(), EpollEvent::new(EpollFlags::EPOLLIN, PARTS)).doing(|| "watch a descriptor")?;
+    }
     let (held, stocks) = (HashMap::new(), HashMap::new());
     let mut server = Server {
         settings,
@@ -132,6 +145,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         unannounced: Vec::new(),
         filler: Some(filler),
         jobs,
+        parts,
     };
     let mut begin = || {
         for (bundle, count) in server.settings.bundles.clone() {
@@ -155,7 +169,7 @@ impl Server {
         loop {
             let timeout = match self.settings.idle {
                 _ if self.is_waiting || !self.unannounced.is_empty() => EpollTimeout::from(PAUSE.as_millis() as u16),
-                None if !self.stocks.values().any(Stock::has_failed) => EpollTimeout::NONE,
+                None if !self.has_failed() => EpollTimeout::NONE,
                 _ => EpollTimeout::from(1000u16),
             };
             let count = match self.epoll.wait(&mut events, timeout) {
@@ -166,6 +180,7 @@ impl Server {
                 match event.data() {
                     REQUESTS => self.take_requests(),
                     NEWS => self.hear(),
+                    PARTS => self.parts.iter_mut().for_each(Parts::hear),
                     SIGNALS => return Ok(()),
                     token if token % 2 == 0 => self.ended(token / 2),
                     token => self.hear_of(token / 2),
@@ -180,6 +195,10 @@ impl Server {
             }
             self.order();
         }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.stocks.values().any(Stock::has_failed) || self.parts.as_ref().is_some_and(Parts::has_failed)
     }
 
     /// Records when containers were started. It is done when those who wait for them have been served.
@@ -202,6 +221,9 @@ impl Server {
         self.mourn();
         let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.given.is_none()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
+        if let Some(parts) = self.parts.take() {
+            parts.end();
+        }
     }
 
     /// The filler has ended, or is ended here: what it was at is taken away.
@@ -264,6 +286,10 @@ impl Server {
                 }
                 stock.ordered += 1;
             }
+        }
+        if let Some(parts) = &mut self.parts {
+            let current = self.stocks.iter().filter(|(_, stock)| !stock.is_stale);
+            self.is_waiting |= parts.order(current.map(|(bundle, stock)| (bundle, &stock.template)));
         }
         if let Some(idle) = self.settings.idle {
             let over: Vec<_> =
@@ -338,7 +364,7 @@ impl Server {
     fn fill(&mut self, bundle: &Path, wanted: usize) -> Result<()> {
         let options = Options { bundle: bundle.to_owned(), ..self.settings.options.clone() };
         let about = nix::sys::stat::stat(bundle).doing(|| format!("look at {}", bundle.display()))?;
-        let template = Template::new(options)?;
+        let template = Template::new(options, wanted > 0)?;
         self.give_up(&identity(&about));
         self.stocks.insert(identity(&about), Stock::new(Arc::new(template), wanted));
         self.order();
@@ -369,15 +395,23 @@ impl Server {
         let done = match header.kind {
             request::RUN | request::LEASE => {
                 let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio: fds.collect() };
-                let given = self.give(&asked);
+                let known = self.known(&asked.bundle);
+                let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
                 drop(asked.stdio);
                 return match given {
                     Ok(key) => {
                         self.watch(key, answers, header.kind == request::RUN && header.flags & request::DETACHED != 0)
                     }
                     Err(No::Terminal) => say(&answers, answer::TERMINAL, "the container has a terminal"),
+                    Err(No::Because(reason)) if header.kind == request::RUN && header.flags & request::PARTS != 0 => {
+                        self.lend(known, answers, reason)
+                    }
                     Err(No::Because(reason)) => say(&answers, answer::COLD, reason),
                 };
+            }
+            request::MAKE => {
+                let known = self.known(&bundle);
+                return self.lend(known, answers, "no part is ready");
             }
             request::FILL => {
                 path_of(&bundle).and_then(|path| self.fill(&path, header.count as usize)).map(|()| String::new())
@@ -392,18 +426,39 @@ impl Server {
         }
     }
 
-    /// Gives a sandbox away.
-    fn give(&mut self, asked: &Asked<'_>) -> Result<u64, No> {
-        let about = fstat(&asked.bundle).map_err(|_| "the bundle cannot be looked at")?;
-        let bundle = identity(&about);
-        let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
-        if stock.template.is_current(&asked.bundle) != Ok(true) {
+    /// The bundle, if the pool knows it as it is now.
+    fn known(&mut self, bundle: &OwnedFd) -> Result<Identity, &'static str> {
+        let about = fstat(bundle).map_err(|_| "the bundle cannot be looked at")?;
+        let identity = identity(&about);
+        let stock = self.stocks.get_mut(&identity).ok_or("the pool has no parts for this bundle")?;
+        if stock.template.is_current(bundle) != Ok(true) {
             // Anew, as it is now.
             self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
             let stale = stock.spoil();
             self.discard_all(stale);
-            return Err("the bundle has changed".into());
+            return Err("the bundle has changed");
         }
+        Ok(identity)
+    }
+
+    /// Gives parts to who makes a container himself, for the `reason` that there is no sandbox.
+    fn lend(&mut self, known: Result<Identity, &'static str>, answers: OwnedFd, reason: &'static str) {
+        let stock = known.and_then(|bundle| Ok((bundle, self.stocks.get(&bundle).ok_or(reason)?)));
+        let lent = match (&mut self.parts, stock) {
+            (Some(parts), Ok((bundle, stock))) => {
+                parts.lend(bundle, &stock.template, answers).map_err(|who| (who, reason))
+            }
+            (None, Ok(_)) => Err((answers, reason)),
+            (_, Err(reason)) => Err((answers, reason)),
+        };
+        if let Err((answers, reason)) = lent {
+            say(&answers, answer::COLD, reason);
+        }
+    }
+
+    /// Gives a sandbox away.
+    fn give(&mut self, asked: &Asked<'_>, bundle: Identity) -> Result<u64, No> {
+        let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
         if stock.template.has_terminal {
             if asked.header.flags & request::TERMINAL == 0 {
                 return Err(No::Terminal);
@@ -563,6 +618,7 @@ impl Server {
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
             "memory": self.stocks.values().map(Stock::memory).sum::<u64>(),
+            "parts": self.parts.as_ref().map(Parts::status),
             "limits": {
                 "max": bounds.parts,
                 "memory": bounds.memory,

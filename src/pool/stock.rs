@@ -102,7 +102,7 @@ impl Stock {
     /// # Errors
     /// A bundle that cannot be parked.
     pub fn renew(&mut self) -> Result<()> {
-        self.template = Arc::new(Template::new(self.template.options.clone())?);
+        self.template = Arc::new(Template::new(self.template.options.clone(), self.wanted > 0)?);
         // What has been ordered is of the template before.
         (self.is_stale, self.ordered, self.failure, self.size) = (false, 0, None, None);
         Ok(())

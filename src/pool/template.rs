@@ -1,9 +1,13 @@
 //! What sandboxes are made from: a bundle, and what tells that it is still the same.
 
+use super::network;
+use crate::cgroup::{CgroupPlan, Driver};
 use crate::container::park;
+use crate::container::parts;
 use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
 use crate::spec::has_namespace;
+use crate::sys::request::Given;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat, stat};
@@ -21,20 +25,6 @@ pub fn identity(about: &FileStat) -> Identity {
     (about.st_dev, about.st_ino)
 }
 
-/// The version of a file: anyone who changes it changes this (inode(7), ctime).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Version {
-    identity: Identity,
-    size: i64,
-    changed: (i64, i64),
-}
-
-impl Version {
-    fn of(about: &FileStat) -> Self {
-        Self { identity: identity(about), size: about.st_size, changed: (about.st_ctime, about.st_ctime_nsec) }
-    }
-}
-
 /// A bundle that sandboxes are made from.
 #[derive(Debug)]
 pub struct Template {
@@ -50,26 +40,39 @@ pub struct Template {
     pub has_ground: bool,
     /// Whether its containers have a terminal.
     pub has_terminal: bool,
-    config: Version,
+    /// Whether its containers get a new network namespace that can be made before they are.
+    pub takes_network: bool,
+    /// Whether they leave it as they found it, unless they use it.
+    pub keeps_network: bool,
+    /// Whether their cgroup may have any name.
+    pub takes_cgroup: bool,
+    config: Given,
     /// Paths outside the container that its configuration names, and what was there.
     named: Vec<(PathBuf, Identity)>,
 }
 
 impl Template {
-    /// The template of the bundle that `options` name.
+    /// The template of the bundle that `options` name, for sandboxes if it `is_parked`, and else for parts alone.
     ///
     /// # Errors
-    /// A configuration that cannot be parked, a path that does not exist.
-    pub fn new(options: Options) -> Result<Self> {
+    /// A configuration that is to be parked and cannot be, a path that does not exist.
+    pub fn new(options: Options, is_parked: bool) -> Result<Self> {
         // What is looked at first can only be older than what is used.
         let path = options.bundle.join("config.json");
-        let config = Version::of(&stat(&path).doing(|| format!("look at {}", path.display()))?);
+        let config = parts::version(&stat(&path).doing(|| format!("look at {}", path.display()))?);
         let (bundle, facts) = prepare::load(&options)?;
         let options = Options { wait: park::wait(bundle.filter.as_ref()), ..options };
         let spec = &bundle.loaded.spec;
-        park::require_parkable(spec, &options)?;
+        if is_parked {
+            park::require_parkable(spec, &options)?;
+        }
         let named = paths(spec, &options.bundle);
         let has_ground = !has_namespace(spec, LinuxNamespaceType::User);
+        let takes_network = network::is_made_before(spec);
+        let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
+        let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+        let may_choose = cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
+        let takes_cgroup = may_choose && options.driver == Driver::Cgroupfs && !options.rootless;
         let look = |path: PathBuf| {
             let about = stat(&path).doing(|| format!("look at {}", path.display()))?;
             Ok::<_, Error>((path, identity(&about)))
@@ -78,7 +81,19 @@ impl Template {
         let process = bundle.loaded.spec.process().as_ref();
         let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
         let spec = Arc::new(spec.clone());
-        Ok(Self { options, spec, bundle: Arc::new(bundle), facts, has_ground, has_terminal, config, named })
+        Ok(Self {
+            options,
+            spec,
+            bundle: Arc::new(bundle),
+            facts,
+            has_ground,
+            has_terminal,
+            takes_network,
+            keeps_network,
+            takes_cgroup,
+            config,
+            named,
+        })
     }
 
     /// Compiles it for the sandbox that `options` name.
@@ -87,6 +102,19 @@ impl Template {
     /// One sentence that names the field.
     pub fn compile(&self, options: &Options) -> Result<Prepared> {
         prepare::compile(options, Arc::clone(&self.bundle), &self.facts)
+    }
+
+    /// What the cgroup `name` of a container is to be.
+    ///
+    /// # Errors
+    /// One sentence that names the field.
+    pub fn cgroup(&self, name: &str) -> Result<CgroupPlan> {
+        prepare::compile_cgroup(&self.options, name, &self.bundle, &self.facts)
+    }
+
+    /// Which config.json it is of.
+    pub fn config(&self) -> Given {
+        self.config
     }
 
     /// A number for the configuration's version and the identities of what it names: others have another.
@@ -108,7 +136,7 @@ impl Template {
     /// # Errors
     /// What the kernel says of the paths.
     pub fn is_current(&self, bundle: impl AsFd) -> Result<bool, Errno> {
-        if Version::of(&fstatat(bundle, "config.json", AtFlags::empty())?) != self.config {
+        if parts::version(&fstatat(bundle, "config.json", AtFlags::empty())?) != self.config {
             return Ok(false);
         }
         for (path, before) in &self.named {

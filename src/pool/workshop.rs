@@ -104,7 +104,7 @@ fn cut(text: &str) -> &[u8] {
 /// Reads a bundle. The pool has read it before: both have to have found the same.
 fn load(options: &Options, said: &[u8]) -> Result<Loaded> {
     let (version, path) = said.split_first_chunk().unwrap_or((&[0; 8], &[]));
-    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options.clone() })?;
+    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options.clone() }, true)?;
     if template.version() != u64::from_ne_bytes(*version) {
         return Err(Error::new(Kind::WrongState, "the bundle has changed while it was read"));
     }

@@ -12,7 +12,7 @@
 use super::mount::Attributes;
 use super::raw::call;
 use super::request::{self, Id, Outcome, Request};
-use super::{fs, process};
+use super::{fs, process, socket};
 use std::ffi::{CStr, c_char};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -32,6 +32,19 @@ static ORPHAN: AtomicI32 = AtomicI32::new(-1);
 
 /// Its id, up to a null.
 static ORPHANS_ID: [AtomicU8; 256] = [const { AtomicU8::new(0) }; 256];
+
+/// The socket on which parts of a container come; negative if none do.
+static PARTS: AtomicI32 = AtomicI32::new(-1);
+
+/// By how much the number of the executed descriptor exceeds that of [`PARTS`], if there is one: the kernel tells the
+/// former to the program, and no other word passes an execution of oneself without being seen by those who come after.
+const PARTS_AT: i32 = 100;
+
+/// The socket on which a pool sends parts, if it does; it is the caller's then.
+pub fn take_parts() -> Option<i32> {
+    let fd = PARTS.swap(-1, Ordering::Relaxed);
+    (fd >= 0).then_some(fd)
+}
 
 /// Whether a pool has been asked, before libc began, and had nothing that fits.
 pub fn is_refused() -> bool {
@@ -110,10 +123,12 @@ unsafe extern "C" fn begin(stack: *const usize) {
         unsafe {
             let envp = argv.add(argc + 1);
             if let Some(wanted) = wanted(argc, argv) {
-                if is_second_time(envp) {
-                    REFUSED.store(true, Ordering::Relaxed);
-                } else {
-                    run_from_pool(&wanted, envp);
+                match executed_descriptor(envp) {
+                    Some(number) => {
+                        REFUSED.store(true, Ordering::Relaxed);
+                        inherit_parts(number.wrapping_sub(PARTS_AT));
+                    }
+                    None => run_from_pool(&wanted, envp),
                 }
             }
             // Who has a container to remove makes none, and who is to ask the pool again does so first.
@@ -160,11 +175,12 @@ unsafe extern "C" fn begin_shim(stack: *const usize) {
     }
 }
 
-/// Whether this is the program as [`execute_read_only`] executed it: by a descriptor (`AT_EXECFN` of getauxval(3)).
+/// The number of the descriptor that was executed, if this is the program as [`execute_read_only`] executed it
+/// (`AT_EXECFN` of getauxval(3)).
 ///
 /// # Safety
 /// `envp` are strings up to a null, behind which the kernel's vector lies.
-unsafe fn is_second_time(envp: *const *const c_char) -> bool {
+unsafe fn executed_descriptor(envp: *const *const c_char) -> Option<i32> {
     let mut at = envp;
     // SAFETY: the caller's promise.
     unsafe {
@@ -174,12 +190,25 @@ unsafe fn is_second_time(envp: *const *const c_char) -> bool {
         let mut entry = at.add(1).cast::<[usize; 2]>();
         while (*entry)[0] != libc::AT_NULL as usize {
             if (*entry)[0] == libc::AT_EXECFN as usize {
-                return CStr::from_ptr((*entry)[1] as *const c_char).to_bytes().starts_with(b"/dev/fd/");
+                let name = CStr::from_ptr((*entry)[1] as *const c_char).to_bytes();
+                let digits = name.strip_prefix(b"/dev/fd/")?;
+                return Some(digits.iter().fold(0i32, |number, digit| {
+                    number.wrapping_mul(10).wrapping_add(i32::from(digit.wrapping_sub(b'0')))
+                }));
             }
             entry = entry.add(1);
         }
     }
-    false
+    None
+}
+
+/// Takes over the socket `number` from before this process executed itself again. It can only be that if this process
+/// made it.
+fn inherit_parts(number: i32) {
+    if number > libc::STDERR_FILENO && socket::is_pair_of_this_process(number) {
+        let _ = fs::set_cloexec(number, true);
+        PARTS.store(number, Ordering::Relaxed);
+    }
 }
 
 /// A container that a pool may have.
@@ -220,14 +249,18 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
         return;
     }
     let Ok(signal_mask) = process::set_signal_mask(u64::MAX) else { return };
-    let request =
-        Request { socket, kind: request::RUN, flags: 0, count: 0, root: root.to_bytes(), id: b"", bundle, signal_mask };
+    let (kind, flags) = (request::RUN, request::PARTS);
+    let request = Request { socket, kind, flags, count: 0, root: root.to_bytes(), id: b"", bundle, signal_mask };
     if let Ok(answers) = request::ask(&request) {
         let mut id = Id::new();
         match request::follow(answers, -1, &mut id) {
             Outcome::Cold => {
                 REFUSED.store(true, Ordering::Relaxed);
                 fs::close(answers);
+            }
+            Outcome::Parts => {
+                REFUSED.store(true, Ordering::Relaxed);
+                PARTS.store(answers, Ordering::Relaxed);
             }
             Outcome::Terminal => {
                 IS_DECIDED.store(true, Ordering::Relaxed);
@@ -316,6 +349,24 @@ unsafe fn execute_read_only(argv: *const *const c_char, envp: *const *const c_ch
         let size = mem::size_of::<Attributes>();
         call!(libc::SYS_mount_setattr, copy, EMPTY, AT_EMPTY_PATH, &raw const read_only, size)?;
     }
+    let parts = PARTS.load(Ordering::Relaxed);
+    let executed = if parts < 0 { copy } else { hand_on(parts, copy) };
     // SAFETY: the lists end with null, as the caller promised; the call returns only when it failed.
-    unsafe { call!(libc::SYS_execveat, copy, EMPTY, argv, envp, AT_EMPTY_PATH) }.map(drop)
+    let failed = unsafe { call!(libc::SYS_execveat, executed, EMPTY, argv, envp, AT_EMPTY_PATH) }.map(drop);
+    if parts >= 0 {
+        let _ = fs::set_cloexec(parts, true);
+    }
+    failed
+}
+
+/// Has the socket `parts` survive the execution of `copy`; the descriptor to execute, whose number tells.
+fn hand_on(parts: i32, copy: i32) -> i32 {
+    let number = parts + PARTS_AT;
+    // SAFETY: it takes numbers.
+    let marked = unsafe { call!(libc::SYS_fcntl, copy, libc::F_DUPFD_CLOEXEC, number) };
+    match marked {
+        Ok(marked) if marked as i32 == number && fs::set_cloexec(parts, false).is_ok() => number,
+        // Without parts, then.
+        _ => copy,
+    }
 }

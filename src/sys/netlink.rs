@@ -124,6 +124,15 @@ impl Netlink {
         Ok(answers.iter().filter_map(|answer| parse_address(answer, index)).collect())
     }
 
+    /// Everything of a kind (`RTM_GETLINK`, `RTM_GETRULE` and the like), as the kernel describes it, one after the other.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn dump(&self, kind: u16) -> Result<Vec<u8>, Errno> {
+        let answers = self.call(Request::new(kind, libc::NLM_F_DUMP, &[0; LINK_HEADER]))?;
+        Ok(answers.iter().flat_map(|answer| answer.get(HEADER..).unwrap_or_default()).copied().collect())
+    }
+
     /// Moves the device `index` to the network namespace `namespace` under the name `name`, in one step.
     ///
     /// # Errors

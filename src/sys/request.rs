@@ -30,6 +30,8 @@ pub mod answer {
     pub const STARTED: u8 = b's';
     /// It has a terminal: ask again, with [`super::TERMINAL`].
     pub const TERMINAL: u8 = b't';
+    /// There is no sandbox, but there are parts of one, which the next message brings: who asks makes the rest.
+    pub const PARTS: u8 = b'p';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
     /// What was asked for is done, or is not: text follows.
@@ -48,11 +50,57 @@ pub const FILL: u32 = 3;
 pub const DRAIN: u32 = 4;
 /// Say what there is.
 pub const STATUS: u32 = 5;
+/// Give parts for a container that who asks makes.
+pub const MAKE: u32 = 6;
 
 /// With [`RUN`]: who asks does not wait for the end.
 pub const DETACHED: u32 = 1;
 /// With [`RUN`]: who asks can serve a terminal.
 pub const TERMINAL: u32 = 2;
+/// With [`RUN`]: who asks takes parts if there is no sandbox.
+pub const PARTS: u32 = 4;
+
+/// The parts that a pool gives ([`answer::PARTS`]): these words, then the name of the cgroup, if there is one. The
+/// descriptor of a network namespace comes along, if there is one.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Given {
+    /// The file system of the config.json that they are for.
+    pub device: u64,
+    /// Its inode.
+    pub inode: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last changed, in nanoseconds (inode(7), ctime).
+    pub changed: u64,
+}
+
+impl Given {
+    /// The bytes of a message, before the name.
+    pub const SIZE: usize = size_of::<Self>();
+
+    /// As they are sent.
+    pub fn bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        let words = [self.device, self.inode, self.size, self.changed];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_ne_bytes());
+        }
+        bytes
+    }
+
+    /// As they were received, and the rest.
+    pub fn read(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (words, rest) = bytes.split_at_checked(Self::SIZE)?;
+        let mut words = words.chunks_exact(8).filter_map(|word| word.try_into().ok().map(u64::from_ne_bytes));
+        let mut next = || words.next();
+        Some((Self { device: next()?, inode: next()?, size: next()?, changed: next()? }, rest))
+    }
+}
+
+/// What who asked writes once it has recorded that the cgroup that it was given is its container's: from then on it
+/// removes it.
+pub const TAKEN: u8 = b'k';
 
 /// Where root's pool listens.
 pub const SOCKET: &str = "/run/microrun-pool/socket";
@@ -78,7 +126,7 @@ pub struct Header {
     pub magic: u32,
     /// What is asked for.
     pub kind: u32,
-    /// [`DETACHED`], [`TERMINAL`].
+    /// [`DETACHED`], [`TERMINAL`], [`PARTS`].
     pub flags: u32,
     /// With [`FILL`]: how many parts.
     pub count: u32,
@@ -210,7 +258,7 @@ pub struct Request<'a> {
     pub socket: &'a [u8],
     /// What.
     pub kind: u32,
-    /// [`DETACHED`], [`TERMINAL`].
+    /// [`DETACHED`], [`TERMINAL`], [`PARTS`].
     pub flags: u32,
     /// How many parts.
     pub count: u32,
@@ -288,6 +336,8 @@ pub enum Outcome {
     Cold,
     /// Nothing has been started; it can be, by who serves its terminal.
     Terminal,
+    /// Nothing has been started; parts come next.
+    Parts,
     /// The container has ended: the exit code.
     Ended(i32),
     /// It has ended after the pool: the exit code. Nobody has removed it.
@@ -368,6 +418,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
                     id.set(text.get(5..count).unwrap_or_default());
                 }
                 (answer::TERMINAL, _) => break Outcome::Terminal,
+                (answer::PARTS, _) => break Outcome::Parts,
                 _ => break ended(&text, count),
             },
             _ if pidfd >= 0 => break wait_alone(pidfd, signals),

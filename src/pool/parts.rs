@@ -1,0 +1,511 @@
+//! Parts of containers, made ahead for those that are started cold: network namespaces and cgroups.
+//!
+//! ```text
+//! command                                 the loop                          the maker, a thread
+//!    │ what fits the bundle? ───────────────▶ │ ◀── a namespace, a cgroup ─────── │ unshare, mkdir, limits
+//!    │ ◀── parts: which config.json, name; [namespace]                            │
+//!    │ taken: it is recorded as mine ───────▶ │                                   │
+//!    │ hangs up ────────────────────────────▶ │ what was not taken, what is left ▶│ rmdir, close
+//! ```
+//!
+//! Nothing is lent to two at a time. A cgroup that was lent never comes back; a network namespace does only where that is asked for
+//! ([`super::network`]).
+
+use super::network::Network;
+use super::stock::PAUSE;
+use super::template::{Identity, Template};
+use crate::container::state::new_id;
+use crate::error::{Doing, Error, Result};
+use crate::log;
+use crate::sys::request::{TAKEN, answer};
+use crate::sys::socket;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How many namespaces wait for their destruction at most.
+const MOST_PENDING: usize = 64;
+
+/// How long they wait, for others to be destroyed with them: the kernel takes any number apart in about the time of one.
+const GATHERING: Duration = Duration::from_millis(20);
+
+/// How long after a failure nothing is made.
+const BACK_OFF: Duration = Duration::from_secs(1);
+
+/// What wakes the loop because the maker has something; all other keys are those of who has been lent something.
+const MADE: u64 = 0;
+
+/// A cgroup in which nobody has been: one directory in each hierarchy that its configuration asks for.
+#[derive(Debug)]
+struct Cgroup {
+    name: String,
+    directories: Vec<PathBuf>,
+    /// The file that tells the next pool of it, if this one is killed.
+    record: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes one for `template`.
+    fn new(template: &Template, records: &Path) -> Result<Self> {
+        let name = new_id();
+        let plan = template.cgroup(&name)?;
+        let directories: Vec<PathBuf> = plan.handle().directories().into_iter().map(Path::to_owned).collect();
+        let record = records.join(&name);
+        let lines: Vec<_> = directories.iter().map(|path| path.to_string_lossy()).collect();
+        fs::write(&record, lines.join("\n")).doing(|| format!("write {}", record.display()))?;
+        let cgroup = Self { name, directories, record };
+        let made = plan.create().and_then(|made| match made.restrict_devices() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(made.undo().into_iter().fold(error, Error::and)),
+        });
+        made.inspect_err(|_| cgroup.forget())?;
+        Ok(cgroup)
+    }
+
+    /// It is a container's, or there is none any more.
+    fn forget(&self) {
+        if let Err(error) = fs::remove_file(&self.record) {
+            log::warn(format_args!("pool: remove {}: {error}", self.record.display()));
+        }
+    }
+
+    /// Removes it, unless there is somebody in it: who has recorded it as his then removes it.
+    fn remove(self) {
+        self.directories.iter().for_each(|directory| remove_unused(directory));
+        self.forget();
+    }
+}
+
+fn remove_unused(directory: &Path) {
+    match fs::remove_dir(directory) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ResourceBusy) => {
+            log::warn(format_args!("pool: remove the cgroup {}: {error}", directory.display()));
+        }
+        _ => {}
+    }
+}
+
+/// Removes the cgroups that a pool has left which was killed, as its `records` have them.
+fn clean_up(records: &Path) -> Result<()> {
+    match fs::create_dir(records) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        made => made.doing(|| format!("create {}", records.display()))?,
+    }
+    for entry in fs::read_dir(records).doing(|| format!("list {}", records.display()))? {
+        let record = entry.doing(|| format!("list {}", records.display()))?.path();
+        let text = fs::read_to_string(&record).doing(|| format!("read {}", record.display()))?;
+        text.lines().for_each(|line| remove_unused(Path::new(line)));
+        fs::remove_file(&record).doing(|| format!("remove {}", record.display()))?;
+    }
+    Ok(())
+}
+
+/// What the maker is to do.
+#[derive(Debug)]
+enum Order {
+    /// Make a network namespace.
+    Network,
+    /// Make a cgroup for a bundle.
+    Cgroup(Identity, Arc<Template>),
+    /// Remove a cgroup.
+    Remove(Cgroup),
+    /// Let go of a network namespace.
+    Destroy(Network),
+    /// See whether a network namespace can be used again for its bundle.
+    Inspect(Identity, Arc<Template>, Network),
+}
+
+/// What the maker has made.
+#[derive(Debug)]
+enum Made {
+    Network(Result<Network>),
+    Cgroup(Identity, Arc<Template>, Result<Cgroup>),
+    /// One that can be used again.
+    Again(Identity, Arc<Template>, Network),
+}
+
+struct Maker {
+    orders: Receiver<Order>,
+    made: Sender<Made>,
+    bell: Arc<EventFd>,
+    records: PathBuf,
+    /// Namespaces to be destroyed, and since when the first waits.
+    pending: Vec<Network>,
+    since: Instant,
+    /// Whether namespaces may be used again.
+    reuse: bool,
+}
+
+impl Maker {
+    /// Works until nobody orders any more.
+    fn run(mut self) {
+        loop {
+            let order = match self.pending.is_empty() {
+                true => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => self.orders.recv_timeout(GATHERING.saturating_sub(self.since.elapsed())),
+            };
+            match order {
+                Ok(Order::Network) => self.tell(Made::Network(Network::new(self.reuse))),
+                Ok(Order::Cgroup(bundle, template)) => {
+                    let made = Cgroup::new(&template, &self.records);
+                    self.tell(Made::Cgroup(bundle, template, made));
+                }
+                Ok(Order::Remove(cgroup)) => cgroup.remove(),
+                Ok(Order::Destroy(network)) => self.destroy(network),
+                Ok(Order::Inspect(bundle, template, network)) => match network.require_unused() {
+                    Ok(()) => self.tell(Made::Again(bundle, template, network)),
+                    Err(error) => {
+                        log::debug(|| format!("pool: not used again: {error}"));
+                        self.destroy(network);
+                    }
+                },
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.pending.len() >= MOST_PENDING || self.since.elapsed() >= GATHERING {
+                self.pending.clear();
+            }
+        }
+    }
+
+    fn destroy(&mut self, network: Network) {
+        if self.pending.is_empty() {
+            self.since = Instant::now();
+        }
+        self.pending.push(network);
+    }
+
+    fn tell(&self, made: Made) {
+        // The loop is there for as long as this thread is.
+        let _ = self.made.send(made);
+        let _ = self.bell.write(1);
+    }
+}
+
+/// What is of use for one bundle alone.
+#[derive(Debug)]
+struct OfBundle {
+    template: Arc<Template>,
+    cgroups: VecDeque<Cgroup>,
+    /// How many cgroups are being made.
+    ordered: usize,
+    /// Namespaces of its containers, as good as new.
+    networks: Vec<Network>,
+}
+
+/// What somebody has got.
+#[derive(Debug)]
+struct Lent {
+    /// Hung up when he has ended.
+    answers: OwnedFd,
+    cgroup: Option<Cgroup>,
+    network: Option<Network>,
+    bundle: Identity,
+    template: Arc<Template>,
+}
+
+/// The parts that there are, and that are lent.
+#[derive(Debug)]
+pub struct Parts {
+    wanted: usize,
+    epoll: Epoll,
+    bell: Arc<EventFd>,
+    orders: Sender<Order>,
+    made: Receiver<Made>,
+    maker: JoinHandle<()>,
+    /// Whether network namespaces are used again.
+    reuse: bool,
+    networks: VecDeque<Network>,
+    /// How many namespaces are being made.
+    ordered: usize,
+    of: HashMap<Identity, OfBundle>,
+    lent: HashMap<u64, Lent>,
+    next: u64,
+    last_asked: Instant,
+    served: u64,
+    missed: u64,
+    reused: u64,
+    failure: Option<(Instant, String)>,
+}
+
+impl Parts {
+    /// Keeps `wanted` network namespaces, and as many cgroups for each bundle; `None` for none. With `reuse`, namespaces that
+    /// are as good as new are used again for the same bundle. What is to be removed if this process
+    /// is killed is written down below `directory`, the pool's; what another has left there is removed.
+    ///
+    /// # Errors
+    /// What the file system or the kernel says.
+    pub fn new(wanted: usize, reuse: bool, directory: &Path) -> Result<Option<Self>> {
+        let records = directory.join("parts");
+        clean_up(&records)?;
+        if wanted == 0 {
+            return Ok(None);
+        }
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
+        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK).doing(|| "make an eventfd")?;
+        epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, MADE)).doing(|| "watch an eventfd")?;
+        let bell = Arc::new(bell);
+        let ((orders, to_make), (made, is_made)) = (channel(), channel());
+        let (pending, since) = (Vec::new(), Instant::now());
+        let maker = Maker { orders: to_make, made, bell: Arc::clone(&bell), records, pending, since, reuse };
+        Ok(Some(Self {
+            wanted,
+            epoll,
+            bell,
+            orders,
+            made: is_made,
+            maker: std::thread::spawn(move || maker.run()),
+            reuse,
+            networks: VecDeque::new(),
+            ordered: 0,
+            of: HashMap::new(),
+            lent: HashMap::new(),
+            next: MADE + 1,
+            last_asked: Instant::now(),
+            served: 0,
+            missed: 0,
+            reused: 0,
+            failure: None,
+        }))
+    }
+
+    /// Readable when there is something to [`Parts::hear`].
+    pub fn news(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
+
+    /// Whether the last attempt failed, so that it is time for another one some time.
+    pub fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
+    /// Orders what is missing for `templates`, and gives up what others had. Whether that has to wait for a moment.
+    pub fn order<'a>(&mut self, templates: impl Iterator<Item = (&'a Identity, &'a Arc<Template>)>) -> bool {
+        let (mut now, mut wants_network) = (HashMap::new(), false);
+        for (bundle, template) in templates {
+            wants_network |= template.takes_network;
+            let same = |old: &OfBundle| Arc::ptr_eq(&old.template, template);
+            let kept = if self.of.get(bundle).is_some_and(same) { self.of.remove(bundle) } else { None };
+            now.insert(*bundle, kept.unwrap_or_else(|| OfBundle::new(template)));
+        }
+        for OfBundle { cgroups, networks, .. } in std::mem::replace(&mut self.of, now).into_values() {
+            cgroups.into_iter().for_each(|cgroup| self.send(Order::Remove(cgroup)));
+            networks.into_iter().for_each(|network| self.send(Order::Destroy(network)));
+        }
+        if self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
+            return false;
+        }
+        let networks = if wants_network { self.wanted.saturating_sub(self.networks.len() + self.ordered) } else { 0 };
+        let most = self.of.values().map(|of| of.missing(self.wanted)).max().unwrap_or(0).max(networks);
+        if most == 0 {
+            return false;
+        }
+        // The CPU is for who has just been served.
+        if 2 * most <= self.wanted && self.last_asked.elapsed() < PAUSE {
+            return true;
+        }
+        for _ in 0..networks {
+            self.ordered += 1;
+            self.send(Order::Network);
+        }
+        let mut orders = Vec::new();
+        for (bundle, of) in &mut self.of {
+            for _ in 0..of.missing(self.wanted) {
+                of.ordered += 1;
+                orders.push(Order::Cgroup(*bundle, Arc::clone(&of.template)));
+            }
+        }
+        orders.into_iter().for_each(|order| self.send(order));
+        false
+    }
+
+    fn send(&self, order: Order) {
+        // The maker is there for as long as this is.
+        let _ = self.orders.send(order);
+    }
+
+    /// Takes what has been made, and hears of those who have ended.
+    pub fn hear(&mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
+        for event in events.iter().take(count) {
+            match event.data() {
+                MADE => {
+                    let _ = self.bell.read();
+                    while let Ok(made) = self.made.try_recv() {
+                        self.keep(made);
+                    }
+                }
+                key => self.is_over(key),
+            }
+        }
+    }
+
+    fn keep(&mut self, made: Made) {
+        let failed = match made {
+            Made::Network(made) => {
+                self.ordered = self.ordered.saturating_sub(1);
+                made.map(|network| self.networks.push_back(network)).err()
+            }
+            Made::Cgroup(bundle, template, made) => match (of_bundle(&mut self.of, &bundle, &template), made) {
+                (Some(of), made) => {
+                    of.ordered = of.ordered.saturating_sub(1);
+                    made.map(|cgroup| of.cgroups.push_back(cgroup)).err()
+                }
+                (None, Ok(cgroup)) => {
+                    self.send(Order::Remove(cgroup));
+                    None
+                }
+                (None, Err(error)) => Some(error),
+            },
+            Made::Again(bundle, template, network) => {
+                let most = self.wanted;
+                match of_bundle(&mut self.of, &bundle, &template).filter(|of| of.networks.len() < most) {
+                    Some(of) => of.networks.push(network),
+                    None => self.send(Order::Destroy(network)),
+                }
+                return;
+            }
+        };
+        let Some(error) = failed else {
+            self.failure = None;
+            return;
+        };
+        let why = error.to_string();
+        // What is said once is not said again.
+        if self.failure.as_ref().is_none_or(|(_, before)| *before != why) {
+            log::warn(format_args!("pool: parts: {why}"));
+        }
+        self.failure = Some((Instant::now(), why));
+    }
+
+    /// Gives what there is for `bundle` to who hears `answers`.
+    ///
+    /// # Errors
+    /// The way to answer, if there is nothing.
+    pub fn lend(&mut self, bundle: Identity, template: &Arc<Template>, answers: OwnedFd) -> Result<(), OwnedFd> {
+        self.last_asked = Instant::now();
+        let mut of = of_bundle(&mut self.of, &bundle, template);
+        let used = of.as_mut().and_then(|of| of.networks.pop());
+        let cgroup = of.and_then(|of| of.cgroups.pop_front());
+        self.reused += u64::from(used.is_some());
+        let network = used.or_else(|| if template.takes_network { self.networks.pop_front() } else { None });
+        if network.is_none() && cgroup.is_none() {
+            self.missed += 1;
+            return Err(answers);
+        }
+        let kind = [answer::PARTS];
+        let of = template.config().bytes();
+        let name = cgroup.as_ref().map_or("", |cgroup| &cgroup.name);
+        let fds: Vec<_> = network.iter().map(AsRawFd::as_raw_fd).collect();
+        // The first is for who executes itself again before it receives anything.
+        let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
+            .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
+        let lent = Lent { answers, cgroup, network, bundle, template: Arc::clone(template) };
+        let event = EpollEvent::new(EpollFlags::empty(), self.next);
+        if sent.is_err() || self.epoll.add(&lent.answers, event).is_err() {
+            self.end_of(lent);
+            return Ok(());
+        }
+        self.served += 1;
+        self.lent.insert(self.next, lent);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Who had been lent something has ended, or has left his container to itself.
+    fn is_over(&mut self, key: u64) {
+        if let Some(lent) = self.lent.remove(&key) {
+            self.end_of(lent);
+        }
+    }
+
+    fn end_of(&self, Lent { answers, cgroup, network, bundle, template }: Lent) {
+        let mut is_removed = false;
+        if let Some(cgroup) = cgroup {
+            if is_taken(&answers) {
+                cgroup.forget();
+                // Its container has ended then, and all that was in it.
+                is_removed = cgroup.directories.iter().all(|directory| !directory.exists());
+            } else {
+                self.send(Order::Remove(cgroup));
+            }
+        }
+        match network {
+            Some(network) if self.reuse && is_removed && template.keeps_network => {
+                self.send(Order::Inspect(bundle, template, network));
+            }
+            Some(network) => self.send(Order::Destroy(network)),
+            None => {}
+        }
+    }
+
+    /// What there is.
+    pub fn status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "wanted": self.wanted,
+            "networks": self.networks.len(),
+            "cgroups": self.of.values().map(|of| of.cgroups.len()).sum::<usize>(),
+            "usedNetworks": self.of.values().map(|of| of.networks.len()).sum::<usize>(),
+            "lent": self.lent.len(),
+            "served": self.served,
+            "missed": self.missed,
+            "reused": self.reused,
+            "failure": self.failure.as_ref().map(|(_, why)| why),
+        })
+    }
+
+    /// Removes what nobody has, and waits until it is gone. What is lent stays who has it.
+    pub fn end(mut self) {
+        let _ = self.order(std::iter::empty());
+        for (_, Lent { answers, cgroup, .. }) in self.lent.drain() {
+            if let Some(cgroup) = cgroup.filter(|_| is_taken(&answers)) {
+                cgroup.forget();
+            }
+        }
+        drop(self.orders);
+        // It has done what was ordered by then.
+        let _ = self.maker.join();
+        while let Ok(made) = self.made.try_recv() {
+            if let Made::Cgroup(_, _, Ok(cgroup)) = made {
+                cgroup.remove();
+            }
+        }
+    }
+}
+
+impl OfBundle {
+    fn new(template: &Arc<Template>) -> Self {
+        let template = Arc::clone(template);
+        Self { template, cgroups: VecDeque::new(), ordered: 0, networks: Vec::new() }
+    }
+
+    /// How many cgroups are missing to `wanted`.
+    fn missing(&self, wanted: usize) -> usize {
+        let wanted = if self.template.takes_cgroup { wanted } else { 0 };
+        wanted.saturating_sub(self.cgroups.len() + self.ordered)
+    }
+}
+
+/// What there is for a bundle as it is now.
+fn of_bundle<'a>(
+    all: &'a mut HashMap<Identity, OfBundle>,
+    bundle: &Identity,
+    template: &Arc<Template>,
+) -> Option<&'a mut OfBundle> {
+    all.get_mut(bundle).filter(|of| Arc::ptr_eq(&of.template, template))
+}
+
+/// Whether who hears `answers` has recorded his cgroup.
+fn is_taken(answers: &OwnedFd) -> bool {
+    let mut word = [0; 4];
+    socket::receive_fds(answers.as_raw_fd(), &mut word).is_ok_and(|received| received.count == 1 && word[0] == TAKEN)
+}
