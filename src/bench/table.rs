@@ -103,7 +103,7 @@ pub fn notes<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Vec<&'a str> {
     notes
 }
 
-/// The number of the note on `row`: " [1]".
+/// The number of the note on `row`: `" [1]"`.
 pub fn mark(notes: &[&str], row: &Row) -> String {
     let at = notes.iter().position(|note| *note == row.isolation);
     at.map_or_else(String::new, |at| format!(" [{}]", at + 1))
