@@ -209,7 +209,10 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let cases = [
-            (r#"{"siz": 8}"#, "/p.json: siz: there is no such field: give size, parts, max, cpu, rate, idle, memory, bundles"),
+            (
+                r#"{"siz": 8}"#,
+                "/p.json: siz: there is no such field: give size, parts, max, cpu, rate, idle, memory, bundles",
+            ),
             (r#"{"size": "8"}"#, "/p.json: size: is \"8\": give how many sandboxes, at most 100000"),
             (r#"{"cpu": 101}"#, "/p.json: cpu: is 101: give a percentage from 1 to 100"),
             (r#"{"rate": 0}"#, "/p.json: rate: is 0: give how many in a second, from 1 to 100000"),
