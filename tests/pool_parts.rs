@@ -146,8 +146,8 @@ fn cgroup_files(pid: &str) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     for hierarchy in hierarchies() {
         let kinds = hierarchy.file_name().unwrap().to_str().unwrap().to_owned();
-        let is_of =
-            |line: &&str| line.split(':').nth(1).is_some_and(|of| of == kinds || of.is_empty() && kinds == "unified");
+        let is_unified = hierarchy.join("cgroup.controllers").exists();
+        let is_of = |line: &&str| line.split(':').nth(1) == Some(if is_unified { "" } else { &kinds });
         let Some(line) = lines.lines().find(is_of) else { continue };
         let place = line.splitn(3, ':').nth(2).unwrap().trim_start_matches('/');
         if place.is_empty() {
@@ -476,8 +476,10 @@ fn a_network_that_was_used_is_not_used_again() {
 
 /// Runs `command` in the network namespace of the process `pid`.
 fn in_network_of(pid: &str, command: &str) -> std::process::Command {
+    // By its path: busybox's shell would prefer its own, which knows less.
+    let command = format!("ip() {{ /usr/sbin/ip \"$@\"; }}; {command}");
     let mut inside = std::process::Command::new("nsenter");
-    inside.args(["-t", pid, "-n", "sh", "-c", command]);
+    inside.args(["-t", pid, "-n", "sh", "-c", &command]);
     inside
 }
 
