@@ -11,7 +11,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
-use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -374,10 +374,7 @@ fn is_writable(mount: &Mount, kinds: &[&str]) -> bool {
 /// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
 /// from inside.
 fn cgroup_owner(spec: &Spec) -> Option<u32> {
-    let linux = spec.linux().as_ref()?;
-    let own_namespace =
-        |namespace: &LinuxNamespace| namespace.typ() == LinuxNamespaceType::Cgroup && namespace.path().is_none();
-    let delegates = linux.namespaces().iter().flatten().any(own_namespace)
+    let delegates = spec::makes_namespace(spec, LinuxNamespaceType::Cgroup)
         && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup", "cgroup2"]));
     if !delegates {
         return None;
@@ -459,18 +456,11 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         cgroup,
         resctrl: facts.resctrl.clone(),
         no_new_keyring: options.no_new_keyring,
-        shares_pids: !has_own_pids(spec),
+        shares_pids: !spec::makes_namespace(spec, LinuxNamespaceType::Pid),
         stdio: facts.stdio.clone(),
         own_time: false,
         resources: None,
     }
-}
-
-/// Whether the container gets a new pid namespace.
-fn has_own_pids(spec: &Spec) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let new = |path: &Option<PathBuf>| path.as_ref().is_none_or(|path| path.as_os_str().is_empty());
-    namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && new(namespace.path()))
 }
 
 /// What the hooks that init runs will read, if there are any.

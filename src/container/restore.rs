@@ -22,6 +22,7 @@ use crate::init::{self, Exec, Slots, Step};
 use crate::plan::builder::cpath;
 use crate::plan::restore as plan;
 use crate::plan::{HOST_ROOT, explain};
+use crate::spec::makes_namespace;
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, mount, net, process, socket};
@@ -68,7 +69,7 @@ pub fn restore(options: &Options) -> Result<Finished> {
     };
     finished.status = exit.status();
     let spec = &prepared.bundle.loaded.spec;
-    if !has_own(spec, LinuxNamespaceType::Pid) {
+    if !makes_namespace(spec, LinuxNamespaceType::Pid) {
         state.cgroup.kill(libc::SIGKILL)?;
     }
     let removed = manage::remove_empty(&entry, &state, Some(spec))?;
@@ -140,13 +141,6 @@ fn require_criu(options: &Options) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Whether `spec` has a namespace of this kind made.
-fn has_own(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == kind)
-        && !checkpoint::joined(spec).any(|(joined, _)| joined == kind)
 }
 
 /// A restore on its way.
@@ -291,7 +285,7 @@ impl Restore<'_> {
         self.undo.child = Some(Child { pid, pidfd });
         self.undo.begun = Some(Arc::clone(&self.prepared));
         let spec = &self.prepared.bundle.loaded.spec;
-        if has_own(spec, LinuxNamespaceType::Network) {
+        if makes_namespace(spec, LinuxNamespaceType::Network) {
             loopback_up(pid)?;
             let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
             if devices.is_some_and(|devices| !devices.is_empty()) {

@@ -2,7 +2,8 @@
 
 use super::stock::Stock;
 use crate::container::park::Parked;
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use crate::spec::makes_namespace;
+use oci_spec::runtime::LinuxNamespaceType;
 use std::fs;
 
 /// The most of what waits, of all bundles together.
@@ -36,9 +37,8 @@ pub fn of(parked: &Parked) -> u64 {
         .zip(number("status", "VmPTE:"))
         .map_or(PROCESS, |(own, tables)| own + tables);
     let charged = parked.state.cgroup.stats().map_or(0, |stats| stats.memory.usage.usage);
-    let namespaces = parked.spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
-    let is_own = |one: &LinuxNamespace| one.typ() == LinuxNamespaceType::Network && one.path().is_none();
-    own.max(charged) + KERNEL + if namespaces.into_iter().any(is_own) { NETWORK } else { 0 }
+    let network = if makes_namespace(&parked.spec, LinuxNamespaceType::Network) { NETWORK } else { 0 };
+    own.max(charged) + KERNEL + network
 }
 
 /// What is left of the bounds.

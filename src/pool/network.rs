@@ -6,7 +6,7 @@
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::path::mounted;
-use crate::spec::has_namespace;
+use crate::spec::{has_namespace, is_bind, makes_namespace};
 use crate::sys::netlink::Netlink;
 use crate::sys::{fs as sys_fs, net, own, process};
 use nix::sys::stat::fstat;
@@ -209,21 +209,14 @@ fn who_is_in(name: &str) -> Option<u32> {
     })
 }
 
-/// The path of a namespace that `spec` lists, empty for a new one.
-fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&Path> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    let listed = namespaces.iter().find(|namespace| namespace.typ() == kind);
-    listed.map(|namespace| namespace.path().as_deref().unwrap_or(Path::new("")))
-}
-
 /// Whether a cold start of `spec` would leave its network namespace to a helper, outside of all its others: it belongs to
 /// the user namespace of who starts it then.
 pub fn is_made_before(spec: &Spec) -> bool {
-    let is_new = |kind| namespace(spec, kind).map(|path| path.as_os_str().is_empty());
-    is_new(LinuxNamespaceType::Network) == Some(true)
+    let joins_pids = has_namespace(spec, LinuxNamespaceType::Pid) && !makes_namespace(spec, LinuxNamespaceType::Pid);
+    makes_namespace(spec, LinuxNamespaceType::Network)
         && !has_namespace(spec, LinuxNamespaceType::User)
         && !has_namespace(spec, LinuxNamespaceType::Time)
-        && is_new(LinuxNamespaceType::Pid) != Some(false)
+        && !joins_pids
 }
 
 /// Whether a container could change what is set up in its network namespace: by capabilities, by kernel parameters that it can
@@ -232,8 +225,8 @@ pub fn is_made_before(spec: &Spec) -> bool {
 /// # Errors
 /// The list of mounts cannot be read, or a source is missing.
 pub fn can_change(spec: &Spec, bundle: &Path) -> Result<bool> {
-    let is_new = |kind| namespace(spec, kind).is_some_and(|path| path.as_os_str().is_empty());
-    if !is_new(LinuxNamespaceType::Pid) || !is_new(LinuxNamespaceType::Mount) || spec.hooks().is_some() {
+    let makes = |kind| makes_namespace(spec, kind);
+    if !makes(LinuxNamespaceType::Pid) || !makes(LinuxNamespaceType::Mount) || spec.hooks().is_some() {
         return Ok(true);
     }
     let linux = spec.linux().as_ref();
@@ -258,11 +251,10 @@ fn writes_parameters(spec: &Spec, bundle: &Path) -> Result<bool> {
     for mount in spec.mounts().iter().flatten() {
         let options = mount.options().as_deref().unwrap_or_default();
         let has = |wanted: &str| options.iter().any(|option| option == wanted);
-        let is_bind = has("bind") || has("rbind") || mount.typ().as_deref() == Some("bind");
         let is_open = match (mount.typ().as_deref(), mount.source()) {
             // What is mounted below its source is not known.
             _ if has("rbind") => true,
-            (_, Some(source)) if is_bind => is_procfs(&bundle.join(source))?,
+            (_, Some(source)) if is_bind(mount) => is_procfs(&bundle.join(source))?,
             (Some("proc"), _) => {
                 let parameters = mount.destination().join("sys");
                 !has("ro") && !read_only.iter().any(|path| Path::new(path) == parameters)

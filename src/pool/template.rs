@@ -6,7 +6,7 @@ use crate::container::park;
 use crate::container::parts;
 use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
-use crate::spec::has_namespace;
+use crate::spec::{has_namespace, is_bind};
 use crate::sys::request::Given;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -151,12 +151,11 @@ impl Template {
 /// The paths of the host that `spec` names: its root, sources of bind mounts, namespaces.
 fn paths(spec: &Spec, bundle: &Path) -> Vec<PathBuf> {
     let root = spec.root().iter().map(|root| bundle.join(root.path()));
-    let mounts = spec.mounts().iter().flatten().filter_map(|mount| {
-        let options = mount.options().as_deref().unwrap_or_default();
-        let is_bind = options.iter().any(|option| option == "bind" || option == "rbind");
-        let source = mount.source().as_ref().filter(|_| is_bind || mount.typ().as_deref() == Some("bind"))?;
-        Some(bundle.join(source))
-    });
+    let mounts = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .filter_map(|mount| mount.source().as_ref().filter(|_| is_bind(mount)).map(|source| bundle.join(source)));
     let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
     let namespaces = namespaces.filter_map(|namespace| namespace.path().clone());
     root.chain(mounts).chain(namespaces.filter(|path| !path.as_os_str().is_empty())).collect()

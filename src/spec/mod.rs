@@ -23,12 +23,31 @@ pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};
 pub use warning::Warning;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
+use std::path::Path;
+
+/// The namespace of this kind: `None` when the container keeps the runtime's, `Some("")` for a new one, else the path of the one
+/// that is joined.
+pub fn namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&Path> {
+    let listed = spec.linux().as_ref()?.namespaces().as_deref()?;
+    let namespace = listed.iter().find(|namespace| namespace.typ() == kind)?;
+    Some(namespace.path().as_deref().unwrap_or(Path::new("")))
+}
 
 /// Whether `spec` has a namespace of this kind, new or joined.
 pub fn has_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    namespaces.iter().any(|namespace| namespace.typ() == kind)
+    namespace(spec, kind).is_some()
+}
+
+/// Whether `spec` has a new namespace of this kind.
+pub fn makes_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
+    namespace(spec, kind).is_some_and(|path| path.as_os_str().is_empty())
+}
+
+/// Whether a mount is one of a file or directory that is somewhere already.
+pub fn is_bind(mount: &Mount) -> bool {
+    let mut options = mount.options().iter().flatten();
+    mount.typ().as_deref() == Some("bind") || options.any(|option| option == "bind" || option == "rbind")
 }
 
 #[cfg(test)]

@@ -63,16 +63,13 @@ impl<'a> Check<'a> {
         self.spec.linux().as_ref()
     }
 
-    /// The namespace of this kind: `None` when the container keeps the runtime's, `Some("")` for a new one, else the
-    /// path of the one that is joined.
+    /// As [`super::namespace`].
     fn namespace(&self, kind: LinuxNamespaceType) -> Option<&'a Path> {
-        let listed = self.linux()?.namespaces().as_deref()?;
-        let namespace = listed.iter().find(|namespace| namespace.typ() == kind)?;
-        Some(namespace.path().as_deref().unwrap_or(Path::new("")))
+        super::namespace(self.spec, kind)
     }
 
     fn has_namespace(&self, kind: LinuxNamespaceType) -> bool {
-        self.namespace(kind).is_some()
+        super::has_namespace(self.spec, kind)
     }
 }
 
