@@ -28,6 +28,18 @@ fn said(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
+/// Runs it to its end, after which there is nothing left of it; what it says.
+fn measured(directory: &TempDir, words: &[&str]) -> String {
+    let child = bench(directory, words).spawn().unwrap();
+    let pid = child.id();
+    let output = child.wait_with_output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{text}{errors}");
+    assert!(text.contains("left behind: nothing"), "{text}");
+    assert_eq!(remains(pid), Vec::<String>::new());
+    text.into_owned()
+}
+
 fn record(directory: &TempDir, name: &str) -> Value {
     serde_json::from_slice(&fs::read(directory.path().join(name)).unwrap()).unwrap()
 }
@@ -109,13 +121,7 @@ fn a_small_measurement_from_end_to_end() {
         "--report",
         "page",
     ];
-    let child = bench(&directory, &words).spawn().unwrap();
-    let pid = child.id();
-    let output = child.wait_with_output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{text}{errors}");
-    assert!(text.contains("left behind: nothing"), "{text}");
-    assert_eq!(remains(pid), Vec::<String>::new());
+    let text = measured(&directory, &words);
 
     let record = record(&directory, "a.json");
     for name in ["process: static hello", "process: /bin/echo", "floor", "microrun", "shell"] {
@@ -290,13 +296,7 @@ fn engines_that_are_there_are_measured_and_nothing_is_left_of_them() {
         ["--quick", "--engines", "--only", rows, "--parts", "latency,throughput,steps,growth", "--workers", "1"];
     let more =
         ["--rounds", "6", "--gap", "0", "--trial", "200ms", "--timeout", "30s", "--json", "a.json", "--report", "page"];
-    let child = bench(&directory, &[&words[..], &more].concat()).spawn().unwrap();
-    let pid = child.id();
-    let output = child.wait_with_output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{text}{errors}");
-    assert!(text.contains("left behind: nothing"), "{text}");
-    assert_eq!(remains(pid), Vec::<String>::new());
+    let text = measured(&directory, &[&words[..], &more].concat());
     let record = record(&directory, "a.json");
     let mut missing = 0;
     for engine in ["ctr", "podman", "docker"] {

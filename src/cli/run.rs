@@ -97,17 +97,18 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
         Some("off") => return Ok(FromPool::Cold(None)),
         Some(other) => return Err(super::parse::invalid("pool", other, "prefer, require or off")),
     };
-    let cold = |why: &str, parts: Option<Arc<Parts>>| match is_required {
+    let cold = |why: &str, parts: &dyn Fn() -> Option<Arc<Parts>>| match is_required {
         true => Err(Error::new(Kind::WrongState, format!("--pool=require: {why}"))),
-        false => Ok(FromPool::Cold(parts)),
+        false => Ok(FromPool::Cold(parts())),
     };
+    let (asked, none) = (|| launching::parts(global, bundle), || None);
     if let Some(option) = COLD.iter().find(|option| words.has(option)) {
-        return cold(&format!("--{option} takes a cold start"), launching::parts(global, bundle));
+        return cold(&format!("--{option} takes a cold start"), &asked);
     }
     if global.systemd_cgroup || Activation::of_this_process().is_some() || notify::address_in_environment().is_some() {
-        return cold("what a service manager sees to takes a cold start", launching::parts(global, bundle));
+        return cold("what a service manager sees to takes a cold start", &asked);
     }
-    let Some(socket) = pool::socket() else { return cold("MICRORUN_POOL is off", None) };
+    let Some(socket) = pool::socket() else { return cold("MICRORUN_POOL is off", &none) };
     // An earlier part of this process may have heard already that there is nothing, or no more than parts.
     if !is_required && (pool::is_refused() || !socket.exists()) {
         return Ok(FromPool::Cold(pool::given()));
@@ -125,7 +126,7 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
     match pool::run(&socket, &wanted)? {
         Got::Done(code) => Ok(FromPool::Done(code as u8)),
         Got::Parts(parts) => Ok(FromPool::Cold(Some(parts))),
-        Got::Nothing(why) => cold(&why, None),
+        Got::Nothing(why) => cold(&why, &none),
     }
 }
 

@@ -199,17 +199,18 @@ fn launch_into(
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let report = Arc::clone(&ahead.report);
     run_outside(plan, &mut slots, &report)?;
-    match parts.and_then(|parts| parts.network.as_ref()).filter(|_| plan.network_helper) {
+    match parts.and_then(|parts| parts.network.as_ref()) {
+        _ if !plan.network_helper => {}
         Some(network) => {
             init::network_is_made(&report);
             slots.set(slots::NETWORK, network.as_raw_fd());
         }
-        None => undo.helper = if plan.network_helper { ahead.take_helper()? } else { None },
+        None => {
+            undo.helper = ahead.take_helper()?;
+            undo.helper.iter().for_each(|(helper, _)| slots.set(slots::NETWORK, helper.pidfd));
+        }
     }
     drop(ahead);
-    if let Some((helper, _)) = &undo.helper {
-        slots.set(slots::NETWORK, helper.pidfd);
-    }
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let manner = Manner {
         wait_for_start: options.wait == Wait::Start,

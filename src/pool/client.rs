@@ -61,16 +61,13 @@ pub fn run(socket: &Path, wanted: &Wanted<'_>) -> Result<Got> {
     let Ok(bundle) = sys_fs::c_path(wanted.bundle) else { return nothing("no such bundle") };
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let asked = request::ask(&Request {
-        socket: socket.as_os_str().as_bytes(),
-        kind: request::RUN,
         flags: request::TERMINAL
             | if wanted.detached { request::DETACHED } else { 0 }
             | if wanted.parts { request::PARTS } else { 0 },
-        count: 0,
         root: wanted.store.root().as_os_str().as_bytes(),
         id: wanted.id.unwrap_or_default().as_bytes(),
-        bundle: &bundle,
         signal_mask,
+        ..Request::new(socket.as_os_str().as_bytes(), request::RUN, &bundle)
     });
     let got = asked.map_or_else(|errno| nothing(why_not(errno)), |answers| see_through(own(answers), wanted));
     // Whoever runs next in this process wants to be told of signals.
@@ -206,16 +203,7 @@ pub fn given() -> Option<Arc<Parts>> {
 /// Asks the pool that listens on `socket` for parts of a container of `bundle`; `None` if it has none.
 pub fn parts(socket: &Path, bundle: &Path) -> Option<Arc<Parts>> {
     let bundle = sys_fs::c_path(bundle).ok()?;
-    let asked = request::ask(&Request {
-        socket: socket.as_os_str().as_bytes(),
-        kind: request::MAKE,
-        flags: 0,
-        count: 0,
-        root: b"",
-        id: b"",
-        bundle: &bundle,
-        signal_mask: 0,
-    });
+    let asked = request::ask(&Request::new(socket.as_os_str().as_bytes(), request::MAKE, &bundle));
     let answers = own(asked.ok()?);
     match hear_start(&answers) {
         Err(Instead::Parts) => receive(answers),
@@ -247,16 +235,7 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
         Wish::Drain(bundle) => (request::DRAIN, bundle, 0),
     };
     let path = sys_fs::c_path(bundle).doing(|| format!("look at {}", bundle.display()))?;
-    let asked = request::ask(&Request {
-        socket: socket.as_os_str().as_bytes(),
-        kind,
-        flags: 0,
-        count,
-        root: b"",
-        id: b"",
-        bundle: &path,
-        signal_mask: 0,
-    });
+    let asked = request::ask(&Request { count, ..Request::new(socket.as_os_str().as_bytes(), kind, &path) });
     let answers = match asked {
         Err(Errno::ENOENT | Errno::ECONNREFUSED) if !socket.exists() || asked == Err(Errno::ECONNREFUSED) => {
             let problem = format!("no pool listens on {}: start one with pool serve", socket.display());

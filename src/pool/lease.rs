@@ -86,14 +86,9 @@ impl Pool {
     pub fn lease_as(&self, id: &str) -> Result<Sandbox> {
         let bundle = sys::fs::c_path(&self.bundle).doing(|| self.asking())?;
         let asked = request::ask(&Request {
-            socket: self.socket.as_os_str().as_bytes(),
-            kind: request::LEASE,
-            flags: 0,
-            count: 0,
             root: self.store.root().as_os_str().as_bytes(),
             id: id.as_bytes(),
-            bundle: &bundle,
-            signal_mask: 0,
+            ..Request::new(self.socket.as_os_str().as_bytes(), request::LEASE, &bundle)
         });
         let answers = match asked {
             Ok(answers) => own(answers),

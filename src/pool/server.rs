@@ -443,15 +443,15 @@ impl Server {
 
     /// Gives parts to who makes a container himself, for the `reason` that there is no sandbox.
     fn lend(&mut self, known: Result<Identity, &'static str>, answers: OwnedFd, reason: &'static str) {
-        let stock = known.and_then(|bundle| Ok((bundle, self.stocks.get(&bundle).ok_or(reason)?)));
-        let lent = match (&mut self.parts, stock) {
-            (Some(parts), Ok((bundle, stock))) => {
-                parts.lend(bundle, &stock.template, answers).map_err(|who| (who, reason))
-            }
-            (None, Ok(_)) => Err((answers, reason)),
-            (_, Err(reason)) => Err((answers, reason)),
+        let bundle = match known {
+            Ok(bundle) => bundle,
+            Err(reason) => return say(&answers, answer::COLD, reason),
         };
-        if let Err((answers, reason)) = lent {
+        let lent = match (&mut self.parts, self.stocks.get(&bundle)) {
+            (Some(parts), Some(stock)) => parts.lend(bundle, &stock.template, answers),
+            _ => Err(answers),
+        };
+        if let Err(answers) = lent {
             say(&answers, answer::COLD, reason);
         }
     }

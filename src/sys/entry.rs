@@ -249,8 +249,8 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
         return;
     }
     let Ok(signal_mask) = process::set_signal_mask(u64::MAX) else { return };
-    let (kind, flags) = (request::RUN, request::PARTS);
-    let request = Request { socket, kind, flags, count: 0, root: root.to_bytes(), id: b"", bundle, signal_mask };
+    let (flags, root) = (request::PARTS, root.to_bytes());
+    let request = Request { flags, root, signal_mask, ..Request::new(socket, request::RUN, bundle) };
     if let Ok(answers) = request::ask(&request) {
         let mut id = Id::new();
         match request::follow(answers, -1, &mut id) {

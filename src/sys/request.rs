@@ -272,6 +272,13 @@ pub struct Request<'a> {
     pub signal_mask: u64,
 }
 
+impl<'a> Request<'a> {
+    /// One that has nothing to say but this.
+    pub const fn new(socket: &'a [u8], kind: u32, bundle: &'a CStr) -> Self {
+        Self { socket, kind, flags: 0, count: 0, root: b"", id: b"", bundle, signal_mask: 0 }
+    }
+}
+
 /// Whether there is a file where a pool's socket may be.
 pub fn is_there(socket: &[u8]) -> bool {
     let mut path = [0u8; 108];

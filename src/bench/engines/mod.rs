@@ -58,7 +58,8 @@ impl Engine {
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Ctr => &["containerd", "ctr"],
-            Self::Podman => &["podman", "conmon"],
+            // And conmon, which is in no directory of $PATH on every system: it finds that.
+            Self::Podman => &["podman"],
             Self::Docker => &["dockerd", "docker", "containerd", "ctr"],
         }
     }
@@ -78,9 +79,7 @@ pub type Runtime = (String, PathBuf);
 pub fn find(directory: &Path, runtimes: &[Runtime], microrun: &Path) -> (Vec<Contender>, Vec<String>) {
     let (mut rows, mut skipped) = (Vec::new(), Vec::new());
     for engine in Engine::ALL {
-        // conmon is in no directory of $PATH on every system: Podman finds it.
-        let needed = engine.programs().iter().filter(|program| **program != "conmon");
-        if let Some(missing) = needed.clone().find(|program| on_path(program).is_none()) {
+        if let Some(missing) = engine.programs().iter().find(|program| on_path(program).is_none()) {
             skipped.push(format!("{}: there is no {missing} on PATH", engine.name()));
             continue;
         }
