@@ -259,6 +259,7 @@ pub fn key_permissions(serial: i32) -> Sys<u32> {
 }
 
 /// Sets the signal mask of this thread to `mask` (bit n-1 is signal n); the old one (rt_sigprocmask(2)).
+#[inline(always)] // A sandbox that waits has forgotten the page where this would be (park.rs).
 pub fn set_signal_mask(mask: u64) -> Sys<u64> {
     let mut old = 0u64;
     // SAFETY: both sets are one 64-bit word, as the size says.

@@ -532,3 +532,15 @@ fn a_profile_is_compiled_once() {
     assert!(obtain(&section("{ }"), Some(&cache)).unwrap().filter.is_none());
     assert!(obtain(&section(r#"{"defaultAction":"SCMP_ACT_OOPS"}"#), Some(&cache)).is_err());
 }
+
+#[test]
+fn a_sandbox_can_wait_under_the_profiles_that_there_are() {
+    let action = crate::spec::default::action("/hello");
+    let action = crate::spec::parse(action.as_bytes()).unwrap().seccomp.unwrap().parse().unwrap();
+    for profile in [&action, &profile(ENGINE)] {
+        let filter = compile(profile).unwrap().0;
+        for call in crate::sys::park::CALLS {
+            assert!(filter.allows(&[call]), "system call {call}");
+        }
+    }
+}
