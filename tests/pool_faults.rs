@@ -5,11 +5,12 @@
 mod common;
 
 use common::pool::{Pool, Remains, run_args};
-use common::{eventually, host, push};
+use common::{Bundle, eventually, hierarchies, host, push};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::io::Write;
+use std::process::{Child, Command, Stdio};
 
 #[test]
 fn a_killed_pool_leaves_what_runs_and_nothing_of_what_waits() {
@@ -104,6 +105,183 @@ fn a_killed_sandbox_is_replaced_and_never_served() {
         assert_eq!(pool.microrun(&["run", &path]).ok(), "hello");
         pool.await_ready(&bundle, 1);
     }
+}
+
+/// When the one sandbox of a pool is killed: at this call, once it has been asked; stopped before it hears of it, if there is none.
+struct Killing {
+    pid: String,
+    tracer: Option<Child>,
+}
+
+impl Killing {
+    fn begin(pool: &Pool, call: Option<&'static str>) -> Self {
+        let pid = pool.parked().pop().unwrap().to_string();
+        let Some(name) = call else {
+            host("kill", &["-STOP", &pid]);
+            eventually(|| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T "));
+            return Self { pid, tracer: None };
+        };
+        let trace = pool.lab.path("trace");
+        let _ = fs::remove_file(&trace);
+        let mut command = Command::new("strace");
+        command.args(["-qq", "-o"]).arg(&trace).args(["-e", &format!("trace=recvmsg,{name}")]);
+        let inject = format!("inject={name}:signal=KILL");
+        let tracer = command.args(["-e", &inject, "-p", &pid]).stderr(Stdio::null()).spawn().unwrap();
+        // It waits again, and what it calls then is seen.
+        eventually(|| fs::read_to_string(&trace).is_ok_and(|text| text.contains("recvmsg(")));
+        Self { pid, tracer: Some(tracer) }
+    }
+
+    /// Waits until it has been killed; `is_asked` is true from when it has been asked.
+    fn end(self, is_asked: impl FnMut() -> bool) {
+        match self.tracer {
+            Some(mut tracer) => drop(tracer.wait().unwrap()),
+            None => {
+                eventually(is_asked);
+                host("kill", &["-KILL", &self.pid]);
+            }
+        }
+    }
+}
+
+/// How the ends of sandboxes that never began can be brought about: before the request is read, after that, and when the program is
+/// to be executed.
+fn early_ends() -> Vec<Option<&'static str>> {
+    let can_trace =
+        Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|one| one.success());
+    if !can_trace {
+        println!("partly skipped: needs strace, which can trace");
+    }
+    [None, Some("rt_sigprocmask"), Some("execve")].into_iter().filter(|call| call.is_none() || can_trace).collect()
+}
+
+#[test]
+fn what_is_killed_before_its_program_began_starts_cold() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo ran >>/mnt/log; echo hello", |config| config["root"]["readonly"] = json!(false));
+    let (log, out) = (bundle.rootfs().join("mnt/log"), bundle.path.join("out"));
+    let (path, id) = (bundle.path.to_str().unwrap().to_owned() + "/", format!("{}-given", bundle.id));
+    let ways = [vec!["run", &path], vec!["run", "--bundle", &path, &id], vec!["run", "-d", "--bundle", &path, &id]];
+    for call in early_ends() {
+        for way in &ways {
+            let killing = Killing::begin(&pool, call);
+            let mut command = pool.command(way);
+            command.stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
+            let mut running = command.spawn().unwrap();
+            killing.end(|| pool.remains().containers == 1);
+            assert!(running.wait().unwrap().success(), "{way:?} {call:?}");
+            eventually(|| fs::read_to_string(&out).unwrap() == "hello\n");
+            assert_eq!(fs::read_to_string(&log).unwrap(), "ran\n", "{way:?} {call:?}");
+            if way.contains(&"-d") {
+                eventually(|| pool.lab.status(&id) == "stopped");
+                pool.microrun(&["delete", &id]).ok();
+            }
+            fs::remove_file(&log).unwrap();
+            pool.await_ready(&bundle, 1);
+            eventually(|| pool.is_gone(1));
+        }
+        let killing = Killing::begin(&pool, call);
+        let args = run_args(&bundle, &[&id]);
+        let running = pool.command(&args).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        killing.end(|| pool.remains().containers == 1);
+        let told = running.wait_with_output().unwrap();
+        let text = String::from_utf8(told.stderr).unwrap();
+        assert!(told.status.code() == Some(1) && text.contains("before the program was executed"), "{text}");
+        pool.await_ready(&bundle, 1);
+    }
+    assert!(!log.exists());
+}
+
+#[test]
+fn a_lease_that_is_killed_before_its_program_began_says_so() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo ran >>/mnt/log", |config| config["root"]["readonly"] = json!(false));
+    let library = microrun::pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
+    for call in early_ends() {
+        let killing = Killing::begin(&pool, call);
+        let sandbox = library.lease().unwrap();
+        let mut running = sandbox.start(microrun::pool::Stdio::inherit(), None, &[]).unwrap();
+        killing.end(|| true);
+        let told = running.wait().unwrap_err();
+        assert_eq!(told.kind(), microrun::error::Kind::WrongState, "{call:?}: {told}");
+        pool.await_ready(&bundle, 1);
+        eventually(|| pool.is_gone(1));
+    }
+    assert!(!bundle.rootfs().join("mnt/log").exists());
+}
+
+#[test]
+fn a_program_that_began_is_never_run_again() {
+    let pool = pool!();
+    // By itself, which only a program can that is not the first of its pid namespace.
+    let bundle = pool.filled(1, "echo ran >>/mnt/log; kill -9 $$", |config| {
+        config["root"]["readonly"] = json!(false);
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
+    });
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    assert_eq!(pool.microrun(&["run", &path]).code, 137);
+    assert_eq!(fs::read_to_string(bundle.rootfs().join("mnt/log")).unwrap(), "ran\n");
+    assert_eq!(pool.served(), 1);
+    pool.microrun(&["pool", "drain", &path]).ok();
+    // At the first thing that it asks the kernel for.
+    if early_ends().len() == 1 {
+        return;
+    }
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    for options in [&[][..], &["-d"]] {
+        let killing = Killing::begin(&pool, Some("brk,arch_prctl,set_tid_address"));
+        let mut command = pool.command(&["run"]);
+        let out = bundle.path.join("out");
+        command.args(options).arg(&path).stdin(Stdio::null()).stdout(fs::File::create(&out).unwrap());
+        let code = command.status().unwrap().code();
+        killing.end(|| true);
+        assert_eq!(
+            (code, fs::read_to_string(&out).unwrap().as_str()),
+            (Some(if options.is_empty() { 137 } else { 0 }), "")
+        );
+        pool.await_ready(&bundle, 1);
+    }
+    for id in pool.microrun(&["list", "-q"]).ok().lines() {
+        eventually(|| pool.lab.status(id) == "stopped");
+        pool.microrun(&["delete", id]).ok();
+    }
+}
+
+#[test]
+fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() {
+    const BURST: u64 = 80;
+    let pool = pool!();
+    let first = pool.filled(1, "echo first", |_| {});
+    let name = fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().unwrap().unwrap().file_name();
+    let cgroups: Vec<_> = hierarchies().iter().map(|place| place.join(&name)).filter(|path| path.exists()).collect();
+    let many = pool.filled(BURST as usize, "echo hello", |_| {});
+    let read = pool.filled(1, "read line; echo $line", |_| {});
+    let mut reads = pool.command(&run_args(&read, &[]));
+    let mut reads = reads.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    eventually(|| pool.status()["running"] == 1);
+    pool.await_ready(&read, 1);
+    // Somebody is in the cgroup of one that is given up, so that it cannot be removed.
+    let mut stays = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    cgroups.iter().for_each(|path| fs::write(path.join("cgroup.procs"), stays.id().to_string()).unwrap());
+    let drain = |bundle: &Bundle| pool.microrun(&["pool", "drain", bundle.path.to_str().unwrap()]).ok();
+    drain(&first);
+    drain(&many);
+    assert_eq!(pool.status()["pending"], BURST + 1);
+    assert!(pool.microrun(&["pool", "status"]).ok().contains("to be removed: 81"));
+    pool.microrun(&["pool", "fill", "--size=4", many.path.to_str().unwrap()]).ok();
+    // Who waits is told all the same, and who asks starts cold.
+    reads.stdin.take().unwrap().write_all(b"line\n").unwrap();
+    assert_eq!(reads.wait_with_output().unwrap().stdout, b"line\n");
+    assert_eq!(pool.microrun(&["run", &format!("{}/", many.path.display())]).ok(), "hello");
+    let status = pool.status();
+    assert_eq!(status["pending"], BURST + 2);
+    let of_many = status["bundles"].as_array().unwrap().iter().find(|one| one["wanted"] == 4).unwrap();
+    assert_eq!([&of_many["ready"], &of_many["beingMade"], &of_many["missed"]], [0, 0, 1]);
+    stays.kill().and_then(|()| stays.wait()).unwrap();
+    pool.await_ready(&many, 4);
+    eventually(|| pool.status()["pending"] == 0);
+    assert!(pool.is_gone(5));
 }
 
 #[test]

@@ -133,7 +133,8 @@ fn table(status: &str) -> Result<String> {
             let _ = writeln!(text, "parts: {why}");
         }
     }
-    let _ = writeln!(text, "\nparked: {memory}{most}; containers running: {}", status["running"]);
+    let (running, pending) = (&status["running"], &status["pending"]);
+    let _ = writeln!(text, "\nparked: {memory}{most}; containers running: {running}, to be removed: {pending}");
     Ok(text)
 }
 
@@ -155,7 +156,7 @@ mod tests {
             {"bundle": "/srv/a", "wanted": 8, "ready": 7, "beingMade": 1, "served": 1234, "missed": 5, "memoryOfEach": 102400, "failure": null},
             {"bundle": "/srv/b b", "wanted": 64, "ready": 0, "beingMade": 0, "served": 0, "missed": 0, "memoryOfEach": null,
              "failure": "look at /srv/b b/rootfs: No such file"}],
-            "running": 3, "memory": 819200, "limits": {"memory": 67108864}}"#;
+            "running": 3, "pending": 1, "memory": 819200, "limits": {"memory": 67108864}}"#;
         let expected = "\
 READY   WANTED   MAKING   SERVED   MISSED      EACH   BUNDLE
     7        8        1     1234        5   100 KiB   /srv/a
@@ -163,11 +164,11 @@ READY   WANTED   MAKING   SERVED   MISSED      EACH   BUNDLE
 
 /srv/b b: look at /srv/b b/rootfs: No such file
 
-parked: 800 KiB of at most 64 MiB; containers running: 3
+parked: 800 KiB of at most 64 MiB; containers running: 3, to be removed: 1
 ";
         assert_eq!(table(status).unwrap(), expected);
-        let nothing = r#"{"bundles": [], "running": 0, "memory": 0}"#;
-        assert!(table(nothing).unwrap().ends_with("\nparked: 0 KiB; containers running: 0\n"));
+        let nothing = r#"{"bundles": [], "running": 0, "pending": 0, "memory": 0}"#;
+        assert!(table(nothing).unwrap().ends_with("\nparked: 0 KiB; containers running: 0, to be removed: 0\n"));
         assert!(table("{}").is_err() && table("x").is_err());
     }
 }

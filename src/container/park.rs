@@ -12,9 +12,11 @@ use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
 use crate::sys::clone::Child;
 use crate::sys::shared::{Report, Shared};
+use crate::sys::socket::Received;
 use crate::sys::{process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Hooks, Spec};
+use std::ffi::CStr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -44,6 +46,9 @@ pub struct Parked {
     /// It was found that its program cannot be executed.
     is_lost: bool,
 }
+
+/// What a process that makes sandboxes is to be called (`PR_SET_NAME`), and with it what it makes, until that executes its program.
+pub const NAME: &CStr = c"microrun:pool";
 
 /// How long an init has for its end that is about to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -257,11 +262,13 @@ impl Parked {
         limits.into_iter().any(|limit| plan::process::rlimit(limit.typ()) == resource)
     }
 
-    /// Whether init has found that it cannot execute the program, or has ended before it has read what is asked for
-    /// (ECONNRESET, unix(7)).
-    pub fn never_began(&mut self) -> bool {
+    /// Whether init, which has closed its end of the lease and has not been waited for, has never executed the program. It says so if
+    /// it finds that it cannot. If it `may_be_killed` it has perhaps ended without a word: before it has read what is asked for
+    /// (ECONNRESET, unix(7)), or after that.
+    pub fn never_began(&mut self, may_be_killed: bool) -> bool {
         let Some(lease) = self.lease.as_ref().filter(|_| !self.is_lost) else { return self.is_lost };
         self.is_lost = match socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]) {
+            Ok(Received { count: 0, .. }) => may_be_killed && process::is_as_cloned(self.child.pid, NAME),
             Ok(received) => received.count == 4,
             Err(errno) => errno == Errno::ECONNRESET,
         };

@@ -176,7 +176,7 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
             Ok(Got::Done(code))
         }
         Outcome::Cold | Outcome::Terminal | Outcome::Parts => {
-            Ok(Got::Nothing("the program could not be executed".to_owned()))
+            Ok(Got::Nothing("its sandbox ended before the program was executed".to_owned()))
         }
         Outcome::Lost => {
             remove_orphan(wanted.store, &id);

@@ -77,6 +77,8 @@ pub struct Filler {
     asked: VecDeque<Order>,
     /// What it has not been asked for yet.
     waiting: VecDeque<Order>,
+    /// Whether it is not to be asked for more at the moment.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ impl Filler {
                 next: 0,
                 asked: VecDeque::new(),
                 waiting: VecDeque::new(),
+                is_held: false,
             }),
             None => workshop::run(&theirs, options, pace),
         }
@@ -127,9 +130,17 @@ impl Filler {
         self.waiting.retain(|order| !Arc::ptr_eq(&order.template, template));
     }
 
+    /// Has it make no more than what it has been asked for until it is no more `is_held`.
+    pub fn hold(&mut self, is_held: bool) {
+        if std::mem::replace(&mut self.is_held, is_held) && !is_held {
+            self.ask();
+        }
+    }
+
     /// One that has ended is heard of by its end; what was asked for is answered then.
     fn ask(&mut self) {
         while self.asked.len() < AHEAD
+            && !self.is_held
             && let Some(order) = self.waiting.pop_front()
         {
             let number = self.number_of(&order.template);

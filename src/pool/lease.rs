@@ -284,7 +284,8 @@ impl Running {
     /// If the pool ends first the exit code is found without it, and what is left is removed here.
     ///
     /// # Errors
-    /// The program could not be executed; or the pool ended first, and this kernel (before Linux 6.15) does not tell how the container
+    /// The program could not be executed; [`Kind::WrongState`] if the sandbox was killed before it was, so that another lease may be
+    /// started in its place; or the pool ended first, and this kernel (before Linux 6.15) does not tell how the container
     /// ended.
     pub fn wait(&mut self) -> Result<i32> {
         if let Some(code) = self.code {
@@ -303,6 +304,11 @@ impl Running {
                 i32::from_ne_bytes(code)
             }
             (None, _) => self.wait_alone()?,
+            (Some(&answer::KILLED), _) => {
+                let problem =
+                    format!("the sandbox {} was killed before its program began: lease another one", container.id);
+                return Err(Error::new(Kind::WrongState, problem));
+            }
             _ => {
                 let problem = format!(
                     "the program of the container {} could not be executed: look for its file, and for more than {} arguments and \

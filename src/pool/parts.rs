@@ -287,8 +287,13 @@ impl Parts {
         self.failure.is_some()
     }
 
-    /// Orders what is missing for `templates`, and gives up what others had. Whether that has to wait for a moment.
-    pub fn order<'a>(&mut self, templates: impl Iterator<Item = (&'a Identity, &'a Arc<Template>)>) -> bool {
+    /// Orders what is missing for `templates`, if anything `may_be_made` now, and gives up what others had. Whether that has to wait
+    /// for a moment.
+    pub fn order<'a>(
+        &mut self,
+        templates: impl Iterator<Item = (&'a Identity, &'a Arc<Template>)>,
+        may_be_made: bool,
+    ) -> bool {
         let (mut now, mut wants_network) = (HashMap::new(), false);
         for (bundle, template) in templates {
             wants_network |= template.takes_network;
@@ -300,7 +305,7 @@ impl Parts {
             cgroups.into_iter().for_each(|cgroup| self.send(Order::Remove(cgroup)));
             networks.into_iter().for_each(|network| self.send(Order::Destroy(network)));
         }
-        if self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
+        if !may_be_made || self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
             return false;
         }
         let networks = if wants_network { self.wanted.saturating_sub(self.networks.len() + self.ordered) } else { 0 };
@@ -465,7 +470,7 @@ impl Parts {
 
     /// Removes what nobody has, and waits until it is gone. What is lent stays who has it.
     pub fn end(mut self) {
-        let _ = self.order(std::iter::empty());
+        let _ = self.order(std::iter::empty(), false);
         for (_, Lent { answers, cgroup, .. }) in self.lent.drain() {
             if let Some(cgroup) = cgroup.filter(|_| is_taken(&answers)) {
                 cgroup.forget();

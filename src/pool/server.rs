@@ -1,6 +1,6 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
-use super::cleaner::{self, Job, Then};
+use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
 use super::pace::Pace;
@@ -29,7 +29,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 /// How a pool is run.
@@ -90,9 +89,11 @@ struct Server {
     is_waiting: bool,
     /// Containers whose record is to be completed after it.
     unannounced: Vec<u64>,
+    /// Containers whose end has been heard of and cannot be waited for yet: whoever traces them comes first (ptrace(2)).
+    traced: Vec<u64>,
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
-    jobs: Sender<Job>,
+    cleaner: Cleaner,
     /// For who finds no sandbox.
     parts: Option<Parts>,
 }
@@ -125,8 +126,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     for (fd, key) in [(requests.as_fd(), REQUESTS), (filler.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
     }
-    let (jobs, to_clean) = channel();
-    let cleaner = std::thread::spawn(move || cleaner::run(&to_clean));
+    let cleaner = Cleaner::begin();
     let directory = settings.socket.parent().unwrap_or(Path::new("")).to_owned();
     let parts = Parts::new(settings.parts, settings.reuse_networks, &directory)?;
     if let Some(parts) = &parts {
@@ -143,8 +143,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         next: FIRST,
         is_waiting: false,
         unannounced: Vec::new(),
+        traced: Vec::new(),
         filler: Some(filler),
-        jobs,
+        cleaner,
         parts,
     };
     let mut begin = || {
@@ -157,8 +158,6 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let served = begin().and_then(|()| server.run());
     let socket = server.settings.socket.clone();
     server.end();
-    // It ends when nobody has work for it any more.
-    let _ = cleaner.join();
     let removed = if is_ours { fs::remove_file(&socket) } else { Ok(()) };
     removed.doing(|| format!("remove {}", socket.display())).and(served)
 }
@@ -168,7 +167,9 @@ impl Server {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let timeout = match self.settings.idle {
-                _ if self.is_waiting || !self.unannounced.is_empty() => EpollTimeout::from(PAUSE.as_millis() as u16),
+                _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
+                    EpollTimeout::from(PAUSE.as_millis() as u16)
+                }
                 None if !self.has_failed() => EpollTimeout::NONE,
                 _ => EpollTimeout::from(1000u16),
             };
@@ -188,6 +189,9 @@ impl Server {
             }
             if count == 0 || self.unannounced.len() > MOST_UNANNOUNCED {
                 self.announce();
+            }
+            if count == 0 {
+                std::mem::take(&mut self.traced).into_iter().for_each(|key| self.ended(key));
             }
             if count == 0 && self.filler.is_none() {
                 // Those that ended after it.
@@ -224,6 +228,7 @@ impl Server {
         if let Some(parts) = self.parts.take() {
             parts.end();
         }
+        self.cleaner.end();
     }
 
     /// The filler has ended, or is ended here: what it was at is taken away.
@@ -255,7 +260,10 @@ impl Server {
     /// Orders what is wanted, and gives up what nobody asks for.
     fn order(&mut self) {
         let mut room = Room::beside(self.settings.bounds, self.stocks.values());
-        self.is_waiting = false;
+        // What has ended is taken away first.
+        let is_behind = self.cleaner.is_behind();
+        self.is_waiting = is_behind;
+        self.filler.iter_mut().for_each(|filler| filler.hold(is_behind));
         for (bundle, stock) in &mut self.stocks {
             if stock.is_stale
                 && stock.may_try()
@@ -268,6 +276,7 @@ impl Server {
                 continue;
             }
             let wanted = match self.settings.bounds.memory {
+                _ if is_behind => 0,
                 // Until one has been made nobody knows how many there is room for.
                 Some(_) if stock.size.is_none() && stock.ordered > 0 => 0,
                 _ => stock.missing(),
@@ -289,7 +298,7 @@ impl Server {
         }
         if let Some(parts) = &mut self.parts {
             let current = self.stocks.iter().filter(|(_, stock)| !stock.is_stale);
-            self.is_waiting |= parts.order(current.map(|(bundle, stock)| (bundle, &stock.template)));
+            self.is_waiting |= parts.order(current.map(|(bundle, stock)| (bundle, &stock.template)), !is_behind);
         }
         if let Some(idle) = self.settings.idle {
             let over: Vec<_> =
@@ -342,7 +351,7 @@ impl Server {
         let child = part.parked.child;
         let _ = process::kill(child.pid, libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
-        let _ = self.jobs.send(Job { part, then: Then::Remove });
+        self.cleaner.take(part, Then::Remove);
     }
 
     fn give_up(&mut self, bundle: &Identity) {
@@ -513,8 +522,8 @@ impl Server {
                 if let Some(lease) = &held.part.parked.lease {
                     let _ = self.epoll.delete(lease);
                 }
-                // Of one that could not be executed the end is heard of.
-                if !held.part.parked.never_began() {
+                // Of one that could not be executed, or was killed first, the end is heard of.
+                if !held.part.parked.never_began(true) {
                     if let Some(answers) = answers {
                         // Who does not listen any more has not missed anything.
                         let _ = say_started(answers, &held.part, None);
@@ -544,15 +553,21 @@ impl Server {
     fn ended(&mut self, key: u64) {
         let Some(held) = self.held.remove(&key) else { return };
         let Held { mut part, bundle, given } = held;
-        let exit = match process::wait(part.parked.child.pid, libc::WNOHANG) {
+        let pid = part.parked.child.pid;
+        // Waited for below: until then one can see whether it was killed before it executed anything.
+        let exit = match process::how_ended(pid) {
             Ok(Some(exit)) => exit,
             // It had ended before it was heard of.
             Err(_) => Exit::Code(1),
             Ok(None) => {
                 self.held.insert(key, Held { part, bundle, given });
+                // It is not heard of a second time.
+                self.traced.push(key);
                 return;
             }
         };
+        let is_killed = matches!(exit, Exit::Signal(_));
+        let never_began = given.is_some() && exit.status() != 0 && part.parked.never_began(is_killed);
         let then = match given {
             None => {
                 if let Some(stock) = self.stocks.get_mut(&bundle) {
@@ -562,15 +577,18 @@ impl Server {
                 Then::Remove
             }
             // A lease that has not been used.
-            Some(Given { answers: None, .. }) if exit.status() == 1 && part.parked.never_began() => Then::Remove,
+            Some(Given { answers: None, .. }) if never_began => Then::Remove,
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None, .. }) => Then::Leave,
-            Some(Given { answers: Some(answers), .. }) if exit.status() != 0 && part.parked.never_began() => {
+            Some(Given { answers: Some(answers), .. }) if never_began => {
                 // The id is free again when who asked begins anew.
                 if let Err(error) = part.parked.withdraw() {
                     log::warn(error);
                 }
-                say(&answers, answer::COLD, "the program could not be executed");
+                match is_killed {
+                    true => say(&answers, answer::KILLED, "the sandbox was killed before it executed the program"),
+                    false => say(&answers, answer::COLD, "the program could not be executed"),
+                }
                 Then::Remove
             }
             Some(Given { answers: Some(answers), is_detached: true }) => {
@@ -590,8 +608,9 @@ impl Server {
                 Then::Remove
             }
         };
-        // The cleaner is there for as long as this is.
-        let _ = self.jobs.send(Job { part, then });
+        // Nobody waits for this.
+        let _ = process::wait(pid, libc::WNOHANG);
+        self.cleaner.take(part, then);
     }
 
     fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {
@@ -617,6 +636,7 @@ impl Server {
         serde_json::json!({
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
+            "pending": self.cleaner.pending(),
             "memory": self.stocks.values().map(Stock::memory).sum::<u64>(),
             "parts": self.parts.as_ref().map(Parts::status),
             "limits": {

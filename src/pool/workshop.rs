@@ -42,6 +42,7 @@ fn begin(socket: &OwnedFd) -> Result<()> {
     let doing = |errno| Error::system("begin to make sandboxes", errno);
     // A pool that is killed has nobody who could use what is being made.
     process::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]).map_err(doing)?;
+    process::set_name(park::NAME).map_err(doing)?;
     let own = socket.as_raw_fd().unsigned_abs();
     if own > 3 {
         sys_fs::close_range(3, own - 1).map_err(doing)?;

@@ -315,11 +315,11 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
     }
     let_go(&parked.kept);
     let mut control = MaybeUninit::<Control>::zeroed();
-    let Ok(count) = receive(parked, &mut control) else { super::process::exit(1) };
-    // Nothing is to be executed when the pool, or who had the lease, has gone.
-    let errno = match count {
-        0 => Errno::ECANCELED,
-        _ => execute(parked, count).unwrap_or_else(|errno| errno),
+    let errno = match receive(parked, &mut control) {
+        // Nothing is to be executed when the pool, or who had the lease, has gone.
+        Ok(0) => Errno::ECANCELED,
+        Ok(count) => execute(parked, count).unwrap_or_else(|errno| errno),
+        Err(errno) => errno,
     };
     let code = (errno as i32).to_ne_bytes();
     // Who has gone does not hear it, and it makes no difference then that SIGPIPE ends us. (The filter of a program that has no

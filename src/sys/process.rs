@@ -444,6 +444,51 @@ pub fn wait(pid: i32, options: i32) -> Sys<Option<Exit>> {
     }))
 }
 
+/// How the child `pid` has ended; it stays to be waited for (waitid(2), WNOWAIT). `None` when it still runs.
+///
+/// # Errors
+/// ECHILD if it is no child, or was waited for.
+pub fn how_ended(pid: i32) -> Sys<Option<Exit>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: a zeroed siginfo_t is valid, and the kernel fills one.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one siginfo_t, and no usage.
+    retry(|| unsafe { call!(libc::SYS_waitid, libc::P_PID, pid, &raw mut info, flags, ptr::null::<u8>()) })?;
+    // SAFETY: the kernel has filled it, or left the zeroes.
+    let (pid, status) = unsafe { (info.si_pid(), info.si_status()) };
+    Ok(match info.si_code {
+        _ if pid == 0 => None,
+        libc::CLD_EXITED => Some(Exit::Code(status)),
+        _ => Some(Exit::Signal(status)),
+    })
+}
+
+/// Whether the process `pid` has not executed anything since it was cloned under the name `name` (`PR_SET_NAME`), even if it has
+/// ended meanwhile, as long as it has not been waited for. What cannot be found out counts as executed.
+///
+/// The kernel takes `PF_FORKNOEXEC` (linux/sched.h) away once execve(2) cannot fail any more, before the program's first instruction;
+/// proc_pid_stat(5) has it. A thread that executes a program takes over the number of its process and has that flag until then, but
+/// not the name.
+pub fn is_as_cloned(pid: i32, name: &CStr) -> bool {
+    std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_as_cloned_by(&stat, name.to_bytes()))
+}
+
+fn is_as_cloned_by(stat: &[u8], name: &[u8]) -> bool {
+    const PF_FORKNOEXEC: u32 = 0x40;
+    let open = stat.iter().position(|byte| *byte == b'(');
+    let close = stat.iter().rposition(|byte| *byte == b')');
+    let Some((open, close)) = open.zip(close) else { return false };
+    let flags = stat.get(close + 1..).and_then(|rest| str::from_utf8(rest).ok());
+    let flags = flags.and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    stat.get(open + 1..close) == Some(name) && flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
+}
+
+/// Names this process (prctl(2), `PR_SET_NAME`): up to 15 bytes.
+pub fn set_name(name: &CStr) -> Sys {
+    // SAFETY: the kernel reads a string of at most 16 bytes.
+    unsafe { call!(libc::SYS_prctl, libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }.map(drop)
+}
+
 /// Waits for one of the signals in `mask` (which must be blocked) and takes it (rt_sigtimedwait(2)).
 pub fn wait_signal(mask: u64) -> Sys<i32> {
     retry(|| {
@@ -539,4 +584,38 @@ pub fn signal_description(signal: i32) -> Option<&'static str> {
         libc::SIGSYS => "bad system call",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_executed_nothing_is_told_by_its_flags_and_name() {
+        let stat = b"7 (a) (b) Z 1 7 7 0 -1 4194372 0 0";
+        assert!(is_as_cloned_by(stat, b"a) (b"));
+        assert!(!is_as_cloned_by(stat, b"a"));
+        assert!(!is_as_cloned_by(b"7 (a) Z 1 7 7 0 -1 4194308 0 0", b"a"));
+        for broken in [&b""[..], b"7 (a", b"7 (a) Z 1", b"7 )a( Z 1 7 7 0 -1 4194372"] {
+            assert!(!is_as_cloned_by(broken, b"a"));
+        }
+    }
+
+    #[test]
+    fn an_end_is_seen_before_it_is_waited_for() {
+        for (script, exit) in [("exit 3", Exit::Code(3)), ("kill -9 $$", Exit::Signal(9))] {
+            let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let pid = child.id().cast_signed();
+            let seen = loop {
+                if let Some(seen) = how_ended(pid).unwrap() {
+                    break seen;
+                }
+            };
+            assert_eq!(seen, exit);
+            // It has executed the shell.
+            assert!(!is_as_cloned(pid, c"sh"));
+            child.wait().unwrap();
+            assert_eq!(how_ended(pid), Err(Errno::ECHILD));
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub mod answer {
     pub const TERMINAL: u8 = b't';
     /// There is no sandbox, but there are parts of one, which the next message brings: who asks makes the rest.
     pub const PARTS: u8 = b'p';
+    /// Its sandbox was killed before it executed the program: nothing has been started after all; why.
+    pub const KILLED: u8 = b'k';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
     /// What was asked for is done, or is not: text follows.
