@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, run_args};
-use common::{Lab, eventually, host};
+use common::{Bundle, Lab, eventually, host};
 use microrun::pool;
 use microrun::sys::process;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
@@ -146,6 +146,134 @@ fn making_them_leaves_the_cpu_to_others() {
     // 100 ms are saved. Who makes them uses as much again, which is not looked at here.
     let allowed = (took + Duration::from_millis(100)) / 20;
     assert!(used <= allowed, "{used:?} in {took:?}");
+}
+
+/// A pool with such an option that is to have `count` parts of either kind and has no sandboxes, with a bundle.
+fn with_parts(count: usize, options: &[&str]) -> Option<(Pool, Bundle)> {
+    let count = count.to_string();
+    let pool = Pool::new(&[&["--parts", &count], options].concat())?;
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    Some((pool, bundle))
+}
+
+/// Has the pool keep so many sandboxes of the bundle; how long all of it takes, with parts, until `count` things have been made.
+fn time_until_made(pool: &Pool, bundle: &Bundle, size: usize, count: u64) -> Duration {
+    let began = Instant::now();
+    pool.microrun(&["pool", "fill", "--size", &size.to_string(), bundle.path.to_str().unwrap()]).ok();
+    let deadline = began + Duration::from_secs(120);
+    while pool.status()["made"].as_u64().unwrap() < count {
+        assert!(Instant::now() < deadline, "{}", pool.status());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    began.elapsed()
+}
+
+#[test]
+fn parts_count_towards_the_rate() {
+    // For parts alone, and for both together.
+    for (size, made) in [(0, 6), (3, 9)] {
+        let Some((pool, bundle)) = with_parts(3, &["--rate=4"]) else { return };
+        let began = Instant::now();
+        pool.microrun(&["pool", "fill", "--size", &size.to_string(), bundle.path.to_str().unwrap()]).ok();
+        loop {
+            let status = pool.status();
+            // One at once, and one each quarter of a second; each of the two that make them may be at one that counts already.
+            let most = 3 + began.elapsed().as_millis() as u64 / 250;
+            assert!(status["made"].as_u64().unwrap() <= most, "{most}: {status}");
+            if status["made"] == made {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(began.elapsed() >= Duration::from_millis(250 * (made - 3)));
+        eventually(|| pool.status()["parts"]["beingMade"] == 0);
+        let status = pool.status();
+        assert_eq!((&status["parts"]["networks"], &status["parts"]["cgroups"]), (&json!(3), &json!(3)));
+        assert_eq!(status["bundles"][0]["ready"], size);
+        assert!(pool.microrun(&["pool", "status"]).ok().contains(&format!("made: {made} in ")));
+    }
+}
+
+/// The CPU time of a process's threads but the first.
+fn time_of_threads(pid: u32) -> Duration {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let others = tasks.filter(|task| task.file_name().to_str() != Some(&pid.to_string()));
+    let spent = others.map(|task| fs::read_to_string(task.path().join("schedstat")).unwrap());
+    spent.map(|text| Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())).sum()
+}
+
+#[test]
+fn parts_count_towards_the_share_of_the_cpu() {
+    let Some((pool, bundle)) = with_parts(40, &["--cpu=2"]) else { return };
+    let took = time_until_made(&pool, &bundle, 0, 80);
+    let seconds = pool.status()["cpuSeconds"].as_f64().unwrap();
+    // The last is not waited for, and the thread has other things to do, above all to begin.
+    let all = time_of_threads(pool.server.id()).as_secs_f64();
+    assert!(seconds <= all && seconds > all / 2.0, "{seconds} of {all}");
+    let allowed = (took + Duration::from_millis(100)).as_secs_f64() * 0.02 + seconds / 10.0;
+    assert!(seconds <= allowed, "{seconds} in {took:?}");
+}
+
+#[test]
+fn sandboxes_and_parts_have_one_share_of_the_cpu() {
+    let Some((pool, bundle)) = with_parts(20, &["--cpu=5"]) else { return };
+    let took = time_until_made(&pool, &bundle, 20, 60);
+    let status = pool.status();
+    let seconds = status["cpuSeconds"].as_f64().unwrap();
+    // One of each may be on its way.
+    let allowed = (took + Duration::from_millis(100)).as_secs_f64() * 0.05 + seconds / 10.0;
+    assert!(seconds <= allowed, "{seconds} in {took:?}");
+    let of_sandboxes: Duration = pool.parked().into_iter().map(|pid| process::cpu_time_of(pid).unwrap()).sum();
+    assert!(seconds > of_sandboxes.as_secs_f64() / 2.0, "{status}, {of_sandboxes:?}");
+}
+
+#[test]
+fn parts_count_towards_the_memory() {
+    // A namespace is taken to have 230 KiB.
+    let Some((pool, bundle)) = with_parts(8, &["--memory=1500K"]) else { return };
+    pool.microrun(&["pool", "fill", "--size=0", bundle.path.to_str().unwrap()]).ok();
+    let is_full = |status: &Value| {
+        let parts = &status["parts"];
+        parts["beingMade"] == 0 && parts["networks"].as_u64().unwrap() > 0
+    };
+    eventually(|| is_full(&pool.status()));
+    // What is known of cgroups by then may leave room for one more.
+    std::thread::sleep(Duration::from_millis(100));
+    let status = pool.status();
+    let networks = status["parts"]["networks"].as_u64().unwrap();
+    assert!((1..=6).contains(&networks), "{status}");
+    assert!(status["memory"].as_u64().unwrap() <= 1500 << 10, "{status}");
+    assert_eq!(status["memory"], status["parts"]["memory"]);
+    // Sandboxes that come later get what is left, which is not enough for more than one.
+    pool.microrun(&["pool", "fill", "--size=8", bundle.path.to_str().unwrap()]).ok();
+    let settled = |status: &Value| {
+        let bundle = &status["bundles"][0];
+        bundle["beingMade"] == 0 && status["parts"]["beingMade"] == 0
+    };
+    eventually(|| settled(&pool.status()));
+    let status = pool.status();
+    assert!(status["bundles"][0]["ready"].as_u64().unwrap() < 4, "{status}");
+    // Whoever takes parts takes their memory with him.
+    pool.microrun(&["pool", "drain", bundle.path.to_str().unwrap()]).ok();
+    eventually(|| pool.status()["parts"]["cgroups"] == 0 && pool.status()["parts"]["pending"] == 0);
+}
+
+#[test]
+fn sandboxes_come_before_parts_where_memory_is_short() {
+    let Some((pool, bundle)) = with_parts(8, &["--memory=1500K"]) else { return };
+    pool.microrun(&["pool", "fill", "--size=64", bundle.path.to_str().unwrap()]).ok();
+    let each = |status: &Value| status["bundles"][0]["memoryOfEach"].as_u64().unwrap_or(u64::MAX);
+    let is_full = |status: &Value| {
+        status["bundles"][0]["beingMade"] == 0
+            && status["parts"]["beingMade"] == 0
+            && status["memory"].as_u64().unwrap().saturating_add(each(status)) > 1500 << 10
+    };
+    eventually(|| is_full(&pool.status()));
+    let status = pool.status();
+    let ready = status["bundles"][0]["ready"].as_u64().unwrap();
+    assert_eq!(ready, (1500 << 10) / each(&status), "{status}");
+    assert!(status["memory"].as_u64().unwrap() <= 1500 << 10, "{status}");
+    assert_eq!(status["memory"].as_u64().unwrap(), ready * each(&status) + status["parts"]["memory"].as_u64().unwrap());
 }
 
 #[test]

@@ -41,9 +41,9 @@ for more.",
         ),
         Flag::switch("reuse-netns", "use network namespaces again that a container could not change and did not use"),
         Flag::value("max", "N", "the most sandboxes of all bundles together (default: 1024)"),
-        Flag::value("memory", "BYTES", "the most memory that those may take, such as 64M (default: no limit)"),
-        Flag::value("cpu", "PERCENT", "the share of a CPU that making them may take (default: 100)"),
-        Flag::value("rate", "N", "the most that are made in a second (default: no limit)"),
+        Flag::value("memory", "BYTES", "the most memory that those and parts may take, such as 64M (default: no limit)"),
+        Flag::value("cpu", "PERCENT", "the share of a CPU that making sandboxes and parts may take (default: 100, no limit)"),
+        Flag::value("rate", "N", "the most sandboxes and parts that are made in a second (default: no limit)"),
         Flag::value("idle", "SECONDS", "give up a bundle that nobody has asked for so long (default: never)"),
         Flag::value("format", "FORMAT", "what status prints: table (default) or json").short('f'),
     ],
@@ -127,14 +127,26 @@ fn table(status: &str) -> Result<String> {
     let memory = kib(status["memory"].as_u64().unwrap_or(0));
     if let Some(parts) = status["parts"].as_object() {
         let number = |name: &str| parts.get(name).map_or_else(String::new, Value::to_string);
-        let (networks, cgroups, lent) = (number("networks"), number("cgroups"), number("lent"));
-        let _ = writeln!(text, "\nparts: {networks} network namespaces, {cgroups} cgroups; {lent} lent");
+        let (networks, cgroups, making) = (number("networks"), number("cgroups"), number("beingMade"));
+        let (lent, pending) = (number("lent"), number("pending"));
+        let memory = kib(parts.get("memory").and_then(Value::as_u64).unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "\nparts: {networks} network namespaces, {cgroups} cgroups, {memory}, {making} being made; {lent} lent, {pending} to be removed"
+        );
         if let Some(why) = parts.get("failure").and_then(Value::as_str) {
             let _ = writeln!(text, "parts: {why}");
         }
     }
     let (running, pending) = (&status["running"], &status["pending"]);
-    let _ = writeln!(text, "\nparked: {memory}{most}; containers running: {running}, to be removed: {pending}");
+    let _ = writeln!(text, "\nmemory: {memory}{most}; containers running: {running}, to be removed: {pending}");
+    let limits = &status["limits"];
+    let cpu = limits["cpu"].as_u64().filter(|cpu| *cpu < 100).map(|cpu| format!("{cpu} % of a CPU"));
+    let rate = limits["rate"].as_u64().map(|rate| format!("{rate} a second"));
+    let bounds: Vec<String> = cpu.into_iter().chain(rate).collect();
+    let bounds = if bounds.is_empty() { String::new() } else { format!("; at most {}", bounds.join(" and ")) };
+    let (made, seconds) = (&status["made"], status["cpuSeconds"].as_f64().unwrap_or(0.0));
+    let _ = writeln!(text, "made: {made} in {seconds:.1} s of CPU time{bounds}");
     Ok(text)
 }
 
@@ -156,7 +168,9 @@ mod tests {
             {"bundle": "/srv/a", "wanted": 8, "ready": 7, "beingMade": 1, "served": 1234, "missed": 5, "memoryOfEach": 102400, "failure": null},
             {"bundle": "/srv/b b", "wanted": 64, "ready": 0, "beingMade": 0, "served": 0, "missed": 0, "memoryOfEach": null,
              "failure": "look at /srv/b b/rootfs: No such file"}],
-            "running": 3, "pending": 1, "memory": 819200, "limits": {"memory": 67108864}}"#;
+            "running": 3, "pending": 1, "memory": 819200, "made": 1245, "cpuSeconds": 1.27,
+            "parts": {"networks": 2, "cgroups": 4, "memory": 512000, "beingMade": 1, "lent": 3, "pending": 0, "failure": null},
+            "limits": {"memory": 67108864, "cpu": 50, "rate": 20}}"#;
         let expected = "\
 READY   WANTED   MAKING   SERVED   MISSED      EACH   BUNDLE
     7        8        1     1234        5   100 KiB   /srv/a
@@ -164,11 +178,18 @@ READY   WANTED   MAKING   SERVED   MISSED      EACH   BUNDLE
 
 /srv/b b: look at /srv/b b/rootfs: No such file
 
-parked: 800 KiB of at most 64 MiB; containers running: 3, to be removed: 1
+parts: 2 network namespaces, 4 cgroups, 500 KiB, 1 being made; 3 lent, 0 to be removed
+
+memory: 800 KiB of at most 64 MiB; containers running: 3, to be removed: 1
+made: 1245 in 1.3 s of CPU time; at most 50 % of a CPU and 20 a second
 ";
         assert_eq!(table(status).unwrap(), expected);
-        let nothing = r#"{"bundles": [], "running": 0, "pending": 0, "memory": 0}"#;
-        assert!(table(nothing).unwrap().ends_with("\nparked: 0 KiB; containers running: 0, to be removed: 0\n"));
+        let nothing = r#"{"bundles": [], "running": 0, "pending": 0, "memory": 0, "made": 0, "cpuSeconds": 0.0, "limits": {"cpu": 100, "rate": null}}"#;
+        assert!(
+            table(nothing)
+                .unwrap()
+                .ends_with("\nmemory: 0 KiB; containers running: 0, to be removed: 0\nmade: 0 in 0.0 s of CPU time\n")
+        );
         assert!(table("{}").is_err() && table("x").is_err());
     }
 }

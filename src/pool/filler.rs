@@ -13,7 +13,7 @@
 //!
 //! Answers come in the order of what is asked for. The filler ends when the pool does, and is begun anew if it ends before.
 
-use super::pace::Pace;
+use super::pace::{Ledger, Pace};
 use super::template::{Identity, Template};
 use super::workshop;
 use crate::container::park::{Descriptors, Parked};
@@ -103,7 +103,7 @@ impl Filler {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn begin(options: &Options, pace: Pace) -> Result<Self> {
+    pub fn begin(options: &Options, pace: Pace, ledger: &Ledger) -> Result<Self> {
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
         match process::fork_beside_threads().doing(|| "begin the process that makes sandboxes")? {
             Some(pid) => Ok(Self {
@@ -115,7 +115,7 @@ impl Filler {
                 waiting: VecDeque::new(),
                 is_held: false,
             }),
-            None => workshop::run(&theirs, options, pace),
+            None => workshop::run(&theirs, options, pace, ledger.clone()),
         }
     }
 

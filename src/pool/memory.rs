@@ -1,17 +1,18 @@
-//! How many sandboxes there may be, by their number and by the memory that they take.
+//! How many sandboxes there may be, by their number and by the memory that they and parts take.
 
 use super::stock::Stock;
 use crate::container::park::Parked;
 use crate::spec::makes_namespace;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::fs;
+use std::path::PathBuf;
 
 /// The most of what waits, of all bundles together.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
     /// How many sandboxes.
     pub parts: usize,
-    /// How much memory they may take, in bytes; any, without it.
+    /// How much memory they and the parts for cold starts may take, in bytes; any, without it.
     pub memory: Option<u64>,
 }
 
@@ -20,7 +21,20 @@ pub struct Bounds {
 const KERNEL: u64 = 100 << 10;
 
 /// What it keeps of a network namespace, in bytes: the tables of parameters, mostly.
-const NETWORK: u64 = 230 << 10;
+pub const NETWORK: u64 = 230 << 10;
+
+/// What it keeps of a directory of a cgroup that nobody is in, in bytes, and of one with the memory controller.
+const CGROUP: u64 = 8 << 10;
+const MEMORY_CGROUP: u64 = 120 << 10;
+
+/// What a cgroup takes of which nothing is known yet, in bytes.
+pub const ANY_CGROUP: u64 = MEMORY_CGROUP + 4 * CGROUP;
+
+/// The memory that the kernel keeps of a cgroup with these `directories` that nobody is in, in bytes.
+pub fn of_cgroup(directories: &[PathBuf]) -> u64 {
+    let of_one = |directory: &PathBuf| if directory.join("memory.stat").exists() { MEMORY_CGROUP } else { CGROUP };
+    directories.iter().map(of_one).sum()
+}
 
 /// The memory of the process itself, in bytes, where this process may not look.
 const PROCESS: u64 = 64 << 10;
@@ -49,10 +63,10 @@ pub struct Room {
 }
 
 impl Room {
-    /// What the `stocks` leave.
-    pub fn beside<'a>(bounds: Bounds, stocks: impl Iterator<Item = &'a Stock>) -> Self {
-        let (parts, memory) =
-            stocks.fold((0, 0), |(parts, memory), stock| (parts + stock.parts(), memory + stock.memory()));
+    /// What the `stocks` leave, and the parts that take `memory_of_parts`.
+    pub fn beside<'a>(bounds: Bounds, stocks: impl Iterator<Item = &'a Stock>, memory_of_parts: u64) -> Self {
+        let (parts, memory) = stocks
+            .fold((0, memory_of_parts), |(parts, memory), stock| (parts + stock.parts(), memory + stock.memory()));
         Self {
             parts: bounds.parts.saturating_sub(parts),
             memory: bounds.memory.map(|most| most.saturating_sub(memory)),
@@ -73,6 +87,19 @@ impl Room {
         self.memory = self.memory.map(|memory| memory.saturating_sub(size.unwrap_or(KERNEL) * count as u64));
         count
     }
+
+    /// How much memory is left, in bytes.
+    pub fn memory(&self) -> u64 {
+        self.memory.unwrap_or(u64::MAX)
+    }
+
+    /// Takes room for up to `wanted` things of `size` bytes each that are no sandboxes; for how many there was some.
+    pub fn take_memory(&mut self, wanted: usize, size: u64) -> usize {
+        let Some(memory) = &mut self.memory else { return wanted };
+        let count = usize::try_from(*memory / size.max(1)).unwrap_or(usize::MAX).min(wanted);
+        *memory -= size * count as u64;
+        count
+    }
 }
 
 #[cfg(test)]
@@ -89,5 +116,8 @@ mod tests {
         assert_eq!((room.take(3, Some(1 << 20)), room.take(8, Some(1 << 20)), room.take(8, Some(1 << 20))), (3, 6, 0));
         let mut room = Room { parts: 100, memory: Some(0) };
         assert_eq!((room.take(8, None), room.take(8, Some(1))), (0, 0));
+        let mut room = Room { parts: 0, memory: Some(10) };
+        assert_eq!((room.take_memory(2, 4), room.take_memory(2, 2), room.take_memory(1, 1)), (2, 1, 0));
+        assert_eq!(Room { parts: 0, memory: None }.take_memory(7, 1 << 40), 7);
     }
 }

@@ -1,38 +1,102 @@
-//! How fast sandboxes are made: the CPU time and the seconds that are left to others.
+//! How fast sandboxes and parts are made: the CPU time and the seconds that are left to others.
 
+use crate::error::{Doing, Result};
 use crate::sys::process;
-use std::time::{Duration, Instant};
+use crate::sys::shared::Shared;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// How fast sandboxes may be made.
+/// How fast sandboxes and parts may be made.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// The share of a CPU that making them may take, in percent: that of who makes them, and theirs until they wait.
+    /// The share of a CPU that making them may take, in percent: that of who makes them, and that of sandboxes until they wait. 100 for no limit:
+    /// neither of the two that make them takes more than a CPU.
     pub cpu: u32,
-    /// The most that are made in a second; 0 for no limit.
+    /// The most that are made in a second, a network namespace and a cgroup counted like a sandbox; 0 for no limit.
     pub rate: u32,
 }
 
 /// For how long the CPU time that was not used is not lost: it may be used at once later.
 const SAVED: Duration = Duration::from_millis(100);
 
-/// What has been used of a [`Pace`]: a token bucket of CPU time, and when the next sandbox is due.
+/// What has been used of a [`Pace`], in memory that the pool and its fillers share: numbers of nanoseconds, by the monotonic clock. A process that
+/// is killed leaves none half written.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Shared<[AtomicU64; 4]>>);
+
+impl Ledger {
+    /// Nothing used, nothing saved.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn new() -> Result<Self> {
+        let ledger = Self(Arc::new(Shared::new().doing(|| "map memory for what is used of the pool's limits")?));
+        ledger.paid().store(process::now(), Ordering::Relaxed);
+        Ok(ledger)
+    }
+
+    /// When all CPU time that was used so far will have been earned. Before now, if some is saved.
+    fn paid(&self) -> &AtomicU64 {
+        &self.0[0]
+    }
+
+    /// When the next one is due.
+    fn due(&self) -> &AtomicU64 {
+        &self.0[1]
+    }
+
+    fn used(&self) -> &AtomicU64 {
+        &self.0[2]
+    }
+
+    fn made(&self) -> &AtomicU64 {
+        &self.0[3]
+    }
+
+    /// How many sandboxes and parts have been made, and the CPU time that it took, with attempts that failed.
+    pub fn status(&self) -> (u64, Duration) {
+        (self.made().load(Ordering::Relaxed), Duration::from_nanos(self.used().load(Ordering::Relaxed)))
+    }
+
+    /// How long to rest at `now`, in nanoseconds, after something was made that took `used` of CPU time.
+    fn reckon(&self, pace: Pace, now: u64, used: Duration) -> Duration {
+        let used = used.as_nanos() as u64;
+        self.used().fetch_add(used, Ordering::Relaxed);
+        let owed = match pace.cpu {
+            100.. => 0,
+            cpu => {
+                let takes = used.saturating_mul(100) / u64::from(cpu.max(1));
+                later(self.paid(), now.saturating_sub(SAVED.as_nanos() as u64), takes).saturating_sub(now)
+            }
+        };
+        let Some(interval) = 1_000_000_000_u64.checked_div(pace.rate.into()) else { return Duration::from_nanos(owed) };
+        // Counted from when this one was begun. Who was idle has not saved anything.
+        let due = later(self.due(), now.saturating_sub(used), interval);
+        Duration::from_nanos(owed.max(due.saturating_sub(now)))
+    }
+}
+
+/// Moves a time by `step`, from `least` if it is before that; where it is then.
+fn later(time: &AtomicU64, least: u64, step: u64) -> u64 {
+    let moved = |time: u64| time.max(least).saturating_add(step);
+    let before = time.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some(moved(time)));
+    moved(before.unwrap_or_else(|time| time))
+}
+
+/// What one thread takes of a [`Pace`] that it has in common with others.
 #[derive(Debug)]
 pub struct Budget {
     pace: Pace,
-    /// CPU time that may be used without a rest, in seconds; below zero, what is owed.
-    credit: f64,
-    /// When that was reckoned.
-    at: Instant,
-    due: Instant,
+    ledger: Ledger,
     /// The CPU time of this thread that has been reckoned.
     used: Duration,
 }
 
 impl Budget {
-    /// Nothing used, nothing saved.
-    pub fn new(pace: Pace) -> Self {
-        let now = Instant::now();
-        Self { pace, credit: 0.0, at: now, due: now, used: process::thread_cpu_time() }
+    /// For this thread, whose CPU time counts from now on.
+    pub fn new(pace: Pace, ledger: Ledger) -> Self {
+        Self { pace, ledger, used: process::thread_cpu_time() }
     }
 
     /// The CPU time that has been used since the last time: by this thread, and by the process of the sandbox that it has made, if it has.
@@ -43,29 +107,10 @@ impl Budget {
         own + init.and_then(|pid| process::cpu_time_of(pid).ok()).unwrap_or_default()
     }
 
-    /// Rests after a sandbox that took `used` of CPU time, for as long as it takes until the next one may be made.
-    pub fn rest(&mut self, used: Duration) {
-        let pause = self.reckon(Instant::now(), used);
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
-        }
-    }
-
-    /// How long to rest at `now`, when `used` of CPU time has been used since the last time.
-    fn reckon(&mut self, now: Instant, used: Duration) -> Duration {
-        let share = f64::from(self.pace.cpu.clamp(1, 100)) / 100.0;
-        let earned = now.saturating_duration_since(self.at).as_secs_f64() * share;
-        self.at = now;
-        self.credit = (self.credit + earned).min(SAVED.as_secs_f64() * share) - used.as_secs_f64();
-        // A whole CPU is all that one thread can use.
-        let owed = match self.pace.cpu {
-            100.. => Duration::ZERO,
-            _ => Duration::from_secs_f64((-self.credit).max(0.0) / share),
-        };
-        let Some(interval) = Duration::from_secs(1).checked_div(self.pace.rate) else { return owed };
-        // Counted from when this one was begun. Who was idle has not saved anything.
-        self.due = self.due.max(now.checked_sub(used).unwrap_or(now)) + interval;
-        owed.max(self.due.saturating_duration_since(now))
+    /// How long to rest after something that took `used` of CPU time, and that `is_made` now unless it failed.
+    pub fn rest(&self, used: Duration, is_made: bool) -> Duration {
+        self.ledger.made().fetch_add(is_made.into(), Ordering::Relaxed);
+        self.ledger.reckon(self.pace, process::now(), used)
     }
 }
 
@@ -73,14 +118,18 @@ impl Budget {
 mod tests {
     use super::*;
 
-    /// How many sandboxes, each of which takes `each` of CPU time and as long, are made in `seconds`.
-    fn made(pace: Pace, each: Duration, seconds: u64) -> u32 {
-        let mut budget = Budget::new(pace);
-        let (begin, mut now, mut made) = (budget.at, budget.at, 0);
-        while now < begin + Duration::from_secs(seconds) {
-            now += each;
+    const SECOND: u64 = 1_000_000_000;
+
+    /// How many things, each of which takes `each` of CPU time and as long, `makers` make in `seconds`.
+    fn made(pace: Pace, each: Duration, seconds: u64, makers: usize) -> u32 {
+        let ledger = Ledger::new().unwrap();
+        let begin = process::now();
+        let (mut free, mut made) = (vec![begin; makers], 0);
+        // Who is free first makes the next.
+        while let Some(now) = free.iter_mut().min().filter(|now| **now < begin + seconds * SECOND) {
+            *now += each.as_nanos() as u64;
             made += 1;
-            now += budget.reckon(now, each);
+            *now += ledger.reckon(pace, *now, each).as_nanos() as u64;
         }
         made
     }
@@ -88,34 +137,41 @@ mod tests {
     #[test]
     fn a_share_of_the_cpu_is_kept() {
         let each = Duration::from_millis(1);
-        for (cpu, expected) in [(1, 100), (10, 1000), (50, 5000), (100, 10_000)] {
-            let made = made(Pace { cpu, rate: 0 }, each, 10);
-            assert!(made.abs_diff(expected) <= expected / 50, "{cpu} %: {made}");
+        for makers in [1, 2, 3] {
+            for (cpu, expected) in [(1, 100), (10, 1000), (50, 5000)] {
+                let made = made(Pace { cpu, rate: 0 }, each, 10, makers);
+                assert!(made.abs_diff(expected) <= expected / 30, "{cpu} %, {makers}: {made}");
+            }
         }
+        assert_eq!(made(Pace { cpu: 100, rate: 0 }, each, 10, 1), 10_000);
     }
 
     #[test]
     fn no_more_than_so_many_are_made_in_a_second() {
-        for rate in [1, 7, 100] {
-            let made = made(Pace { cpu: 100, rate }, Duration::from_millis(1), 10);
-            assert!(made.abs_diff(10 * rate) <= 1, "{rate} a second: {made}");
+        for makers in [1, 2, 3] {
+            for rate in [1, 7, 100] {
+                let made = made(Pace { cpu: 100, rate }, Duration::from_millis(1), 10, makers);
+                assert!(made.abs_diff(10 * rate) <= makers as u32, "{rate} a second, {makers}: {made}");
+            }
         }
     }
 
     #[test]
     fn after_a_quiet_time_the_second_has_to_wait() {
-        let mut budget = Budget::new(Pace { cpu: 100, rate: 2 });
-        let pause = budget.reckon(budget.at + Duration::from_secs(60), Duration::from_millis(1));
+        let ledger = Ledger::new().unwrap();
+        let now = process::now() + 60 * SECOND;
+        let pause = ledger.reckon(Pace { cpu: 100, rate: 2 }, now, Duration::from_millis(1));
         assert_eq!(pause, Duration::from_millis(499));
     }
 
     #[test]
     fn little_is_saved() {
-        let mut budget = Budget::new(Pace { cpu: 10, rate: 100 });
-        let later = budget.at + Duration::from_secs(3600);
+        let (ledger, pace) = (Ledger::new().unwrap(), Pace { cpu: 10, rate: 100 });
+        let later = process::now() + 3600 * SECOND;
         // 100 ms at a tenth of a CPU are 10 ms, and so long takes one that is made in a hundredth of a second.
-        assert!(budget.reckon(later, Duration::from_millis(10)) < Duration::from_millis(1));
-        let pause = budget.reckon(later, Duration::from_millis(10));
+        assert!(ledger.reckon(pace, later, Duration::from_millis(10)) < Duration::from_millis(1));
+        let pause = ledger.reckon(pace, later, Duration::from_millis(10));
         assert!(pause.abs_diff(Duration::from_millis(100)) < Duration::from_millis(1), "{pause:?}");
+        assert_eq!(ledger.status(), (0, Duration::from_millis(20)));
     }
 }

@@ -11,7 +11,9 @@
 //! Nothing is lent to two at a time. A cgroup that was lent never comes back; a network namespace does only where that is asked for
 //! ([`super::network`]).
 
+use super::memory::{self, ANY_CGROUP, NETWORK, Room};
 use super::network::Network;
+use super::pace::{Budget, Ledger, Pace};
 use super::stock::PAUSE;
 use super::template::{Identity, Template};
 use crate::container::state::new_id;
@@ -27,6 +29,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -108,13 +111,22 @@ fn clean_up(records: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the maker is to make.
+#[derive(Debug)]
+enum Wanted {
+    /// A network namespace.
+    Network,
+    /// A cgroup for a bundle.
+    Cgroup(Identity, Arc<Template>),
+}
+
 /// What the maker is to do.
 #[derive(Debug)]
 enum Order {
-    /// Make a network namespace.
-    Network,
-    /// Make a cgroup for a bundle.
-    Cgroup(Identity, Arc<Template>),
+    /// Make this, as soon as there is nothing else to do and the limits allow it.
+    Make(Wanted),
+    /// Make no more cgroups of this.
+    Forget(Arc<Template>),
     /// Remove a cgroup.
     Remove(Cgroup),
     /// Let go of a network namespace.
@@ -134,9 +146,16 @@ enum Made {
 
 struct Maker {
     orders: Receiver<Order>,
+    /// What has not been made yet.
+    wanted: VecDeque<Wanted>,
+    /// What it has of the pool's limits, and how long it rests because of them.
+    budget: Budget,
+    rests_until: Instant,
     made: Sender<Made>,
     bell: Arc<EventFd>,
     records: PathBuf,
+    /// How many orders are not done that take something away.
+    undone: Arc<AtomicUsize>,
     /// Namespaces to be destroyed, and since when the first waits.
     pending: Vec<Network>,
     since: Instant,
@@ -145,35 +164,71 @@ struct Maker {
 }
 
 impl Maker {
-    /// Works until nobody orders any more.
+    /// Works until nobody orders any more. To take something away comes before making anything, and does not count.
     fn run(mut self) {
         loop {
-            let order = match self.pending.is_empty() {
-                true => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => self.orders.recv_timeout(GATHERING.saturating_sub(self.since.elapsed())),
+            let order = match self.patience() {
+                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(patience) => self.orders.recv_timeout(patience),
             };
             match order {
-                Ok(Order::Network) => self.tell(Made::Network(Network::new(self.reuse))),
-                Ok(Order::Cgroup(bundle, template)) => {
-                    let made = Cgroup::new(&template, &self.records);
-                    self.tell(Made::Cgroup(bundle, template, made));
+                Ok(Order::Make(wanted)) => self.wanted.push_back(wanted),
+                Ok(Order::Forget(template)) => {
+                    self.wanted.retain(|wanted| !matches!(wanted, Wanted::Cgroup(_, of) if Arc::ptr_eq(of, &template)));
                 }
-                Ok(Order::Remove(cgroup)) => cgroup.remove(),
+                Ok(Order::Remove(cgroup)) => {
+                    cgroup.remove();
+                    self.undone.fetch_sub(1, Ordering::Relaxed);
+                }
                 Ok(Order::Destroy(network)) => self.destroy(network),
                 Ok(Order::Inspect(bundle, template, network)) => match network.require_unused() {
-                    Ok(()) => self.tell(Made::Again(bundle, template, network)),
+                    Ok(()) => {
+                        self.undone.fetch_sub(1, Ordering::Relaxed);
+                        self.tell(Made::Again(bundle, template, network));
+                    }
                     Err(error) => {
                         log::debug(|| format!("pool: not used again: {error}"));
                         self.destroy(network);
                     }
                 },
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.make(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.pending.len() >= MOST_PENDING || self.since.elapsed() >= GATHERING {
+                self.undone.fetch_sub(self.pending.len(), Ordering::Relaxed);
                 self.pending.clear();
             }
         }
+    }
+
+    /// How long there is nothing to do unless it is ordered; `None` for ever.
+    fn patience(&self) -> Option<Duration> {
+        let gathers = (!self.pending.is_empty()).then(|| GATHERING.saturating_sub(self.since.elapsed()));
+        let rests = (!self.wanted.is_empty()).then(|| self.rests_until.saturating_duration_since(Instant::now()));
+        gathers.into_iter().chain(rests).min()
+    }
+
+    /// Makes one of what is wanted, if it is time.
+    fn make(&mut self) {
+        if Instant::now() < self.rests_until {
+            return;
+        }
+        let (made, is_made) = match self.wanted.pop_front() {
+            Some(Wanted::Network) => {
+                let made = Network::new(self.reuse);
+                let is_made = made.is_ok();
+                (Made::Network(made), is_made)
+            }
+            Some(Wanted::Cgroup(bundle, template)) => {
+                let made = Cgroup::new(&template, &self.records);
+                let is_made = made.is_ok();
+                (Made::Cgroup(bundle, template, made), is_made)
+            }
+            None => return,
+        };
+        let used = self.budget.used(None);
+        self.rests_until = Instant::now() + self.budget.rest(used, is_made);
+        self.tell(made);
     }
 
     fn destroy(&mut self, network: Network) {
@@ -195,6 +250,8 @@ impl Maker {
 struct OfBundle {
     template: Arc<Template>,
     cgroups: VecDeque<Cgroup>,
+    /// How much memory one takes, in bytes.
+    size: u64,
     /// How many cgroups are being made.
     ordered: usize,
     /// Namespaces of its containers, as good as new.
@@ -221,6 +278,10 @@ pub struct Parts {
     orders: Sender<Order>,
     made: Receiver<Made>,
     maker: JoinHandle<()>,
+    /// How many things are still to be taken away.
+    undone: Arc<AtomicUsize>,
+    /// How much memory more may take that come back, in bytes.
+    left: u64,
     /// Whether network namespaces are used again.
     reuse: bool,
     networks: VecDeque<Network>,
@@ -238,12 +299,12 @@ pub struct Parts {
 
 impl Parts {
     /// Keeps `wanted` network namespaces, and as many cgroups for each bundle; `None` for none. With `reuse`, namespaces that
-    /// are as good as new are used again for the same bundle. What is to be removed if this process
+    /// are as good as new are used again for the same bundle. They are made within `pace`, of which `ledger` has what is used. What is to be removed if this process
     /// is killed is written down below `directory`, the pool's; what another has left there is removed.
     ///
     /// # Errors
     /// What the file system or the kernel says.
-    pub fn new(wanted: usize, reuse: bool, directory: &Path) -> Result<Option<Self>> {
+    pub fn new(wanted: usize, reuse: bool, directory: &Path, (pace, ledger): (Pace, &Ledger)) -> Result<Option<Self>> {
         let records = directory.join("parts");
         clean_up(&records)?;
         if wanted == 0 {
@@ -254,15 +315,33 @@ impl Parts {
         epoll.add(&bell, EpollEvent::new(EpollFlags::EPOLLIN, MADE)).doing(|| "watch an eventfd")?;
         let bell = Arc::new(bell);
         let ((orders, to_make), (made, is_made)) = (channel(), channel());
-        let (pending, since) = (Vec::new(), Instant::now());
-        let maker = Maker { orders: to_make, made, bell: Arc::clone(&bell), records, pending, since, reuse };
+        let undone = Arc::new(AtomicUsize::new(0));
+        let (counted, rung, ledger) = (Arc::clone(&undone), Arc::clone(&bell), ledger.clone());
+        let maker = move || {
+            let maker = Maker {
+                orders: to_make,
+                wanted: VecDeque::new(),
+                budget: Budget::new(pace, ledger),
+                rests_until: Instant::now(),
+                made,
+                bell: rung,
+                records,
+                undone: counted,
+                pending: Vec::new(),
+                since: Instant::now(),
+                reuse,
+            };
+            maker.run();
+        };
         Ok(Some(Self {
             wanted,
             epoll,
             bell,
             orders,
             made: is_made,
-            maker: std::thread::spawn(move || maker.run()),
+            maker: std::thread::spawn(maker),
+            undone,
+            left: 0,
             reuse,
             networks: VecDeque::new(),
             ordered: 0,
@@ -287,12 +366,12 @@ impl Parts {
         self.failure.is_some()
     }
 
-    /// Orders what is missing for `templates`, if anything `may_be_made` now, and gives up what others had. Whether that has to wait
-    /// for a moment.
+    /// Orders what is missing for `templates`, as far as there is room, and gives up what others had. Nothing is made without `room`.
+    /// Whether that has to wait for a moment.
     pub fn order<'a>(
         &mut self,
         templates: impl Iterator<Item = (&'a Identity, &'a Arc<Template>)>,
-        may_be_made: bool,
+        room: Option<&mut Room>,
     ) -> bool {
         let (mut now, mut wants_network) = (HashMap::new(), false);
         for (bundle, template) in templates {
@@ -301,11 +380,14 @@ impl Parts {
             let kept = if self.of.get(bundle).is_some_and(same) { self.of.remove(bundle) } else { None };
             now.insert(*bundle, kept.unwrap_or_else(|| OfBundle::new(template)));
         }
-        for OfBundle { cgroups, networks, .. } in std::mem::replace(&mut self.of, now).into_values() {
+        for OfBundle { template, cgroups, networks, .. } in std::mem::replace(&mut self.of, now).into_values() {
+            self.send(Order::Forget(template));
             cgroups.into_iter().for_each(|cgroup| self.send(Order::Remove(cgroup)));
             networks.into_iter().for_each(|network| self.send(Order::Destroy(network)));
         }
-        if !may_be_made || self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
+        let Some(room) = room else { return false };
+        self.left = room.memory();
+        if self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
             return false;
         }
         let networks = if wants_network { self.wanted.saturating_sub(self.networks.len() + self.ordered) } else { 0 };
@@ -317,22 +399,33 @@ impl Parts {
         if 2 * most <= self.wanted && self.last_asked.elapsed() < PAUSE {
             return true;
         }
-        for _ in 0..networks {
-            self.ordered += 1;
-            self.send(Order::Network);
-        }
         let mut orders = Vec::new();
+        for _ in 0..room.take_memory(networks, NETWORK) {
+            self.ordered += 1;
+            orders.push(Wanted::Network);
+        }
         for (bundle, of) in &mut self.of {
-            for _ in 0..of.missing(self.wanted) {
+            for _ in 0..room.take_memory(of.missing(self.wanted), of.size) {
                 of.ordered += 1;
-                orders.push(Order::Cgroup(*bundle, Arc::clone(&of.template)));
+                orders.push(Wanted::Cgroup(*bundle, Arc::clone(&of.template)));
             }
         }
-        orders.into_iter().for_each(|order| self.send(order));
+        self.left = room.memory();
+        orders.into_iter().for_each(|wanted| self.send(Order::Make(wanted)));
         false
     }
 
+    /// How much memory they take, those that are being made included, in bytes.
+    pub fn memory(&self) -> u64 {
+        let of_bundle =
+            |of: &OfBundle| of.size * (of.cgroups.len() + of.ordered) as u64 + NETWORK * of.networks.len() as u64;
+        NETWORK * (self.networks.len() + self.ordered) as u64 + self.of.values().map(of_bundle).sum::<u64>()
+    }
+
     fn send(&self, order: Order) {
+        if matches!(order, Order::Remove(_) | Order::Destroy(_) | Order::Inspect(..)) {
+            self.undone.fetch_add(1, Ordering::Relaxed);
+        }
         // The maker is there for as long as this is.
         let _ = self.orders.send(order);
     }
@@ -363,7 +456,11 @@ impl Parts {
             Made::Cgroup(bundle, template, made) => match (of_bundle(&mut self.of, &bundle, &template), made) {
                 (Some(of), made) => {
                     of.ordered = of.ordered.saturating_sub(1);
-                    made.map(|cgroup| of.cgroups.push_back(cgroup)).err()
+                    made.map(|cgroup| {
+                        of.size = memory::of_cgroup(&cgroup.directories);
+                        of.cgroups.push_back(cgroup);
+                    })
+                    .err()
                 }
                 (None, Ok(cgroup)) => {
                     self.send(Order::Remove(cgroup));
@@ -372,9 +469,12 @@ impl Parts {
                 (None, Err(error)) => Some(error),
             },
             Made::Again(bundle, template, network) => {
-                let most = self.wanted;
+                let most = if self.left >= NETWORK { self.wanted } else { 0 };
                 match of_bundle(&mut self.of, &bundle, &template).filter(|of| of.networks.len() < most) {
-                    Some(of) => of.networks.push(network),
+                    Some(of) => {
+                        of.networks.push(network);
+                        self.left -= NETWORK;
+                    }
                     None => self.send(Order::Destroy(network)),
                 }
                 return;
@@ -461,6 +561,9 @@ impl Parts {
             "cgroups": self.of.values().map(|of| of.cgroups.len()).sum::<usize>(),
             "usedNetworks": self.of.values().map(|of| of.networks.len()).sum::<usize>(),
             "lent": self.lent.len(),
+            "beingMade": self.ordered + self.of.values().map(|of| of.ordered).sum::<usize>(),
+            "pending": self.undone.load(Ordering::Relaxed),
+            "memory": self.memory(),
             "served": self.served,
             "missed": self.missed,
             "reused": self.reused,
@@ -470,7 +573,7 @@ impl Parts {
 
     /// Removes what nobody has, and waits until it is gone. What is lent stays who has it.
     pub fn end(mut self) {
-        let _ = self.order(std::iter::empty(), false);
+        let _ = self.order(std::iter::empty(), None);
         for (_, Lent { answers, cgroup, .. }) in self.lent.drain() {
             if let Some(cgroup) = cgroup.filter(|_| is_taken(&answers)) {
                 cgroup.forget();
@@ -490,7 +593,7 @@ impl Parts {
 impl OfBundle {
     fn new(template: &Arc<Template>) -> Self {
         let template = Arc::clone(template);
-        Self { template, cgroups: VecDeque::new(), ordered: 0, networks: Vec::new() }
+        Self { template, cgroups: VecDeque::new(), size: ANY_CGROUP, ordered: 0, networks: Vec::new() }
     }
 
     /// How many cgroups are missing to `wanted`.

@@ -3,7 +3,7 @@
 use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
-use super::pace::Pace;
+use super::pace::{Ledger, Pace};
 use super::parts::Parts;
 use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
@@ -94,6 +94,8 @@ struct Server {
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
     cleaner: Cleaner,
+    /// What has been used of the pace.
+    ledger: Ledger,
     /// For who finds no sandbox.
     parts: Option<Parts>,
 }
@@ -121,14 +123,15 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     mask.thread_block().doing(|| "block signals")?;
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
     // Before there are other threads, and before there is much to copy.
-    let filler = Filler::begin(&settings.options, settings.pace)?;
+    let ledger = Ledger::new()?;
+    let filler = Filler::begin(&settings.options, settings.pace, &ledger)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
     for (fd, key) in [(requests.as_fd(), REQUESTS), (filler.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
     }
     let cleaner = Cleaner::begin();
     let directory = settings.socket.parent().unwrap_or(Path::new("")).to_owned();
-    let parts = Parts::new(settings.parts, settings.reuse_networks, &directory)?;
+    let parts = Parts::new(settings.parts, settings.reuse_networks, &directory, (settings.pace, &ledger))?;
     if let Some(parts) = &parts {
         epoll.add(parts.news(), EpollEvent::new(EpollFlags::EPOLLIN, PARTS)).doing(|| "watch a descriptor")?;
     }
@@ -146,6 +149,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         traced: Vec::new(),
         filler: Some(filler),
         cleaner,
+        ledger,
         parts,
     };
     let mut begin = || {
@@ -259,7 +263,8 @@ impl Server {
 
     /// Orders what is wanted, and gives up what nobody asks for.
     fn order(&mut self) {
-        let mut room = Room::beside(self.settings.bounds, self.stocks.values());
+        let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
+        let mut room = Room::beside(self.settings.bounds, self.stocks.values(), memory_of_parts);
         // What has ended is taken away first.
         let is_behind = self.cleaner.is_behind();
         self.is_waiting = is_behind;
@@ -284,7 +289,7 @@ impl Server {
             for _ in 0..room.take(wanted, stock.size) {
                 let begun = match &mut self.filler {
                     Some(filler) => Ok(filler),
-                    none => begin_again(none, &self.settings, &self.epoll),
+                    none => begin_again(none, &self.settings, &self.ledger, &self.epoll),
                 };
                 match begun {
                     Ok(filler) => filler.order(*bundle, &stock.template),
@@ -298,7 +303,11 @@ impl Server {
         }
         if let Some(parts) = &mut self.parts {
             let current = self.stocks.iter().filter(|(_, stock)| !stock.is_stale);
-            self.is_waiting |= parts.order(current.map(|(bundle, stock)| (bundle, &stock.template)), !is_behind);
+            let current = current.map(|(bundle, stock)| (bundle, &stock.template));
+            // Sandboxes come first: those as well of which nobody knows yet how much they take.
+            let is_measured = !self.stocks.values().any(|stock| stock.size.is_none() && stock.ordered > 0);
+            let may_be_made = !is_behind && (is_measured || self.settings.bounds.memory.is_none());
+            self.is_waiting |= parts.order(current, may_be_made.then_some(&mut room));
         }
         if let Some(idle) = self.settings.idle {
             let over: Vec<_> =
@@ -621,6 +630,8 @@ impl Server {
 
     fn status(&self) -> String {
         let Settings { pace, bounds, idle, .. } = &self.settings;
+        let (made, took) = self.ledger.status();
+        let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
         let stocks = self.stocks.values().map(|stock| {
             serde_json::json!({
                 "bundle": stock.template.options.bundle,
@@ -637,7 +648,9 @@ impl Server {
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
             "pending": self.cleaner.pending(),
-            "memory": self.stocks.values().map(Stock::memory).sum::<u64>(),
+            "memory": self.stocks.values().map(Stock::memory).sum::<u64>() + memory_of_parts,
+            "made": made,
+            "cpuSeconds": took.as_secs_f64(),
             "parts": self.parts.as_ref().map(Parts::status),
             "limits": {
                 "max": bounds.parts,
@@ -652,8 +665,13 @@ impl Server {
 }
 
 /// Begins the filler anew.
-fn begin_again<'a>(filler: &'a mut Option<Filler>, settings: &Settings, epoll: &Epoll) -> Result<&'a mut Filler> {
-    let begun = Filler::begin(&settings.options, settings.pace)?;
+fn begin_again<'a>(
+    filler: &'a mut Option<Filler>,
+    settings: &Settings,
+    ledger: &Ledger,
+    epoll: &Epoll,
+) -> Result<&'a mut Filler> {
+    let begun = Filler::begin(&settings.options, settings.pace, ledger)?;
     epoll.add(&begun, EpollEvent::new(EpollFlags::EPOLLIN, NEWS)).doing(|| "watch a descriptor")?;
     Ok(filler.insert(begun))
 }

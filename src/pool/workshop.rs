@@ -1,7 +1,7 @@
 //! What the filler's process does.
 
 use super::filler::{MOST, news, order};
-use super::pace::{Budget, Pace};
+use super::pace::{Budget, Ledger, Pace};
 use super::setup;
 use super::template::Template;
 use crate::container::ground::Ground;
@@ -24,11 +24,11 @@ struct Loaded {
 }
 
 /// Makes what is ordered on `socket`, in a process that has just been forked, until nobody orders any more.
-pub fn run(socket: &OwnedFd, options: &Options, pace: Pace) -> ! {
+pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: Ledger) -> ! {
     // It never drops what its copy of the pool's memory has.
     let worked = begin(socket).and_then(|()| {
         let options = Options { stdio: Some(setup::no_stdio()?), ..options.clone() };
-        work(socket, &options, pace)
+        work(socket, &options, Budget::new(pace, ledger))
     });
     if let Err(error) = worked {
         let _ = answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]);
@@ -50,9 +50,9 @@ fn begin(socket: &OwnedFd) -> Result<()> {
     sys_fs::close_range(own + 1, u32::MAX).map_err(doing)
 }
 
-fn work(socket: &OwnedFd, options: &Options, pace: Pace) -> Result<()> {
+fn work(socket: &OwnedFd, options: &Options, mut budget: Budget) -> Result<()> {
     let mut loaded: HashMap<u32, Result<Loaded, String>> = HashMap::new();
-    let (mut budget, mut data) = (Budget::new(pace), [0; MOST]);
+    let mut data = [0; MOST];
     while let Some(count) = next(socket, &mut data) {
         let message = data.get(..count).unwrap_or_default();
         let Some((&[kind, ref number @ ..], rest)) = message.split_first_chunk::<5>() else { break };
@@ -70,13 +70,16 @@ fn work(socket: &OwnedFd, options: &Options, pace: Pace) -> Result<()> {
                     Some(Err(why)) => Err(Error::new(Kind::System, why.clone())),
                     None => Err(Error::new(Kind::System, "nothing is known of the bundle")),
                 };
-                let used = budget.used(made.as_ref().ok().copied());
+                let (used, is_made) = (budget.used(made.as_ref().ok().copied()), made.is_ok());
                 if let Err(error) = made
                     && answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]).is_err()
                 {
                     break;
                 }
-                budget.rest(used);
+                let pause = budget.rest(used, is_made);
+                if !pause.is_zero() {
+                    std::thread::sleep(pause);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use super::raw::call;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// One value in anonymous memory that a clone shares with its parent (mmap(2), MAP_SHARED).
 #[derive(Debug)]
@@ -78,6 +78,9 @@ pub struct Report {
 
 // SAFETY: all fields are atomics, for which zero is valid.
 unsafe impl SharedValue for Report {}
+
+// SAFETY: atomics, for which zero is valid.
+unsafe impl<const COUNT: usize> SharedValue for [AtomicU64; COUNT] {}
 
 impl Report {
     /// For how many steps there is room for a time. Further steps are executed, not timed.
