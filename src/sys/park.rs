@@ -115,11 +115,19 @@ struct Parked {
     kept: [(usize, usize); RANGES],
 }
 
-const STACK: usize = 16 * 1024;
-const PAGE: usize = 4096;
 const RANGES: usize = 8;
-/// Where user memory ends at most, by architecture and configuration; the first that munmap(2) accepts is taken.
-const ENDS: [usize; 4] = [(1 << 47) - PAGE, 1 << 48, 1 << 42, 1 << 39];
+
+/// A multiple of every page size that the kernel may have been built with. No segment of the executable begins in a page of
+/// this size in which another one ends (ld's max-page-size).
+const PAGE: usize = if cfg!(target_arch = "aarch64") { 64 * 1024 } else { 4096 };
+
+const STACK: usize = if PAGE > 16 * 1024 { PAGE } else { 16 * 1024 };
+
+/// Where user memory ends, by configuration, the highest first: the first that munmap(2) accepts is taken.
+#[cfg(target_arch = "x86_64")]
+const ENDS: [usize; 1] = [(1 << 47) - PAGE];
+#[cfg(target_arch = "aarch64")]
+const ENDS: [usize; 5] = [1 << 48, 1 << 47, 1 << 42, 1 << 39, 1 << 36];
 
 /// Waits on `lease` for a message, and executes the program. It returns if it could not begin to.
 pub fn park(lease: RawFd, last: &Last<'_>) -> Errno {
