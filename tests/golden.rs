@@ -211,13 +211,20 @@ fn difference(old: &[String], new: &[String]) -> String {
     text
 }
 
+/// A Plan without the lengths of its filters, which depend on the architecture's system call numbers.
+fn without_lengths(plan: &str) -> String {
+    let words = plan.split(' ').collect::<Vec<_>>();
+    let is_length = |index: usize| words.get(index + 1).is_some_and(|next| next.starts_with("instructions)"));
+    let words = words.iter().enumerate().map(|(index, word)| if is_length(index) { "some" } else { word });
+    words.collect::<Vec<_>>().join(" ")
+}
+
 #[test]
 fn plans_are_as_they_were() {
-    if cfg!(not(target_arch = "x86_64")) {
-        println!("skipped: the Plans hold system call numbers of x86-64");
-        return;
-    }
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| !value.is_empty());
+    // The files are those of x86-64.
+    let is_exact = cfg!(target_arch = "x86_64");
+    let comparable = |plan: String| if is_exact { plan } else { steps(&without_lengths(&plan)).join("\n") };
+    let update = is_exact && std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| !value.is_empty());
     let mut changed = String::new();
     let mut used = BTreeSet::new();
     for (name, config, layout, change) in cases() {
@@ -236,7 +243,10 @@ fn plans_are_as_they_were() {
         let old = fs::read_to_string(&path).unwrap_or_default();
         if update {
             fs::write(&path, new).unwrap();
-        } else if old != new {
+            continue;
+        }
+        let (old, new) = (comparable(old), comparable(new));
+        if old != new {
             let steps = difference(&steps(&old), &steps(&new));
             let steps = if steps.is_empty() { "    nothing but white space and numbers\n".to_owned() } else { steps };
             changed += &format!("{name}:\n{steps}\n");
