@@ -12,11 +12,11 @@ ACTION := dist/hello
 STARTS := 100000
 
 .DEFAULT_GOAL := build
-.PHONY: help build run test soak test-engines test-vm bench bench-cold bench-ctr check-bench figure bundle man install clean need shim $(MEASURE) $(SHIM)
+.PHONY: help build run test soak test-engines test-vm run-aarch64 test-aarch64 bench bench-cold bench-ctr check-bench figure bundle man install clean need need-aarch64 shim $(MEASURE) $(SHIM)
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: need ## the static release binary, dist/microrun
 	scripts/build $(MICRORUN)
@@ -43,6 +43,14 @@ test-engines: build bundle $(SHIM) ## containerd, Podman, Docker and others with
 test-vm: build bundle dist/ukvm ## the same tests in VMs of unified cgroup v2, with and without systemd
 	scripts/need test vm
 	MICRORUN=$(CURDIR)/$(MICRORUN) tests/vm/suite
+
+run-aarch64: dist/aarch64/microrun dist/aarch64/hello ## the "Hello" container on AArch64, in a VM
+	VM_ARCH=aarch64 tests/vm/run light -a $(CURDIR)/dist/aarch64 -- sh -ec 'cd $(CURDIR)/dist/aarch64; \
+		mkdir -p $(addprefix /run/bundle/rootfs/,dev proc sys tmp); cp hello /run/bundle/rootfs/; \
+		./microrun spec --bundle /run/bundle --action /hello; ./microrun run /run/bundle/'
+
+test-aarch64: dist/aarch64/microrun ## every test that the VM of AArch64 can run
+	MICRORUN=$(CURDIR)/$< scripts/cross aarch64 tests/vm/suite light
 
 bench: build $(MEASURE) dist/ukvm ## starts against bare processes and other runtimes (docs/benchmark.md; BENCH='--quick', '--help' for options)
 	-scripts/need bench
@@ -78,6 +86,15 @@ $(ACTION): rootfs/hello-$(ARCH).S
 	ld -n -s -z noseparate-code --build-id=none -o $@ $@.o
 	@rm $@.o
 
+dist/aarch64/microrun: need-aarch64
+	scripts/cross aarch64 scripts/build $@
+
+dist/aarch64/hello: rootfs/hello-aarch64.S | need-aarch64
+	@mkdir -p dist/aarch64
+	aarch64-linux-gnu-as -o $@.o $<
+	aarch64-linux-gnu-ld -n -s -z noseparate-code --build-id=none -o $@ $@.o
+	@rm $@.o
+
 dist/floor dist/pause dist/peak: dist/%: benches/%.c
 	@mkdir -p dist
 	cc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
@@ -104,3 +121,6 @@ clean: ## remove what the targets made
 
 need:
 	@scripts/need build
+
+need-aarch64: need
+	@scripts/need aarch64
