@@ -8,14 +8,17 @@ mod common;
 use common::pool::{Pool, run_args};
 use common::{Bundle, Output, host, output};
 use microrun::sys::request::{self, Header};
-use microrun::sys::socket;
+use microrun::sys::{process, socket};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The run of a bundle by `wrapper`, which executes the arguments that it is given. It is named by its path: busybox's shell
 /// would prefer its own, which knows fewer options.
@@ -181,6 +184,119 @@ fn malformed_requests_are_refused_and_leave_nothing() {
     assert_eq!(pool.served(), 0);
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
     let _ = fs::remove_dir("/dev/shm/microrun-none");
+}
+
+/// A client's sockets for the answers, and to the pool.
+fn client(pool: &Path) -> (OwnedFd, OwnedFd, OwnedFd) {
+    let (ours, theirs) = socket::packets().unwrap();
+    let to = microrun::sys::own(socket::datagram().unwrap());
+    socket::connect(to.as_raw_fd(), pool.as_os_str().as_bytes()).unwrap();
+    (ours, theirs, to)
+}
+
+#[test]
+fn more_descriptors_than_a_request_has_are_dropped() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let (directory, null) = (fs::File::open(&bundle.path).unwrap(), null());
+    let before = pool.descriptors();
+    let good = request(request::RUN, pool.lab.path("run").as_os_str().as_bytes(), b"");
+    for count in [1, 2, 7, 100, 248] {
+        let (ours, theirs, to) = client(&pool.socket());
+        let stdio = [null.as_raw_fd(); 3];
+        let more = vec![null.as_raw_fd(); count];
+        let fds = [&[theirs.as_raw_fd(), directory.as_raw_fd()][..], &stdio, &more].concat();
+        let parts = [std::io::IoSlice::new(&good)];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(to.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).unwrap();
+        drop(theirs);
+        let mut text = [0; request::ANSWER];
+        assert!(request::is_told(ours.as_raw_fd()), "{count}");
+        let (length, _) = socket::receive_fd(ours.as_raw_fd(), &mut text).unwrap();
+        assert_cold((length > 0).then(|| text[..length].to_vec()), "many descriptors");
+    }
+    common::eventually(|| pool.descriptors() <= before);
+    assert_eq!(pool.served(), 0);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+}
+
+#[test]
+fn a_flood_of_requests_does_not_keep_the_pool_from_anything_else() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let (is_over, socket) = (AtomicBool::new(false), pool.socket());
+    let flood = || {
+        let null = null();
+        let (_ours, theirs, to) = client(&socket);
+        // Nobody reads what is answered.
+        let bytes = request(request::STATUS, b"", b"");
+        let fds = [theirs.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+        while !is_over.load(Ordering::Relaxed)
+            && microrun::sys::socket::send_fds(to.as_raw_fd(), &[&bytes], &fds).is_ok()
+        {}
+    };
+    std::thread::scope(|scope| {
+        (0..4).for_each(|_| drop(scope.spawn(flood)));
+        // It is served, its end is heard of, another is made, and the pool ends when it is told to.
+        assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+        common::eventually(|| pool.is_gone(1));
+        host("kill", &[&pool.server.id().to_string()]);
+        common::eventually(|| !pool.socket().exists());
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_sandbox_that_cannot_take_its_descriptors_never_began() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |config| drop(config["process"]["rlimits"].take()));
+    let (directory, null) = (fs::File::open(&bundle.path).unwrap(), null());
+    let root = pool.lab.path("run");
+    let root = root.as_os_str().as_bytes();
+    let mut header = header(request::RUN, root.len(), 0);
+    header.limits[process::NOFILE as usize] = [2, 2];
+    let (ours, theirs, to) = client(&pool.socket());
+    let fds = [theirs.as_raw_fd(), directory.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+    socket::send_fds(to.as_raw_fd(), &[header.bytes(), root], &fds).unwrap();
+    drop(theirs);
+    let mut heard = Vec::new();
+    let mut text = [0; request::ANSWER];
+    while let Ok((1.., _)) = socket::receive_fd(ours.as_raw_fd(), &mut text) {
+        heard.push(text[0]);
+    }
+    assert_eq!(heard, [request::answer::STARTED, request::answer::COLD]);
+    common::eventually(|| pool.is_gone(1));
+}
+
+#[test]
+fn a_status_is_whole_with_many_bundles() {
+    let pool = pool!();
+    let path = pool.lab.path("a-name-that-is-as-long-as-names-of-bundles-are-at-times");
+    fs::create_dir(&path).unwrap();
+    let first = pool.lab.bundle(|config| drop(config["linux"].as_object_mut().unwrap().remove("cgroupsPath")));
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&fs::read(first.path.join("config.json")).unwrap()).unwrap();
+    config["root"]["path"] = serde_json::json!(first.rootfs());
+    let bundles: Vec<_> = (0..600).map(|number| path.join(number.to_string())).collect();
+    for bundle in &bundles {
+        fs::create_dir(bundle).unwrap();
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    }
+    let paths = bundles.iter().map(|bundle| bundle.to_str().unwrap());
+    pool.microrun(&["pool", "fill", "--size=0"].into_iter().chain(paths).collect::<Vec<_>>()).ok();
+    // Also for who does not read at once.
+    let (ours, theirs, to) = client(&pool.socket());
+    let null = null();
+    let fds = [theirs.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd(), null.as_raw_fd()];
+    socket::send_fds(to.as_raw_fd(), &[&request(request::STATUS, b"", b"")], &fds).unwrap();
+    drop(theirs);
+    assert_eq!(pool.status()["bundles"].as_array().unwrap().len(), 600);
+    let (mut heard, mut text) = (Vec::new(), [0; request::ANSWER]);
+    while let Ok((count @ 1.., _)) = socket::receive_fd(ours.as_raw_fd(), &mut text) {
+        heard.extend_from_slice(&text[1..count]);
+    }
+    let status: serde_json::Value = serde_json::from_slice(&heard).unwrap();
+    assert_eq!(status["bundles"].as_array().unwrap().len(), 600);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! A command asks by one datagram ([`crate::sys::request`]). Who has a sandbox's lease starts it by one message
 //! ([`crate::sys::park::Message`]), without the pool: a program does so with [`Pool`].
 
+mod answers;
 mod cleaner;
 mod client;
 mod filler;

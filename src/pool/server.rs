@@ -1,5 +1,6 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
+use super::answers::{Unsaid, say};
 use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
@@ -63,6 +64,12 @@ const FIRST: u64 = 2;
 /// With more than this many starts since, it is time to complete their records.
 const MOST_UNANNOUNCED: usize = 64;
 
+/// How many requests are taken before others are heard: ends, news, signals.
+const MOST_REQUESTS: usize = 16;
+
+/// How many who do not read a long answer at once are waited for. Others get the beginning.
+const MOST_UNSAID: usize = 16;
+
 /// A container or a sandbox.
 struct Held {
     part: Part,
@@ -91,6 +98,8 @@ struct Server {
     unannounced: Vec<u64>,
     /// Containers whose end has been heard of and cannot be waited for yet: whoever traces them comes first (ptrace(2)).
     traced: Vec<u64>,
+    /// Answers that take longer.
+    unsaid: HashMap<u64, Unsaid>,
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
     cleaner: Cleaner,
@@ -147,6 +156,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         is_waiting: false,
         unannounced: Vec::new(),
         traced: Vec::new(),
+        unsaid: HashMap::new(),
         filler: Some(filler),
         cleaner,
         ledger,
@@ -391,7 +401,8 @@ impl Server {
 
     fn take_requests(&mut self) {
         let mut data = [0u8; request::MOST];
-        while let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) {
+        for _ in 0..MOST_REQUESTS {
+            let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) else { return };
             let message = data.get(..received.count).unwrap_or_default();
             self.take(message, received);
         }
@@ -439,8 +450,17 @@ impl Server {
             _ => Err(Error::new(Kind::Usage, "the pool does not know what that is: it is of another version")),
         };
         match done {
-            Ok(text) => say(&answers, answer::DONE, &text),
-            Err(error) => say(&answers, answer::FAILED, &error.to_string()),
+            Ok(text) => self.tell(Unsaid::new(answers, answer::DONE, text)),
+            Err(error) => self.tell(Unsaid::new(answers, answer::FAILED, error.to_string())),
+        }
+    }
+
+    /// Answers; what there is no room for is said when there is.
+    fn tell(&mut self, mut unsaid: Unsaid) {
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT, self.next * 2 + 1);
+        if !unsaid.say() && self.unsaid.len() < MOST_UNSAID && self.epoll.add(&unsaid, event).is_ok() {
+            self.unsaid.insert(self.next, unsaid);
+            self.next += 1;
         }
     }
 
@@ -524,6 +544,9 @@ impl Server {
     }
 
     fn hear_of(&mut self, key: u64) {
+        if self.unsaid.get_mut(&key).is_some_and(Unsaid::say) {
+            self.unsaid.remove(&key);
+        }
         let Some(held) = self.held.get_mut(&key) else { return };
         match &held.given {
             Some(Given { answers: Some(_), is_detached: false }) => self.nobody_waits(key),
@@ -740,18 +763,6 @@ fn limits(place: &Place, header: &Header, parked: &Parked) -> Result<(), &'stati
         }
     }
     Ok(())
-}
-
-/// Answers. Who does not listen any more has not missed anything.
-fn say(answers: &OwnedFd, kind: u8, text: &str) {
-    let mut rest = text.as_bytes();
-    loop {
-        let (now, later) = rest.split_at(rest.len().min(request::ANSWER - 1));
-        if socket::send_fds_now(answers.as_raw_fd(), &[&[kind], now], &[]).is_err() || later.is_empty() {
-            return;
-        }
-        rest = later;
-    }
 }
 
 /// The path of an open directory.
