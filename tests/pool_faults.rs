@@ -262,7 +262,8 @@ fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() 
     eventually(|| pool.status()["running"] == 1);
     pool.await_ready(&read, 1);
     // Somebody is in the cgroup of one that is given up, so that it cannot be removed.
-    let mut stays = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+    let mut stays = Command::new("sleep");
+    let mut stays = stays.arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     cgroups.iter().for_each(|path| fs::write(path.join("cgroup.procs"), stays.id().to_string()).unwrap());
     let drain = |bundle: &Bundle| pool.microrun(&["pool", "drain", bundle.path.to_str().unwrap()]).ok();
     drain(&first);
