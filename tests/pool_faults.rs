@@ -282,7 +282,7 @@ fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() 
     stays.kill().and_then(|()| stays.wait()).unwrap();
     pool.await_ready(&many, 4);
     eventually(|| pool.status()["pending"] == 0);
-    assert!(pool.is_gone(5));
+    eventually(|| pool.is_gone(5));
 }
 
 #[test]
