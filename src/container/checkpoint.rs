@@ -104,6 +104,9 @@ fn find(options: &Options) -> Result<Target> {
             return Err(Error::new(Kind::WrongState, problem));
         }
     };
+    if state.network_of_pool {
+        entry.note_visit()?;
+    }
     let spec = spec::load_file(&entry.config())?.spec;
     let path = format!("/proc/{}/root", init.pid);
     let root = File::open(&path).doing(|| format!("open {path}"))?.into();

@@ -235,6 +235,9 @@ impl Started {
 
 /// Starts the process; detached, it has executed its program. Where its terminal's master will come, if that is ours.
 fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<(Started, Option<OwnedFd>)> {
+    if target.state.network_of_pool {
+        options.store.find(&options.id)?.note_visit()?;
+    }
     let terminal = prepared.process()?.terminal().unwrap_or(false);
     let served = !options.detach || options.stdio.is_some();
     let terminal = launch::terminal_socket(terminal, options.console_socket.as_deref(), served)?;

@@ -159,8 +159,9 @@ fn launch_into(
 ) -> Result<Launched> {
     let prepared = Arc::new(prepared);
     let plan = &prepared.plan;
-    let mut state = prepared.state.clone();
     let parts = prepared.bundle.parts.as_deref();
+    let network_of_pool = plan.network_helper && parts.is_some_and(|parts| parts.network.is_some());
+    let mut state = State { network_of_pool, ..prepared.state.clone() };
     let given = parts.filter(|parts| parts.cgroup.is_some());
     // What is recorded is removed by `delete`: not the cgroup of somebody else.
     if given.is_none() {

@@ -17,7 +17,7 @@ use crate::sys::{process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Hooks, Spec};
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -93,9 +93,9 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
 }
 
 /// What init waits for: under the filter already, if that allows what waiting takes (it is the longest of what is left to do
-/// when a request comes).
-pub fn wait(filter: Option<&Filter>) -> Wait {
-    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&crate::sys::park::CALLS)) }
+/// when a request comes), and in its network namespace if it is `networked`.
+pub fn wait(filter: Option<&Filter>, networked: bool) -> Wait {
+    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&crate::sys::park::CALLS)), networked }
 }
 
 /// Descriptors of a sandbox, for [`Parked::take_over`].
@@ -109,12 +109,37 @@ pub struct Descriptors {
     pub terminal: Option<OwnedFd>,
 }
 
-/// Makes a sandbox, cloned on `ground` if there is one, which waits. It is a child of this process's parent, who has to wait for it even if this
+/// The network namespace in which a sandbox is cloned, and the one to come back to.
+#[derive(Debug, Clone, Copy)]
+pub struct Networks<'a> {
+    /// Where it is cloned.
+    pub its: BorrowedFd<'a>,
+    /// This process's own.
+    pub home: BorrowedFd<'a>,
+}
+
+impl Networks<'_> {
+    /// Does `work` in the sandbox's.
+    fn within<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let enter = |network: BorrowedFd<'_>| process::setns(network.as_raw_fd(), libc::CLONE_NEWNET);
+        enter(self.its).doing(|| "enter the network namespace of a sandbox")?;
+        let done = work();
+        enter(self.home).doing(|| "come back from the network namespace of a sandbox")?;
+        done
+    }
+}
+
+/// Makes a sandbox, cloned on `ground` and in the network namespace of `networks` if there are any, which waits. It is a child of this process's parent, who has to wait for it even if this
 /// fails. When it fails nothing else is left.
 ///
 /// # Errors
 /// One sentence: what could not be done, for which field.
-pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> Result<(Child, Descriptors)> {
+pub fn park(
+    options: &Options,
+    prepared: Prepared,
+    ground: Option<&Ground>,
+    networks: Option<Networks<'_>>,
+) -> Result<(Child, Descriptors)> {
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
     let lock = match entry.try_lock() {
@@ -122,7 +147,7 @@ pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> R
         Ok(None) => return Err(Error::new(Kind::WrongState, "the sandbox is deleted while it is being made")),
         Err(error) => return Err(undo.everything().into_iter().fold(error, Error::and)),
     };
-    match park_into(options, prepared, ground, entry, lock, &mut undo) {
+    match park_into(options, prepared, (ground, networks), entry, lock, &mut undo) {
         Ok(made) => Ok(made),
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
@@ -131,7 +156,7 @@ pub fn park(options: &Options, prepared: Prepared, ground: Option<&Ground>) -> R
 fn park_into(
     options: &Options,
     prepared: Prepared,
-    ground: Option<&Ground>,
+    (ground, networks): (Option<&Ground>, Option<Networks<'_>>),
     entry: Entry,
     lock: Lock,
     undo: &mut Undo,
@@ -141,7 +166,7 @@ fn park_into(
         let problem = "joins a pid or user namespace by its path: start such a container cold";
         return Err(Error::config("linux.namespaces", problem));
     }
-    let mut state = prepared.state.clone();
+    let mut state = State { network_of_pool: networks.is_some(), ..prepared.state.clone() };
     prepared.cgroup.require_unused()?;
     entry.save(&state)?;
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
@@ -160,9 +185,13 @@ fn park_into(
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio, sibling: true };
-    let spawned = match ground {
-        Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner))?,
-        None => launch::spawn(plan, slots, birth, &report, manner)?,
+    let spawn = || match ground {
+        Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner)),
+        None => launch::spawn(plan, slots, birth, &report, manner),
+    };
+    let spawned = match networks {
+        Some(networks) => networks.within(spawn)?,
+        None => spawn()?,
     };
     let child = spawned.child;
     undo.child = Some(child);

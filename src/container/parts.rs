@@ -1,7 +1,7 @@
 //! Parts of a container that a pool has made ahead: its network namespace, its cgroup.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::request::{Given, TAKEN, answer};
+use crate::sys::request::{Given, SPOILT, TAKEN, answer};
 use crate::sys::socket;
 use nix::sys::stat::{FileStat, stat};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -65,5 +65,10 @@ impl Parts {
     pub(super) fn take(&self) {
         // Where there is no pool any more, nobody else will remove it.
         let _ = socket::send_fds_now(self.lender.as_raw_fd(), &[&[TAKEN]], &[]);
+    }
+
+    /// Says that others have been in the network namespace.
+    pub(super) fn spoil(&self) {
+        let _ = socket::send_fds_now(self.lender.as_raw_fd(), &[&[SPOILT]], &[]);
     }
 }

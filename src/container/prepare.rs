@@ -459,6 +459,7 @@ fn initial_state(options: &Options, bundle: &Bundle, facts: &Facts, cgroup: cgro
         shares_pids: !spec::makes_namespace(spec, LinuxNamespaceType::Pid),
         stdio: facts.stdio.clone(),
         own_time: false,
+        network_of_pool: false,
         resources: None,
     }
 }

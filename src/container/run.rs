@@ -102,6 +102,9 @@ fn remove(launched: &Launched) -> Result<Vec<Error>> {
     if launched.prepared.plan.clone_flags & libc::CLONE_NEWPID as u64 == 0 {
         launched.state.cgroup.kill(libc::SIGKILL)?;
     }
+    if let Some(parts) = launched.prepared.bundle.parts.as_ref().filter(|_| launched.entry.was_visited()) {
+        parts.spoil();
+    }
     manage::remove_empty(&launched.entry, &launched.state, Some(spec))
 }
 

@@ -5,6 +5,7 @@
 //! | `state.json` | before anything else is made | all that `delete --force` needs to find the rest |
 //! | `init` | right after the clone | pid and start time of init, as a symbolic link's text |
 //! | `config.json` | while init sets itself up | the configuration, for `exec` and the later hooks |
+//! | `visited` | by `exec`, in a network namespace of a pool | nothing: it is not to be used again |
 //! | `start.sock` | by `create`, removed by `start` | where a created init waits |
 //!
 //! mkdir(2) decides who creates an id. Every file is written beside its name and renamed, so a reader finds it whole or
@@ -37,6 +38,9 @@ pub const OCI_VERSION: &str = "1.3.0";
 
 /// The most bytes an id may have, as in runc.
 const MAX_ID: usize = 1024;
+
+/// The file that says that others have been in the container.
+const VISITED: &str = "visited";
 
 /// What state.json holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +78,9 @@ pub struct State {
     /// Whether it was restored into a time namespace that its config.json does not mention.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own_time: bool,
+    /// Whether its network namespace is a pool's, which may use it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub network_of_pool: bool,
     /// The limits in force, once `update` has changed those of its config.json.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<LinuxResources>,
@@ -464,6 +471,20 @@ impl Entry {
         Ok((status, Some(init)))
     }
 
+    /// Notes that others than the container's own processes are about to enter it, or could get a descriptor out of it: a pool is not to use its network
+    /// namespace again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn note_visit(&self) -> Result<()> {
+        self.write(VISITED, b"")
+    }
+
+    /// Whether that has been noted.
+    pub fn was_visited(&self) -> bool {
+        self.path.join(VISITED).exists()
+    }
+
     /// Removes the directory. One that is gone already is no error.
     ///
     /// # Errors
@@ -722,6 +743,7 @@ mod tests {
                 shares_pids,
                 stdio: None,
                 own_time: false,
+                network_of_pool: false,
                 resources: None,
             },
         )

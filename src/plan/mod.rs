@@ -61,6 +61,8 @@ pub enum Wait {
     Lease {
         /// Whether the filter is in force meanwhile, which it has to allow.
         filtered: bool,
+        /// Whether it is cloned in its network namespace, which is set up.
+        networked: bool,
     },
 }
 

@@ -120,6 +120,10 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
 /// A network namespace that belongs to our own user namespace can be made by a helper, at the same time as the rest.
 /// What is made ahead is in no hurry.
 fn network(builder: &mut Builder, found: &mut Namespaces, wait: Wait) {
+    if matches!(wait, Wait::Lease { networked: true, .. }) {
+        found.clone_flags &= !(libc::CLONE_NEWNET as u64);
+        return;
+    }
     found.network_helper = found.share_memory && found.stage.is_empty() && !matches!(wait, Wait::Lease { .. });
     if found.network_helper {
         found.clone_flags &= !(libc::CLONE_NEWNET as u64);

@@ -90,7 +90,7 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     builder.push("(runtime)", close);
     builder.push("(runtime)", Op::AwaitRecord);
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
-    let is_filtered = context.wait == Wait::Lease { filtered: true };
+    let is_filtered = matches!(context.wait, Wait::Lease { filtered: true, .. });
     if is_filtered {
         builder.extend(confine());
     }

@@ -1,9 +1,11 @@
 //! Takes away what is left of containers, in a thread of its own.
 //!
-//! At leisure, one each millisecond: who waited for the end uses the CPU now, and who asks next. When more than [`MOST_PENDING`] wait for it, there
+//! At leisure, a millisecond after its end: who waited for the end uses the CPU now, and who asks next. When more than [`MOST_PENDING`] wait for it, there
 //! is no pause any more, and the pool makes nothing new until there are fewer: what has ended is not to outgrow what waits.
 
 use super::filler::Part;
+use super::network::{Inspector, Network, Resting};
+use super::template::{Identity, Template};
 use crate::container::park::Parked;
 use crate::container::{launch, manage};
 use crate::log;
@@ -12,9 +14,9 @@ use oci_spec::runtime::Hooks;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many ended containers may wait for their removal before nothing new is made.
 pub const MOST_PENDING: usize = 64;
@@ -27,7 +29,14 @@ const PAUSE: Duration = Duration::from_millis(1);
 struct Job {
     part: Part,
     then: Then,
+    /// Since when.
+    since: Instant,
+    /// For whom its network namespace may be of use.
+    user: Option<(Identity, Arc<Template>)>,
 }
+
+/// A network namespace that can be used again, and by whom.
+pub type Rested = (Identity, Arc<Template>, Network);
 
 /// What is to be done after the end of a container.
 #[derive(Debug)]
@@ -52,22 +61,28 @@ pub struct Cleaner {
     /// How many are not done yet.
     pending: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
+    rested: Receiver<Rested>,
 }
 
 impl Cleaner {
     /// Begins the thread.
     pub fn begin() -> Self {
-        let (jobs, to_do) = channel();
+        let ((jobs, to_do), (rest, rested)) = (channel(), channel());
         let pending = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&pending);
-        Self { jobs, pending, thread: thread::spawn(move || run(&to_do, &counted)) }
+        Self { jobs, pending, thread: thread::spawn(move || run(&to_do, &counted, &rest)), rested }
     }
 
-    /// Leaves a container to it.
-    pub fn take(&self, part: Part, then: Then) {
+    /// Leaves a container to it, whose network namespace may be of use for `user`.
+    pub fn take(&self, part: Part, then: Then, user: Option<(Identity, Arc<Template>)>) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         // The thread is there for as long as this is.
-        let _ = self.jobs.send(Job { part, then });
+        let _ = self.jobs.send(Job { part, then, since: Instant::now(), user });
+    }
+
+    /// A network namespace that can be used again.
+    pub fn rested(&self) -> Option<Rested> {
+        self.rested.try_recv().ok()
     }
 
     /// How many ended containers are not gone yet.
@@ -88,36 +103,58 @@ impl Cleaner {
 }
 
 /// Cleans up until there is nobody left to do so for.
-fn run(jobs: &Receiver<Job>, pending: &AtomicUsize) {
-    let is_behind = || pending.load(Ordering::Relaxed) > MOST_PENDING;
+fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
+    let (mut resting, mut inspector) = (Resting::new(), Inspector::new());
     thread::scope(|hooks| {
-        for Job { part, then } in jobs {
-            match then {
-                Then::Leave => {}
-                Then::Remove => {
-                    if !is_behind() {
-                        thread::sleep(PAUSE);
-                    }
-                    let text = remove(&part.parked);
-                    if !text.is_empty() {
-                        eprint!("{text}");
-                    }
-                }
+        loop {
+            let job = match resting.due() {
+                Some(patience) => jobs.recv_timeout(patience),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
                 // Hooks take as long as they like, and who waits for them is nobody else.
-                Then::Tell(answers, code) => {
+                Ok(Job { part, then: Then::Tell(answers, code), .. }) => {
                     hooks.spawn(move || {
                         tell_end(&answers, code, &remove(&part.parked));
                         drop(part);
                         pending.fetch_sub(1, Ordering::Relaxed);
                     });
-                    continue;
+                }
+                Ok(job) => {
+                    resting.extend(clean(job, pending.load(Ordering::Relaxed) > MOST_PENDING));
+                    pending.fetch_sub(1, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Some((bundle, template, mut network)) = resting.next() {
+                match network.require_unused(&mut inspector) {
+                    Ok(()) => drop(rested.send((bundle, template, network))),
+                    Err(error) => log::debug(|| format!("pool: not used again: {error}")),
                 }
             }
-            // The namespace goes last, and the kernel takes its time.
-            drop(part);
-            pending.fetch_sub(1, Ordering::Relaxed);
         }
     });
+}
+
+/// Takes a container away, at once if much `is_behind`; its network namespace, if that may turn out to be of use.
+fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Rested> {
+    let network = part.network.take().filter(|_| !part.parked.entry.was_visited());
+    if matches!(then, Then::Leave) {
+        return None;
+    }
+    if !is_behind {
+        thread::sleep(PAUSE.saturating_sub(since.elapsed()));
+    }
+    let text = remove(&part.parked);
+    if !text.is_empty() {
+        eprint!("{text}");
+        return None;
+    }
+    // The mount namespace goes last, and the kernel takes its time.
+    drop(part);
+    let (bundle, template) = user?;
+    Some((bundle, template, network?))
 }
 
 /// Removes what there is; what the user should know, as lines of the log.

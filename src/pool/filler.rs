@@ -13,6 +13,7 @@
 //!
 //! Answers come in the order of what is asked for. The filler ends when the pool does, and is begun anew if it ends before.
 
+use super::network::Network;
 use super::pace::{Ledger, Pace};
 use super::template::{Identity, Template};
 use super::workshop;
@@ -22,7 +23,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::clone::Child;
 use crate::sys::{process, socket};
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Part {
     pub parked: Parked,
     /// Its init.
     pub pidfd: OwnedFd,
+    /// Its network namespace, if that may be used again.
+    pub network: Option<Network>,
     /// Its mount namespace: the last who holds one waits until all its mounts are gone (fs/namespace.c, put_mnt_ns).
     pub _mounts: Option<OwnedFd>,
 }
@@ -42,7 +45,7 @@ pub struct Part {
 pub(super) mod order {
     /// Read a bundle: its version (8 bytes) and its path follow.
     pub const LOAD: u8 = b'l';
-    /// Make a sandbox.
+    /// Make a sandbox, in the network namespace that comes along if one does.
     pub const MAKE: u8 = b'm';
     /// It is not needed any more.
     pub const FORGET: u8 = b'f';
@@ -50,7 +53,7 @@ pub(super) mod order {
 
 /// What became of it: the first byte of an answer.
 pub(super) mod news {
-    /// Made: five bytes that tell which descriptors come along, the pid and the id follow.
+    /// Made: six bytes that tell which descriptors come along; the pid, what is seen of a new network namespace and the id follow.
     pub const MADE: u8 = b'm';
     /// Not made: why.
     pub const FAILED: u8 = b'e';
@@ -85,6 +88,8 @@ pub struct Filler {
 struct Order {
     bundle: Identity,
     template: Arc<Template>,
+    /// Where it is made.
+    network: Option<Network>,
 }
 
 /// What the pool hears of its filler.
@@ -119,9 +124,9 @@ impl Filler {
         }
     }
 
-    /// Orders a sandbox.
-    pub fn order(&mut self, bundle: Identity, template: &Arc<Template>) {
-        self.waiting.push_back(Order { bundle, template: Arc::clone(template) });
+    /// Orders a sandbox, in `network` if it is given.
+    pub fn order(&mut self, bundle: Identity, template: &Arc<Template>, network: Option<Network>) {
+        self.waiting.push_back(Order { bundle, template: Arc::clone(template), network });
         self.ask();
     }
 
@@ -144,14 +149,15 @@ impl Filler {
             && let Some(order) = self.waiting.pop_front()
         {
             let number = self.number_of(&order.template);
+            let network = order.network.as_ref().map(AsRawFd::as_raw_fd);
+            self.say(&[&[order::MAKE], &number.to_ne_bytes()], network.as_slice());
             self.asked.push_back(order);
-            self.say(&[&[order::MAKE], &number.to_ne_bytes()]);
         }
     }
 
-    fn say(&self, parts: &[&[u8]]) {
+    fn say(&self, parts: &[&[u8]], fds: &[RawFd]) {
         // There is room for all that it may be asked for.
-        let _ = socket::send_fds_now(self.socket.as_raw_fd(), parts, &[]);
+        let _ = socket::send_fds_now(self.socket.as_raw_fd(), parts, fds);
     }
 
     fn number_of(&mut self, template: &Arc<Template>) -> u32 {
@@ -162,12 +168,12 @@ impl Filler {
         let (kept, gone) = self.known.drain(..).partition(|(_, known)| known.strong_count() > 0);
         self.known = kept;
         for (number, _) in gone {
-            self.say(&[&[order::FORGET], &number.to_ne_bytes()]);
+            self.say(&[&[order::FORGET], &number.to_ne_bytes()], &[]);
         }
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         let bundle = template.options.bundle.as_os_str().as_bytes();
-        self.say(&[&[order::LOAD], &number.to_ne_bytes(), &template.version().to_ne_bytes(), bundle]);
+        self.say(&[&[order::LOAD], &number.to_ne_bytes(), &template.version().to_ne_bytes(), bundle], &[]);
         self.known.push((number, Arc::downgrade(template)));
         number
     }
@@ -183,7 +189,7 @@ impl Filler {
         let Some(order) = self.asked.pop_front() else { return News::Ended };
         self.ask();
         let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
-            Some((&news::MADE, rest)) => take(&order.template, rest, received.fds),
+            Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received.fds),
             Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
             None => Err(lost()),
         };
@@ -216,19 +222,24 @@ fn lost() -> Error {
 }
 
 /// Takes over what the filler has made of `template`.
-fn take(template: &Template, said: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Part>> {
+fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Part>> {
     let mut fds = fds.into_iter();
-    let (which, rest) = said.split_first_chunk::<5>().ok_or_else(lost)?;
-    let [pidfd, lease, lock, terminal, mounts] = which.map(|is_there| if is_there == 0 { None } else { fds.next() });
-    let (pid, id) = rest.split_first_chunk().ok_or_else(lost)?;
-    let pid = i32::from_ne_bytes(*pid);
+    let (which, rest) = said.split_first_chunk::<6>().ok_or_else(lost)?;
+    let [pidfd, lease, lock, terminal, mounts, made] =
+        which.map(|is_there| if is_there == 0 { None } else { fds.next() });
+    let (about, id) = rest.split_first_chunk::<16>().ok_or_else(lost)?;
+    let (about, _) = about.as_chunks::<8>();
+    let mut about = about.iter().map(|number| u64::from_ne_bytes(*number));
+    let (Some(pid), Some(seen)) = (about.next(), about.next()) else { return Err(lost()) };
+    let pid = pid as i32;
     let taken = match (pidfd, lease, lock) {
         (Some(pidfd), Some(lease), Some(lock)) => {
             let (descriptors, id) = (Descriptors { lease, lock, terminal }, String::from_utf8_lossy(id));
             let child = Child { pid, pidfd: pidfd.as_raw_fd() };
             let parked =
                 Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
-            parked.map(|parked| Box::new(Part { parked, pidfd, _mounts: mounts }))
+            let network = network.or_else(|| Some(Network::of(made?, seen)));
+            parked.map(|parked| Box::new(Part { parked, pidfd, network, _mounts: mounts }))
         }
         _ => Err(lost()),
     };

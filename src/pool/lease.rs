@@ -24,6 +24,7 @@ use crate::sys::park::Message;
 use crate::sys::request::{self, Request, answer};
 use crate::sys::{self, own, process, socket};
 use nix::errno::Errno;
+use nix::sys::stat::fstat;
 use std::ffi::CStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -180,6 +181,9 @@ impl Sandbox {
     /// Too many or too long strings, an entry without a name, or a sandbox that has ended meanwhile.
     pub fn start(mut self, stdio: Stdio<'_>, args: Option<&[&CStr]>, env: &[&CStr]) -> Result<Running> {
         let (header, strings) = message(args, env)?;
+        if self.container.is_some() && [stdio.stdin, stdio.stdout, stdio.stderr].iter().any(is_socket) {
+            self.note_visit()?;
+        }
         let fds = [stdio.stdin, stdio.stdout, stdio.stderr].map(|fd| fd.as_raw_fd());
         socket::send_fds(self.lease.as_raw_fd(), &[&header.bytes(), &strings], &fds).map_err(|errno| match errno {
             Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
@@ -195,6 +199,15 @@ impl Sandbox {
     }
 }
 
+impl Sandbox {
+    /// By a socket the container could hand over an open file of its network namespace, which would outlive it.
+    fn note_visit(&self) -> Result<()> {
+        let Some(container) = &self.container else { return Ok(()) };
+        let entry = container.store.find(&container.id)?;
+        if entry.load()?.network_of_pool { entry.note_visit() } else { Ok(()) }
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let Some(container) = self.container.take() else { return };
@@ -206,6 +219,11 @@ impl Drop for Sandbox {
             }
         }
     }
+}
+
+/// Whether it is a socket, as far as that is known.
+pub(super) fn is_socket(file: impl AsFd) -> bool {
+    fstat(file).is_ok_and(|about| about.st_mode & libc::S_IFMT == libc::S_IFSOCK)
 }
 
 /// The message that starts a program, without its descriptors.

@@ -12,14 +12,14 @@
 //! ([`super::network`]).
 
 use super::memory::{self, ANY_CGROUP, NETWORK, Room};
-use super::network::Network;
+use super::network::{Inspector, Network, Resting};
 use super::pace::{Budget, Ledger, Pace};
 use super::stock::PAUSE;
 use super::template::{Identity, Template};
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Result};
 use crate::log;
-use crate::sys::request::{TAKEN, answer};
+use crate::sys::request::{SPOILT, TAKEN, answer};
 use crate::sys::socket;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -159,6 +159,8 @@ struct Maker {
     /// Namespaces to be destroyed, and since when the first waits.
     pending: Vec<Network>,
     since: Instant,
+    /// Namespaces that are to be inspected.
+    resting: Resting<(Identity, Arc<Template>, Network)>,
     /// Whether namespaces may be used again.
     reuse: bool,
 }
@@ -166,6 +168,7 @@ struct Maker {
 impl Maker {
     /// Works until nobody orders any more. To take something away comes before making anything, and does not count.
     fn run(mut self) {
+        let mut inspector = Inspector::new();
         loop {
             let order = match self.patience() {
                 None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -181,7 +184,16 @@ impl Maker {
                     self.undone.fetch_sub(1, Ordering::Relaxed);
                 }
                 Ok(Order::Destroy(network)) => self.destroy(network),
-                Ok(Order::Inspect(bundle, template, network)) => match network.require_unused() {
+                Ok(Order::Inspect(bundle, template, network)) => self.resting.add((bundle, template, network)),
+                Err(RecvTimeoutError::Timeout) => self.make(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while let Some((bundle, template, mut network)) = self.resting.next() {
+                let unused = network.require_unused(&mut inspector);
+                match unused
+                    .and_then(|()| network.require_unchanged(&mut inspector))
+                    .and_then(|()| network.require_alone())
+                {
                     Ok(()) => {
                         self.undone.fetch_sub(1, Ordering::Relaxed);
                         self.tell(Made::Again(bundle, template, network));
@@ -190,9 +202,7 @@ impl Maker {
                         log::debug(|| format!("pool: not used again: {error}"));
                         self.destroy(network);
                     }
-                },
-                Err(RecvTimeoutError::Timeout) => self.make(),
-                Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
             if self.pending.len() >= MOST_PENDING || self.since.elapsed() >= GATHERING {
                 self.undone.fetch_sub(self.pending.len(), Ordering::Relaxed);
@@ -205,7 +215,7 @@ impl Maker {
     fn patience(&self) -> Option<Duration> {
         let gathers = (!self.pending.is_empty()).then(|| GATHERING.saturating_sub(self.since.elapsed()));
         let rests = (!self.wanted.is_empty()).then(|| self.rests_until.saturating_duration_since(Instant::now()));
-        gathers.into_iter().chain(rests).min()
+        [gathers, rests, self.resting.due()].into_iter().flatten().min()
     }
 
     /// Makes one of what is wanted, if it is time.
@@ -267,6 +277,8 @@ struct Lent {
     network: Option<Network>,
     bundle: Identity,
     template: Arc<Template>,
+    /// Whether what he has for stdin, stdout and stderr is known, and no socket.
+    is_closed: bool,
 }
 
 /// The parts that there are, and that are lent.
@@ -329,6 +341,7 @@ impl Parts {
                 undone: counted,
                 pending: Vec::new(),
                 since: Instant::now(),
+                resting: Resting::new(),
                 reuse,
             };
             maker.run();
@@ -492,11 +505,17 @@ impl Parts {
         self.failure = Some((Instant::now(), why));
     }
 
-    /// Gives what there is for `bundle` to who hears `answers`.
+    /// Gives what there is for `bundle` to who hears `answers`. If his container's stdio is known and no socket, it `is_closed`.
     ///
     /// # Errors
     /// The way to answer, if there is nothing.
-    pub fn lend(&mut self, bundle: Identity, template: &Arc<Template>, answers: OwnedFd) -> Result<(), OwnedFd> {
+    pub fn lend(
+        &mut self,
+        bundle: Identity,
+        template: &Arc<Template>,
+        answers: OwnedFd,
+        is_closed: bool,
+    ) -> Result<(), OwnedFd> {
         self.last_asked = Instant::now();
         let mut of = of_bundle(&mut self.of, &bundle, template);
         let used = of.as_mut().and_then(|of| of.networks.pop());
@@ -514,7 +533,7 @@ impl Parts {
         // The first is for who executes itself again before it receives anything.
         let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
             .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
-        let lent = Lent { answers, cgroup, network, bundle, template: Arc::clone(template) };
+        let lent = Lent { answers, cgroup, network, bundle, template: Arc::clone(template), is_closed };
         let event = EpollEvent::new(EpollFlags::empty(), self.next);
         if sent.is_err() || self.epoll.add(&lent.answers, event).is_err() {
             self.end_of(lent);
@@ -533,7 +552,7 @@ impl Parts {
         }
     }
 
-    fn end_of(&self, Lent { answers, cgroup, network, bundle, template }: Lent) {
+    fn end_of(&self, Lent { answers, cgroup, network, bundle, template, is_closed }: Lent) {
         let mut is_removed = false;
         if let Some(cgroup) = cgroup {
             if is_taken(&answers) {
@@ -545,7 +564,9 @@ impl Parts {
             }
         }
         match network {
-            Some(network) if self.reuse && is_removed && template.keeps_network => {
+            Some(network)
+                if self.reuse && is_removed && is_closed && template.keeps_network && !is_spoilt(&answers) =>
+            {
                 self.send(Order::Inspect(bundle, template, network));
             }
             Some(network) => self.send(Order::Destroy(network)),
@@ -614,6 +635,15 @@ fn of_bundle<'a>(
 
 /// Whether who hears `answers` has recorded his cgroup.
 fn is_taken(answers: &OwnedFd) -> bool {
+    says(answers, TAKEN)
+}
+
+/// Whether others have been in his container's network namespace; he says so after [`TAKEN`].
+fn is_spoilt(answers: &OwnedFd) -> bool {
+    says(answers, SPOILT)
+}
+
+fn says(answers: &OwnedFd, wanted: u8) -> bool {
     let mut word = [0; 4];
-    socket::receive_fds(answers.as_raw_fd(), &mut word).is_ok_and(|received| received.count == 1 && word[0] == TAKEN)
+    socket::receive_fds(answers.as_raw_fd(), &mut word).is_ok_and(|received| received.count == 1 && word[0] == wanted)
 }

@@ -3,6 +3,7 @@
 use super::answers::{Unsaid, say};
 use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
+use super::lease::is_socket;
 use super::memory::{self, Bounds, Room};
 use super::pace::{Ledger, Pace};
 use super::parts::Parts;
@@ -74,6 +75,7 @@ const MOST_UNSAID: usize = 16;
 struct Held {
     part: Part,
     bundle: Identity,
+    template: Arc<Template>,
     given: Option<Given>,
 }
 
@@ -273,6 +275,11 @@ impl Server {
 
     /// Orders what is wanted, and gives up what nobody asks for.
     fn order(&mut self) {
+        while let Some((bundle, template, network)) = self.cleaner.rested() {
+            if let Some(stock) = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template)) {
+                stock.keep(network);
+            }
+        }
         let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
         let mut room = Room::beside(self.settings.bounds, self.stocks.values(), memory_of_parts);
         // What has ended is taken away first.
@@ -302,7 +309,11 @@ impl Server {
                     none => begin_again(none, &self.settings, &self.ledger, &self.epoll),
                 };
                 match begun {
-                    Ok(filler) => filler.order(*bundle, &stock.template),
+                    Ok(filler) => {
+                        let network = stock.networks.pop();
+                        stock.reused += u64::from(network.is_some());
+                        filler.order(*bundle, &stock.template, network);
+                    }
                     Err(error) => {
                         stock.refuse(error.to_string());
                         break;
@@ -352,7 +363,7 @@ impl Server {
                         self.next += 1;
                         stock.size.get_or_insert_with(|| memory::of(&part.parked));
                         stock.made(key);
-                        self.held.insert(key, Held { part: *part, bundle, given: None });
+                        self.held.insert(key, Held { part: *part, bundle, template, given: None });
                     } else {
                         stock.failed("the pool has too many descriptors".into());
                         self.discard(*part);
@@ -370,7 +381,7 @@ impl Server {
         let child = part.parked.child;
         let _ = process::kill(child.pid, libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
-        self.cleaner.take(part, Then::Remove);
+        self.cleaner.take(part, Then::Remove, None);
     }
 
     fn give_up(&mut self, bundle: &Identity) {
@@ -426,6 +437,7 @@ impl Server {
                 let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio: fds.collect() };
                 let known = self.known(&asked.bundle);
                 let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
+                let is_closed = !asked.stdio.iter().any(is_socket);
                 drop(asked.stdio);
                 return match given {
                     Ok(key) => {
@@ -433,14 +445,15 @@ impl Server {
                     }
                     Err(No::Terminal) => say(&answers, answer::TERMINAL, "the container has a terminal"),
                     Err(No::Because(reason)) if header.kind == request::RUN && header.flags & request::PARTS != 0 => {
-                        self.lend(known, answers, reason)
+                        self.lend(known, answers, reason, is_closed)
                     }
                     Err(No::Because(reason)) => say(&answers, answer::COLD, reason),
                 };
             }
             request::MAKE => {
                 let known = self.known(&bundle);
-                return self.lend(known, answers, "no part is ready");
+                // Of what it is started with nothing is known.
+                return self.lend(known, answers, "no part is ready", false);
             }
             request::FILL => {
                 path_of(&bundle).and_then(|path| self.fill(&path, header.count as usize)).map(|()| String::new())
@@ -480,13 +493,13 @@ impl Server {
     }
 
     /// Gives parts to who makes a container himself, for the `reason` that there is no sandbox.
-    fn lend(&mut self, known: Result<Identity, &'static str>, answers: OwnedFd, reason: &'static str) {
+    fn lend(&mut self, known: Result<Identity, &'static str>, answers: OwnedFd, reason: &'static str, is_closed: bool) {
         let bundle = match known {
             Ok(bundle) => bundle,
             Err(reason) => return say(&answers, answer::COLD, reason),
         };
         let lent = match (&mut self.parts, self.stocks.get(&bundle)) {
-            (Some(parts), Some(stock)) => parts.lend(bundle, &stock.template, answers),
+            (Some(parts), Some(stock)) => parts.lend(bundle, &stock.template, answers, is_closed),
             _ => Err(answers),
         };
         if let Err(answers) = lent {
@@ -527,6 +540,10 @@ impl Server {
             return Err(reason.into());
         }
         held.given = Some(Given { answers: None, is_detached: false });
+        // What it could hand over there by a socket, its network namespace in an open file say, would outlive it.
+        if asked.stdio.iter().any(is_socket) {
+            held.part.network = None;
+        }
         self.unannounced.push(key);
         Ok(key)
     }
@@ -584,7 +601,7 @@ impl Server {
     /// The first process of a container or sandbox has ended.
     fn ended(&mut self, key: u64) {
         let Some(held) = self.held.remove(&key) else { return };
-        let Held { mut part, bundle, given } = held;
+        let Held { mut part, bundle, template, given } = held;
         let pid = part.parked.child.pid;
         // Waited for below: until then one can see whether it was killed before it executed anything.
         let exit = match process::how_ended(pid) {
@@ -592,7 +609,7 @@ impl Server {
             // It had ended before it was heard of.
             Err(_) => Exit::Code(1),
             Ok(None) => {
-                self.held.insert(key, Held { part, bundle, given });
+                self.held.insert(key, Held { part, bundle, template, given });
                 // It is not heard of a second time.
                 self.traced.push(key);
                 return;
@@ -642,7 +659,7 @@ impl Server {
         };
         // Nobody waits for this.
         let _ = process::wait(pid, libc::WNOHANG);
-        self.cleaner.take(part, then);
+        self.cleaner.take(part, then, Some((bundle, template)));
     }
 
     fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {
@@ -663,6 +680,7 @@ impl Server {
                 "beingMade": stock.ordered,
                 "served": stock.served,
                 "missed": stock.missed,
+                "reusedNetworks": stock.reused,
                 "memoryOfEach": stock.size,
                 "failure": stock.failure.as_ref().map(|(_, why)| why),
             })

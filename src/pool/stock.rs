@@ -1,5 +1,7 @@
 //! The parts of one bundle.
 
+use super::memory::NETWORK;
+use super::network::Network;
 use super::template::Template;
 use crate::error::Result;
 use crate::log;
@@ -26,6 +28,10 @@ pub struct Stock {
     pub ordered: usize,
     /// The keys of those that are ready, the oldest first.
     pub ready: VecDeque<u64>,
+    /// Network namespaces of containers that have ended, as good as new.
+    pub networks: Vec<Network>,
+    /// How many namespaces have been used again.
+    pub reused: u64,
     /// How many have been given away.
     pub served: u64,
     /// How often there was none.
@@ -47,6 +53,8 @@ impl Stock {
             size: None,
             ordered: 0,
             ready: VecDeque::new(),
+            networks: Vec::new(),
+            reused: 0,
             served: 0,
             missed: 0,
             last_asked: Instant::now(),
@@ -65,9 +73,16 @@ impl Stock {
         self.ready.len() + self.ordered
     }
 
-    /// How much memory they take, in bytes.
+    /// How much memory they take, in bytes, with the namespaces that are kept for them.
     pub fn memory(&self) -> u64 {
-        self.size.unwrap_or(0) * self.parts() as u64
+        self.size.unwrap_or(0) * self.parts() as u64 + NETWORK * self.networks.len() as u64
+    }
+
+    /// Takes a network namespace back, unless there are enough.
+    pub fn keep(&mut self, network: Network) {
+        if self.networks.len() < self.wanted {
+            self.networks.push(network);
+        }
     }
 
     /// How many are to be ordered now. After a failure it is one, until that has been made.
@@ -102,9 +117,10 @@ impl Stock {
     /// # Errors
     /// A bundle that cannot be parked.
     pub fn renew(&mut self) -> Result<()> {
-        self.template = Arc::new(Template::new(self.template.options.clone(), self.wanted > 0)?);
+        self.template = Arc::new(Template::new(self.template.asked(), self.wanted > 0)?);
         // What has been ordered is of the template before.
         (self.is_stale, self.ordered, self.failure, self.size) = (false, 0, None, None);
+        self.networks.clear();
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use crate::container::park;
 use crate::container::parts;
 use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
+use crate::plan::Wait;
 use crate::spec::{has_namespace, is_bind};
 use crate::sys::request::Given;
 use nix::errno::Errno;
@@ -46,6 +47,8 @@ pub struct Template {
     pub keeps_network: bool,
     /// Whether their cgroup may have any name.
     pub takes_cgroup: bool,
+    /// Whether the network namespaces of its sandboxes may be used again, if they can be.
+    may_reuse: bool,
     config: Given,
     /// Paths outside the container that its configuration names, and what was there.
     named: Vec<(PathBuf, Identity)>,
@@ -61,7 +64,6 @@ impl Template {
         let path = options.bundle.join("config.json");
         let config = parts::version(&stat(&path).doing(|| format!("look at {}", path.display()))?);
         let (bundle, facts) = prepare::load(&options)?;
-        let options = Options { wait: park::wait(bundle.filter.as_ref()), ..options };
         let spec = &bundle.loaded.spec;
         if is_parked {
             park::require_parkable(spec, &options)?;
@@ -70,6 +72,8 @@ impl Template {
         let has_ground = !has_namespace(spec, LinuxNamespaceType::User);
         let takes_network = network::is_made_before(spec);
         let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
+        let may_reuse = matches!(options.wait, Wait::Lease { networked: true, .. });
+        let options = Options { wait: park::wait(bundle.filter.as_ref(), may_reuse && keeps_network), ..options };
         let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
         let may_choose = cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
         let takes_cgroup = may_choose && options.driver == Driver::Cgroupfs && !options.rootless;
@@ -91,9 +95,20 @@ impl Template {
             takes_network,
             keeps_network,
             takes_cgroup,
+            may_reuse,
             config,
             named,
         })
+    }
+
+    /// What it was made with, for another version of the bundle.
+    pub fn asked(&self) -> Options {
+        Options { wait: Wait::Lease { filtered: false, networked: self.may_reuse }, ..self.options.clone() }
+    }
+
+    /// Whether its sandboxes are cloned in network namespaces that may have been used.
+    pub fn is_networked(&self) -> bool {
+        self.may_reuse && self.keeps_network
     }
 
     /// Compiles it for the sandbox that `options` name.

@@ -1,20 +1,22 @@
 //! What the filler's process does.
 
 use super::filler::{MOST, news, order};
+use super::network::{self, Network};
 use super::pace::{Budget, Ledger, Pace};
 use super::setup;
 use super::template::Template;
 use crate::container::ground::Ground;
 use crate::container::manage;
-use crate::container::park::{self, Descriptors};
+use crate::container::park::{self, Descriptors, Networks};
 use crate::container::prepare::Options;
 use crate::container::state::new_id;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::socket::Received;
 use crate::sys::{fs as sys_fs, process, socket};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// A bundle, and where its sandboxes are cloned.
@@ -53,8 +55,9 @@ fn begin(socket: &OwnedFd) -> Result<()> {
 fn work(socket: &OwnedFd, options: &Options, mut budget: Budget) -> Result<()> {
     let mut loaded: HashMap<u32, Result<Loaded, String>> = HashMap::new();
     let mut data = [0; MOST];
-    while let Some(count) = next(socket, &mut data) {
-        let message = data.get(..count).unwrap_or_default();
+    let home = network::open().doing(|| "open the network namespace of the pool")?;
+    while let Some(received) = next(socket, &mut data) {
+        let message = data.get(..received.count).unwrap_or_default();
         let Some((&[kind, ref number @ ..], rest)) = message.split_first_chunk::<5>() else { break };
         let number = u32::from_ne_bytes(*number);
         match kind {
@@ -66,7 +69,7 @@ fn work(socket: &OwnedFd, options: &Options, mut budget: Budget) -> Result<()> {
             }
             _ => {
                 let made = match loaded.get(&number) {
-                    Some(Ok(loaded)) => make(socket, loaded),
+                    Some(Ok(loaded)) => make(socket, loaded, &home, received.fds.into_iter().next()),
                     Some(Err(why)) => Err(Error::new(Kind::System, why.clone())),
                     None => Err(Error::new(Kind::System, "nothing is known of the bundle")),
                 };
@@ -87,14 +90,14 @@ fn work(socket: &OwnedFd, options: &Options, mut budget: Budget) -> Result<()> {
 }
 
 /// Waits for the next message; `None` when there will be none, whatever has been ordered.
-fn next(socket: &OwnedFd, data: &mut [u8]) -> Option<usize> {
+fn next(socket: &OwnedFd, data: &mut [u8]) -> Option<Received> {
     let mut fds = [libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN | libc::POLLRDHUP, revents: 0 }];
     sys_fs::retry(|| process::poll(&mut fds, None)).ok()?;
     if fds.first().is_some_and(|watched| watched.revents & (libc::POLLRDHUP | libc::POLLHUP) != 0) {
         return None;
     }
     let received = socket::receive_fds(socket.as_raw_fd(), data).ok()?;
-    (received.count > 0).then_some(received.count)
+    (received.count > 0).then_some(received)
 }
 
 fn answer(socket: &OwnedFd, parts: &[&[u8]], fds: &[i32]) -> Result<()> {
@@ -116,19 +119,27 @@ fn load(options: &Options, said: &[u8]) -> Result<Loaded> {
     Ok(Loaded { template, ground })
 }
 
-/// Makes a sandbox and hands it over; the pid of its init.
-fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded) -> Result<i32> {
+/// Makes a sandbox, in the network namespace `given` if that is one that may be used again, and hands it over; the pid of its init.
+fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded, home: &OwnedFd, given: Option<OwnedFd>) -> Result<i32> {
     let options = Options { id: new_id(), ..template.options.clone() };
     let prepared = template.compile(&options)?;
-    let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref())?;
+    let is_made = template.is_networked() && given.is_none();
+    let made = if is_made { Some(Network::new(true)?) } else { None };
+    let its = made.as_ref().map(AsFd::as_fd).or(given.as_ref().map(AsFd::as_fd));
+    let networks = its.map(|its| Networks { its, home: home.as_fd() });
+    let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref(), networks)?;
     let pidfd = crate::sys::own(child.pidfd);
     // Without it the end of a container is heard of later, that is all.
     let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
     let mounts = mounts.ok().or_else(|| File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from));
-    let all = [Some(&pidfd), Some(&lease), Some(&lock), terminal.as_ref(), mounts.as_ref()];
+    let raw = |fd: Option<&OwnedFd>| fd.map(AsRawFd::as_raw_fd);
+    let [own, of_lease, of_lock] = [&pidfd, &lease, &lock].map(|fd| raw(Some(fd)));
+    let all =
+        [own, of_lease, of_lock, raw(terminal.as_ref()), raw(mounts.as_ref()), made.as_ref().map(AsRawFd::as_raw_fd)];
     let which = all.map(|one| u8::from(one.is_some()));
-    let numbers: Vec<_> = all.iter().flatten().map(|fd| fd.as_raw_fd()).collect();
-    let said: [&[u8]; 4] = [&[news::MADE], &which, &child.pid.to_ne_bytes(), options.id.as_bytes()];
+    let numbers: Vec<_> = all.into_iter().flatten().collect();
+    let about = [u64::from(child.pid.unsigned_abs()), made.as_ref().map_or(0, Network::seen)].map(u64::to_ne_bytes);
+    let said: [&[u8]; 4] = [&[news::MADE], &which, about.as_flattened(), options.id.as_bytes()];
     let told = answer(socket, &said, &numbers);
     if told.is_err() {
         drop((lease, lock));

@@ -124,13 +124,13 @@ impl Netlink {
         Ok(answers.iter().filter_map(|answer| parse_address(answer, index)).collect())
     }
 
-    /// Everything of a kind (`RTM_GETLINK`, `RTM_GETRULE` and the like), as the kernel describes it, one after the other.
+    /// Has `see` each thing of a kind (`RTM_GETLINK`, `RTM_GETRULE` and the like), as the kernel describes it. `room` is for the answers: 8 KiB and more.
     ///
     /// # Errors
     /// What the kernel answers.
-    pub fn dump(&self, kind: u16) -> Result<Vec<u8>, Errno> {
-        let answers = self.call(Request::new(kind, libc::NLM_F_DUMP, &[0; LINK_HEADER]))?;
-        Ok(answers.iter().flat_map(|answer| answer.get(HEADER..).unwrap_or_default()).copied().collect())
+    pub fn dump(&self, kind: u16, room: &mut [u8], mut see: impl FnMut(&[u8])) -> Result<(), Errno> {
+        let request = Request::new(kind, libc::NLM_F_DUMP, &[0; LINK_HEADER]);
+        self.call_with(request, room, |answer| see(answer.get(HEADER..).unwrap_or_default()))
     }
 
     /// Moves the device `index` to the network namespace `namespace` under the name `name`, in one step.
@@ -173,27 +173,31 @@ impl Netlink {
 
     /// Sends a request and collects the payloads of the answers, up to the one that says that there are no more.
     fn call(&self, request: Request) -> Result<Vec<Vec<u8>>, Errno> {
-        send(self.socket.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
         let mut answers = Vec::new();
-        let mut buffer = vec![0; ANSWER_BYTES];
+        self.call_with(request, &mut vec![0; ANSWER_BYTES], |answer| answers.push(answer.to_vec()))?;
+        Ok(answers)
+    }
+
+    fn call_with(&self, request: Request, room: &mut [u8], mut take: impl FnMut(&[u8])) -> Result<(), Errno> {
+        send(self.socket.as_raw_fd(), &request.finish(), MsgFlags::empty())?;
         loop {
-            let count = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            let count = match recv(self.socket.as_raw_fd(), room, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 count => count?,
             };
-            let mut rest = buffer.get(..count).unwrap_or_default();
+            let mut rest = room.get(..count).unwrap_or_default();
             while let Some(length) = word(rest, 0).map(|length| length as usize) {
                 let message = rest.get(..length).filter(|message| message.len() >= HEADER).ok_or(Errno::EBADMSG)?;
                 match i32::from(half(message, 4).unwrap_or(0)) {
-                    libc::NLMSG_DONE => return Ok(answers),
+                    libc::NLMSG_DONE => return Ok(()),
                     libc::NLMSG_ERROR => {
                         return match word(message, HEADER).unwrap_or(0) as i32 {
-                            0 => Ok(answers),
+                            0 => Ok(()),
                             errno => Err(Errno::from_raw(-errno)),
                         };
                     }
                     libc::NLMSG_NOOP => {}
-                    _ => answers.push(message.to_vec()),
+                    _ => take(message),
                 }
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
             }

@@ -104,6 +104,9 @@ impl Given {
 /// removes it.
 pub const TAKEN: u8 = b'k';
 
+/// What he sends whose container's network namespace others have entered: it is not to be used again.
+pub const SPOILT: u8 = b's';
+
 /// Where root's pool listens.
 pub const SOCKET: &str = "/run/microrun-pool/socket";
 

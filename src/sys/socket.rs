@@ -64,7 +64,7 @@ pub fn connect(socket: RawFd, path: &[u8]) -> Sys {
 }
 
 /// How many descriptors a message can carry here.
-pub const MOST_FDS: usize = 5;
+pub const MOST_FDS: usize = 6;
 
 /// The control message that carries some descriptors, and room for the sender's credentials.
 #[repr(C, align(8))]
