@@ -234,7 +234,7 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     let words = [
         "--quick",
         "--only",
-        "process,microrun with parts,microrun parked",
+        "process,microrun with parts,microrun parked,microrun parked (netns reused)",
         "--parts",
         "latency,throughput,pool",
         "--pool-size",
@@ -249,7 +249,9 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     }
     assert!(text.contains("left behind: nothing"), "{text}");
     let record = record(&directory, "a.json");
-    for name in ["microrun with parts", "microrun parked", "microrun parked (library)"] {
+    for name in
+        ["microrun with parts", "microrun parked", "microrun parked (netns reused)", "microrun parked (library)"]
+    {
         let row = row(&record, name);
         assert_eq!(medians(row), 4, "{text}");
         let trials = row["load"]["open"].as_array().unwrap();

@@ -25,6 +25,8 @@ pub enum Way {
     Command,
     /// By its command, which finds the pool.
     Pool,
+    /// By its command, which finds a pool that uses network namespaces again.
+    Reuse,
     /// By its command, which finds a pool that has no sandbox, but a network namespace and a cgroup.
     Parts,
     /// By the library: a sandbox leased before, or its command if there is none.
@@ -36,7 +38,7 @@ pub enum Way {
 pub struct Parking {
     server: Child,
     socket: PathBuf,
-    /// What it holds: [`Way::Pool`] or [`Way::Parts`].
+    /// What it holds: [`Way::Pool`], [`Way::Reuse`] or [`Way::Parts`].
     way: Way,
     /// How many sandboxes, or parts of each kind, it holds.
     pub size: usize,
@@ -90,6 +92,7 @@ impl Parking {
         command.args(["pool", "serve", "--socket"]).arg(&socket).arg(&bundle);
         match way {
             Way::Parts => command.args(["--size", "0", "--parts", &size.to_string()]),
+            Way::Reuse => command.args(["--size", &size.to_string(), "--reuse-netns"]),
             _ => command.args(["--size", &size.to_string()]),
         };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(written);

@@ -30,6 +30,8 @@ const PAUSE_PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
 pub const MICRORUN: &str = "microrun";
 /// The name of the runtime under test with a pool.
 pub const PARKED: &str = "microrun parked";
+/// The name of the runtime under test with a pool that uses network namespaces again.
+pub const REUSING: &str = "microrun parked (netns reused)";
 /// The name of the way with a pool's parts.
 pub const PARTS: &str = "microrun with parts";
 /// The name of the pool's library.
@@ -58,6 +60,8 @@ pub struct Stage {
     garbage: Mutex<Garbage>,
     /// The pool of those who need sandboxes.
     pub parking: Option<Parking>,
+    /// The pool of those who need sandboxes in network namespaces that are used again.
+    reusing: Option<Parking>,
     /// The pool of those who need parts.
     parts: Option<Parking>,
 }
@@ -94,6 +98,7 @@ impl Stage {
             engines: None,
             garbage: Mutex::default(),
             parking: None,
+            reusing: None,
             parts: None,
         };
         stage.find_processes(options);
@@ -161,6 +166,7 @@ impl Stage {
     /// Starts the pools that somebody needs. Who needs one and cannot have it takes no part.
     pub fn park(&mut self, options: &Options) {
         self.parking = self.pool(options, PARKED, (Way::Pool, options.pool_size), &[Way::Pool, Way::Lease]);
+        self.reusing = self.pool(options, REUSING, (Way::Reuse, options.pool_size), &[Way::Reuse]);
         self.parts = self.pool(options, PARTS, (Way::Parts, options.pool_size), &[Way::Parts]);
     }
 
@@ -190,6 +196,7 @@ impl Stage {
         match contender.way {
             Way::Command => None,
             Way::Pool | Way::Lease => self.parking.as_ref(),
+            Way::Reuse => self.reusing.as_ref(),
             Way::Parts => self.parts.as_ref(),
         }
     }
@@ -339,7 +346,7 @@ impl Stage {
         };
         let mut found = vec![runtime(MICRORUN, &own, &[]), runtime("microrun + overlay", &own, &["--overlay"])];
         self.offer(MICRORUN, &own);
-        found.extend(self.find_parked(&own[0], &states));
+        found.extend(self.find_parked(&own[0], &states, options));
         for name in ["runc", "crun", "youki"] {
             let given = options.runtimes.iter().find(|(given, _)| given == name);
             let program = match (given, on_path(name)) {
@@ -373,10 +380,14 @@ impl Stage {
     }
 
     /// The short command line is the one that asks a pool first of all.
-    fn find_parked(&self, program: &str, states: &Path) -> [Contender; 3] {
+    fn find_parked(&mut self, program: &str, states: &Path, options: &Options) -> Vec<Contender> {
         let words = |way, options: &[&str]| {
             let bundle = format!("{}/", Parking::bundle(self.path(pool_name(way))).display());
-            let root = states.join(label(if way == Way::Parts { PARTS } else { PARKED }));
+            let root = states.join(label(match way {
+                Way::Parts => PARTS,
+                Way::Reuse => REUSING,
+                _ => PARKED,
+            }));
             let root = root.to_string_lossy();
             let words = [&[program, "--root", &root, "run"], options, &[&bundle]].concat();
             words.into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -386,7 +397,16 @@ impl Stage {
             version: version(&[program.to_owned()]),
             ..Contender::plain(name, Kind::Container, "", words(way, options))
         };
-        [parked(PARTS, Way::Parts, &[]), parked(PARKED, Way::Pool, &[]), parked(LEASED, Way::Lease, &["--pool=off"])]
+        let mut found = vec![parked(PARTS, Way::Parts, &[]), parked(PARKED, Way::Pool, &[])];
+        let is_asked_for = options.only.iter().any(|row| row == REUSING);
+        if is_asked_for || !options.quick {
+            found.push(parked(REUSING, Way::Reuse, &[]));
+        }
+        found.push(parked(LEASED, Way::Lease, &["--pool=off"]));
+        if !is_asked_for && options.quick {
+            self.skip(REUSING, "not with --quick, unless --only names it");
+        }
+        found
     }
 
     fn add_bubblewrap(&mut self, program: &str) {
@@ -705,7 +725,11 @@ pub fn expected(contender: &Contender) -> Expected<'static> {
 
 /// The directory of the pool for those who are started in one way.
 fn pool_name(way: Way) -> &'static str {
-    if way == Way::Parts { "parts" } else { "pool" }
+    match way {
+        Way::Parts => "parts",
+        Way::Reuse => "reusing",
+        _ => "pool",
+    }
 }
 
 fn matches(contender: &Contender, wanted: &str) -> bool {
