@@ -58,6 +58,15 @@ pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
+/// The profile in the text of a configuration, and the filter that it was compiled to before: one that is in the cache below the
+/// state root has been found valid. What is wrong with the cache is for [`seccomp`] to say.
+pub(super) fn cached_filter<'a>(text: &'a [u8], root: &Path) -> Option<(&'a [u8], Filter)> {
+    let profile = spec::glance_at_seccomp(text)?;
+    let filter = Cache::open_existing(&root.join(".seccomp")).ok()?.load(profile).ok()??;
+    log::debug(|| format!("seccomp filter flags: {}", filter.flags));
+    Some((profile, filter))
+}
+
 /// The filter for `profile`, from the cache below the state root where there is one. What the user should know is added to
 /// `warnings`.
 pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec<String>) -> Result<Option<Filter>> {

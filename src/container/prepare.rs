@@ -215,11 +215,15 @@ fn load_and<T>(
 ) -> Result<(Bundle, Facts, T)> {
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
-    let path = fs::canonicalize(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
+    let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
     let parts = options.parts.as_ref().and_then(|parts| parts.for_bundle(&path));
     let begun = begin(&text, parts.as_deref())?;
-    let loaded = spec::parse(&text)?;
+    let cached = host::cached_filter(&text, options.store.root());
+    let loaded = match &cached {
+        Some((profile, _)) => spec::parse_but_seccomp(&text, profile)?,
+        None => spec::parse(&text)?,
+    };
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
     if options.rootless && !nix::unistd::geteuid().is_root() {
@@ -227,7 +231,10 @@ fn load_and<T>(
     }
     sealed::ensure(loaded.spec.process().as_ref())?;
     let rootfs = rootfs(&loaded.spec, &path)?;
-    let filter = host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?;
+    let filter = match cached {
+        Some((_, filter)) => Some(filter),
+        None => host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?,
+    };
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };
     let facts = Facts::probe(options, &bundle)?;
     Ok((bundle, facts, begun))

@@ -2,10 +2,11 @@
 
 use super::raw::call;
 use nix::errno::Errno;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
+use std::io::Write;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 /// The result of a system call.
@@ -58,6 +59,27 @@ pub fn open(dir: RawFd, path: &CStr, flags: i32, mode: u32) -> Sys<RawFd> {
 pub fn close(fd: RawFd) {
     // SAFETY: callers own what they close; a wrong number fails with EBADF.
     let _ = unsafe { call!(libc::SYS_close, fd) };
+}
+
+/// Where `path` leads, without symbolic links: as [`std::fs::canonicalize`], which asks the kernel about each of its parts.
+///
+/// # Errors
+/// As there.
+pub fn real_path(path: &Path) -> std::io::Result<PathBuf> {
+    let slowly = || std::fs::canonicalize(path);
+    let opened = open(CWD, &c_path(path)?, libc::O_PATH, 0)?;
+    let mut name = Vec::with_capacity(32);
+    let mut buffer = [0u8; 512];
+    write!(name, "/proc/self/fd/{opened}\0")?;
+    let length = CStr::from_bytes_with_nul(&name).map(|name| readlink(CWD, name, &mut buffer));
+    close(opened);
+    match length {
+        // One that is cut short, and a name for what has none: " (deleted)", "(unreachable)".
+        Ok(Ok(length)) if length < buffer.len() && buffer[0] == b'/' && buffer[length - 1] != b')' => {
+            Ok(Path::new(OsStr::from_bytes(&buffer[..length])).to_owned())
+        }
+        _ => slowly(),
+    }
 }
 
 /// Reads once into `buffer`; the number of bytes, 0 at the end.
