@@ -7,9 +7,11 @@
 use super::parts::Parts;
 use crate::error::{Doing, Result};
 use crate::init;
+use crate::spec::contains;
 use crate::sys::clone::{self, Child, Loan};
-use crate::sys::process;
 use crate::sys::shared::{Report, Shared};
+use crate::sys::{fs as sys_fs, process};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -39,7 +41,7 @@ impl Ahead {
         if parts.is_some_and(|parts| parts.network.is_some()) {
             return Ok(ahead);
         }
-        if contains(text, b"\"network\"") && !contains(text, b"\"uidMappings\"") {
+        if contains(text, b"\"network\"", b'k') && !contains(text, b"\"uidMappings\"", b'M') {
             ahead.start_helper()?;
         }
         Ok(ahead)
@@ -55,10 +57,16 @@ impl Ahead {
     }
 
     fn start_helper(&mut self) -> Result<()> {
+        let copy = executed_mount();
+        if let Some(mount) = copy {
+            self.report.no_longer_needed.store(mount, Ordering::Relaxed);
+        }
         let request = clone::Request { flags: clone::SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
         let helper = clone::spawn(&request, init::help_with_network, Arc::clone(&self.report))
             .doing(|| "linux.namespaces (network): clone a helper")?;
         process::move_to_another_cpu(helper.0.pid);
+        // The helper has it too, and closes it last.
+        copy.into_iter().for_each(sys_fs::close);
         self.helper = Some(helper);
         Ok(())
     }
@@ -66,15 +74,22 @@ impl Ahead {
 
 impl Drop for Ahead {
     fn drop(&mut self) {
+        // Without a helper nobody else does; and no container is to begin before.
+        executed_mount().into_iter().for_each(sys_fs::close);
         if let Some((helper, _)) = &self.helper {
             // It waits for nobody by now, or will within ten seconds.
             let _ = process::pidfd_send_signal(helper.pidfd, libc::SIGKILL);
             let _ = process::wait(helper.pid, 0);
-            crate::sys::fs::close(helper.pidfd);
+            sys_fs::close(helper.pidfd);
         }
     }
 }
 
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|window| window == word)
+/// The descriptor of the detached mount that this process was executed from, if it is still open. Closing it for good takes an RCU
+/// grace period: 30 to 60 µs.
+fn executed_mount() -> Option<RawFd> {
+    #[cfg(target_env = "musl")]
+    return crate::sys::entry::take_copy();
+    #[cfg(not(target_env = "musl"))]
+    None
 }

@@ -100,7 +100,8 @@ fn is_sealed() -> bool {
 }
 
 /// The executable by way of a read-only mount of its own. The mount is detached, and once the descriptor is closed, by
-/// exec, it belongs to no namespace: nobody can make it writable again.
+/// exec (for `run` and `create`, where `sys::entry` does the same, soon after by a helper), it belongs to no namespace: nobody can make
+/// it writable again.
 fn read_only_copy(exe: &OwnedFd) -> Result<OwnedFd, Errno> {
     let copy = own(mount::open_tree_clone(exe.as_raw_fd(), c"", 0)?);
     let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };

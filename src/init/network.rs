@@ -1,6 +1,6 @@
 //! A network namespace made while init does something else.
 
-use crate::sys::fs::Sys;
+use crate::sys::fs::{self, Sys};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{net, process};
 use nix::errno::Errno;
@@ -46,6 +46,7 @@ pub fn help(report: &Shared<Report>) -> ! {
         match make() {
             Ok(()) => {
                 process::set_and_wake(word, state::READY);
+                close_what_is_no_longer_needed(report);
                 // However slow the machine is: who waits here for nobody ends with the runtime.
                 while process::wait_while(word, state::READY).is_err() {}
             }
@@ -53,6 +54,14 @@ pub fn help(report: &Shared<Report>) -> ! {
         }
     }
     process::exit(0)
+}
+
+/// What takes the kernel a while to close: here nobody waits for it.
+fn close_what_is_no_longer_needed(report: &Report) {
+    let fd = report.no_longer_needed.load(Ordering::Relaxed);
+    if fd > 0 {
+        fs::close(fd);
+    }
 }
 
 /// The namespace is there: init has a descriptor of it where it would have the helper's.

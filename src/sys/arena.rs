@@ -12,9 +12,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An allocator that begins with memory of its own.
+#[repr(C)] // The counter is in a page that is used anyway.
 pub struct Arena {
-    memory: UnsafeCell<[u8; Self::SIZE]>,
     used: AtomicUsize,
+    memory: UnsafeCell<[u8; Self::SIZE]>,
 }
 
 // SAFETY: every byte of the memory is handed out once, by an atomic counter.
@@ -26,7 +27,7 @@ impl Arena {
 
     /// An arena of which nothing is used.
     pub const fn new() -> Self {
-        Self { memory: UnsafeCell::new([0; Self::SIZE]), used: AtomicUsize::new(0) }
+        Self { used: AtomicUsize::new(0), memory: UnsafeCell::new([0; Self::SIZE]) }
     }
 
     /// Whether `pointer` was handed out by the arena.

@@ -17,8 +17,27 @@ use std::ffi::{CStr, c_char};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
+/// A verb, as far as it is looked at.
+type Word = [u8; 8];
+
+// What the first instructions read lies beside them, in the page that the kernel maps for them (link/start.ld): anywhere else it
+// would take another page fault, twice in a start.
+
 /// The verbs that need it. An argument that only looks like one costs 70 µs.
-const VERBS: [&CStr; 3] = [c"run", c"create", c"exec"];
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static VERBS: [Word; 3] = [EXEC, *b"run\0\0\0\0\0", *b"create\0\0"];
+
+const EXEC: Word = *b"exec\0\0\0\0";
+
+/// The verb of containerd's shim that needs it.
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static START: [Word; 1] = [*b"start\0\0\0"];
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static EXECUTABLE: [u8; 15] = *b"/proc/self/exe\0";
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static EMPTY: [u8; 1] = *b"\0";
 
 static READ_ONLY: AtomicBool = AtomicBool::new(false);
 
@@ -33,6 +52,9 @@ static ORPHAN: AtomicI32 = AtomicI32::new(-1);
 /// Its id, up to a null.
 static ORPHANS_ID: [AtomicU8; 256] = [const { AtomicU8::new(0) }; 256];
 
+/// The descriptor that this process was executed by, if it is still open; else negative.
+static COPY: AtomicI32 = AtomicI32::new(-1);
+
 /// The socket on which parts of a container come; negative if none do.
 static PARTS: AtomicI32 = AtomicI32::new(-1);
 
@@ -43,6 +65,13 @@ const PARTS_AT: i32 = 100;
 /// The socket on which a pool sends parts, if it does; it is the caller's then.
 pub fn take_parts() -> Option<i32> {
     let fd = PARTS.swap(-1, Ordering::Relaxed);
+    (fd >= 0).then_some(fd)
+}
+
+/// The detached mount that this process was executed from, if it is still open; it is the caller's then. Its last descriptor
+/// should be closed by who has the time: the kernel waits for an RCU grace period then.
+pub fn take_copy() -> Option<i32> {
+    let fd = COPY.swap(-1, Ordering::Relaxed);
     (fd >= 0).then_some(fd)
 }
 
@@ -66,6 +95,7 @@ pub fn is_read_only() -> bool {
 
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
+    ".pushsection .text.microrun_entry,\"ax\",@progbits",
     ".globl microrun_entry",
     "microrun_entry:",
     // What the kernel passes: the arguments at the stack pointer, a function for atexit(3) in rdx (System V ABI, 3.4.1).
@@ -76,6 +106,7 @@ core::arch::global_asm!(
     "add rsp, 8",
     "pop rdx",
     "jmp _start",
+    ".popsection",
     ".globl shim_entry",
     "shim_entry:",
     "mov rdi, rsp",
@@ -91,6 +122,7 @@ core::arch::global_asm!(
 
 #[cfg(target_arch = "aarch64")]
 core::arch::global_asm!(
+    ".pushsection .text.microrun_entry,\"ax\",%progbits",
     ".globl microrun_entry",
     "microrun_entry:",
     "mov x19, x0",
@@ -98,6 +130,7 @@ core::arch::global_asm!(
     "bl {begin}",
     "mov x0, x19",
     "b _start",
+    ".popsection",
     ".globl shim_entry",
     "shim_entry:",
     "mov x19, x0",
@@ -118,12 +151,15 @@ unsafe extern "C" fn begin(stack: *const usize) {
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
     // SAFETY: there are `argc` strings, each ended by a null.
     let is_wanted = |index: usize| unsafe { is_one_of(&VERBS, *argv.add(index)) };
+    // SAFETY: as above.
+    let may_be_exec = |index: usize| unsafe { is_one_of(&VERBS[..1], *argv.add(index)) };
     if (1..argc).any(is_wanted) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
             let envp = argv.add(argc + 1);
+            let executed = executed_descriptor(envp);
             if let Some(wanted) = wanted(argc, argv) {
-                match executed_descriptor(envp) {
+                match executed {
                     Some(number) => {
                         REFUSED.store(true, Ordering::Relaxed);
                         inherit_parts(number.wrapping_sub(PARTS_AT));
@@ -133,7 +169,9 @@ unsafe extern "C" fn begin(stack: *const usize) {
             }
             // Who has a container to remove makes none, and who is to ask the pool again does so first.
             if !IS_DECIDED.load(Ordering::Relaxed) {
-                let _ = execute_read_only(argv, envp);
+                // Who enters a container has nothing open that is not meant for it, and nobody else to close it.
+                let closes = (1..argc).any(may_be_exec);
+                let _ = execute_read_only(argv, envp, executed, closes);
                 populate(stack);
             }
         }
@@ -141,18 +179,18 @@ unsafe extern "C" fn begin(stack: *const usize) {
 }
 
 unsafe extern "C" {
-    /// Where the linker puts what begins as zeroes: the allocator's memory first (`sys::arena`).
+    /// Where the linker puts what begins as zeroes: the allocator's memory last (`sys::arena`, link/start.ld).
     #[link_name = "__bss_start"]
     static ZEROES: u8;
 }
 
-/// Has the kernel provide at once what a start writes to in any case, of the stack below `top` and of the allocator's memory: page by
+/// Has the kernel provide at once what a start writes to in any case, of the stack below `top` and of what begins as zeroes: page by
 /// page, each is a fault (madvise(2), `MADV_POPULATE_WRITE`, Linux 5.14). Where that fails, it is.
 fn populate(top: *const usize) {
     const MADV_POPULATE_WRITE: i32 = 23;
     const PAGE: usize = 4096;
     const STACK: usize = 16 * PAGE;
-    const HEAP: usize = 10 * PAGE;
+    const HEAP: usize = 16 * PAGE;
     let first_of = |address: usize| address & !(PAGE - 1);
     for (address, size) in [(first_of(top as usize) - STACK, STACK), (first_of((&raw const ZEROES).addr()), HEAP)] {
         // SAFETY: nothing that is in memory changes.
@@ -168,10 +206,10 @@ unsafe extern "C" fn begin_shim(stack: *const usize) {
     // SAFETY: the caller's promise.
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
     // SAFETY: there are `argc` strings, each ended by a null.
-    let is_start = |index: usize| unsafe { is_one_of(&[c"start"], *argv.add(index)) };
+    let is_start = |index: usize| unsafe { is_one_of(&START, *argv.add(index)) };
     if (1..argc).any(is_start) {
         // SAFETY: the environment begins behind the arguments' null.
-        let _ = unsafe { execute_read_only(argv, argv.add(argc + 1)) };
+        let _ = unsafe { execute_read_only(argv, argv.add(argc + 1), None, true) };
     }
 }
 
@@ -313,22 +351,30 @@ unsafe fn pool_socket<'a>(envp: *const *const c_char) -> Option<&'a [u8]> {
 
 /// # Safety
 /// `argument` is a string ended by a null.
-unsafe fn is_one_of(verbs: &[&CStr], argument: *const c_char) -> bool {
+unsafe fn is_one_of(verbs: &[Word], argument: *const c_char) -> bool {
     verbs.iter().any(|verb| {
-        let verb = verb.to_bytes_with_nul();
+        let length = verb.iter().position(|byte| *byte == 0).map_or(verb.len(), |last| last + 1);
         // SAFETY: nothing is read behind a byte that differs, and the last one compared is the null.
-        (0..verb.len()).all(|index| unsafe { *argument.add(index).cast::<u8>() } == verb[index])
+        (0..length).all(|index| unsafe { *argument.add(index).cast::<u8>() } == verb[index])
     })
 }
 
+/// `executed` is the descriptor that this process was executed by, if there was one. The one that it is executed by again is
+/// closed by that, with `closes`; else it is there for [`take_copy`], unless it has parts to tell of.
+///
 /// # Safety
 /// `argv` and `envp` are lists of strings, each ended by a null.
-unsafe fn execute_read_only(argv: *const *const c_char, envp: *const *const c_char) -> Result<(), nix::errno::Errno> {
-    const EMPTY: *const c_char = c"".as_ptr();
+unsafe fn execute_read_only(
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+    executed: Option<i32>,
+    closes: bool,
+) -> Result<(), nix::errno::Errno> {
     const AT_EMPTY_PATH: i32 = libc::AT_EMPTY_PATH;
-    let name = c"/proc/self/exe".as_ptr();
+    let empty: *const c_char = EMPTY.as_ptr().cast();
     // SAFETY: a string that ends with a null.
-    let exe = unsafe { call!(libc::SYS_openat, libc::AT_FDCWD, name, libc::O_PATH | libc::O_CLOEXEC) }? as i32;
+    let exe =
+        unsafe { call!(libc::SYS_openat, libc::AT_FDCWD, EXECUTABLE.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }? as i32;
     let mut about = mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: the kernel fills the structure, which is valid as zeroes too.
     let about = unsafe {
@@ -337,26 +383,43 @@ unsafe fn execute_read_only(argv: *const *const c_char, envp: *const *const c_ch
     };
     if about.f_flags & libc::ST_RDONLY != 0 {
         READ_ONLY.store(true, Ordering::Relaxed);
+        if let Some(number) = executed.filter(|_| !closes) {
+            inherit_copy(number, exe);
+        }
         // SAFETY: nobody else has this number.
         return unsafe { call!(libc::SYS_close, exe) }.map(drop);
     }
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_EMPTY_PATH as u32;
     // SAFETY: a string that ends with a null.
-    let copy = unsafe { call!(libc::SYS_open_tree, exe, EMPTY, flags) }? as i32;
+    let copy = unsafe { call!(libc::SYS_open_tree, exe, empty, flags) }? as i32;
     let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
     // SAFETY: the structure has the size that is named.
     unsafe {
         let size = mem::size_of::<Attributes>();
-        call!(libc::SYS_mount_setattr, copy, EMPTY, AT_EMPTY_PATH, &raw const read_only, size)?;
+        call!(libc::SYS_mount_setattr, copy, empty, AT_EMPTY_PATH, &raw const read_only, size)?;
     }
     let parts = PARTS.load(Ordering::Relaxed);
     let executed = if parts < 0 { copy } else { hand_on(parts, copy) };
+    if parts < 0 && !closes && copy > libc::STDERR_FILENO {
+        let _ = fs::set_cloexec(copy, false);
+    }
     // SAFETY: the lists end with null, as the caller promised; the call returns only when it failed.
-    let failed = unsafe { call!(libc::SYS_execveat, executed, EMPTY, argv, envp, AT_EMPTY_PATH) }.map(drop);
+    let failed = unsafe { call!(libc::SYS_execveat, executed, empty, argv, envp, AT_EMPTY_PATH) }.map(drop);
+    let _ = fs::set_cloexec(copy, true);
     if parts >= 0 {
         let _ = fs::set_cloexec(parts, true);
     }
     failed
+}
+
+/// Takes over the descriptor `number` of the mount that this process was executed from, if that is what it is: on the mount of
+/// our executable `exe`.
+fn inherit_copy(number: i32, exe: i32) {
+    let mount_of = |fd: i32| fs::identity(fd).ok().and_then(|identity| identity.mount);
+    let Some(mount) = mount_of(number) else { return };
+    if mount_of(exe) == Some(mount) && fs::is_cloexec(number) == Ok(false) && fs::set_cloexec(number, true).is_ok() {
+        COPY.store(number, Ordering::Relaxed);
+    }
 }
 
 /// Has the socket `parts` survive the execution of `copy`; the descriptor to execute, whose number tells.

@@ -66,6 +66,8 @@ pub struct Report {
     pub network: AtomicU32,
     /// The runtime's pid.
     pub runtime: AtomicI32,
+    /// A descriptor that the helper closes, once it has time; 0 for none.
+    pub no_longer_needed: AtomicI32,
     /// The child's pid as the parent sees it, once it has recorded it; the child executes nothing foreign before.
     pub recorded: AtomicU32,
     /// How many of `words` there are.
