@@ -251,7 +251,8 @@ impl Stage {
     /// # Errors
     /// A view cannot be entered.
     pub fn close(&mut self) -> Result<Vec<String>> {
-        let mut pools: Vec<_> = self.parking.take().into_iter().chain(self.parts.take()).collect();
+        let mut pools: Vec<_> =
+            [self.parking.take(), self.reusing.take(), self.parts.take()].into_iter().flatten().collect();
         // All of them, before anybody looks what there is.
         let mut left: Vec<_> = pools.iter_mut().flat_map(Parking::end).collect();
         left.extend(pools.into_iter().flat_map(Parking::close));
@@ -279,7 +280,7 @@ impl Stage {
     /// The processes that are there for all of the measurement.
     pub fn residents(&self) -> Vec<i32> {
         let daemons = self.engines.iter().flat_map(Engines::pids);
-        self.parking.iter().chain(&self.parts).map(Parking::pid).chain(daemons).collect()
+        self.parking.iter().chain(&self.reusing).chain(&self.parts).map(Parking::pid).chain(daemons).collect()
     }
 
     /// Goes into the view in which `contender` is started. Only while there are no other threads.
