@@ -115,19 +115,31 @@ impl Inspector {
         Self { room: vec![0; 16 << 10] }
     }
 
-    /// A number for what the [`FILES`] of a namespace say, which any use of it changes.
+    /// A number for what the [`FILES`] of a namespace but the first say, which any use of it changes.
     fn see_use(&mut self, files: &Files) -> Result<u64> {
         let mut seen = DefaultHasher::new();
         for (path, file) in FILES.into_iter().zip(files) {
             let Some(file) = file else { continue };
             let text = self.read(file).doing(|| format!("read {}", path.to_string_lossy()))?;
             match path {
-                _ if path == SOCKETS => sockets_of(&String::from_utf8_lossy(text)).hash(&mut seen),
+                _ if path == SOCKETS => {}
                 _ if path == PROTOCOLS => require_known(&String::from_utf8_lossy(text))?,
                 _ => text.hash(&mut seen),
             }
         }
         Ok(seen.finish())
+    }
+
+    /// Fails if there is a socket in a namespace, or a connection that is not forgotten.
+    fn require_no_sockets(&mut self, files: &Files) -> Result<()> {
+        let [Some(sockets), ..] = files else {
+            return Err(Error::new(Kind::WrongState, "the kernel does not count sockets"));
+        };
+        let text = self.read(sockets).doing(|| format!("read {}", SOCKETS.to_string_lossy()))?;
+        match sockets_of(&String::from_utf8_lossy(text)) {
+            Some(counted) => Err(Error::new(Kind::WrongState, format!("there are sockets: {counted}"))),
+            None => Ok(()),
+        }
     }
 
     /// A number for what is set up in the namespace that this thread is in. It opens a socket there, which is counted until it is freed.
@@ -142,22 +154,9 @@ impl Inspector {
         Ok(seen.finish())
     }
 
-    /// Both, of the namespace that this thread is in, where nobody else is: once the sockets that this thread has closed there are freed, after an RCU
-    /// grace period.
+    /// Both, of the namespace that this thread is in.
     fn see_new(&mut self) -> Result<Seen> {
-        const ATTEMPTS: u32 = 10;
-        const GRACE: Duration = Duration::from_millis(5);
-        let files = open_files()?;
-        let [Some(sockets), ..] = &files else {
-            return Err(Error::new(Kind::WrongState, "the kernel does not count sockets"));
-        };
-        for _ in 0..ATTEMPTS {
-            if self.read(sockets).is_ok_and(|text| text.starts_with(b"sockets: used 0\n")) {
-                break;
-            }
-            std::thread::sleep(GRACE);
-        }
-        Ok(Seen { of_use: self.see_use(&files)?, settings: Some(self.see_settings()?) })
+        Ok(Seen { of_use: self.see_use(&open_files()?)?, settings: Some(self.see_settings()?) })
     }
 
     /// What a file says now.
@@ -201,12 +200,14 @@ fn require_known(protocols: &str) -> Result<()> {
     }
 }
 
-/// The figures of sockstat that are those of the namespace: "TCP: inuse 1 orphan 0 tw 0 alloc 7 mem 3" has some of the whole machine
+/// The figures of sockstat that are those of the namespace and not 0: "TCP: inuse 1 orphan 0 tw 0 alloc 7 mem 3" has some of the whole machine
 /// (net/ipv4/proc.c).
-fn sockets_of(text: &str) -> String {
+fn sockets_of(text: &str) -> Option<String> {
     let words: Vec<&str> = text.split_whitespace().collect();
-    let own = words.windows(2).filter(|pair| matches!(pair.first(), Some(&("used" | "inuse" | "tw" | "memory"))));
-    own.map(|pair| pair.join(" ")).collect::<Vec<_>>().join(" ")
+    let own =
+        words.windows(2).filter(|pair| matches!(pair, ["used" | "inuse" | "tw" | "memory", count] if *count != "0"));
+    let counted = own.map(|pair| pair.join(" ")).collect::<Vec<_>>().join(", ");
+    (!counted.is_empty()).then_some(counted)
 }
 
 /// Numbers for what was to be seen of a namespace when it was new.
@@ -269,6 +270,7 @@ impl Network {
             Some(files) => files,
             none => none.insert(Box::new(elsewhere(Some(&self.namespace), open_files)?)),
         };
+        inspector.require_no_sockets(files)?;
         let seen = inspector.see_use(files)?;
         if self.seen.is_some_and(|before| before.of_use == seen) {
             return Ok(());
@@ -456,7 +458,9 @@ mod tests {
     #[test]
     fn figures_of_the_machine_are_left_out() {
         let text = "sockets: used 3\nTCP: inuse 1 orphan 4 tw 2 alloc 7 mem 9\nFRAG: inuse 0 memory 5\n";
-        assert_eq!(sockets_of(text), "used 3 inuse 1 tw 2 inuse 0 memory 5");
+        assert_eq!(sockets_of(text).as_deref(), Some("used 3, inuse 1, tw 2, memory 5"));
+        let text = "sockets: used 0\nTCP: inuse 0 orphan 4 tw 0 alloc 7 mem 9\nFRAG: inuse 0 memory 0\n";
+        assert_eq!(sockets_of(text), None);
     }
 
     #[test]

@@ -78,9 +78,10 @@ impl Stock {
         self.size.unwrap_or(0) * self.parts() as u64 + NETWORK * self.networks.len() as u64
     }
 
-    /// Takes a network namespace back, unless there are enough.
+    /// Takes a network namespace back, unless there are enough: as many as sandboxes, and for those that rest.
     pub fn keep(&mut self, network: Network) {
-        if self.networks.len() < self.wanted {
+        const MOST_RESTING: usize = 32;
+        if self.networks.len() < self.wanted + MOST_RESTING {
             self.networks.push(network);
         }
     }
