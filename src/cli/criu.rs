@@ -3,7 +3,7 @@
 use super::grammar::Flag;
 use super::parse::{Words, invalid};
 use crate::container::criu::Choices;
-use crate::container::criu::rpc::{CgroupMode, Switch};
+use crate::container::criu::rpc::{CgroupMode, NetworkLock, Switch};
 use crate::error::{Error, Kind, Result};
 use crate::log;
 use nix::unistd::geteuid;
@@ -26,6 +26,12 @@ pub const MANAGE_CGROUPS_MODE: Flag = Flag::value(
 /// The option of namespaces. It changes nothing, for the only one that it takes is left empty anyway.
 pub const EMPTY_NS: Flag =
     Flag::value("empty-ns", "KIND", "make a namespace without what is in it: network, which is always done");
+/// The option of connections.
+pub const NETWORK_LOCK: Flag = Flag::value(
+    "network-lock",
+    "HOW",
+    "iptables, nftables or skip: how CRIU locks TCP connections (default: iptables where it is installed)",
+);
 /// A switch of both.
 pub const TCP_ESTABLISHED: Flag = Flag::switch("tcp-established", "allow open TCP connections");
 /// A switch of both.
@@ -65,8 +71,15 @@ pub fn choices(words: &Words) -> Result<Choices> {
         images: words.path("image-path").unwrap_or_else(|| PathBuf::from(IMAGES)),
         work: words.path("work-path"),
         cgroup_mode: cgroup_mode(words)?,
+        network_lock: network_lock(words)?,
         switches: switches.collect(),
     })
+}
+
+fn network_lock(words: &Words) -> Result<Option<NetworkLock>> {
+    let Some(name) = words.text("network-lock")? else { return Ok(None) };
+    let lock = NetworkLock::named(name).ok_or_else(|| invalid("network-lock", name, "iptables, nftables or skip"));
+    lock.map(Some)
 }
 
 fn cgroup_mode(words: &Words) -> Result<CgroupMode> {

@@ -4,6 +4,7 @@ use super::global::Global;
 use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{criu, launching, warn};
+use crate::container::criu::rpc::Switch;
 use crate::container::restore::{self, Options};
 use crate::container::{prepare, sealed};
 use crate::error::Result;
@@ -27,10 +28,12 @@ When it fails nothing is left, and CRIU's restore.log says more.",
         criu::IMAGE_PATH,
         criu::WORK_PATH,
         criu::TCP_ESTABLISHED,
+        Flag::switch("tcp-close", "close TCP connections that were open, as if the peer had reset them"),
         criu::EXT_UNIX_SK,
         criu::SHELL_JOB,
         criu::FILE_LOCKS,
         criu::MANAGE_CGROUPS_MODE,
+        criu::NETWORK_LOCK,
         shared::BUNDLE,
         Flag::switch("detach", "return as soon as the container runs").short('d'),
         shared::PID_FILE,
@@ -57,9 +60,13 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         foreground: !words.has("detach"),
         ..launching::bare(global, words.id()?, launching::bundle(words))
     };
+    let mut choices = criu::choices(words)?;
+    if words.has("tcp-close") {
+        choices.switches.push(Switch::TcpClose);
+    }
     let options = Options {
         container,
-        choices: criu::choices(words)?,
+        choices,
         lsm_profile: words.text("lsm-profile")?.map(str::to_owned),
         lsm_mount_context: words.text("lsm-mount-context")?.map(str::to_owned),
     };

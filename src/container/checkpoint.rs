@@ -85,7 +85,7 @@ pub fn save(options: &Options) -> Result<()> {
     if needed != Features::default() {
         criu::require_features(needed)?;
     }
-    dump(options, &target, criu::wants_nftables(version))
+    dump(options, &target, version)
 }
 
 impl Options {
@@ -131,14 +131,14 @@ fn prepare_images(options: &Options) -> Result<()> {
 }
 
 /// Has CRIU do it.
-fn dump(options: &Options, target: &Target, nftables: bool) -> Result<()> {
+fn dump(options: &Options, target: &Target, version: i64) -> Result<()> {
     let directories = Directories::open(&options.choices, LOG)?;
     let task = if options.pre_dump { Task::PreDump } else { Task::Dump };
     let mut request = directories.options(&options.choices, &target.state.rootfs, criu::has_terminal(&target.spec));
     let config = criu::config(|name| target.state.annotations.get(name));
     request.pid = Some(target.init.pid);
     request.config = config.as_deref();
-    request.nftables = nftables;
+    request.network_lock = request.network_lock.or_else(|| criu::network_lock(version));
     request.freezer = target.state.cgroup.freezer();
     request.parent = options.parent.as_deref();
     request.page_server = options.page_server.as_ref();

@@ -9,7 +9,7 @@
 //! CRIU makes the namespaces, mounts and processes; all else is the runtime's, as in a start. At `post-restore` nothing
 //! of the container has run yet.
 
-use super::criu::rpc::{self, Notice, Switch, Task};
+use super::criu::rpc::{self, Features, Notice, Switch, Task};
 use super::criu::{self, Choices, Directories, Session};
 use super::launch::{self, Undo};
 use super::prepare::{self, Bundle, Prepared, Stdio};
@@ -134,6 +134,9 @@ pub(super) fn bring_back(options: &Options) -> Result<Restored> {
 /// Whether the CRIU that is installed can do what is asked.
 fn require_criu(options: &Options) -> Result<()> {
     let version = criu::require_version()?;
+    if options.choices.has(Switch::LazyPages) {
+        criu::require_features(Features { lazy_pages: true, ..Features::default() })?;
+    }
     let lsm = [("--lsm-profile", &options.lsm_profile), ("--lsm-mount-context", &options.lsm_mount_context)];
     match lsm.iter().find(|(_, value)| value.is_some()) {
         Some((flag, _)) if version < CHANGES_LSM => {

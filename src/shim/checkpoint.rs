@@ -144,5 +144,5 @@ fn choices(given: &m::CheckpointOptions, images: PathBuf, work: &Work) -> Result
         (given.file_locks, Switch::FileLocks),
     ];
     let switches = switches.into_iter().filter_map(|(on, switch)| on.then_some(switch)).collect();
-    Ok(Choices { images, work: Some(work.path.clone()), cgroup_mode, switches })
+    Ok(Choices { images, work: Some(work.path.clone()), cgroup_mode, network_lock: None, switches })
 }

@@ -25,6 +25,7 @@ macro_rules! criu_lab {
     }};
 }
 
+mod lazy;
 mod life;
 mod refusals;
 mod streams;

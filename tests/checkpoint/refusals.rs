@@ -137,6 +137,8 @@ fn options_that_are_wrong_are_refused() {
     refused(&["checkpoint", "--empty-ns", "pid", "x"], "is not supported");
     refused(&["checkpoint", "--manage-cgroups-mode", "hard", "x"], "soft, full, strict or ignore");
     refused(&["checkpoint", "--page-server", "nowhere", "x"], "ADDRESS:PORT");
+    refused(&["checkpoint", "--network-lock", "ebtables", "x"], "iptables, nftables or skip");
+    refused(&["checkpoint", "--status-fd", "nine", "x"], "the number of a descriptor");
     // Podman asks this way whether restores into pods are possible.
     refused(&["restore", "--lsm-mount-context"], "flag needs an argument");
     assert!(lab.microrun(&["checkpoint", "--help"]).ok().contains("--leave-running"));

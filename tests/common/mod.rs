@@ -454,7 +454,8 @@ impl Bundle {
     }
 }
 
-const BUSYBOX: &str = "/bin/busybox";
+/// The shell and tools of containers.
+pub const BUSYBOX: &str = "/bin/busybox";
 
 /// The tools that scripts in the containers use.
 const APPLETS: &str = "sh awk cat chgrp chmod chown chrt cmp cp cut date dd df dirname echo env false find getopt grep \

@@ -16,7 +16,7 @@ use crate::sys::{fs as sys_fs, own, process, socket};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use oci_spec::runtime::Spec;
-use rpc::{CgroupMode, Features, Notice, Options, Response, Switch, Task};
+use rpc::{CgroupMode, Features, NetworkLock, Notice, Options, Response, Switch, Task};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -45,6 +45,8 @@ pub struct Choices {
     pub work: Option<PathBuf>,
     /// --manage-cgroups-mode
     pub cgroup_mode: CgroupMode,
+    /// --network-lock
+    pub network_lock: Option<NetworkLock>,
     /// Switches that CRIU has as well.
     pub switches: Vec<Switch>,
 }
@@ -98,6 +100,7 @@ impl Directories {
             log: self.log.file_name().and_then(|name| name.to_str()).unwrap_or_default(),
             root: Some(root),
             cgroup_mode: choices.cgroup_mode,
+            network_lock: choices.network_lock,
             // Who has a network namespace made for a container sets it up; it is not to be saved.
             empty_namespaces: libc::CLONE_NEWNET,
             switches: always.into_iter().chain(orphans).chain(choices.switches.iter().copied()).collect(),
@@ -158,11 +161,12 @@ const IPTABLES: &str = "iptables-restore";
 /// The first CRIU that can do so by nftables.
 const HAS_NFTABLES: i64 = 31_600;
 
-/// Whether CRIU, of this `version`, is to lock the connections of a network namespace with nftables: where there is no
+/// How CRIU, of this `version`, is to lock the connections of a network namespace, if nobody says: with nftables where there is no
 /// iptables, which it would take.
-pub fn wants_nftables(version: i64) -> bool {
+pub fn network_lock(version: i64) -> Option<NetworkLock> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    version >= HAS_NFTABLES && !std::env::split_paths(&path).any(|directory| directory.join(IPTABLES).exists())
+    let has_iptables = std::env::split_paths(&path).any(|directory| directory.join(IPTABLES).exists());
+    (version >= HAS_NFTABLES && !has_iptables).then_some(NetworkLock::Nftables)
 }
 
 /// The version of the CRIU that is installed.

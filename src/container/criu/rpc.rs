@@ -64,6 +64,27 @@ impl CgroupMode {
     }
 }
 
+/// --network-lock: how CRIU keeps packets of open connections away while it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // CRIU's names: criu(8)
+pub enum NetworkLock {
+    Iptables = 1,
+    Nftables = 2,
+    Skip = 3,
+}
+
+impl NetworkLock {
+    /// The way of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "iptables" => Some(Self::Iptables),
+            "nftables" => Some(Self::Nftables),
+            "skip" => Some(Self::Skip),
+            _ => None,
+        }
+    }
+}
+
 /// Options of a dump and of a restore. What is not set is not sent.
 #[derive(Debug, Default)]
 pub struct Options<'a> {
@@ -97,8 +118,8 @@ pub struct Options<'a> {
     pub cgroup_mode: CgroupMode,
     /// The freezer cgroup.
     pub freezer: Option<&'a Path>,
-    /// Whether connections are locked with nftables instead of iptables.
-    pub nftables: bool,
+    /// How connections are locked, if not with iptables.
+    pub network_lock: Option<NetworkLock>,
     /// More options of CRIU, in a file.
     pub config: Option<&'a Path>,
     /// --lsm-profile
@@ -128,13 +149,11 @@ pub enum Switch {
     TcpSkipInFlight = 46,
     LazyPages = 48,
     OrphanTerminals = 50,
+    TcpClose = 52,
 }
 
 /// How much CRIU writes to its log: all but what its own developers need.
 const LOG_LEVEL: i64 = 4;
-
-/// A way to lock connections.
-const NFTABLES: i64 = 2;
 
 impl Options<'_> {
     fn message(&self) -> Message {
@@ -153,7 +172,7 @@ impl Options<'_> {
         number(17, self.work.map(i64::from));
         number(34, Some(self.cgroup_mode as i64));
         number(38, Some(self.empty_namespaces.into()));
-        number(64, self.nftables.then_some(NFTABLES));
+        number(64, self.network_lock.map(|lock| lock as i64));
         if let Some((address, port)) = self.page_server {
             message.message(11, Message::default().bytes(1, address.as_bytes()).number(2, (*port).into()));
         }
