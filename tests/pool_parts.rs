@@ -6,13 +6,13 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, eventually, hierarchies, push};
+use common::{Bundle, eventually, hierarchies, host, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the pool says of its parts.
 fn parts(pool: &Pool) -> Value {
@@ -44,9 +44,7 @@ fn run(pool: &Pool, bundle: &Bundle) -> common::Output {
 
 /// The network namespaces that the pool has a descriptor of.
 fn networks(pool: &Pool) -> BTreeSet<String> {
-    let listed = fs::read_dir(format!("/proc/{}/fd", pool.server.id())).unwrap().flatten();
-    let links = listed.filter_map(|entry| fs::read_link(entry.path()).ok());
-    links.map(|link| link.display().to_string()).filter(|link| link.starts_with("net:")).collect()
+    pool.networks()
 }
 
 /// The names of the cgroups that the pool would have to remove.
@@ -129,6 +127,77 @@ fn a_program_that_asks_before_it_begins_gets_them() {
     let told = pool.microrun(&["run", "--pool=require", &format!("{}/", bundle.path.display())]).failed();
     assert!(told.contains("no part is ready"), "{told}");
     assert_eq!(parts(&pool)["served"], 3);
+}
+
+/// Every way to start a bundle that the pool has not heard of, with a cgroup of its own choice.
+#[test]
+fn any_bundle_gets_a_network() {
+    let pool = pool!("--parts", "2", "--reuse-netns");
+    let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    for way in ["create", "run"] {
+        pool.await_networks(2);
+        let networks = networks(&pool);
+        let id = format!("{}-{way}", bundle.id);
+        let pid = started(&pool, &bundle, &id, way);
+        let (network, _) = place_of(&pid);
+        assert!(networks.contains(&network), "{way}: {network}, {networks:?}");
+        if way == "create" {
+            pool.microrun(&["start", &id]).ok();
+        }
+        assert_eq!(pool.microrun(&["exec", &id, "cat", "/sys/class/net/lo/flags"]).ok(), "0x9");
+        pool.microrun(&["delete", "--force", &id]).ok();
+    }
+    // As it asks before it begins, and with an option for which no pool has anything else.
+    let script = "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags";
+    let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", script]));
+    let path = format!("{}/", bundle.path.display());
+    for args in [&["run", path.as_str()][..], &["run", "--no-new-keyring", &path]] {
+        pool.await_networks(2);
+        let networks = networks(&pool);
+        let told = pool.microrun(args).ok();
+        let (network, flags) = told.split_once('\n').unwrap();
+        assert!(networks.contains(network), "{network}, {networks:?}");
+        assert_eq!(flags, "0x9");
+    }
+    let told = parts(&pool);
+    assert_eq!((&told["served"], &told["reused"], &told["cgroups"]), (&json!(4), &json!(0), &json!(0)), "{told}");
+    assert!(cgroups(&pool).is_empty());
+}
+
+/// Nothing is taken from the pool by who has no use for it, or says that it is not to be asked.
+#[test]
+fn who_takes_no_network_is_not_lent_one() {
+    let pool = pool!("--parts", "1");
+    pool.await_networks(1);
+    let run = |change: &dyn Fn(&mut Value), options: &[&str]| {
+        let bundle = pool.lab.bundle(|config| {
+            config["process"]["args"] = json!(["readlink", "/proc/self/ns/net"]);
+            change(config);
+        });
+        let path = format!("{}/", bundle.path.display());
+        let args = [&["run"], options, &[&path]].concat();
+        let networks = networks(&pool);
+        let found = pool.microrun(&args).ok();
+        assert!(!networks.contains(&found), "{found}, {networks:?}");
+        pool.await_networks(1);
+    };
+    run(&|_| {}, &["--pool=off"]);
+    let network = |config: &mut Value, change: &dyn Fn(&mut Vec<Value>, usize)| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        let place = namespaces.iter().position(|namespace| namespace["type"] == "network").unwrap();
+        change(namespaces, place);
+    };
+    run(&|config| network(config, &|all, place| drop(all.remove(place))), &[]);
+    run(&|config| network(config, &|all, place| all[place]["path"] = json!("/proc/self/ns/net")), &[]);
+    run(
+        &|config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            config["linux"]["uidMappings"] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+            config["linux"]["gidMappings"] = config["linux"]["uidMappings"].clone();
+        },
+        &[],
+    );
+    assert_eq!(parts(&pool)["served"], 0);
 }
 
 /// What the configurations of these tests limit, on any machine.
@@ -273,7 +342,8 @@ fn what_has_changed_takes_nothing_of_before() {
     eventually(|| before.is_disjoint(&cgroups(&pool)) && directories(&before).is_empty());
     await_parts(&pool, 2, 2);
     assert_eq!(limit(&id), "78");
-    assert_eq!(parts(&pool)["served"], 1);
+    // A network namespace is of use for any configuration.
+    assert_eq!(parts(&pool)["served"], 2);
 }
 
 #[test]
@@ -577,4 +647,32 @@ fn a_network_that_somebody_else_has_changed_or_is_in_is_not_used_again() {
         bound = Some(opened.join().unwrap());
     };
     assert!(!is_reused_after(&pool, bind));
+}
+
+/// Whatever a pool does, there is a container.
+#[test]
+fn a_pool_that_gives_nothing_is_done_without() {
+    let mut pool = pool!("--parts", "1");
+    pool.await_networks(1);
+    let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let start = |pool: &Pool, name: &str| {
+        let id = format!("{}-{name}", bundle.id);
+        let begun = Instant::now();
+        let (network, _) = place_of(&started(pool, &bundle, &id, "create"));
+        let time = begun.elapsed();
+        assert!(!networks(pool).contains(&network), "{network}");
+        pool.lab.microrun(&["delete", "--force", &id]).ok();
+        time
+    };
+    let server = pool.server.id().to_string();
+    host("kill", &["-STOP", &server]);
+    let time = start(&pool, "stopped");
+    assert!(time < Duration::from_secs(3), "{time:?}");
+    host("kill", &["-CONT", &server]);
+    eventually(|| parts(&pool)["lent"] == 0);
+    pool.kill();
+    assert!(pool.socket().exists());
+    let network = started(&pool, &bundle, &format!("{}-dead", bundle.id), "create");
+    assert_ne!(place_of(&network).0, place_of("self").0);
+    pool.lab.microrun(&["delete", "--force", &format!("{}-dead", bundle.id)]).ok();
 }

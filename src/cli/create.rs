@@ -33,8 +33,7 @@ and characters of _ + - and \".\".",
 fn call(global: &Global, words: &Words) -> Result<u8> {
     sealed::ensure(None)?;
     let bundle = launching::bundle(words);
-    let parts = launching::parts(global, &bundle);
     let options = launching::options(global, words, words.id()?, bundle)?;
-    warn(run::create(&Options { wait: Wait::Start, parts, ..options })?);
+    warn(run::create(&Options { wait: Wait::Start, lender: launching::lender(global), ..options })?);
     Ok(0)
 }

@@ -5,14 +5,13 @@ use super::parse::Words;
 use crate::cgroup::Driver;
 use crate::container::activation::Activation;
 use crate::container::notify;
-use crate::container::parts::Parts;
+use crate::container::parts::Lender;
 use crate::container::prepare::Options;
 use crate::container::state::Store;
 use crate::error::Result;
 use crate::plan::Overlay;
 use crate::pool;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 /// The bundle that --bundle names: by default the current directory.
 pub fn bundle(words: &Words) -> PathBuf {
@@ -29,10 +28,10 @@ pub fn takes_parts(global: &Global) -> bool {
     !global.systemd_cgroup && !global.rootless()
 }
 
-/// The parts of a container of `bundle` that a pool has, if there is a pool.
-pub fn parts(global: &Global, bundle: &Path) -> Option<Arc<Parts>> {
-    let socket = pool::socket().filter(|socket| takes_parts(global) && socket.exists())?;
-    pool::ask_for_parts(&socket, bundle)
+/// Who is to be asked for parts of a container: root's pool.
+pub fn lender(global: &Global) -> Option<Lender> {
+    let socket = pool::socket().filter(|_| !global.rootless())?;
+    Some(Lender { socket, cgroups: takes_parts(global) })
 }
 
 /// The options that `create` and `run` share.

@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
 use super::{launching, warn};
 use crate::container::activation::Activation;
-use crate::container::parts::Parts;
+use crate::container::parts::{Lender, Parts};
 use crate::container::prepare::Options;
 use crate::container::state::{Store, new_id};
 use crate::container::{notify, run, sealed};
@@ -54,9 +54,11 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         pool::remove_orphan(&Store::new(&global.root), &id);
         return Ok(code as u8);
     }
-    let parts = match from_pool(global, words, id.as_deref(), &bundle)? {
+    let (parts, lender) = match from_pool(global, words, id.as_deref(), &bundle)? {
         FromPool::Done(code) => return Ok(code),
-        FromPool::Cold(parts) => parts,
+        FromPool::Cold => (None, None),
+        FromPool::Parts(parts) => (Some(parts), None),
+        FromPool::Lender(lender) => (None, lender),
     };
     sealed::ensure(None)?;
     let id = id.unwrap_or_else(new_id);
@@ -65,6 +67,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         foreground: !words.has("detach"),
         timings: timings.is_some(),
         parts,
+        lender,
         ..launching::options(global, words, &id, bundle)?
     };
     let finished = run::run(&options, words.has("keep"))?;
@@ -85,8 +88,12 @@ const COLD: [&str; 8] =
 enum FromPool {
     /// All of it; the exit code.
     Done(u8),
-    /// Nothing, or parts of the container, which is to be made here.
-    Cold(Option<Arc<Parts>>),
+    /// Nothing: the container is to be made here.
+    Cold,
+    /// It has given parts of it.
+    Parts(Arc<Parts>),
+    /// Nothing so far; it may be asked for parts.
+    Lender(Option<Lender>),
 }
 
 /// Has a pool start the container, if that is wanted and one can.
@@ -94,24 +101,28 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
     let is_required = match words.text("pool")? {
         None | Some("prefer") => false,
         Some("require") => true,
-        Some("off") => return Ok(FromPool::Cold(None)),
+        Some("off") => return Ok(FromPool::Cold),
         Some(other) => return Err(super::parse::invalid("pool", other, "prefer, require or off")),
     };
-    let cold = |why: &str, parts: &dyn Fn() -> Option<Arc<Parts>>| match is_required {
+    let unless_required = |otherwise: FromPool, why: &str| match is_required {
         true => Err(Error::new(Kind::WrongState, format!("--pool=require: {why}"))),
-        false => Ok(FromPool::Cold(parts())),
+        false => Ok(otherwise),
     };
-    let (asked, none) = (|| launching::parts(global, bundle), || None);
+    let lender = || FromPool::Lender(launching::lender(global));
     if let Some(option) = COLD.iter().find(|option| words.has(option)) {
-        return cold(&format!("--{option} takes a cold start"), &asked);
+        return unless_required(lender(), &format!("--{option} takes a cold start"));
     }
     if global.systemd_cgroup || Activation::of_this_process().is_some() || notify::address_in_environment().is_some() {
-        return cold("what a service manager sees to takes a cold start", &asked);
+        return unless_required(lender(), "what a service manager sees to takes a cold start");
     }
-    let Some(socket) = pool::socket() else { return cold("MICRORUN_POOL is off", &none) };
+    let Some(socket) = pool::socket() else { return unless_required(FromPool::Cold, "MICRORUN_POOL is off") };
     // An earlier part of this process may have heard already that there is nothing, or no more than parts.
     if !is_required && (pool::is_refused() || !socket.exists()) {
-        return Ok(FromPool::Cold(pool::given()));
+        return Ok(match pool::given() {
+            Some(parts) => FromPool::Parts(parts),
+            None if pool::lends() => lender(),
+            None => FromPool::Cold,
+        });
     }
     let store = Store::new(&global.root);
     let pid_file = words.path("pid-file");
@@ -125,8 +136,9 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
     };
     match pool::run(&socket, &wanted)? {
         Got::Done(code) => Ok(FromPool::Done(code as u8)),
-        Got::Parts(parts) => Ok(FromPool::Cold(Some(parts))),
-        Got::Nothing(why) => cold(&why, &none),
+        Got::Parts(parts) => Ok(FromPool::Parts(parts)),
+        Got::Unknown => unless_required(lender(), "the pool has no parts for this bundle"),
+        Got::Nothing(why) => unless_required(FromPool::Cold, &why),
     }
 }
 

@@ -4,10 +4,9 @@
 //! begins it as soon as the text of config.json looks as if it were wanted. Looks can deceive, and cost no more than the
 //! helper's time then: the Plan decides.
 
-use super::parts::Parts;
 use crate::error::{Doing, Result};
 use crate::init;
-use crate::spec::contains;
+use crate::spec::{contains, places};
 use crate::sys::clone::{self, Child, Loan};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process};
@@ -27,24 +26,11 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Without a helper.
+    /// Without a helper so far.
     pub fn idle() -> Result<Self> {
         let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
         report.runtime.store(process::getpid(), Ordering::Relaxed);
         Ok(Self { report: Arc::new(report), helper: None })
-    }
-
-    /// With a helper, if the configuration `text` seems to ask for a new network namespace that belongs to our own user
-    /// namespace, unless there is one among the `parts`.
-    pub fn begin(text: &[u8], parts: Option<&Parts>) -> Result<Self> {
-        let mut ahead = Self::idle()?;
-        if parts.is_some_and(|parts| parts.network.is_some()) {
-            return Ok(ahead);
-        }
-        if contains(text, b"\"network\"", b'k') && !contains(text, b"\"uidMappings\"", b'M') {
-            ahead.start_helper()?;
-        }
-        Ok(ahead)
     }
 
     /// The helper, which is started now if it has not been: on another CPU; where there is none, init comes first and
@@ -56,7 +42,8 @@ impl Ahead {
         Ok(self.helper.take())
     }
 
-    fn start_helper(&mut self) -> Result<()> {
+    /// Starts the helper.
+    pub fn start_helper(&mut self) -> Result<()> {
         let copy = executed_mount();
         if let Some(mount) = copy {
             self.report.no_longer_needed.store(mount, Ordering::Relaxed);
@@ -92,4 +79,37 @@ fn executed_mount() -> Option<RawFd> {
     return crate::sys::entry::take_copy();
     #[cfg(not(target_env = "musl"))]
     None
+}
+
+/// Whether the configuration `text` looks as if it asked for a new network namespace that belongs to our own user namespace: one
+/// of its innermost objects has "network" in it and no "path".
+pub(super) fn seems_wanted(text: &[u8]) -> bool {
+    let is_brace = |byte: &u8| matches!(byte, b'{' | b'}');
+    let is_new = |place: usize| {
+        let (before, after) = text.split_at(place);
+        let begin = before.iter().rposition(is_brace).unwrap_or(0);
+        let end = after.iter().position(is_brace).map_or(text.len(), |length| place + length);
+        !contains(text.get(begin..end).unwrap_or_default(), b"\"path\"", b'p')
+    };
+    places(text, b"\"network\"", b'k').any(is_new) && !contains(text, b"\"uidMappings\"", b'M')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seems_wanted;
+
+    #[test]
+    fn a_namespace_by_path_is_not_a_new_one() {
+        let of = |namespaces: &str| seems_wanted(format!("{{\"linux\":{{\"namespaces\":[{namespaces}]}}}}").as_bytes());
+        assert!(of(r#"{"type":"pid"},{"type":"network"}"#));
+        assert!(of(r#"{"type": "pid", "path": "/p"}, {"type": "network"}, {"type": "ipc", "path": "/i"}"#));
+        assert!(!of(r#"{"type":"pid"}, {"type":"network","path":"/n"}"#));
+        assert!(!of(r#"{"path": "/n", "type": "network"}"#));
+        assert!(!of(r#"{"type":"pid"}"#));
+        assert!(!of(r#"{"type":"network"}], "uidMappings":[{"size":1}"#));
+        // Not only the first is looked at, nor only what is in braces.
+        assert!(of(r#"{"type":"network","path":"/n"},{"type":"network"}"#));
+        assert!(seems_wanted(br#""network""#));
+        assert!(!seems_wanted(b""));
+    }
 }

@@ -1,12 +1,83 @@
 //! Parts of a container that a pool has made ahead: its network namespace, its cgroup.
+//!
+//! Who starts a container asks for them as soon as it has the text of config.json, and hears the answer when it has understood
+//! that. Whatever a pool says or does not say, there is a container in the end: what is not given is made here.
 
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::request::{Given, SPOILT, TAKEN, answer};
-use crate::sys::socket;
+use crate::log;
+use crate::sys::request::{self, Given, Request, SPOILT, TAKEN, answer};
+use crate::sys::{fs as sys_fs, own, process, socket};
 use nix::sys::stat::{FileStat, stat};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// For how long nobody is asked after a pool has not answered in time.
+const GRUDGE: Duration = Duration::from_secs(10);
+
+/// Until when nobody is asked, by [`process::now`]: a process that serves many containers does not wait for each in vain.
+static SILENT_UNTIL: AtomicU64 = AtomicU64::new(0);
+
+/// A pool that may have parts.
+#[derive(Debug, Clone)]
+pub struct Lender {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Whether it is to give cgroups as well as network namespaces.
+    pub cgroups: bool,
+}
+
+/// A pool that has been asked.
+#[derive(Debug)]
+pub(super) struct Asked {
+    answers: OwnedFd,
+    cgroups: bool,
+}
+
+impl Lender {
+    /// Asks for parts of a container of `bundle`, a network namespace among them if it `wants_network`; `None` if nobody is to be asked.
+    pub(super) fn ask(&self, bundle: &Path, wants_network: bool) -> Option<Asked> {
+        let wanted = [(wants_network, request::NETWORK), (self.cgroups, request::CGROUP)];
+        let flags = wanted.iter().filter(|(is_wanted, _)| *is_wanted).fold(0, |flags, (_, flag)| flags | flag);
+        let socket = self.socket.as_os_str().as_bytes();
+        if flags == 0 || !request::is_there(socket) || process::now() < SILENT_UNTIL.load(Ordering::Relaxed) {
+            return None;
+        }
+        let bundle = sys_fs::c_path(bundle).ok()?;
+        match request::ask(&Request { flags, ..Request::new(socket, request::MAKE, &bundle) }) {
+            Ok(answers) => Some(Asked { answers: own(answers), cgroups: self.cgroups }),
+            Err(errno) => {
+                log::debug(|| format!("no pool can be asked for parts: {}", errno.desc()));
+                None
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// What the pool gives, if anything, waiting for as long as one waits for parts.
+    pub(super) fn receive(self) -> Option<Parts> {
+        if !request::is_told_within(self.answers.as_raw_fd(), request::PATIENCE_FOR_PARTS) {
+            SILENT_UNTIL.store(process::now() + GRUDGE.as_nanos() as u64, Ordering::Relaxed);
+            // What has been answered by now counts, and nothing else: the pool cannot answer any more.
+            socket::hang_up(self.answers.as_raw_fd());
+        }
+        let mut text = [0; request::ANSWER];
+        let (count, fd) = socket::receive_fd(self.answers.as_raw_fd(), &mut text).ok()?;
+        drop(fd.map(own));
+        let said = text.get(..count).unwrap_or_default();
+        if said.first() != Some(&answer::PARTS) {
+            let why = String::from_utf8_lossy(said.get(1..).unwrap_or(b"it does not answer")).into_owned();
+            log::debug(|| format!("the pool gives no parts: {why}"));
+            return None;
+        }
+        let parts = Parts::receive(self.answers).inspect_err(|error| log::debug(|| error.to_string())).ok()?;
+        let cgroup = parts.cgroup.clone().filter(|_| self.cgroups);
+        Some(Parts { cgroup, ..parts })
+    }
+}
 
 /// What a pool gives to who makes a container himself.
 #[derive(Debug)]
@@ -40,8 +111,11 @@ impl Parts {
     pub fn receive(lender: OwnedFd) -> Result<Self> {
         let mut text = [0; 512];
         let doing = || "receive what the pool has made ahead";
+        if !request::is_told(lender.as_raw_fd()) {
+            return Err(Error::new(Kind::WrongState, "the pool does not send what it has promised"));
+        }
         let (count, fd) = socket::receive_fd(lender.as_raw_fd(), &mut text).doing(doing)?;
-        let network = fd.map(crate::sys::own);
+        let network = fd.map(own);
         let message = text.get(..count).and_then(|message| message.strip_prefix(&[answer::PARTS]));
         let read = message.and_then(Given::read);
         let name = read.and_then(|(_, name)| str::from_utf8(name).ok());
@@ -55,10 +129,9 @@ impl Parts {
         Ok(Self { lender, of, network, cgroup })
     }
 
-    /// These, if they were made for the config.json of `bundle`, which has been read before.
-    pub(super) fn for_bundle(self: &Arc<Self>, bundle: &Path) -> Option<Arc<Self>> {
-        let about = stat(&bundle.join("config.json")).ok()?;
-        (version(&about) == self.of).then(|| Arc::clone(self))
+    /// Whether they were made for the config.json of `bundle`, which has been read before, or for any.
+    pub(super) fn are_for(&self, bundle: &Path) -> bool {
+        self.of == Given::default() || stat(&bundle.join("config.json")).is_ok_and(|about| version(&about) == self.of)
     }
 
     /// Says that the cgroup is recorded as the container's.

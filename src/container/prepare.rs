@@ -3,7 +3,8 @@
 //! What the machine has to say is probed first ([`Facts`]); [`compile`] is a pure function of the bundle and of that.
 
 use super::activation::Activation;
-use super::parts::Parts;
+use super::ahead::{self, Ahead};
+use super::parts::{Lender, Parts};
 use super::state::{State, Status, Store};
 use super::{hooks, host, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
@@ -60,6 +61,8 @@ pub struct Options {
     pub stdio: Option<Stdio>,
     /// What a pool has made ahead for it.
     pub parts: Option<Arc<Parts>>,
+    /// Who is asked for that otherwise.
+    pub lender: Option<Lender>,
 }
 
 impl Options {
@@ -85,6 +88,7 @@ impl Options {
             timings: false,
             stdio: None,
             parts: None,
+            lender: None,
         }
     }
 }
@@ -188,7 +192,8 @@ pub struct Prepared {
 /// # Errors
 /// One sentence that names the field or the path.
 pub fn prepare(options: &Options) -> Result<Prepared> {
-    prepare_and(options, |_, _| Ok(())).map(|(prepared, ())| prepared)
+    let (bundle, facts) = load(options)?;
+    compile(options, Arc::new(bundle), &facts)
 }
 
 /// What a start needs of a bundle and of this machine, to [`compile`] it more than once.
@@ -196,29 +201,34 @@ pub fn prepare(options: &Options) -> Result<Prepared> {
 /// # Errors
 /// One sentence that names the field or the path.
 pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
-    load_and(options, |_, _| Ok(())).map(|(bundle, facts, ())| (bundle, facts))
+    load_and(options, None)
 }
 
-/// As [`prepare`]; `begin` is called before config.json is parsed, with its text and with what there is of the container
-/// already.
-pub(super) fn prepare_and<T>(
-    options: &Options,
-    begin: impl FnOnce(&[u8], Option<&Parts>) -> Result<T>,
-) -> Result<(Prepared, T)> {
-    let (bundle, facts, begun) = load_and(options, begin)?;
-    Ok((compile(options, Arc::new(bundle), &facts)?, begun))
+/// As [`prepare`]; the network namespace is begun, or a pool asked for it, before config.json is parsed.
+///
+/// # Errors
+/// As there.
+pub(super) fn prepare_ahead(options: &Options) -> Result<(Prepared, Ahead)> {
+    let mut ahead = Ahead::idle()?;
+    let (bundle, facts) = load_and(options, Some(&mut ahead))?;
+    Ok((compile(options, Arc::new(bundle), &facts)?, ahead))
 }
 
-fn load_and<T>(
-    options: &Options,
-    begin: impl FnOnce(&[u8], Option<&Parts>) -> Result<T>,
-) -> Result<(Bundle, Facts, T)> {
+fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Facts)> {
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
     let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
-    let parts = options.parts.as_ref().and_then(|parts| parts.for_bundle(&path));
-    let begun = begin(&text, parts.as_deref())?;
+    let mut parts = options.parts.clone().filter(|parts| parts.are_for(&path));
+    let mut helps = ahead.filter(|_| ahead::seems_wanted(&text));
+    let lender = options.lender.as_ref().filter(|_| parts.is_none());
+    let asked = lender.and_then(|lender| lender.ask(&path, helps.is_some()));
+    let has_network = |parts: Option<&Arc<Parts>>| parts.is_some_and(|parts| parts.network.is_some());
+    if asked.is_none()
+        && let Some(ahead) = helps.take_if(|_| !has_network(parts.as_ref()))
+    {
+        ahead.start_helper()?;
+    }
     let cached = host::cached_filter(&text, options.store.root());
     let loaded = match &cached {
         Some((profile, _)) => spec::parse_but_seccomp(&text, profile)?,
@@ -230,6 +240,12 @@ fn load_and<T>(
         spec::validate_rootless(&loaded.spec)?;
     }
     sealed::ensure(loaded.spec.process().as_ref())?;
+    if let Some(asked) = asked {
+        parts = asked.receive().filter(|parts| parts.are_for(&path)).map(Arc::new);
+        if let Some(ahead) = helps.filter(|_| !has_network(parts.as_ref())) {
+            ahead.start_helper()?;
+        }
+    }
     let rootfs = rootfs(&loaded.spec, &path)?;
     let filter = match cached {
         Some((_, filter)) => Some(filter),
@@ -237,7 +253,7 @@ fn load_and<T>(
     };
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };
     let facts = Facts::probe(options, &bundle)?;
-    Ok((bundle, facts, begun))
+    Ok((bundle, facts))
 }
 
 /// --preserve-fds: that many descriptors after the `activation` ones from 3 up, which this process must have been given.

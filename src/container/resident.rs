@@ -3,7 +3,6 @@
 //!
 //! Their directories are written all the same, so that whoever comes after a process that was killed finds what to remove.
 
-use super::ahead::Ahead;
 use super::control;
 use super::exec;
 use super::gates;
@@ -52,7 +51,7 @@ pub struct Created {
 /// One sentence; then nothing is left of it.
 pub fn create(options: &Options) -> Result<Created> {
     let options = Options { wait: Wait::Start, foreground: false, timings: false, ..options.clone() };
-    let (prepared, ahead) = prepare::prepare_and(&options, Ahead::begin)?;
+    let (prepared, ahead) = prepare::prepare_ahead(&options)?;
     let warnings = prepared.warnings.clone();
     let launched = launch::launch(&options, prepared, ahead)?;
     let child = launched.child;

@@ -1,6 +1,5 @@
 //! `create` and `run`.
 
-use super::ahead::Ahead;
 use super::launch::{self, Launched};
 use super::prepare::{self, Options};
 use super::{manage, pid_file, wait};
@@ -35,7 +34,7 @@ pub struct Timing {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn create(options: &Options) -> Result<Vec<String>> {
-    let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
+    let (prepared, ahead) = prepare::prepare_ahead(options)?;
     let warnings = prepared.warnings.clone();
     let _launched = ManuallyDrop::new(launch::launch(options, prepared, ahead)?);
     Ok(warnings)
@@ -46,7 +45,7 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
 /// # Errors
 /// One sentence; then nothing is left of it.
 pub fn run(options: &Options, keep: bool) -> Result<Finished> {
-    let (prepared, ahead) = prepare::prepare_and(options, Ahead::begin)?;
+    let (prepared, ahead) = prepare::prepare_ahead(options)?;
     let mut warnings = prepared.warnings.clone();
     // The process ends soon; what init has borrowed of its memory needs no care.
     let mut launched = ManuallyDrop::new(launch::launch(options, prepared, ahead)?);

@@ -48,6 +48,8 @@ pub enum Got {
     Done(i32),
     /// There is none, but parts for one.
     Parts(Arc<Parts>),
+    /// There is none of this bundle, as it is, but perhaps parts for who asks for those.
+    Unknown,
     /// There is none, and why.
     Nothing(String),
 }
@@ -107,6 +109,8 @@ pub(super) struct Started {
 pub(super) enum Instead {
     /// Parts of one, which come next.
     Parts,
+    /// Nothing for this bundle.
+    Unknown,
     /// Nothing, and why.
     Nothing(String),
 }
@@ -116,6 +120,7 @@ impl Instead {
     pub fn why(self) -> String {
         match self {
             Self::Parts => "the pool has parts of one".to_owned(),
+            Self::Unknown => "the pool does not know the bundle".to_owned(),
             Self::Nothing(why) => why,
         }
     }
@@ -140,6 +145,7 @@ pub(super) fn hear_start(answers: &OwnedFd) -> Result<Started, Instead> {
             Ok(Started { pid: i32::from_ne_bytes(pid), id, pidfd, more: fds.next() })
         }
         (Some(&answer::PARTS), ..) => Err(Instead::Parts),
+        (Some(&answer::UNKNOWN), ..) => Err(Instead::Unknown),
         (Some(_), ..) if count > 1 => nothing(&String::from_utf8_lossy(text.get(1..).unwrap_or_default())),
         _ if is_told => nothing("the pool has ended"),
         _ => nothing("the pool does not answer"),
@@ -152,6 +158,7 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
         Err(Instead::Parts) => {
             return Ok(receive(answers).map_or_else(|| Got::Nothing("the pool has ended".to_owned()), Got::Parts));
         }
+        Err(Instead::Unknown) => return Ok(Got::Unknown),
         Err(Instead::Nothing(why)) => return Ok(Got::Nothing(why)),
     };
     let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
@@ -175,7 +182,7 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
             remove_orphan(wanted.store, &id);
             Ok(Got::Done(code))
         }
-        Outcome::Cold | Outcome::Terminal | Outcome::Parts => {
+        Outcome::Cold | Outcome::Terminal | Outcome::Parts | Outcome::Unknown => {
             Ok(Got::Nothing("its sandbox ended before the program was executed".to_owned()))
         }
         Outcome::Lost => {
@@ -198,21 +205,6 @@ pub fn given() -> Option<Arc<Parts>> {
     return crate::sys::entry::take_parts().and_then(|answers| receive(own(answers)));
     #[cfg(not(target_env = "musl"))]
     None
-}
-
-/// Asks the pool that listens on `socket` for parts of a container of `bundle`; `None` if it has none.
-pub fn parts(socket: &Path, bundle: &Path) -> Option<Arc<Parts>> {
-    let bundle = sys_fs::c_path(bundle).ok()?;
-    let asked = request::ask(&Request::new(socket.as_os_str().as_bytes(), request::MAKE, &bundle));
-    let answers = own(asked.ok()?);
-    match hear_start(&answers) {
-        Err(Instead::Parts) => receive(answers),
-        Err(Instead::Nothing(why)) => {
-            log::debug(|| format!("the pool gives no parts: {why}"));
-            None
-        }
-        Ok(_) => None,
-    }
 }
 
 /// Removes a container that has ended after its pool, or has nobody to wait for it.

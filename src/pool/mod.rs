@@ -24,7 +24,7 @@ mod stock;
 mod template;
 mod workshop;
 
-pub use client::{Got, Wanted, Wish, ask, given, parts as ask_for_parts, remove_orphan, run};
+pub use client::{Got, Wanted, Wish, ask, given, remove_orphan, run};
 pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use memory::Bounds;
 pub use pace::Pace;
@@ -43,6 +43,14 @@ pub const VARIABLE: &str = "MICRORUN_POOL";
 pub fn is_refused() -> bool {
     #[cfg(target_env = "musl")]
     return crate::sys::entry::is_refused();
+    #[cfg(not(target_env = "musl"))]
+    false
+}
+
+/// Whether the pool that was asked already, before `main`, may have parts for a bundle that it does not know.
+pub fn lends() -> bool {
+    #[cfg(target_env = "musl")]
+    return crate::sys::entry::lends();
     #[cfg(not(target_env = "musl"))]
     false
 }

@@ -1,12 +1,14 @@
 //! Parts of containers, made ahead for those that are started cold: network namespaces and cgroups.
 //!
 //! ```text
-//! command                                 the loop                          the maker, a thread
+//! who starts                              the loop                          the maker, a thread
 //!    │ what fits the bundle? ───────────────▶ │ ◀── a namespace, a cgroup ─────── │ unshare, mkdir, limits
 //!    │ ◀── parts: which config.json, name; [namespace]                            │
 //!    │ taken: it is recorded as mine ───────▶ │                                   │
 //!    │ hangs up ────────────────────────────▶ │ what was not taken, what is left ▶│ rmdir, close
 //! ```
+//!
+//! A network namespace is of use for any bundle, known or not; a cgroup for the one that it was made for.
 //!
 //! Nothing is lent to two at a time. A cgroup that was lent never comes back; a network namespace does only where that is asked for
 //! ([`super::network`]).
@@ -19,7 +21,7 @@ use super::template::{Identity, Template};
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Result};
 use crate::log;
-use crate::sys::request::{SPOILT, TAKEN, answer};
+use crate::sys::request::{self, Given, SPOILT, TAKEN, answer};
 use crate::sys::socket;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -268,6 +270,15 @@ struct OfBundle {
     networks: Vec<Network>,
 }
 
+/// Who takes parts.
+#[derive(Debug, Clone, Copy)]
+pub struct Taker {
+    /// Which: [`request::NETWORK`], [`request::CGROUP`].
+    pub wanted: u32,
+    /// Whether what his container has for stdin, stdout and stderr is known, and no socket.
+    pub is_closed: bool,
+}
+
 /// What somebody has got.
 #[derive(Debug)]
 struct Lent {
@@ -275,9 +286,9 @@ struct Lent {
     answers: OwnedFd,
     cgroup: Option<Cgroup>,
     network: Option<Network>,
-    bundle: Identity,
-    template: Arc<Template>,
-    /// Whether what he has for stdin, stdout and stderr is known, and no socket.
+    /// Of which bundle, if the pool knows that.
+    of: Option<(Identity, Arc<Template>)>,
+    /// [`Taker::is_closed`]
     is_closed: bool,
 }
 
@@ -303,6 +314,8 @@ pub struct Parts {
     lent: HashMap<u64, Lent>,
     next: u64,
     last_asked: Instant,
+    /// Whether there has been a start of a bundle that the pool does not know.
+    is_asked_by_any: bool,
     served: u64,
     missed: u64,
     reused: u64,
@@ -362,6 +375,7 @@ impl Parts {
             lent: HashMap::new(),
             next: MADE + 1,
             last_asked: Instant::now(),
+            is_asked_by_any: false,
             served: 0,
             missed: 0,
             reused: 0,
@@ -386,9 +400,8 @@ impl Parts {
         templates: impl Iterator<Item = (&'a Identity, &'a Arc<Template>)>,
         room: Option<&mut Room>,
     ) -> bool {
-        let (mut now, mut wants_network) = (HashMap::new(), false);
+        let mut now = HashMap::new();
         for (bundle, template) in templates {
-            wants_network |= template.takes_network;
             let same = |old: &OfBundle| Arc::ptr_eq(&old.template, template);
             let kept = if self.of.get(bundle).is_some_and(same) { self.of.remove(bundle) } else { None };
             now.insert(*bundle, kept.unwrap_or_else(|| OfBundle::new(template)));
@@ -403,7 +416,11 @@ impl Parts {
         if self.failure.as_ref().is_some_and(|(when, _)| when.elapsed() < BACK_OFF) {
             return false;
         }
-        let networks = if wants_network { self.wanted.saturating_sub(self.networks.len() + self.ordered) } else { 0 };
+        // Where memory is short, it is not for somebody who may never come: sandboxes may be wanted of it yet.
+        let wants_network =
+            self.is_asked_by_any || self.left == u64::MAX || self.of.values().any(|of| of.template.takes_network);
+        let missing = self.wanted.saturating_sub(self.networks.len() + self.ordered);
+        let networks = if wants_network { missing } else { 0 };
         let most = self.of.values().map(|of| of.missing(self.wanted)).max().unwrap_or(0).max(networks);
         if most == 0 {
             return false;
@@ -505,7 +522,7 @@ impl Parts {
         self.failure = Some((Instant::now(), why));
     }
 
-    /// Gives what there is for `bundle` to who hears `answers`. If his container's stdio is known and no socket, it `is_closed`.
+    /// Gives what there is of what `taker` wants for `bundle` to who hears `answers`.
     ///
     /// # Errors
     /// The way to answer, if there is nothing.
@@ -513,27 +530,43 @@ impl Parts {
         &mut self,
         bundle: Identity,
         template: &Arc<Template>,
+        taker: Taker,
         answers: OwnedFd,
-        is_closed: bool,
     ) -> Result<(), OwnedFd> {
-        self.last_asked = Instant::now();
+        let Taker { wanted, is_closed } = taker;
+        let takes_network = template.takes_network && wanted & request::NETWORK != 0;
         let mut of = of_bundle(&mut self.of, &bundle, template);
-        let used = of.as_mut().and_then(|of| of.networks.pop());
-        let cgroup = of.and_then(|of| of.cgroups.pop_front());
+        let used = of.as_mut().filter(|_| takes_network).and_then(|of| of.networks.pop());
+        let cgroup = of.filter(|_| wanted & request::CGROUP != 0).and_then(|of| of.cgroups.pop_front());
         self.reused += u64::from(used.is_some());
-        let network = used.or_else(|| if template.takes_network { self.networks.pop_front() } else { None });
+        let network = used.or_else(|| if takes_network { self.networks.pop_front() } else { None });
+        self.hand_over(Lent { answers, cgroup, network, of: Some((bundle, Arc::clone(template))), is_closed })
+    }
+
+    /// Gives a network namespace in which nobody has been to who hears `answers`, whatever his bundle is.
+    ///
+    /// # Errors
+    /// The way to answer, if there is none.
+    pub fn lend_to_any(&mut self, answers: OwnedFd) -> Result<(), OwnedFd> {
+        self.is_asked_by_any = true;
+        let network = self.networks.pop_front();
+        self.hand_over(Lent { answers, cgroup: None, network, of: None, is_closed: false })
+    }
+
+    fn hand_over(&mut self, lent: Lent) -> Result<(), OwnedFd> {
+        self.last_asked = Instant::now();
+        let Lent { answers, cgroup, network, of, .. } = &lent;
         if network.is_none() && cgroup.is_none() {
             self.missed += 1;
-            return Err(answers);
+            return Err(lent.answers);
         }
         let kind = [answer::PARTS];
-        let of = template.config().bytes();
+        let of = of.as_ref().map_or(Given::default(), |(_, template)| template.config()).bytes();
         let name = cgroup.as_ref().map_or("", |cgroup| &cgroup.name);
         let fds: Vec<_> = network.iter().map(AsRawFd::as_raw_fd).collect();
         // The first is for who executes itself again before it receives anything.
         let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
             .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
-        let lent = Lent { answers, cgroup, network, bundle, template: Arc::clone(template), is_closed };
         let event = EpollEvent::new(EpollFlags::empty(), self.next);
         if sent.is_err() || self.epoll.add(&lent.answers, event).is_err() {
             self.end_of(lent);
@@ -552,7 +585,7 @@ impl Parts {
         }
     }
 
-    fn end_of(&self, Lent { answers, cgroup, network, bundle, template, is_closed }: Lent) {
+    fn end_of(&self, Lent { answers, cgroup, network, of, is_closed }: Lent) {
         let mut is_removed = false;
         if let Some(cgroup) = cgroup {
             if is_taken(&answers) {
@@ -563,14 +596,14 @@ impl Parts {
                 self.send(Order::Remove(cgroup));
             }
         }
-        match network {
-            Some(network)
+        match (network, of) {
+            (Some(network), Some((bundle, template)))
                 if self.reuse && is_removed && is_closed && template.keeps_network && !is_spoilt(&answers) =>
             {
                 self.send(Order::Inspect(bundle, template, network));
             }
-            Some(network) => self.send(Order::Destroy(network)),
-            None => {}
+            (Some(network), _) => self.send(Order::Destroy(network)),
+            (None, _) => {}
         }
     }
 

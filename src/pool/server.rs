@@ -6,7 +6,7 @@ use super::filler::{Filler, News, Part};
 use super::lease::is_socket;
 use super::memory::{self, Bounds, Room};
 use super::pace::{Ledger, Pace};
-use super::parts::Parts;
+use super::parts::{Parts, Taker};
 use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
 use super::template::{Identity, Template, identity};
@@ -181,6 +181,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
 impl Server {
     fn run(&mut self) -> Result<()> {
         let mut events = [EpollEvent::empty(); 64];
+        self.order();
         loop {
             let timeout = match self.settings.idle {
                 _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
@@ -445,7 +446,11 @@ impl Server {
                     }
                     Err(No::Terminal) => say(&answers, answer::TERMINAL, "the container has a terminal"),
                     Err(No::Because(reason)) if header.kind == request::RUN && header.flags & request::PARTS != 0 => {
-                        self.lend(known, answers, reason, is_closed)
+                        let taker = Taker { wanted: request::NETWORK | request::CGROUP, is_closed };
+                        match known {
+                            Err(reason) if self.parts.is_some() => say(&answers, answer::UNKNOWN, reason),
+                            known => self.lend(known, taker, answers, reason),
+                        }
                     }
                     Err(No::Because(reason)) => say(&answers, answer::COLD, reason),
                 };
@@ -453,7 +458,8 @@ impl Server {
             request::MAKE => {
                 let known = self.known(&bundle);
                 // Of what it is started with nothing is known.
-                return self.lend(known, answers, "no part is ready", false);
+                let taker = Taker { wanted: header.flags, is_closed: false };
+                return self.lend(known, taker, answers, "no part is ready");
             }
             request::FILL => {
                 path_of(&bundle).and_then(|path| self.fill(&path, header.count as usize)).map(|()| String::new())
@@ -493,13 +499,12 @@ impl Server {
     }
 
     /// Gives parts to who makes a container himself, for the `reason` that there is no sandbox.
-    fn lend(&mut self, known: Result<Identity, &'static str>, answers: OwnedFd, reason: &'static str, is_closed: bool) {
-        let bundle = match known {
-            Ok(bundle) => bundle,
-            Err(reason) => return say(&answers, answer::COLD, reason),
-        };
-        let lent = match (&mut self.parts, self.stocks.get(&bundle)) {
-            (Some(parts), Some(stock)) => parts.lend(bundle, &stock.template, answers, is_closed),
+    fn lend(&mut self, known: Result<Identity, &'static str>, taker: Taker, answers: OwnedFd, reason: &'static str) {
+        let stock = known.ok().and_then(|bundle| Some((bundle, &self.stocks.get(&bundle)?.template)));
+        let reason = known.err().unwrap_or(reason);
+        let lent = match (&mut self.parts, stock) {
+            (Some(parts), Some((bundle, template))) => parts.lend(bundle, template, taker, answers),
+            (Some(parts), None) if taker.wanted & request::NETWORK != 0 => parts.lend_to_any(answers),
             _ => Err(answers),
         };
         if let Err(answers) = lent {

@@ -118,6 +118,7 @@ impl Shim {
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             stdio: Some(Arc::clone(&opened.stdio)),
+            lender: options.lender(),
             ..prepare::Options::new(self.store(options), id, bundle.to_owned())
         }
     }

@@ -2,7 +2,9 @@
 //! message or by a file.
 
 use super::messages::{Any, CreateOptions, RuncOptions, RuntimeOptions};
+use crate::container::parts::Lender;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::pool;
 use prost::Message;
 use std::path::{Path, PathBuf};
 
@@ -40,6 +42,8 @@ pub(super) struct Options {
     pub criu_image_path: String,
     /// CriuWorkPath
     pub criu_work_path: String,
+    /// Pool: where a pool listens, or "off"; empty for the one that the command line would use
+    pub pool: String,
 }
 
 impl Default for Options {
@@ -55,6 +59,7 @@ impl Default for Options {
             systemd_cgroup: false,
             criu_image_path: String::new(),
             criu_work_path: String::new(),
+            pool: String::new(),
         }
     }
 }
@@ -64,6 +69,16 @@ fn refused(what: &str, why: &str) -> Error {
 }
 
 impl Options {
+    /// Whom to ask for network namespaces. Cgroups are named by containerd.
+    pub fn lender(&self) -> Option<Lender> {
+        let socket = match self.pool.as_str() {
+            "" => pool::socket(),
+            "off" => None,
+            path => Some(path.into()),
+        };
+        socket.map(|socket| Lender { socket, cgroups: false })
+    }
+
     /// The options in `given`, a message of containerd's; its own defaults without one.
     ///
     /// # Errors
@@ -170,6 +185,12 @@ impl Options {
             "SystemdCgroup" => self.systemd_cgroup = flag()?,
             "CriuImagePath" => self.criu_image_path = text()?,
             "CriuWorkPath" => self.criu_work_path = text()?,
+            "Pool" => {
+                self.pool = text()?;
+                if self.pool != "off" && !Path::new(&self.pool).is_absolute() {
+                    return Err("must be \"off\" or the path of a pool's socket".into());
+                }
+            }
             _ => return Err("is not an option of this runtime".into()),
         }
         Ok(())
@@ -194,13 +215,15 @@ mod tests {
 
     #[test]
     fn a_file_says_the_same() {
-        let text = "# for all pods\nGroup = \"node\"\nSystemdCgroup=true\n\nIoGid = 7\n";
-        let expected = Options { group: Group::Node, systemd_cgroup: true, io_gid: 7, ..Options::default() };
+        let text = "# for all pods\nGroup = \"node\"\nSystemdCgroup=true\n\nIoGid = 7\nPool = \"off\"\n";
+        let expected =
+            Options { group: Group::Node, systemd_cgroup: true, io_gid: 7, pool: "off".into(), ..Options::default() };
         assert_eq!(Options::of_text("f", text), Ok(expected));
         for (line, problem) in [
             ("Group = \"all\"", "f: Group: must be"),
             ("IoUid = \"1\"", "f: IoUid: must be a number"),
             ("Nonsense = 1", "f: Nonsense: is not an option"),
+            ("Pool = \"on\"", "f: Pool: must be \"off\" or"),
             ("[table]", "f: \"[table]\" is not a line"),
         ] {
             let error = Options::of_text("f", line).unwrap_err().to_string();

@@ -80,16 +80,25 @@ pub fn parse_but_seccomp(text: &[u8], seccomp: &[u8]) -> Result<Loaded> {
 
 /// Whether `word` is in `text`, looked for by a byte of it that is rare in such texts.
 pub fn contains(text: &[u8], word: &[u8], rare: u8) -> bool {
-    let Some(place) = word.iter().position(|byte| *byte == rare) else { return false };
+    places(text, word, rare).next().is_some()
+}
+
+/// Where `word` is in `text`, looked for in the same way.
+pub fn places<'a>(text: &'a [u8], word: &'a [u8], rare: u8) -> impl Iterator<Item = usize> + 'a {
+    let place = word.iter().position(|byte| *byte == rare);
     let mut rest = text;
-    // That is memchr(3), which looks at a word of memory at a time.
-    while rest.skip_until(rare).is_ok() && !rest.is_empty() {
-        let at = text.len() - rest.len() - 1;
-        if at.checked_sub(place).and_then(|start| text.get(start..)).is_some_and(|found| found.starts_with(word)) {
-            return true;
+    std::iter::from_fn(move || {
+        let place = place?;
+        // That is memchr(3), which looks at a word of memory at a time.
+        while rest.skip_until(rare).is_ok() && !rest.is_empty() {
+            let start = (text.len() - rest.len() - 1).checked_sub(place);
+            let found = start.filter(|start| text.get(*start..).is_some_and(|found| found.starts_with(word)));
+            if found.is_some() {
+                return found;
+            }
         }
-    }
-    false
+        None
+    })
 }
 
 /// Reads the regular file at `path`, whole.

@@ -43,6 +43,12 @@ static READ_ONLY: AtomicBool = AtomicBool::new(false);
 
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
+/// Whether the pool that was asked may have parts for a bundle that it does not know.
+static LENDS: AtomicBool = AtomicBool::new(false);
+
+/// The number of the executed descriptor then: see [`PARTS_AT`].
+const LENDS_AT: i32 = 90;
+
 /// Whether `main` knows better than to have this process execute itself again.
 static IS_DECIDED: AtomicBool = AtomicBool::new(false);
 
@@ -78,6 +84,11 @@ pub fn take_copy() -> Option<i32> {
 /// Whether a pool has been asked, before libc began, and had nothing that fits.
 pub fn is_refused() -> bool {
     REFUSED.load(Ordering::Relaxed)
+}
+
+/// Whether the pool that was asked may have parts for who asks again.
+pub fn lends() -> bool {
+    LENDS.load(Ordering::Relaxed)
 }
 
 /// The exit code and the id of a container that this process followed before libc began, and that outlived its pool:
@@ -162,7 +173,10 @@ unsafe extern "C" fn begin(stack: *const usize) {
                 match executed {
                     Some(number) => {
                         REFUSED.store(true, Ordering::Relaxed);
-                        inherit_parts(number.wrapping_sub(PARTS_AT));
+                        match number {
+                            LENDS_AT => LENDS.store(true, Ordering::Relaxed),
+                            number => inherit_parts(number.wrapping_sub(PARTS_AT)),
+                        }
                     }
                     None => run_from_pool(&wanted, envp),
                 }
@@ -300,6 +314,11 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
                 REFUSED.store(true, Ordering::Relaxed);
                 PARTS.store(answers, Ordering::Relaxed);
             }
+            Outcome::Unknown => {
+                REFUSED.store(true, Ordering::Relaxed);
+                LENDS.store(true, Ordering::Relaxed);
+                fs::close(answers);
+            }
             Outcome::Terminal => {
                 IS_DECIDED.store(true, Ordering::Relaxed);
                 fs::close(answers);
@@ -399,8 +418,12 @@ unsafe fn execute_read_only(
         call!(libc::SYS_mount_setattr, copy, empty, AT_EMPTY_PATH, &raw const read_only, size)?;
     }
     let parts = PARTS.load(Ordering::Relaxed);
-    let executed = if parts < 0 { copy } else { hand_on(parts, copy) };
-    if parts < 0 && !closes && copy > libc::STDERR_FILENO {
+    let executed = match parts {
+        0.. => hand_on(parts, copy),
+        _ if LENDS.load(Ordering::Relaxed) => renumber(copy, LENDS_AT).unwrap_or(copy),
+        _ => copy,
+    };
+    if parts < 0 && executed == copy && !closes && copy > libc::STDERR_FILENO {
         let _ = fs::set_cloexec(copy, false);
     }
     // SAFETY: the lists end with null, as the caller promised; the call returns only when it failed.
@@ -424,12 +447,16 @@ fn inherit_copy(number: i32, exe: i32) {
 
 /// Has the socket `parts` survive the execution of `copy`; the descriptor to execute, whose number tells.
 fn hand_on(parts: i32, copy: i32) -> i32 {
-    let number = parts + PARTS_AT;
-    // SAFETY: it takes numbers.
-    let marked = unsafe { call!(libc::SYS_fcntl, copy, libc::F_DUPFD_CLOEXEC, number) };
-    match marked {
-        Ok(marked) if marked as i32 == number && fs::set_cloexec(parts, false).is_ok() => number,
+    match renumber(copy, parts + PARTS_AT) {
+        Some(number) if fs::set_cloexec(parts, false).is_ok() => number,
         // Without parts, then.
         _ => copy,
     }
+}
+
+/// A copy of the descriptor `fd` with this number, if nobody has that.
+fn renumber(fd: i32, number: i32) -> Option<i32> {
+    // SAFETY: it takes numbers.
+    let copy = unsafe { call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, number) };
+    copy.is_ok_and(|copy| copy as i32 == number).then_some(number)
 }

@@ -34,6 +34,8 @@ pub mod answer {
     pub const PARTS: u8 = b'p';
     /// Its sandbox was killed before it executed the program: nothing has been started after all; why.
     pub const KILLED: u8 = b'k';
+    /// There is nothing for this bundle, as it is; who makes the container himself may ask again, with [`super::MAKE`].
+    pub const UNKNOWN: u8 = b'u';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
     /// What was asked for is done, or is not: text follows.
@@ -61,9 +63,13 @@ pub const DETACHED: u32 = 1;
 pub const TERMINAL: u32 = 2;
 /// With [`RUN`]: who asks takes parts if there is no sandbox.
 pub const PARTS: u32 = 4;
+/// With [`MAKE`]: who asks takes a new network namespace, although the pool may not know the bundle.
+pub const NETWORK: u32 = 8;
+/// With [`MAKE`]: who asks takes a cgroup.
+pub const CGROUP: u32 = 16;
 
 /// The parts that a pool gives ([`answer::PARTS`]): these words, then the name of the cgroup, if there is one. The
-/// descriptor of a network namespace comes along, if there is one.
+/// descriptor of a network namespace comes along, if there is one. What is of use for any config.json has zeroes here.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Given {
@@ -119,6 +125,9 @@ pub const MOST: usize = 4096;
 /// How long one waits for a pool before one does without, and for the end of a sandbox. Both take less than a millisecond.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long one waits for parts: they save one or two milliseconds, even on a busy machine.
+pub const PATIENCE_FOR_PARTS: Duration = Duration::from_millis(100);
+
 /// How many resources have a limit (getrlimit(2)).
 pub const LIMITS: usize = 16;
 
@@ -131,7 +140,7 @@ pub struct Header {
     pub magic: u32,
     /// What is asked for.
     pub kind: u32,
-    /// [`DETACHED`], [`TERMINAL`], [`PARTS`].
+    /// [`DETACHED`], [`TERMINAL`], [`PARTS`], [`NETWORK`], [`CGROUP`].
     pub flags: u32,
     /// With [`FILL`]: how many parts.
     pub count: u32,
@@ -263,7 +272,7 @@ pub struct Request<'a> {
     pub socket: &'a [u8],
     /// What.
     pub kind: u32,
-    /// [`DETACHED`], [`TERMINAL`], [`PARTS`].
+    /// [`DETACHED`], [`TERMINAL`], [`PARTS`], [`NETWORK`], [`CGROUP`].
     pub flags: u32,
     /// How many parts.
     pub count: u32,
@@ -323,9 +332,11 @@ fn ask_on(to: RawFd, request: &Request<'_>) -> Sys<RawFd> {
         let root = request.root.len() as u32;
         let header = Header { flags: request.flags, count: request.count, root, id: request.id.len() as u32, ..header };
         let parts: [&[u8]; 3] = [header.bytes(), request.root, request.id];
-        let fds: [RawFd; DESCRIPTORS] = [theirs, bundle, 0, 1, 2];
+        // What a pool has not read keeps what is sent open: nobody's stdio, where that is of no use to it.
+        let stdio = if request.kind == MAKE { [bundle; 3] } else { [0, 1, 2] };
+        let fds: [RawFd; DESCRIPTORS] = [theirs, bundle, stdio[0], stdio[1], stdio[2]];
         match socket::send_fds_now(to, &parts, &fds) {
-            Err(Errno::EAGAIN) => {
+            Err(Errno::EAGAIN) if request.kind != MAKE => {
                 socket::set_patience(to, PATIENCE)?;
                 socket::send_fds(to, &parts, &fds)
             }
@@ -350,6 +361,8 @@ pub enum Outcome {
     Terminal,
     /// Nothing has been started; parts come next.
     Parts,
+    /// Nothing has been started; there may be parts for who asks for them.
+    Unknown,
     /// The container has ended: the exit code.
     Ended(i32),
     /// It has ended after the pool: the exit code. Nobody has removed it.
@@ -431,6 +444,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
                 }
                 (answer::TERMINAL, _) => break Outcome::Terminal,
                 (answer::PARTS, _) => break Outcome::Parts,
+                (answer::UNKNOWN, _) => break Outcome::Unknown,
                 _ => break ended(&text, count),
             },
             _ if pidfd >= 0 => break wait_alone(pidfd, signals),
@@ -446,8 +460,13 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
 
 /// Whether there is an answer, or the end of all answers, as soon as one can expect.
 pub fn is_told(answers: RawFd) -> bool {
+    is_told_within(answers, PATIENCE)
+}
+
+/// Whether there is an answer, or the end of all answers, within this time.
+pub fn is_told_within(answers: RawFd, patience: Duration) -> bool {
     let mut fds = [libc::pollfd { fd: answers, events: libc::POLLIN, revents: 0 }];
-    retry(|| poll(&mut fds, Some(PATIENCE))) != Ok(0)
+    retry(|| poll(&mut fds, Some(patience))) != Ok(0)
 }
 
 /// What `news` says of the end of a container, if anything: it is the socket on which the answers come, and once the pool has

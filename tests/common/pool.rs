@@ -98,6 +98,22 @@ impl Pool {
         fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().count()
     }
 
+    /// The network namespaces that it has a descriptor of.
+    pub fn networks(&self) -> BTreeSet<String> {
+        let listed = fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().flatten();
+        let links = listed.filter_map(|entry| fs::read_link(entry.path()).ok());
+        links.map(|link| link.display().to_string()).filter(|link| link.starts_with("net:")).collect()
+    }
+
+    /// Waits until so many network namespaces are ready to be lent, and none is.
+    #[track_caller]
+    pub fn await_networks(&self, count: u64) {
+        eventually(|| {
+            let parts = &self.status()["parts"];
+            parts["networks"] == count && parts["lent"] == 0
+        });
+    }
+
     /// What it says.
     pub fn microrun(&self, args: &[&str]) -> Output {
         output(self.command(args))

@@ -11,7 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 pub fn cases() -> Vec<Case<Ctr>> {
     cases![
@@ -27,6 +29,7 @@ pub fn cases() -> Vec<Case<Ctr>> {
         stdio_of_another_user,
         nothing_of_the_shim,
         unknown_option,
+        network_of_a_pool,
         info,
     ]
 }
@@ -257,4 +260,57 @@ fn info(engine: &Ctr) {
     assert!(asked("-v").contains("Version:"));
     let info = asked("-info");
     assert!(info.contains("io.containerd.microrun.v1") && info.contains("\"ociVersionMax\""), "{info}");
+}
+
+/// The network namespace of a process.
+fn network(pid: i32) -> String {
+    fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().display().to_string()
+}
+
+/// A container of containerd's, whose bundle no pool can know, in a network namespace that a pool has made; then without one, with one
+/// that was killed, and with one that does not answer.
+fn network_of_a_pool(engine: &Ctr) {
+    let before = Inventory::now();
+    let directory = engine.containerd.dir.join("pool");
+    let socket = directory.join("socket").to_str().unwrap().to_owned();
+    let options = engine.containerd.dir.join("pool.toml");
+    fs::write(&options, format!("Pool = \"{socket}\"\n")).unwrap();
+    let microrun = |args: &[&str]| {
+        let mut command = limited(&engine.runtime.path);
+        command.args(args);
+        output(command, "")
+    };
+    let status = || microrun(&["pool", "status", "--format", "json", "--socket", &socket]);
+    let run = |id: &str| {
+        let begun = Instant::now();
+        engine.start_detached(&["--runtime-config-path", options.to_str().unwrap()], id, SLEEP);
+        let (network, time) = (network(engine.task_pid(id)), begun.elapsed());
+        assert_eq!(engine.exec(&[], id, &["cat", "/sys/class/net/lo/flags"]).ok(), "0x9");
+        remove(engine, id);
+        assert!(time < Duration::from_secs(20), "{time:?}");
+        network
+    };
+    run("none");
+    let mut pool = Command::new(&engine.runtime.path);
+    pool.args(["pool", "serve", "--size", "0", "--parts", "2", "--socket", &socket]).stdin(Stdio::null());
+    let mut pool = pool.spawn().unwrap();
+    eventually(|| status().stdout.contains("\"networks\":2") || pool.try_wait().unwrap().is_some());
+    if pool.try_wait().unwrap().is_some() {
+        skip("only the static release binary can be a pool");
+    }
+    let listed = fs::read_dir(format!("/proc/{}/fd", pool.id())).unwrap().flatten();
+    let made: Vec<String> =
+        listed.filter_map(|entry| fs::read_link(entry.path()).ok()).map(|link| link.display().to_string()).collect();
+    let found = run("lent");
+    assert!(made.contains(&found), "{found}, {made:?}");
+    assert!(status().stdout.contains("\"served\":1"), "{}", status().stdout);
+    let server = Pid::from_raw(pool.id().cast_signed());
+    kill(server, Signal::SIGSTOP).unwrap();
+    run("stopped");
+    pool.kill().unwrap();
+    pool.wait().unwrap();
+    assert!(Path::new(&socket).exists());
+    run("dead");
+    fs::remove_dir_all(&directory).unwrap();
+    engine.nothing_more_than(&before);
 }

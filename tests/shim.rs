@@ -1,0 +1,315 @@
+//! containerd's shim without containerd: a client that speaks ttrpc, and a pool that lends the shim network namespaces.
+//!
+//! What containerd itself does with it is tested in tests/engines.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::pool::Pool;
+use common::{Bundle, Lab, eventually, host};
+use prost::Message;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const NAMESPACE: &str = "test";
+
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// runtimeoptions.v1.Options
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeOptions {
+    #[prost(bytes = "vec", tag = "3")]
+    config_body: Vec<u8>,
+}
+
+/// containerd.runtime.bootstrap.v1.BootstrapParams
+#[derive(Clone, PartialEq, Message)]
+struct BootstrapParams {
+    #[prost(string, tag = "2")]
+    namespace: String,
+    #[prost(string, tag = "9")]
+    socket_dir: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct CreateTaskRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    bundle: String,
+    #[prost(message, optional, tag = "10")]
+    options: Option<Any>,
+}
+
+/// Start, Wait, Delete, Shutdown; and with a signal, Kill
+#[derive(Clone, PartialEq, Message)]
+struct ProcessRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(uint32, tag = "3")]
+    signal: u32,
+}
+
+/// The answers to Create, Start and Wait
+#[derive(Clone, PartialEq, Message)]
+struct Number {
+    #[prost(uint32, tag = "1")]
+    number: u32,
+}
+
+/// ttrpc's, of which the answer has the two fields that there are
+#[derive(Clone, PartialEq, Message)]
+struct Request {
+    #[prost(string, tag = "1")]
+    service: String,
+    #[prost(string, tag = "2")]
+    method: String,
+    #[prost(bytes = "vec", tag = "3")]
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Response {
+    #[prost(message, optional, tag = "1")]
+    status: Option<Status>,
+    #[prost(bytes = "vec", tag = "2")]
+    payload: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Status {
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+/// A shim, of one container or more.
+struct Shim {
+    socket: UnixStream,
+    next: u32,
+    /// Where its containers are recorded.
+    root: PathBuf,
+    /// Lines of the file that `ctr run --runtime-config-path` would name.
+    options: String,
+}
+
+/// The program under test: `$MICRORUN_SHIM`, or what cargo has just built.
+fn program() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_containerd-shim-microrun-v1");
+    std::env::var_os("MICRORUN_SHIM").map_or_else(|| built.into(), PathBuf::from)
+}
+
+impl Shim {
+    /// The shim of `bundle`, which looks for a pool at `pool`, or where the line in `options` says.
+    #[track_caller]
+    fn start(lab: &Lab, bundle: &Bundle, pool: &Path, options: &str) -> Self {
+        let sockets = lab.path("s");
+        let params = BootstrapParams { namespace: NAMESPACE.into(), socket_dir: sockets.to_str().unwrap().into() };
+        let mut command = Command::new(program());
+        command.args(["-namespace", NAMESPACE, "-address", "/none.sock", "-publish-binary", "/bin/true", "-id"]);
+        command.args([&bundle.id, "start"]);
+        let mut command = lab.in_own_cgroup(&command);
+        command.current_dir(&bundle.path).env("MICRORUN_POOL", pool).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut starting = command.spawn().unwrap();
+        starting.stdin.take().unwrap().write_all(&params.encode_to_vec()).unwrap();
+        let told = starting.wait_with_output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        let address = String::from_utf8(told.stdout).unwrap();
+        let socket = UnixStream::connect(address.strip_prefix("unix://").unwrap()).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let root = lab.path("shim");
+        let options = format!("Root = \"{}\"\n{options}\n", root.display());
+        Self { socket, next: 1, root, options }
+    }
+
+    /// Calls a method; the number that is the answer's first field.
+    #[track_caller]
+    fn call(&mut self, method: &str, message: &impl Message) -> u32 {
+        let payload = message.encode_to_vec();
+        let request = Request { service: "containerd.task.v2.Task".into(), method: method.into(), payload };
+        let data = request.encode_to_vec();
+        let mut frame = (data.len() as u32).to_be_bytes().to_vec();
+        frame.extend(self.next.to_be_bytes());
+        frame.extend([1, 0]);
+        self.next += 2;
+        self.socket.write_all(&[frame, data].concat()).unwrap();
+        let mut header = [0; 10];
+        self.socket.read_exact(&mut header).unwrap();
+        let mut data = vec![0; u32::from_be_bytes(*header.first_chunk().unwrap()) as usize];
+        self.socket.read_exact(&mut data).unwrap();
+        let answer = Response::decode(&*data).unwrap();
+        assert_eq!(answer.status.map(|status| status.message).unwrap_or_default(), "", "{method}");
+        Number::decode(&*answer.payload).map_or(0, |answer| answer.number)
+    }
+
+    /// Creates and starts a container; its network namespace, and how long that took.
+    #[track_caller]
+    fn run(&mut self, bundle: &Bundle) -> (String, Duration) {
+        let options = RuntimeOptions { config_body: self.options.clone().into_bytes() }.encode_to_vec();
+        let options = Some(Any { type_url: "runtimeoptions.v1.Options".into(), value: options });
+        let (id, path) = (bundle.id.clone(), bundle.path.to_str().unwrap().to_owned());
+        let begun = Instant::now();
+        let pid = self.call("Create", &CreateTaskRequest { id: id.clone(), bundle: path, options });
+        assert_eq!(self.call("Start", &ProcessRequest { id: id.clone(), signal: 0 }), pid);
+        let time = begun.elapsed();
+        let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().display().to_string();
+        let own = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+        assert_ne!(network, own);
+        let lo = host("nsenter", &["-n", "-t", &pid.to_string(), "cat", "/proc/net/if_inet6"]);
+        assert!(lo.ends_with("lo") || lo.is_empty() && !Path::new("/proc/net/if_inet6").exists(), "{lo}");
+        (network, time)
+    }
+
+    /// Ends and removes a container.
+    #[track_caller]
+    fn delete(&mut self, bundle: &Bundle) {
+        let process = |signal| ProcessRequest { id: bundle.id.clone(), signal };
+        self.call("Kill", &process(9));
+        assert_eq!(self.call("Wait", &process(0)), 137);
+        self.call("Delete", &process(0));
+    }
+
+    /// Ends the shim, which has no container any more.
+    #[track_caller]
+    fn end(mut self, bundle: &Bundle) {
+        self.call("Shutdown", &ProcessRequest { id: bundle.id.clone(), signal: 0 });
+        assert_eq!(self.socket.read(&mut [0]).unwrap_or(0), 0);
+        let left = fs::read_dir(self.root.join(NAMESPACE)).map_or(0, |entries| entries.flatten().count());
+        assert_eq!(left, 0, "{}", self.root.display());
+    }
+}
+
+fn sleeper(lab: &Lab) -> Bundle {
+    lab.bundle(|config| config["process"]["args"] = serde_json::json!(["sleep", "1000"]))
+}
+
+/// One container of a shim of its own; its network namespace.
+#[track_caller]
+fn network_of_one(lab: &Lab, pool: &Path, options: &str) -> String {
+    let bundle = sleeper(lab);
+    let mut shim = Shim::start(lab, &bundle, pool, options);
+    let (network, time) = shim.run(&bundle);
+    assert!(time < Duration::from_secs(3), "{time:?}");
+    shim.delete(&bundle);
+    shim.end(&bundle);
+    network
+}
+
+#[test]
+fn a_container_is_created_run_and_deleted_without_a_pool() {
+    let lab = lab!();
+    network_of_one(&lab, &lab.path("none/socket"), "");
+}
+
+#[test]
+fn a_network_namespace_comes_from_a_pool() {
+    let mut pool = pool!("--parts", "2");
+    let socket = pool.socket();
+    let served = |pool: &Pool| pool.status()["parts"]["served"].as_u64().unwrap();
+    pool.await_networks(2);
+    let before = pool.networks();
+    let network = network_of_one(&pool.lab, &socket, "");
+    assert!(before.contains(&network), "{network}, {before:?}");
+    // It is lent once.
+    eventually(|| !pool.networks().contains(&network));
+    pool.await_networks(2);
+    // As the options say, whatever the environment says.
+    let none = pool.lab.path("none/socket");
+    let before = pool.networks();
+    let network = network_of_one(&pool.lab, &none, &format!("Pool = \"{}\"", socket.display()));
+    assert!(before.contains(&network), "{network}, {before:?}");
+    assert_eq!(served(&pool), 2);
+    pool.await_networks(2);
+    for (path, options) in [(socket.as_path(), "Pool = \"off\""), (Path::new("off"), "")] {
+        let network = network_of_one(&pool.lab, path, options);
+        assert!(!pool.networks().contains(&network), "{network}");
+    }
+    assert_eq!(served(&pool), 2);
+    // The socket stays, and nobody listens.
+    pool.kill();
+    assert!(socket.exists());
+    network_of_one(&pool.lab, &socket, "");
+}
+
+/// A pool that is stopped holds nobody up.
+#[test]
+fn a_pool_that_does_not_answer_is_not_waited_for() {
+    let pool = pool!("--parts", "1");
+    pool.await_networks(1);
+    let server = pool.server.id().to_string();
+    let first = sleeper(&pool.lab);
+    let second = sleeper(&pool.lab);
+    let mut shim = Shim::start(&pool.lab, &first, &pool.socket(), "");
+    host("kill", &["-STOP", &server]);
+    let times = [shim.run(&first).1, shim.run(&second).1];
+    host("kill", &["-CONT", &server]);
+    assert!(times.iter().all(|time| *time < Duration::from_secs(3)), "{times:?}");
+    eventually(|| pool.status()["parts"]["lent"] == 0);
+    shim.delete(&first);
+    shim.delete(&second);
+    shim.end(&first);
+}
+
+/// Starts and lets go of network namespaces for as long as it is there, as a machine does that starts and ends containers.
+struct Others(std::process::Child);
+
+impl Others {
+    fn begin() -> Self {
+        let script = "while :; do unshare --net true; sleep 0.01; done";
+        Self(Command::new("setsid").args(["sh", "-c", script]).spawn().unwrap())
+    }
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What docs/shim.md says of it: `MICRORUN=dist/microrun MICRORUN_SHIM=dist/containerd-shim-microrun-v1 cargo test --test shim --
+/// --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_pool_saves() {
+    const ROUNDS: usize = 60;
+    let pool = pool!("--parts", "16");
+    let keeper = sleeper(&pool.lab);
+    let mut shim = Shim::start(&pool.lab, &keeper, &pool.socket(), "");
+    shim.run(&keeper);
+    let without = format!("{}Pool = \"off\"\n", shim.options);
+    let ways = [without, shim.options.clone()];
+    let bundle = sleeper(&pool.lab);
+    for (name, gap, is_busy) in
+        [("back to back", 0, false), ("100 ms apart", 100, false), ("20 ms apart, with others", 20, true)]
+    {
+        let others = is_busy.then(Others::begin);
+        let mut times = [Vec::new(), Vec::new()];
+        for round in 0..2 * ROUNDS {
+            shim.options.clone_from(&ways[round % 2]);
+            std::thread::sleep(Duration::from_millis(gap));
+            times[round % 2].push(shim.run(&bundle).1.as_micros());
+            shim.delete(&bundle);
+        }
+        drop(others);
+        let [off, on] = times.map(|mut times| {
+            times.sort_unstable();
+            [times[ROUNDS / 4], times[ROUNDS / 2], times[ROUNDS * 3 / 4]]
+        });
+        println!("Create and Start in µs, quartiles, {name}: without {off:?}, with a pool {on:?}");
+    }
+    println!("{}", pool.status()["parts"]);
+    shim.options.clone_from(&ways[1]);
+    shim.delete(&keeper);
+    shim.end(&keeper);
+}
