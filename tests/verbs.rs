@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, eventually};
+use common::{Bundle, Lab, eventually, eventually_is};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -256,7 +256,8 @@ fn kill_takes_names_and_numbers() {
     {
         lab.microrun(&["kill", &bundle.id, signal]).ok();
         expected = format!("{expected}\n{name}").trim_start().to_owned();
-        eventually(|| read("/dev/got").stdout == expected);
+        let status = || status(&lab, &bundle);
+        eventually_is(|| (read("/dev/got").stdout, status()), &(expected.clone(), "running".to_owned()));
     }
     lab.microrun(&["kill", &bundle.id, "0"]).ok();
     for signal in ["NOSUCH", "65", "-1"] {

@@ -518,6 +518,20 @@ pub fn push(list: &mut Value, item: Value) {
     }
 }
 
+/// Waits until `value` is what is `expected`, as [`eventually`]; fails with what it was last.
+#[track_caller]
+pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> T, expected: &T) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let last = value();
+        if last == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "it is still {last:?} after 30 s and not {expected:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Waits until `condition` holds, for 30 seconds at most: VMs are slow.
 #[track_caller]
 pub fn eventually(mut condition: impl FnMut() -> bool) {
