@@ -148,19 +148,21 @@ fn making_them_leaves_the_cpu_to_others() {
     assert!(used <= allowed, "{used:?} in {took:?}");
 }
 
-/// A pool with such an option that is to have `count` parts of either kind and has no sandboxes, with a bundle.
-fn with_parts(count: usize, options: &[&str]) -> Option<(Pool, Bundle)> {
+/// A pool with such an option that is to have `count` parts of either kind and has no sandboxes, with a bundle, and when it began: it makes
+/// network namespaces from the first moment.
+fn with_parts(count: usize, options: &[&str]) -> Option<(Pool, Bundle, Instant)> {
     let count = count.to_string();
+    let began = Instant::now();
     let pool = Pool::new(&[&["--parts", &count], options].concat())?;
     let bundle = pool.lab.bundle(|config| drop(parkable(config)));
-    Some((pool, bundle))
+    Some((pool, bundle, began))
 }
 
-/// Has the pool keep so many sandboxes of the bundle; how long all of it takes, with parts, until `count` things have been made.
-fn time_until_made(pool: &Pool, bundle: &Bundle, size: usize, count: u64) -> Duration {
-    let began = Instant::now();
+/// Has the pool, which `began` then, keep so many sandboxes of the bundle; how long all of it takes, with parts, until `count` things have been
+/// made.
+fn time_until_made((pool, bundle, began): &(Pool, Bundle, Instant), size: usize, count: u64) -> Duration {
     pool.microrun(&["pool", "fill", "--size", &size.to_string(), bundle.path.to_str().unwrap()]).ok();
-    let deadline = began + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(120);
     while pool.status()["made"].as_u64().unwrap() < count {
         assert!(Instant::now() < deadline, "{}", pool.status());
         std::thread::sleep(Duration::from_millis(5));
@@ -172,8 +174,7 @@ fn time_until_made(pool: &Pool, bundle: &Bundle, size: usize, count: u64) -> Dur
 fn parts_count_towards_the_rate() {
     // For parts alone, and for both together.
     for (size, made) in [(0, 6), (3, 9)] {
-        let Some((pool, bundle)) = with_parts(3, &["--rate=4"]) else { return };
-        let began = Instant::now();
+        let Some((pool, bundle, began)) = with_parts(3, &["--rate=4"]) else { return };
         pool.microrun(&["pool", "fill", "--size", &size.to_string(), bundle.path.to_str().unwrap()]).ok();
         loop {
             let status = pool.status();
@@ -204,8 +205,8 @@ fn time_of_threads(pid: u32) -> Duration {
 
 #[test]
 fn parts_count_towards_the_share_of_the_cpu() {
-    let Some((pool, bundle)) = with_parts(40, &["--cpu=2"]) else { return };
-    let took = time_until_made(&pool, &bundle, 0, 80);
+    let Some(made) = with_parts(40, &["--cpu=2"]) else { return };
+    let (took, pool) = (time_until_made(&made, 0, 80), made.0);
     let seconds = pool.status()["cpuSeconds"].as_f64().unwrap();
     // The last is not waited for, and the thread has other things to do, above all to begin.
     let all = time_of_threads(pool.server.id()).as_secs_f64();
@@ -216,8 +217,8 @@ fn parts_count_towards_the_share_of_the_cpu() {
 
 #[test]
 fn sandboxes_and_parts_have_one_share_of_the_cpu() {
-    let Some((pool, bundle)) = with_parts(20, &["--cpu=5"]) else { return };
-    let took = time_until_made(&pool, &bundle, 20, 60);
+    let Some(made) = with_parts(20, &["--cpu=5"]) else { return };
+    let (took, pool) = (time_until_made(&made, 20, 60), made.0);
     let status = pool.status();
     let seconds = status["cpuSeconds"].as_f64().unwrap();
     // One of each may be on its way.
@@ -230,7 +231,7 @@ fn sandboxes_and_parts_have_one_share_of_the_cpu() {
 #[test]
 fn parts_count_towards_the_memory() {
     // A namespace is taken to have 230 KiB.
-    let Some((pool, bundle)) = with_parts(8, &["--memory=1500K"]) else { return };
+    let Some((pool, bundle, _)) = with_parts(8, &["--memory=1500K"]) else { return };
     pool.microrun(&["pool", "fill", "--size=0", bundle.path.to_str().unwrap()]).ok();
     let is_full = |status: &Value| {
         let parts = &status["parts"];
@@ -260,7 +261,7 @@ fn parts_count_towards_the_memory() {
 
 #[test]
 fn sandboxes_come_before_parts_where_memory_is_short() {
-    let Some((pool, bundle)) = with_parts(8, &["--memory=1500K"]) else { return };
+    let Some((pool, bundle, _)) = with_parts(8, &["--memory=1500K"]) else { return };
     pool.microrun(&["pool", "fill", "--size=64", bundle.path.to_str().unwrap()]).ok();
     let each = |status: &Value| status["bundles"][0]["memoryOfEach"].as_u64().unwrap_or(u64::MAX);
     let is_full = |status: &Value| {
