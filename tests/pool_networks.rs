@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, eventually, push};
+use common::{Bundle, eventually, in_network_of, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::any::Any;
@@ -30,6 +30,11 @@ fn named(told: &str) -> String {
     told.lines().last().unwrap_or_default().to_owned()
 }
 
+/// Lets the pool look at what the last container has left, and bring it back.
+fn rest() {
+    std::thread::sleep(Duration::from_millis(150));
+}
+
 /// Whether of containers that are started one after the other, of a configuration changed by `change`, with `script` for their program, two had the
 /// same network namespace.
 fn is_reused(pool: &Pool, script: &str, change: impl FnOnce(&mut Value)) -> bool {
@@ -38,7 +43,7 @@ fn is_reused(pool: &Pool, script: &str, change: impl FnOnce(&mut Value)) -> bool
     let run = |_| {
         pool.await_ready(&bundle, 1);
         let told = pool.microrun(&["run", &path]).ok();
-        std::thread::sleep(Duration::from_millis(150));
+        rest();
         named(&told)
     };
     over(pool, &bundle, (0..RUNS).map(run).collect())
@@ -59,7 +64,7 @@ fn is_reused_after(pool: &Pool, mut act: impl FnMut(&str, &str) -> Box<dyn Any>)
         let kept = act(&id, &state["pid"].to_string());
         fs::remove_file(bundle.path.join("rootfs/mnt/wait")).unwrap();
         names.push(named(&String::from_utf8(one.wait_with_output().unwrap().stdout).unwrap()));
-        std::thread::sleep(Duration::from_millis(150));
+        rest();
         drop(kept);
     }
     over(pool, &bundle, names)
@@ -116,7 +121,7 @@ fn it_looks_as_a_new_one_does() {
         let told = pool.microrun(&["run", &path]).ok();
         assert_eq!(without_name(&told), without_name(&cold));
         names.push(named(&told));
-        std::thread::sleep(Duration::from_millis(150));
+        rest();
     }
     // Listing devices opens a socket, which is gone with its process.
     assert!(over(&pool, &bundle, names));
@@ -208,8 +213,7 @@ fn a_network_that_somebody_else_has_changed_is_not_used_again() {
     for change in ["ip addr add 10.9.9.9/32 dev lo", "ip -6 addr add fd00::9/128 dev lo", "ip link add dummy type veth"]
     {
         let act = |_: &str, pid: &str| {
-            let command = format!("ip() {{ /usr/sbin/ip \"$@\"; }}; {change}");
-            common::host("nsenter", &["-t", pid, "-n", "sh", "-c", &command]);
+            assert!(in_network_of(pid, change).status().unwrap().success());
             Box::new(()) as Box<dyn Any>
         };
         assert!(!is_reused_after(&pool, act), "{change}");
@@ -254,7 +258,7 @@ fn a_network_that_a_container_could_change_or_show_is_not_used_again() {
         assert!(status.success());
         let mut told = String::new();
         ours.read_to_string(&mut told).unwrap();
-        std::thread::sleep(Duration::from_millis(150));
+        rest();
         named(&told)
     };
     assert!(!over(&pool, &bundle, (0..RUNS).map(run).collect()));

@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, eventually, hierarchies, host, push};
+use common::{Bundle, eventually, hierarchies, host, in_network_of, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -40,11 +40,6 @@ fn known(pool: &Pool, count: u64, script: &str, change: impl FnOnce(&mut Value))
 /// `run BUNDLE/`, as the program asks before it begins.
 fn run(pool: &Pool, bundle: &Bundle) -> common::Output {
     pool.microrun(&["run", &format!("{}/", bundle.path.display())])
-}
-
-/// The network namespaces that the pool has a descriptor of.
-fn networks(pool: &Pool) -> BTreeSet<String> {
-    pool.networks()
 }
 
 /// The names of the cgroups that the pool would have to remove.
@@ -87,7 +82,7 @@ fn every_way_to_start_takes_them() {
     let pool = pool!("--parts", "2");
     let bundle = known(&pool, 2, "sleep 1000", |_| {});
     for way in ["create", "run"] {
-        let (networks, cgroups) = (networks(&pool), cgroups(&pool));
+        let (networks, cgroups) = (pool.networks(), cgroups(&pool));
         let id = format!("{}-{way}", bundle.id);
         let pid = started(&pool, &bundle, &id, way);
         let (network, cgroup) = place_of(&pid);
@@ -112,7 +107,7 @@ fn a_program_that_asks_before_it_begins_gets_them() {
     let pool = pool!("--parts", "2");
     let bundle = known(&pool, 2, "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags", |_| {});
     for count in 1..4 {
-        let (networks, cgroups) = (networks(&pool), cgroups(&pool));
+        let (networks, cgroups) = (pool.networks(), cgroups(&pool));
         let told = run(&pool, &bundle).ok();
         let (network, flags) = told.split_once('\n').unwrap();
         assert!(networks.contains(network), "{network}, {networks:?}");
@@ -136,7 +131,7 @@ fn any_bundle_gets_a_network() {
     let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
     for way in ["create", "run"] {
         pool.await_networks(2);
-        let networks = networks(&pool);
+        let networks = pool.networks();
         let id = format!("{}-{way}", bundle.id);
         let pid = started(&pool, &bundle, &id, way);
         let (network, _) = place_of(&pid);
@@ -153,7 +148,7 @@ fn any_bundle_gets_a_network() {
     let path = format!("{}/", bundle.path.display());
     for args in [&["run", path.as_str()][..], &["run", "--no-new-keyring", &path]] {
         pool.await_networks(2);
-        let networks = networks(&pool);
+        let networks = pool.networks();
         let told = pool.microrun(args).ok();
         let (network, flags) = told.split_once('\n').unwrap();
         assert!(networks.contains(network), "{network}, {networks:?}");
@@ -176,7 +171,7 @@ fn who_takes_no_network_is_not_lent_one() {
         });
         let path = format!("{}/", bundle.path.display());
         let args = [&["run"], options, &[&path]].concat();
-        let networks = networks(&pool);
+        let networks = pool.networks();
         let found = pool.microrun(&args).ok();
         assert!(!networks.contains(&found), "{found}, {networks:?}");
         pool.await_networks(1);
@@ -315,7 +310,7 @@ fn what_no_sandbox_can_be_made_of_takes_parts() {
     });
     pool.microrun(&["pool", "fill", "--size", "0", own.path.to_str().unwrap()]).ok();
     await_parts(&pool, 1, 1);
-    let networks = networks(&pool);
+    let networks = pool.networks();
     let found = run(&pool, &own).ok();
     assert!(!networks.contains(&found), "{found}");
     assert_eq!(parts(&pool)["served"], 1);
@@ -351,7 +346,7 @@ fn nothing_is_lent_twice() {
     let pool = pool!("--parts", "6");
     let bundle = known(&pool, 6, "readlink /proc/self/ns/net; sleep 2", |_| {});
     let path = format!("{}/", bundle.path.display());
-    let lent = networks(&pool);
+    let lent = pool.networks();
     let running: Vec<_> = (0..12)
         .map(|_| pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
         .collect();
@@ -551,15 +546,6 @@ fn a_network_that_was_used_is_not_used_again() {
     }
 }
 
-/// Runs `command` in the network namespace of the process `pid`.
-fn in_network_of(pid: &str, command: &str) -> std::process::Command {
-    // By its path: busybox's shell would prefer its own, which knows less.
-    let command = format!("ip() {{ /usr/sbin/ip \"$@\"; }}; {command}");
-    let mut inside = std::process::Command::new("nsenter");
-    inside.args(["-t", pid, "-n", "sh", "-c", &command]);
-    inside
-}
-
 /// What somebody outside does to the network of a container that runs, and whether the namespace is used again.
 fn is_reused_after(pool: &Pool, act: impl FnOnce(&str)) -> bool {
     let script = "while [ -e /mnt/wait ]; do sleep 0.05; done; readlink /proc/self/ns/net";
@@ -660,7 +646,7 @@ fn a_pool_that_gives_nothing_is_done_without() {
         let begun = Instant::now();
         let (network, _) = place_of(&started(pool, &bundle, &id, "create"));
         let time = begun.elapsed();
-        assert!(!networks(pool).contains(&network), "{network}");
+        assert!(!pool.networks().contains(&network), "{network}");
         pool.lab.microrun(&["delete", "--force", &id]).ok();
         time
     };

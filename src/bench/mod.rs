@@ -306,7 +306,8 @@ impl Bench<'_> {
     /// A burst that empties the pool, and what a sandbox costs.
     fn pool(&mut self) -> Result<()> {
         let leased = self.stage.contenders.iter().find(|contender| contender.way == Way::Lease);
-        let (Some(parking), Some(leased)) = (&self.stage.parking, leased) else { return Ok(()) };
+        let leased = leased.and_then(|leased| Some((leased, self.stage.pool_of(leased)?)));
+        let Some((leased, parking)) = leased else { return Ok(()) };
         let count = BURST * parking.size;
         self.progress.say(&format!("{count} starts at once"));
         let timeout = self.options.timeout + Duration::from_secs(20);

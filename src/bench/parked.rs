@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a contender is started.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     /// By its command, which knows no pool.
     Command,
@@ -31,6 +31,17 @@ pub enum Way {
     Parts,
     /// By the library: a sandbox leased before, or its command if there is none.
     Lease,
+}
+
+impl Way {
+    /// The way of those by whose name the pool goes that it takes: several may take the same.
+    pub fn pool(self) -> Option<Self> {
+        match self {
+            Self::Command => None,
+            Self::Lease => Some(Self::Pool),
+            own => Some(own),
+        }
+    }
 }
 
 /// A pool that runs.

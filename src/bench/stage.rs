@@ -12,7 +12,7 @@ use crate::spec::default;
 use crate::sys::process;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -58,12 +58,8 @@ pub struct Stage {
     /// The engines of those who need them.
     engines: Option<Engines>,
     garbage: Mutex<Garbage>,
-    /// The pool of those who need sandboxes.
-    pub parking: Option<Parking>,
-    /// The pool of those who need sandboxes in network namespaces that are used again.
-    reusing: Option<Parking>,
-    /// The pool of those who need parts.
-    parts: Option<Parking>,
+    /// The pools, by [`Way::pool`].
+    pools: BTreeMap<Way, Parking>,
 }
 
 impl Stage {
@@ -97,9 +93,7 @@ impl Stage {
             runtimes: Vec::new(),
             engines: None,
             garbage: Mutex::default(),
-            parking: None,
-            reusing: None,
-            parts: None,
+            pools: BTreeMap::new(),
         };
         stage.find_processes(options);
         stage.find_containers(options)?;
@@ -165,40 +159,33 @@ impl Stage {
 
     /// Starts the pools that somebody needs. Who needs one and cannot have it takes no part.
     pub fn park(&mut self, options: &Options) {
-        self.parking = self.pool(options, PARKED, (Way::Pool, options.pool_size), &[Way::Pool, Way::Lease]);
-        self.reusing = self.pool(options, REUSING, (Way::Reuse, options.pool_size), &[Way::Reuse]);
-        self.parts = self.pool(options, PARTS, (Way::Parts, options.pool_size), &[Way::Parts]);
+        let wanted: BTreeSet<Way> = self.contenders.iter().filter_map(|contender| contender.way.pool()).collect();
+        for way in wanted {
+            match self.pool(options, way) {
+                Ok(parking) => drop(self.pools.insert(way, parking)),
+                Err(error) => {
+                    self.contenders.retain(|contender| contender.way.pool() != Some(way));
+                    self.skip(names(way).0, &error.to_string());
+                }
+            }
+        }
     }
 
-    /// A pool of its own for those who are started in one of the `ways`.
-    fn pool(&mut self, options: &Options, name: &str, what: (Way, usize), ways: &[Way]) -> Option<Parking> {
-        if !self.contenders.iter().any(|contender| ways.contains(&contender.way)) {
-            return None;
-        }
+    /// A pool of its own for those who are started in this way.
+    fn pool(&self, options: &Options, way: Way) -> Result<Parking> {
         let mut config = self.config("", 0);
         if let Some(linux) = config["linux"].as_object_mut() {
             // It names one cgroup.
             linux.remove("cgroupsPath");
         }
-        let root = self.dir.join("state").join(label(name));
-        match Parking::new(&options.microrun, &self.dir.join(pool_name(what.0)), &root, &config, what) {
-            Ok(parking) => Some(parking),
-            Err(error) => {
-                self.contenders.retain(|contender| !ways.contains(&contender.way));
-                self.skip(name, &error.to_string());
-                None
-            }
-        }
+        let (row, directory) = names(way);
+        let root = self.dir.join("state").join(label(row));
+        Parking::new(&options.microrun, &self.dir.join(directory), &root, &config, (way, options.pool_size))
     }
 
     /// The pool that `contender` takes from.
     pub fn pool_of(&self, contender: &Contender) -> Option<&Parking> {
-        match contender.way {
-            Way::Command => None,
-            Way::Pool | Way::Lease => self.parking.as_ref(),
-            Way::Reuse => self.reusing.as_ref(),
-            Way::Parts => self.parts.as_ref(),
-        }
+        self.pools.get(&contender.way.pool()?)
     }
 
     /// Starts the engines, if somebody needs one, once the views are there. Who needs one that does not start takes no part.
@@ -251,8 +238,7 @@ impl Stage {
     /// # Errors
     /// A view cannot be entered.
     pub fn close(&mut self) -> Result<Vec<String>> {
-        let mut pools: Vec<_> =
-            [self.parking.take(), self.reusing.take(), self.parts.take()].into_iter().flatten().collect();
+        let mut pools: Vec<_> = std::mem::take(&mut self.pools).into_values().collect();
         // All of them, before anybody looks what there is.
         let mut left: Vec<_> = pools.iter_mut().flat_map(Parking::end).collect();
         left.extend(pools.into_iter().flat_map(Parking::close));
@@ -280,7 +266,7 @@ impl Stage {
     /// The processes that are there for all of the measurement.
     pub fn residents(&self) -> Vec<i32> {
         let daemons = self.engines.iter().flat_map(Engines::pids);
-        self.parking.iter().chain(&self.reusing).chain(&self.parts).map(Parking::pid).chain(daemons).collect()
+        self.pools.values().map(Parking::pid).chain(daemons).collect()
     }
 
     /// Goes into the view in which `contender` is started. Only while there are no other threads.
@@ -382,13 +368,14 @@ impl Stage {
 
     /// The short command line is the one that asks a pool first of all.
     fn find_parked(&mut self, program: &str, states: &Path, options: &Options) -> Vec<Contender> {
+        let has_reusing = !options.quick || options.only.iter().any(|row| row == REUSING);
+        if !has_reusing {
+            self.skip(REUSING, "not with --quick, unless --only names it");
+        }
         let words = |way, options: &[&str]| {
-            let bundle = format!("{}/", Parking::bundle(self.path(pool_name(way))).display());
-            let root = states.join(label(match way {
-                Way::Parts => PARTS,
-                Way::Reuse => REUSING,
-                _ => PARKED,
-            }));
+            let (row, directory) = names(way);
+            let bundle = format!("{}/", Parking::bundle(self.path(directory)).display());
+            let root = states.join(label(row));
             let root = root.to_string_lossy();
             let words = [&[program, "--root", &root, "run"], options, &[&bundle]].concat();
             words.into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -399,14 +386,8 @@ impl Stage {
             ..Contender::plain(name, Kind::Container, "", words(way, options))
         };
         let mut found = vec![parked(PARTS, Way::Parts, &[]), parked(PARKED, Way::Pool, &[])];
-        let is_asked_for = options.only.iter().any(|row| row == REUSING);
-        if is_asked_for || !options.quick {
-            found.push(parked(REUSING, Way::Reuse, &[]));
-        }
+        found.extend(has_reusing.then(|| parked(REUSING, Way::Reuse, &[])));
         found.push(parked(LEASED, Way::Lease, &["--pool=off"]));
-        if !is_asked_for && options.quick {
-            self.skip(REUSING, "not with --quick, unless --only names it");
-        }
         found
     }
 
@@ -594,7 +575,7 @@ impl Stage {
 
     /// A sandbox for a start of `contender`, if it is started by the library and the pool has one.
     pub fn lease(&self, contender: &Contender) -> Option<Sandbox> {
-        self.parking.as_ref().filter(|_| contender.way == Way::Lease)?.lease()
+        self.pool_of(contender).filter(|_| contender.way == Way::Lease)?.lease()
     }
 
     /// What a program left behind of a start that failed.
@@ -725,11 +706,12 @@ pub fn expected(contender: &Contender) -> Expected<'static> {
 }
 
 /// The directory of the pool for those who are started in one way.
-fn pool_name(way: Way) -> &'static str {
+/// The row that a pool is called after, and its directory.
+fn names(way: Way) -> (&'static str, &'static str) {
     match way {
-        Way::Parts => "parts",
-        Way::Reuse => "reusing",
-        _ => "pool",
+        Way::Parts => (PARTS, "parts"),
+        Way::Reuse => (REUSING, "reusing"),
+        _ => (PARKED, "pool"),
     }
 }
 

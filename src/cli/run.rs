@@ -56,9 +56,8 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
     }
     let (parts, lender) = match from_pool(global, words, id.as_deref(), &bundle)? {
         FromPool::Done(code) => return Ok(code),
-        FromPool::Cold => (None, None),
         FromPool::Parts(parts) => (Some(parts), None),
-        FromPool::Lender(lender) => (None, lender),
+        FromPool::Nothing(lender) => (None, lender),
     };
     sealed::ensure(None)?;
     let id = id.unwrap_or_else(new_id);
@@ -88,12 +87,10 @@ const COLD: [&str; 8] =
 enum FromPool {
     /// All of it; the exit code.
     Done(u8),
-    /// Nothing: the container is to be made here.
-    Cold,
-    /// It has given parts of it.
+    /// Parts of it.
     Parts(Arc<Parts>),
-    /// Nothing so far; it may be asked for parts.
-    Lender(Option<Lender>),
+    /// Nothing; who may be asked for parts, if anybody.
+    Nothing(Option<Lender>),
 }
 
 /// Has a pool start the container, if that is wanted and one can.
@@ -101,27 +98,28 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
     let is_required = match words.text("pool")? {
         None | Some("prefer") => false,
         Some("require") => true,
-        Some("off") => return Ok(FromPool::Cold),
+        Some("off") => return Ok(FromPool::Nothing(None)),
         Some(other) => return Err(super::parse::invalid("pool", other, "prefer, require or off")),
     };
     let unless_required = |otherwise: FromPool, why: &str| match is_required {
         true => Err(Error::new(Kind::WrongState, format!("--pool=require: {why}"))),
         false => Ok(otherwise),
     };
-    let lender = || FromPool::Lender(launching::lender(global));
+    let nothing = FromPool::Nothing(None);
+    let lender = || FromPool::Nothing(launching::lender(global));
     if let Some(option) = COLD.iter().find(|option| words.has(option)) {
         return unless_required(lender(), &format!("--{option} takes a cold start"));
     }
     if global.systemd_cgroup || Activation::of_this_process().is_some() || notify::address_in_environment().is_some() {
         return unless_required(lender(), "what a service manager sees to takes a cold start");
     }
-    let Some(socket) = pool::socket() else { return unless_required(FromPool::Cold, "MICRORUN_POOL is off") };
+    let Some(socket) = pool::socket() else { return unless_required(nothing, "MICRORUN_POOL is off") };
     // An earlier part of this process may have heard already that there is nothing, or no more than parts.
     if !is_required && (pool::is_refused() || !socket.exists()) {
         return Ok(match pool::given() {
             Some(parts) => FromPool::Parts(parts),
             None if pool::lends() => lender(),
-            None => FromPool::Cold,
+            None => nothing,
         });
     }
     let store = Store::new(&global.root);
@@ -138,7 +136,7 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
         Got::Done(code) => Ok(FromPool::Done(code as u8)),
         Got::Parts(parts) => Ok(FromPool::Parts(parts)),
         Got::Unknown => unless_required(lender(), "the pool has no parts for this bundle"),
-        Got::Nothing(why) => unless_required(FromPool::Cold, &why),
+        Got::Nothing(why) => unless_required(nothing, &why),
     }
 }
 

@@ -58,20 +58,24 @@ pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
+/// Where compiled filters are kept, below the state root.
+fn cache(root: &Path) -> PathBuf {
+    root.join(".seccomp")
+}
+
 /// The profile in the text of a configuration, and the filter that it was compiled to before: one that is in the cache below the
 /// state root has been found valid. What is wrong with the cache is for [`seccomp`] to say.
 pub(super) fn cached_filter<'a>(text: &'a [u8], root: &Path) -> Option<(&'a [u8], Filter)> {
     let profile = spec::glance_at_seccomp(text)?;
-    let filter = Cache::open_existing(&root.join(".seccomp")).ok()?.load(profile).ok()??;
-    log::debug(|| format!("seccomp filter flags: {}", filter.flags));
-    Some((profile, filter))
+    let filter = Cache::open_existing(&cache(root)).ok()?.load(profile).ok()??;
+    Some((profile, told(filter)))
 }
 
 /// The filter for `profile`, from the cache below the state root where there is one. What the user should know is added to
 /// `warnings`.
 pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec<String>) -> Result<Option<Filter>> {
     let Some(profile) = profile else { return Ok(None) };
-    let cache = match Cache::open(&root.join(".seccomp")) {
+    let cache = match Cache::open(&cache(root)) {
         Ok(cache) => Some(cache),
         // The state root is made with the first container.
         Err(error) if error.errno() == Some(Errno::ENOENT) => None,
@@ -82,14 +86,18 @@ pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec
         }
     };
     let obtained = seccomp::obtain(profile, cache.as_ref())?;
-    if let Some(filter) = &obtained.filter {
-        log::debug(|| format!("seccomp filter flags: {}", filter.flags));
-    }
+    let filter = obtained.filter.map(told);
     for name in &obtained.unknown {
         log::debug(|| format!("seccomp: no system call is called {name:?}: left out"));
     }
     warnings.extend(obtained.warnings);
-    Ok(obtained.filter)
+    Ok(filter)
+}
+
+/// `filter`, of which the debug log is told.
+fn told(filter: Filter) -> Filter {
+    log::debug(|| format!("seccomp filter flags: {}", filter.flags));
+    filter
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ struct Job {
     user: Option<(Identity, Arc<Template>)>,
 }
 
-/// A network namespace that can be used again, and by whom.
+/// A network namespace that can be used again, or perhaps, and by whom.
 pub type Rested = (Identity, Arc<Template>, Network);
 
 /// What is to be done after the end of a container.
@@ -107,11 +107,7 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
     let (mut resting, mut inspector) = (Resting::new(), Inspector::new());
     thread::scope(|hooks| {
         loop {
-            let job = match resting.due() {
-                Some(patience) => jobs.recv_timeout(patience),
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match job {
+            match receive_within(jobs, resting.due()) {
                 // Hooks take as long as they like, and who waits for them is nobody else.
                 Ok(Job { part, then: Then::Tell(answers, code), .. }) => {
                     hooks.spawn(move || {
@@ -135,6 +131,14 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
             }
         }
     });
+}
+
+/// What comes within `patience`, without which it is waited for as long as anybody may send something.
+pub fn receive_within<T>(from: &Receiver<T>, patience: Option<Duration>) -> Result<T, RecvTimeoutError> {
+    match patience {
+        Some(patience) => from.recv_timeout(patience),
+        None => from.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
 }
 
 /// Takes a container away, at once if much `is_behind`; its network namespace, if that may turn out to be of use.

@@ -13,6 +13,7 @@
 //! Nothing is lent to two at a time. A cgroup that was lent never comes back; a network namespace does only where that is asked for
 //! ([`super::network`]).
 
+use super::cleaner::{Rested, receive_within};
 use super::memory::{self, ANY_CGROUP, NETWORK, Room};
 use super::network::{Inspector, Network, Resting};
 use super::pace::{Budget, Ledger, Pace};
@@ -134,7 +135,7 @@ enum Order {
     /// Let go of a network namespace.
     Destroy(Network),
     /// See whether a network namespace can be used again for its bundle.
-    Inspect(Identity, Arc<Template>, Network),
+    Inspect(Rested),
 }
 
 /// What the maker has made.
@@ -143,7 +144,7 @@ enum Made {
     Network(Result<Network>),
     Cgroup(Identity, Arc<Template>, Result<Cgroup>),
     /// One that can be used again.
-    Again(Identity, Arc<Template>, Network),
+    Again(Rested),
 }
 
 struct Maker {
@@ -162,7 +163,7 @@ struct Maker {
     pending: Vec<Network>,
     since: Instant,
     /// Namespaces that are to be inspected.
-    resting: Resting<(Identity, Arc<Template>, Network)>,
+    resting: Resting<Rested>,
     /// Whether namespaces may be used again.
     reuse: bool,
 }
@@ -172,11 +173,7 @@ impl Maker {
     fn run(mut self) {
         let mut inspector = Inspector::new();
         loop {
-            let order = match self.patience() {
-                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(patience) => self.orders.recv_timeout(patience),
-            };
-            match order {
+            match receive_within(&self.orders, self.patience()) {
                 Ok(Order::Make(wanted)) => self.wanted.push_back(wanted),
                 Ok(Order::Forget(template)) => {
                     self.wanted.retain(|wanted| !matches!(wanted, Wanted::Cgroup(_, of) if Arc::ptr_eq(of, &template)));
@@ -186,7 +183,7 @@ impl Maker {
                     self.undone.fetch_sub(1, Ordering::Relaxed);
                 }
                 Ok(Order::Destroy(network)) => self.destroy(network),
-                Ok(Order::Inspect(bundle, template, network)) => self.resting.add((bundle, template, network)),
+                Ok(Order::Inspect(one)) => self.resting.add(one),
                 Err(RecvTimeoutError::Timeout) => self.make(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -198,7 +195,7 @@ impl Maker {
                 {
                     Ok(()) => {
                         self.undone.fetch_sub(1, Ordering::Relaxed);
-                        self.tell(Made::Again(bundle, template, network));
+                        self.tell(Made::Again((bundle, template, network)));
                     }
                     Err(error) => {
                         log::debug(|| format!("pool: not used again: {error}"));
@@ -453,7 +450,7 @@ impl Parts {
     }
 
     fn send(&self, order: Order) {
-        if matches!(order, Order::Remove(_) | Order::Destroy(_) | Order::Inspect(..)) {
+        if matches!(order, Order::Remove(_) | Order::Destroy(_) | Order::Inspect(_)) {
             self.undone.fetch_add(1, Ordering::Relaxed);
         }
         // The maker is there for as long as this is.
@@ -498,7 +495,7 @@ impl Parts {
                 }
                 (None, Err(error)) => Some(error),
             },
-            Made::Again(bundle, template, network) => {
+            Made::Again((bundle, template, network)) => {
                 let most = if self.left >= NETWORK { self.wanted } else { 0 };
                 match of_bundle(&mut self.of, &bundle, &template).filter(|of| of.networks.len() < most) {
                     Some(of) => {
@@ -600,7 +597,7 @@ impl Parts {
             (Some(network), Some((bundle, template)))
                 if self.reuse && is_removed && is_closed && template.keeps_network && !is_spoilt(&answers) =>
             {
-                self.send(Order::Inspect(bundle, template, network));
+                self.send(Order::Inspect((bundle, template, network)));
             }
             (Some(network), _) => self.send(Order::Destroy(network)),
             (None, _) => {}

@@ -438,7 +438,8 @@ impl Server {
                 let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio: fds.collect() };
                 let known = self.known(&asked.bundle);
                 let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
-                let is_closed = !asked.stdio.iter().any(is_socket);
+                // Who gets a sandbox does not wait for this.
+                let is_closed = given.is_err() && !asked.stdio.iter().any(is_socket);
                 drop(asked.stdio);
                 return match given {
                     Ok(key) => {
@@ -546,7 +547,7 @@ impl Server {
         }
         held.given = Some(Given { answers: None, is_detached: false });
         // What it could hand over there by a socket, its network namespace in an open file say, would outlive it.
-        if asked.stdio.iter().any(is_socket) {
+        if held.part.network.is_some() && asked.stdio.iter().any(is_socket) {
             held.part.network = None;
         }
         self.unannounced.push(key);

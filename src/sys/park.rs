@@ -109,13 +109,12 @@ struct Parked {
     message: *mut u8,
     /// Room for the lists of a message with strings.
     lists: *mut *const c_char,
-    /// What to unmap: from, to.
-    forgotten: [(usize, usize); RANGES],
-    /// What stays of the executable.
+    /// What stays, the lowest first: this mapping, and the read-only parts of the executable. From, to; what is not used lies nowhere.
     kept: [(usize, usize); RANGES],
 }
 
 const RANGES: usize = 8;
+const NOWHERE: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// A multiple of every page size that the kernel may have been built with. No segment of the executable begins in a page of
 /// this size in which another one ends (ld's max-page-size).
@@ -191,7 +190,7 @@ fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
     let program_bytes = unsafe { std::slice::from_raw_parts(program.as_ptr().cast::<u8>(), mem::size_of_val(program)) };
     let filter = copy(&mut front, program_bytes, 8);
     let message = front.take(Message::ROOM, 16);
-    let mut content = Parked {
+    let content = Parked {
         lease,
         path: path.cast(),
         args,
@@ -202,10 +201,8 @@ fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
         after: last.after,
         message,
         lists: front.take(lists, 16).cast(),
-        forgotten: [(0, 0); RANGES],
-        kept: [(0, 0); RANGES],
+        kept: kept_beside((start, start + size))?,
     };
-    forget_all_but((start, start + size), &mut content)?;
     // SAFETY: the place is inside the mapping, aligned and large enough.
     unsafe { parked.write(content) };
     Ok((parked, start + size))
@@ -233,34 +230,26 @@ fn copy_list(front: &mut Front, list: &Strings) -> *const *const c_char {
     at
 }
 
-/// Notes what lies between the read-only parts of this executable and its own mapping, and those parts.
-fn forget_all_but(own: (usize, usize), parked: &mut Parked) -> Sys {
+/// What stays: the mapping `own`, and the read-only parts of this executable.
+fn kept_beside(own: (usize, usize)) -> Sys<[(usize, usize); RANGES]> {
+    let mut kept = [NOWHERE; RANGES];
+    kept[0] = own;
     // SAFETY: it reads what the kernel passed to the program.
     let (at, count) = unsafe { (libc::getauxval(libc::AT_PHDR), libc::getauxval(libc::AT_PHNUM)) };
     let headers = at as *const libc::Elf64_Phdr;
-    let mut used = 0;
+    let mut used = 1;
     for index in 0..count as usize {
         // SAFETY: there are that many, in the executable's own memory (elf(5)).
         let header = unsafe { &*headers.add(index) };
         if header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 {
-            // One place is for our own mapping, and there is a range more than there are parts to lie between.
-            let place = parked.kept[..RANGES - 2].get_mut(used).ok_or(Errno::ENOEXEC)?;
+            let place = kept.get_mut(used).ok_or(Errno::ENOEXEC)?;
             let start = header.p_vaddr as usize;
             *place = (start & !(PAGE - 1), (start + header.p_memsz as usize).next_multiple_of(PAGE));
             used += 1;
         }
     }
-    let mut parts = parked.kept;
-    parts[used] = own;
-    let parts = &mut parts[..=used];
-    parts.sort_unstable();
-    let mut start = 0;
-    for (index, (from, to)) in parts.iter().enumerate() {
-        parked.forgotten[index] = (start, *from);
-        start = *to;
-    }
-    parked.forgotten[used + 1] = (start, usize::MAX);
-    Ok(())
+    kept.sort_unstable();
+    Ok(kept)
 }
 
 /// Goes on with [`wait`], on another stack.
@@ -318,10 +307,10 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
     // SAFETY: prepare made it, and nobody else has it.
     let parked = unsafe { &mut *parked };
     // SAFETY: nothing of what is unmapped is used any more: the stack, the text and the data that go on lie elsewhere.
-    if unsafe { forget(&parked.forgotten) }.is_err() {
+    if unsafe { forget_all_but(&parked.kept) }.is_err() {
         super::process::exit(1);
     }
-    let_go(&parked.kept);
+    let_go(parked);
     let mut control = MaybeUninit::<Control>::zeroed();
     let errno = match receive(parked, &mut control) {
         // Nothing is to be executed when the pool, or who had the lease, has gone.
@@ -338,26 +327,26 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
 }
 
 /// # Safety
-/// Nothing in the ranges may be used any more.
-unsafe fn forget(ranges: &[(usize, usize); RANGES]) -> Sys {
-    for (from, to) in ranges {
-        if *to == usize::MAX {
+/// Nothing but what is in the ranges may be used any more.
+unsafe fn forget_all_but(kept: &[(usize, usize); RANGES]) -> Sys {
+    let mut start = 0;
+    for (from, to) in kept.iter().filter(|range| **range != NOWHERE) {
+        if start < *from {
             // SAFETY: the caller's promise.
-            let unmapped = ENDS.iter().any(|end| unsafe { call!(libc::SYS_munmap, *from, *end - *from) }.is_ok());
-            return if unmapped { Ok(()) } else { Err(Errno::EINVAL) };
+            unsafe { call!(libc::SYS_munmap, start, *from - start) }?;
         }
-        if from < to {
-            // SAFETY: the caller's promise.
-            unsafe { call!(libc::SYS_munmap, *from, *to - *from) }?;
-        }
+        start = *to;
     }
-    Ok(())
+    // SAFETY: the caller's promise.
+    let unmapped = ENDS.iter().any(|end| unsafe { call!(libc::SYS_munmap, start, *end - start) }.is_ok());
+    if unmapped { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 /// Lets go of the pages of the executable that were mapped on the way here, some 160: the next ones to be used come with one
 /// fault, and execve(2) has the fewer to take away when the request is there (16 to 20 µs, measured).
-fn let_go(kept: &[(usize, usize); RANGES]) {
-    for (from, to) in kept.iter().filter(|(from, to)| from < to) {
+fn let_go(parked: &Parked) {
+    let own = ptr::from_ref(parked).addr();
+    for (from, to) in parked.kept.iter().filter(|range| **range != NOWHERE && range.0 != own) {
         // SAFETY: these pages are the file's, nobody can have written to them, and they are read again from there.
         let _ = unsafe { call!(libc::SYS_madvise, *from, *to - *from, libc::MADV_DONTNEED) };
     }

@@ -92,6 +92,12 @@ fn asked(lab: &Lab, directory: &Path, args: &[&str], kind: i32) -> (Option<Optio
     (options, String::from_utf8(said.stderr).unwrap())
 }
 
+/// Removes the container, and leaves what a dump would have left.
+fn is_dumped(lab: &Lab, counter: &Counter) {
+    lab.microrun(&["delete", "--force", counter.id()]).ok();
+    fs::write(counter.images.join("descriptors.json"), "[\"/dev/null\",\"/dev/null\",\"/dev/null\"]").unwrap();
+}
+
 const DUMP: i32 = 1;
 const RESTORE: i32 = 2;
 
@@ -126,9 +132,7 @@ fn criu_is_told_what_the_command_line_says() {
     let not_open = counter.checkpoint(&lab, &["--lazy-pages", "--status-fd", "77"]);
     assert_ne!(not_open.code, 0);
     assert_eq!(lab.status(counter.id()), "running");
-    lab.microrun(&["delete", "--force", counter.id()]).ok();
-    // What a dump would have left.
-    fs::write(counter.images.join("descriptors.json"), "[\"/dev/null\",\"/dev/null\",\"/dev/null\"]").unwrap();
+    is_dumped(&lab, &counter);
     let restored = |options: &[&str]| {
         let (options, said) = asked(&lab, &criu, &counter.restore_args(options), RESTORE);
         assert!(said.contains("criu failed: type RESTORE"), "{said}");
@@ -154,8 +158,7 @@ fn without_userfaultfd_it_is_refused() {
     assert!(said.contains(sentence), "{said}");
     assert_eq!(lab.status(counter.id()), "running");
     counter.counts_on(counter.count());
-    lab.microrun(&["delete", "--force", counter.id()]).ok();
-    fs::write(counter.images.join("descriptors.json"), "[\"/dev/null\",\"/dev/null\",\"/dev/null\"]").unwrap();
+    is_dumped(&lab, &counter);
     let (options, said) = asked(&lab, &criu, &counter.restore_args(&["--lazy-pages"]), RESTORE);
     assert_eq!(options, None);
     assert!(said.contains(sentence), "{said}");

@@ -518,6 +518,12 @@ pub fn push(list: &mut Value, item: Value) {
     }
 }
 
+/// Waits until `condition` holds, for 30 seconds at most: VMs are slow.
+#[track_caller]
+pub fn eventually(condition: impl FnMut() -> bool) {
+    eventually_is(condition, &true);
+}
+
 /// Waits until `value` is what is `expected`, as [`eventually`]; fails with what it was last.
 #[track_caller]
 pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> T, expected: &T) {
@@ -532,12 +538,11 @@ pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> 
     }
 }
 
-/// Waits until `condition` holds, for 30 seconds at most: VMs are slow.
-#[track_caller]
-pub fn eventually(mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !condition() {
-        assert!(Instant::now() < deadline, "it has not happened within 30 s");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Runs `command` in the network namespace of the process `pid`.
+pub fn in_network_of(pid: &str, command: &str) -> Command {
+    // By its path: busybox's shell would prefer its own, which knows less.
+    let command = format!("ip() {{ /usr/sbin/ip \"$@\"; }}; {command}");
+    let mut inside = Command::new("nsenter");
+    inside.args(["-t", pid, "-n", "sh", "-c", &command]);
+    inside
 }
