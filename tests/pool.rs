@@ -57,6 +57,21 @@ fn what_waits_has_nothing_of_its_maker() {
 }
 
 #[test]
+fn a_sandbox_waits_under_the_filter_of_the_leanest_configuration() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "", |config| {
+        let action: Value = serde_json::from_str(&microrun::spec::default::action("/bin/echo")).unwrap();
+        config["linux"]["seccomp"] = action["linux"]["seccomp"].clone();
+        config["process"]["args"] = json!(["/bin/echo", "hello"]);
+    });
+    let parked = pool.parked().pop().unwrap();
+    let status = fs::read_to_string(format!("/proc/{parked}/status")).unwrap();
+    assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    assert_eq!(pool.served(), 1);
+}
+
+#[test]
 fn a_changed_bundle_is_never_served_stale() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo before", |_| {});

@@ -2,7 +2,7 @@
 
 use super::op::{Exec, Op, Step};
 use super::run::READY;
-use crate::sys::{fs, park, process};
+use crate::sys::{fs, park};
 use nix::errno::Errno;
 use std::os::fd::RawFd;
 
@@ -23,10 +23,7 @@ pub(super) fn park(lease: RawFd, sync: RawFd, rest: &[Step], exec: &Exec, candid
             _ => return Errno::ENOTSUP,
         }
     }
-    // Who has the same ids in the same pid namespace shall not get at a process that its filter does not hold yet
-    // (ptrace(2), pidfd_getfd(2)). The program is what it is again, once executed.
-    let ready = process::prctl(libc::PR_SET_DUMPABLE, [0; 4]).and_then(|_| fs::write(sync, &[READY]));
-    if let Err(errno) = ready {
+    if let Err(errno) = fs::write(sync, &[READY]) {
         return errno;
     }
     fs::close(sync);

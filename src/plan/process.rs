@@ -91,6 +91,11 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     builder.push("(runtime)", Op::AwaitRecord);
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
     let is_filtered = matches!(context.wait, Wait::Lease { filtered: true, .. });
+    if let Wait::Lease { .. } = context.wait {
+        // Who has the same ids in the same pid namespace shall not get at a process that its filter does not hold yet
+        // (ptrace(2), pidfd_getfd(2)). The program is what it is again, once executed. A filter need not allow it.
+        builder.push("(runtime)", Op::Dumpable(false));
+    }
     if is_filtered {
         builder.extend(confine());
     }
