@@ -12,6 +12,7 @@ mod cache;
 mod decide;
 mod emit;
 pub mod notify;
+mod permits;
 mod profile;
 #[cfg(test)]
 mod tests;
@@ -50,6 +51,14 @@ impl Filter {
             })
         };
         numbers.iter().all(|number| answer(*number) == Some(libc::SECCOMP_RET_ALLOW))
+    }
+
+    /// Whether it is certain that a process under it can have no other system calls executed than `numbers`, and these by the numbers
+    /// of this architecture alone: none of x32, none of 32-bit programs, none that the kernel will get one day.
+    pub fn permits_only(&self, numbers: &[libc::c_long]) -> bool {
+        permits::permits_only(&self.program, profile::NATIVE as u32, |number| {
+            numbers.contains(&libc::c_long::from(number))
+        })
     }
 }
 

@@ -117,20 +117,28 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
                     });
                 }
                 Ok(job) => {
-                    resting.extend(clean(job, pending.load(Ordering::Relaxed) > MOST_PENDING));
+                    match clean(job, pending.load(Ordering::Relaxed) > MOST_PENDING) {
+                        Some(one) if one.1.look.takes_rest() => resting.add(one),
+                        one => one.into_iter().for_each(|one| inspect(one, &mut inspector, rested)),
+                    }
                     pending.fetch_sub(1, Ordering::Relaxed);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            while let Some((bundle, template, mut network)) = resting.next() {
-                match network.require_unused(&mut inspector) {
-                    Ok(()) => drop(rested.send((bundle, template, network))),
-                    Err(error) => log::debug(|| format!("pool: not used again: {error}")),
-                }
+            while let Some(one) = resting.next() {
+                inspect(one, &mut inspector, rested);
             }
         }
     });
+}
+
+/// Brings a network namespace back, if it is as good as new.
+fn inspect((bundle, template, mut network): Rested, inspector: &mut Inspector, rested: &Sender<Rested>) {
+    match network.require_unused(inspector, template.look) {
+        Ok(()) => drop(rested.send((bundle, template, network))),
+        Err(error) => log::debug(|| format!("pool: not used again: {error}")),
+    }
 }
 
 /// What comes within `patience`, without which it is waited for as long as anybody may send something.

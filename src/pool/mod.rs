@@ -18,6 +18,7 @@ mod memory;
 mod network;
 mod pace;
 mod parts;
+mod quiet;
 mod server;
 mod setup;
 mod stock;

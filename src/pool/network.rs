@@ -13,7 +13,7 @@ use crate::sys::{fs as sys_fs, net, own, process};
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{PROC_SUPER_MAGIC, statfs};
-use oci_spec::runtime::{Capability, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Capability, LinuxNamespaceType, Mount, Spec};
 use std::collections::VecDeque;
 use std::ffi::CStr;
 use std::fs;
@@ -22,22 +22,46 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What is read of a namespace: how many sockets there are, whoever has them, and connections that are not forgotten yet; the names of all protocols;
-/// all that was ever sent or received or could not be; labels of flows, which stay for minutes without a socket (net/ipv6/ip6_flowlabel.c);
-/// addresses and the routes to them.
+/// What is read of a namespace: how many sockets there are, whoever has them, and connections that are not forgotten yet; devices, and what was
+/// sent over them; addresses and the routes to them; the names of all protocols; all that was ever sent or received or could not be; labels of flows,
+/// which stay for minutes without a socket (net/ipv6/ip6_flowlabel.c).
 const FILES: [&CStr; 9] = [
     SOCKETS,
-    PROTOCOLS,
     c"/proc/thread-self/net/dev",
+    c"/proc/thread-self/net/fib_trie",
+    c"/proc/thread-self/net/if_inet6",
+    PROTOCOLS,
     c"/proc/thread-self/net/snmp",
     c"/proc/thread-self/net/netstat",
     c"/proc/thread-self/net/snmp6",
     c"/proc/thread-self/net/ip6_flowlabel",
-    c"/proc/thread-self/net/fib_trie",
-    c"/proc/thread-self/net/if_inet6",
 ];
 const SOCKETS: &CStr = c"/proc/thread-self/net/sockstat";
 const PROTOCOLS: &CStr = c"/proc/thread-self/net/protocols";
+
+/// How closely a namespace is looked at. It is looked at in one way for as long as it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At everything that a container could have done.
+    Whole,
+    /// At what somebody else may have done by mistake, where the container can have done nothing ([`super::quiet`]).
+    Brief,
+}
+
+impl Look {
+    /// What is read.
+    fn files(self) -> &'static [&'static CStr] {
+        match self {
+            Self::Whole => &FILES,
+            Self::Brief => FILES.split_at(4).0,
+        }
+    }
+
+    /// Whether the namespace is left alone for a time before.
+    pub fn takes_rest(self) -> bool {
+        self == Self::Whole
+    }
+}
 
 /// The protocols of which it is known what they leave behind: nothing without a socket, or a packet that is counted. Others come with modules
 /// that anybody may have loaded by asking for such a socket (socket(2)).
@@ -115,7 +139,7 @@ impl Inspector {
         Self { room: vec![0; 16 << 10] }
     }
 
-    /// A number for what the [`FILES`] of a namespace but the first say, which any use of it changes.
+    /// A number for what the `files` of a namespace but the first say, which any use of it changes.
     fn see_use(&mut self, files: &Files) -> Result<u64> {
         let mut seen = DefaultHasher::new();
         for (path, file) in FILES.into_iter().zip(files).skip(1) {
@@ -132,7 +156,7 @@ impl Inspector {
 
     /// Fails if there is a socket in a namespace, or a connection that is not forgotten.
     fn require_no_sockets(&mut self, files: &Files) -> Result<()> {
-        let [Some(sockets), ..] = files else {
+        let Some(Some(sockets)) = files.first() else {
             return Err(Error::new(Kind::WrongState, "the kernel does not count sockets"));
         };
         let text = self.read(sockets).doing(|| format!("read {}", SOCKETS.to_string_lossy()))?;
@@ -155,18 +179,21 @@ impl Inspector {
     }
 
     /// Both, of the namespace that this thread is in.
-    fn see_new(&mut self) -> Result<Seen> {
-        Ok(Seen { of_use: self.see_use(&open_files()?)?, settings: Some(self.see_settings()?) })
+    fn see_new(&mut self, look: Look) -> Result<Seen> {
+        Ok(Seen { of_use: self.see_use(&open_files(look)?)?, settings: Some(self.see_settings()?) })
     }
 
     /// What a file says now.
     fn read(&mut self, file: &OwnedFd) -> Result<&[u8], Errno> {
-        sys_fs::seek_start(file.as_raw_fd())?;
+        /// The kernel ends an answer where the next line does not fit into a page, at the earliest (fs/seq_file.c), and no line here is longer than
+        /// half of one, but for what comes as one piece.
+        const HALF_A_PAGE: usize = 2048;
         let mut length = 0;
         while let Some(rest) = self.room.get_mut(length..).filter(|rest| !rest.is_empty()) {
-            match sys_fs::read(file.as_raw_fd(), rest)? {
-                0 => return Ok(self.room.get(..length).unwrap_or_default()),
-                more => length += more,
+            let more = sys_fs::read_at(file.as_raw_fd(), rest, length)?;
+            length += more;
+            if more < HALF_A_PAGE {
+                return Ok(self.room.get(..length).unwrap_or_default());
             }
         }
         // It is longer than it can be.
@@ -174,19 +201,16 @@ impl Inspector {
     }
 }
 
-/// The [`FILES`] of a namespace; `None` for a protocol that is missing, in this namespace as in others.
-type Files = [Option<OwnedFd>; FILES.len()];
+/// The first of the [`FILES`] of a namespace; `None` for a protocol that is missing, in this namespace as in others.
+type Files = Vec<Option<OwnedFd>>;
 
-/// Those of the namespace that this thread is in.
-fn open_files() -> Result<Files> {
-    let mut files = Files::default();
-    for (file, path) in files.iter_mut().zip(FILES) {
-        *file = match sys_fs::open(sys_fs::CWD, path, libc::O_RDONLY, 0) {
-            Err(Errno::ENOENT) => None,
-            opened => Some(own(opened.doing(|| format!("open {}", path.to_string_lossy()))?)),
-        };
-    }
-    Ok(files)
+/// Those of the namespace that this thread is in that a `look` takes.
+fn open_files(look: Look) -> Result<Files> {
+    let open = |path: &&CStr| match sys_fs::open(sys_fs::CWD, path, libc::O_RDONLY, 0) {
+        Err(Errno::ENOENT) => Ok(None),
+        opened => Ok(Some(own(opened.doing(|| format!("open {}", path.to_string_lossy()))?))),
+    };
+    look.files().iter().map(open).collect()
 }
 
 /// Fails if there is a protocol of which it is not known what it leaves behind. The figures are those of the whole machine, or of sockets.
@@ -226,27 +250,27 @@ pub struct Network {
     /// Nothing if nobody wanted to know.
     seen: Option<Seen>,
     /// Open since it was looked at for the first time.
-    files: Option<Box<Files>>,
+    files: Option<Files>,
 }
 
 impl Network {
-    /// A new one with its loopback device up, which can be inspected later if it `is_watched`. This thread comes back from it: the
-    /// kernel may copy settings from where a namespace is made (net.core.devconf_inherit_init_net).
+    /// A new one with its loopback device up, which can be inspected later by the `look` that is taken now, if one is. This thread comes back from
+    /// it: the kernel may copy settings from where a namespace is made (net.core.devconf_inherit_init_net).
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn new(is_watched: bool) -> Result<Self> {
+    pub fn new(look: Option<Look>) -> Result<Self> {
         elsewhere(None, || {
             let doing = || "set a new network namespace up";
             net::loopback_up().doing(doing)?;
             let namespace = open().doing(doing)?;
             // Without a look at it when it was new it is used once.
-            let look = || {
+            let see = |look| {
                 Inspector::new()
-                    .see_new()
+                    .see_new(look)
                     .inspect_err(|error| log::debug(|| format!("pool: not to be used again: {error}")))
             };
-            Ok(Self { namespace, seen: if is_watched { look().ok() } else { None }, files: None })
+            Ok(Self { namespace, seen: look.and_then(|look| see(look).ok()), files: None })
         })
     }
 
@@ -261,14 +285,15 @@ impl Network {
         self.seen.map_or(0, |seen| seen.of_use)
     }
 
-    /// Fails if, after its container has ended and a [`Resting`] time, there is anything in it that was not there when it was new.
+    /// Fails if, after its container has ended and a [`Resting`] time if it takes one, there is anything in it that was not there when it was new, as
+    /// far as the `look` goes that was taken then.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn require_unused(&mut self, inspector: &mut Inspector) -> Result<()> {
+    pub fn require_unused(&mut self, inspector: &mut Inspector, look: Look) -> Result<()> {
         let files = match &mut self.files {
             Some(files) => files,
-            none => none.insert(Box::new(elsewhere(Some(&self.namespace), open_files)?)),
+            none => none.insert(elsewhere(Some(&self.namespace), || open_files(look))?),
         };
         inspector.require_no_sockets(files)?;
         let seen = inspector.see_use(files)?;
@@ -326,11 +351,6 @@ impl<T> Resting<T> {
     /// One that has just come.
     pub fn add(&mut self, one: T) {
         self.0.push_back((Instant::now(), one));
-    }
-
-    /// As [`Resting::add`], if there is one.
-    pub fn extend(&mut self, one: Option<T>) {
-        one.into_iter().for_each(|one| self.add(one));
     }
 
     /// One that has rested.
@@ -420,18 +440,17 @@ fn may_administer(spec: &Spec) -> bool {
 fn writes_parameters(spec: &Spec, bundle: &Path) -> Result<bool> {
     let read_only = spec.linux().as_ref().and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
     for mount in spec.mounts().iter().flatten() {
-        let options = mount.options().as_deref().unwrap_or_default();
-        let has = |wanted: &str| options.iter().any(|option| option == wanted);
+        let is_recursive = || mount.options().iter().flatten().any(|option| option == "rbind");
         let is_open = match (mount.typ().as_deref(), mount.source()) {
             // What is mounted below its source is not known.
-            _ if has("rbind") => true,
+            _ if is_recursive() => true,
             (_, Some(source)) if is_bind(mount) => is_procfs(&bundle.join(source))?,
             (Some("proc"), _) => {
                 let parameters = mount.destination().join("sys");
-                !has("ro") && !read_only.iter().any(|path| Path::new(path) == parameters)
+                !is_read_only(mount) && !read_only.iter().any(|path| Path::new(path) == parameters)
             }
             // Some files of a device ask for no capability (net/core/net-sysfs.c, byte_queue_limits).
-            (Some("sysfs"), _) => !has("ro"),
+            (Some("sysfs"), _) => !is_read_only(mount),
             _ => false,
         };
         if is_open {
@@ -444,6 +463,12 @@ fn writes_parameters(spec: &Spec, bundle: &Path) -> Result<bool> {
     let file = "/proc/self/mountinfo";
     let text = fs::read_to_string(file).doing(|| format!("read {file}"))?;
     Ok(text.lines().filter_map(mounted).any(|(place, _)| place != root && place.starts_with(&root)))
+}
+
+/// Whether a mount is read-only: of two options that contradict each other the last counts.
+pub fn is_read_only(mount: &Mount) -> bool {
+    let options = mount.options().as_deref().unwrap_or_default();
+    options.iter().rfind(|option| matches!(option.as_str(), "ro" | "rw")).is_some_and(|option| option == "ro")
 }
 
 fn is_procfs(path: &Path) -> Result<bool> {

@@ -15,7 +15,7 @@
 
 use super::cleaner::{Rested, receive_within};
 use super::memory::{self, ANY_CGROUP, NETWORK, Room};
-use super::network::{Inspector, Network, Resting};
+use super::network::{Inspector, Look, Network, Resting};
 use super::pace::{Budget, Ledger, Pace};
 use super::stock::PAUSE;
 use super::template::{Identity, Template};
@@ -188,7 +188,7 @@ impl Maker {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             while let Some((bundle, template, mut network)) = self.resting.next() {
-                let unused = network.require_unused(&mut inspector);
+                let unused = network.require_unused(&mut inspector, Look::Whole);
                 match unused
                     .and_then(|()| network.require_unchanged(&mut inspector))
                     .and_then(|()| network.require_alone())
@@ -224,7 +224,7 @@ impl Maker {
         }
         let (made, is_made) = match self.wanted.pop_front() {
             Some(Wanted::Network) => {
-                let made = Network::new(self.reuse);
+                let made = Network::new(self.reuse.then_some(Look::Whole));
                 let is_made = made.is_ok();
                 (Made::Network(made), is_made)
             }

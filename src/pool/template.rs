@@ -1,6 +1,7 @@
 //! What sandboxes are made from: a bundle, and what tells that it is still the same.
 
-use super::network;
+use super::network::{self, Look};
+use super::quiet::is_quiet;
 use crate::cgroup::{CgroupPlan, Driver};
 use crate::container::park;
 use crate::container::parts;
@@ -45,6 +46,8 @@ pub struct Template {
     pub takes_network: bool,
     /// Whether they leave it as they found it, unless they use it.
     pub keeps_network: bool,
+    /// How closely it is looked at before it is used again.
+    pub look: Look,
     /// Whether their cgroup may have any name.
     pub takes_cgroup: bool,
     /// Whether the network namespaces of its sandboxes may be used again, if they can be.
@@ -72,16 +75,17 @@ impl Template {
         let has_ground = !has_namespace(spec, LinuxNamespaceType::User);
         let takes_network = network::is_made_before(spec);
         let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
+        let look = if is_quiet(spec, bundle.filter.as_ref()) { Look::Brief } else { Look::Whole };
         let may_reuse = matches!(options.wait, Wait::Lease { networked: true, .. });
         let options = Options { wait: park::wait(bundle.filter.as_ref(), may_reuse && keeps_network), ..options };
         let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
         let may_choose = cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
         let takes_cgroup = may_choose && options.driver == Driver::Cgroupfs && !options.rootless;
-        let look = |path: PathBuf| {
+        let identify = |path: PathBuf| {
             let about = stat(&path).doing(|| format!("look at {}", path.display()))?;
             Ok::<_, Error>((path, identity(&about)))
         };
-        let named = named.into_iter().map(look).collect::<Result<_>>()?;
+        let named = named.into_iter().map(identify).collect::<Result<_>>()?;
         let process = bundle.loaded.spec.process().as_ref();
         let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
         let spec = Arc::new(spec.clone());
@@ -94,6 +98,7 @@ impl Template {
             has_terminal,
             takes_network,
             keeps_network,
+            look,
             takes_cgroup,
             may_reuse,
             config,

@@ -124,7 +124,7 @@ fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded, home: &OwnedFd, 
     let options = Options { id: new_id(), ..template.options.clone() };
     let prepared = template.compile(&options)?;
     let is_made = template.is_networked() && given.is_none();
-    let made = if is_made { Some(Network::new(true)?) } else { None };
+    let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };
     let its = made.as_ref().map(AsFd::as_fd).or(given.as_ref().map(AsFd::as_fd));
     let networks = its.map(|its| Networks { its, home: home.as_fd() });
     let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref(), networks)?;

@@ -90,6 +90,14 @@ pub fn read(fd: RawFd, buffer: &mut [u8]) -> Sys<usize> {
     })
 }
 
+/// Reads from `offset` on, wherever the file's own is (pread(2)).
+pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: usize) -> Sys<usize> {
+    retry(|| {
+        // SAFETY: the kernel writes at most buffer.len() bytes into buffer.
+        unsafe { call!(libc::SYS_pread64, fd, buffer.as_mut_ptr(), buffer.len(), offset) }
+    })
+}
+
 /// Writes all of `data`; control files take it in one call.
 pub fn write(fd: RawFd, mut data: &[u8]) -> Sys {
     while !data.is_empty() {
