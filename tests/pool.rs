@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::pool::{Pool, run_args};
-use common::{Bundle, eventually, output};
+use common::pool::{Pool, SECRET, run_args};
+use common::{Bundle, eventually, output, push};
 use microrun::error::Kind;
 use microrun::pool;
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 
 #[test]
@@ -39,21 +40,69 @@ fn the_short_command_is_served_too_and_starts_cold_without_a_pool() {
 }
 
 #[test]
-fn what_waits_has_nothing_of_its_maker() {
+fn what_waits_holds_one_descriptor_and_a_copy_nothing_of_its_maker() {
     let pool = pool!();
-    let _bundle = pool.filled(1, "true", |_| {});
+    // An adjustment is of all processes that share a memory (fs/proc/base.c, __set_oom_adj), so this one gets a copy.
+    let _copied = pool.filled(1, "true", |config| config["process"]["oomScoreAdj"] = json!(100));
     let parked = pool.parked().pop().unwrap();
     let maps = fs::read_to_string(format!("/proc/{parked}/maps")).unwrap();
     let writable: Vec<&str> =
         maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().contains('w')).collect();
     assert_eq!(writable.len(), 1, "{maps}");
     assert!(!maps.contains("[heap]") && !maps.contains("[stack]"), "{maps}");
-    let open: Vec<_> = fs::read_dir(format!("/proc/{parked}/fd"))
-        .unwrap()
-        .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned())
-        .collect();
-    assert_eq!(open.len(), 1, "{open:?}");
-    assert!(open[0].starts_with("socket:"), "{open:?}");
+    let _shared = pool.filled(1, "true", |_| {});
+    assert_eq!(pool.parked().len(), 2);
+    for parked in pool.parked() {
+        let open: Vec<_> = fs::read_dir(format!("/proc/{parked}/fd"))
+            .unwrap()
+            .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned())
+            .collect();
+        assert_eq!(open.len(), 1, "{open:?}");
+        assert!(open[0].starts_with("socket:"), "{open:?}");
+    }
+}
+
+/// Whether the process `pid` has `word` anywhere in memory that it can write to.
+fn remembers(pid: i32, word: &str) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).unwrap();
+    let mut found = maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().contains('w'));
+    found.any(|line| {
+        let (from, to) = line.split_whitespace().next().unwrap().split_once('-').unwrap();
+        let [from, to] = [from, to].map(|number| u64::from_str_radix(number, 16).unwrap());
+        let mut bytes = vec![0; (to - from) as usize];
+        memory.read_exact_at(&mut bytes, from).unwrap();
+        bytes.windows(word.len()).any(|window| window == word.as_bytes())
+    })
+}
+
+#[test]
+fn what_waits_remembers_neither_the_pool_nor_other_bundles_nor_who_was_there_before() {
+    let pool = pool!();
+    let with = |secret: &'static str| {
+        move |config: &mut Value| {
+            push(&mut config["process"]["env"], json!(format!("SECRET={secret}")));
+            config["process"]["args"] = json!(["/bin/echo"]);
+        }
+    };
+    let _other = pool.filled(1, "", with("of another bundle"));
+    let [of_other] = *pool.parked() else { panic!("one waits") };
+    let own = pool.filled(1, "", with("of its own bundle"));
+    let waiting = || pool.parked().into_iter().find(|pid| *pid != of_other).unwrap();
+    assert!(remembers(of_other, "of another bundle") && remembers(waiting(), "of its own bundle"));
+    let library = pool.library(&own);
+    let told = said(library.lease().unwrap(), Some(&[c"an argument of another start"]), &[]);
+    assert_eq!(told.text.trim_end(), "an argument of another start");
+    // It is forgotten when the next is made; the one after that is made without it.
+    for _ in 0..2 {
+        pool.await_ready(&own, 1);
+        assert_eq!(pool.run(&own, &[]).ok(), "");
+    }
+    pool.await_ready(&own, 1);
+    for secret in [SECRET, "of another bundle", "an argument of another start"] {
+        assert!(!remembers(waiting(), secret), "{secret}");
+    }
+    assert!(remembers(waiting(), "of its own bundle"));
 }
 
 #[test]

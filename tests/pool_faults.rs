@@ -286,23 +286,28 @@ fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() 
 }
 
 #[test]
-fn a_killed_filler_is_begun_again_and_nothing_is_left_of_it() {
+fn a_killed_maker_or_filler_is_begun_again_and_nothing_is_left_of_it() {
     let pool = pool!();
     let bundle = pool.filled(8, "echo hello", |_| {});
     let path = bundle.path.to_str().unwrap().to_owned() + "/";
-    for round in 0..6 {
-        let filler = pool.filler().unwrap();
+    // The filler is killed last: what is begun after that has memory of the pool's, and its sandboxes do not stay in it.
+    for round in 0..8 {
+        let (filler, maker) = (pool.filler().unwrap(), pool.makers().pop().unwrap());
+        let victim = if round < 5 { maker } else { filler };
         // In the middle of its work, as a rule.
         for _ in 0..4 {
             assert_eq!(pool.microrun(&["run", &path]).ok(), "hello", "{round}");
         }
-        host("kill", &["-9", &filler.to_string()]);
+        host("kill", &["-9", &victim.to_string()]);
         for _ in 0..8 {
             assert_eq!(pool.microrun(&["run", &path]).ok(), "hello", "{round}");
         }
         pool.await_ready(&bundle, 8);
-        eventually(|| pool.filler().is_some_and(|other| other != filler) && pool.parked().len() == 8);
+        eventually(|| pool.makers().iter().any(|other| *other != maker) && pool.parked().len() == 8);
+        assert_eq!(pool.filler() == Some(filler), victim == maker, "{round}");
     }
+    let filler = pool.filler();
+    assert_eq!((pool.makers().len(), filler.is_some()), (1, true));
     eventually(|| fs::read_dir(pool.lab.path("pool/parked")).unwrap().count() == 8);
     // Five each, and a few of its own.
     assert!(pool.descriptors() < 64, "{}", pool.descriptors());

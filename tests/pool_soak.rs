@@ -8,6 +8,7 @@ use common::Bundle;
 use common::pool::Pool;
 use microrun::error::Kind;
 use microrun::pool::{self, Running, Stdio};
+use microrun::sys::process;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd;
@@ -67,6 +68,14 @@ fn resident(pid: u32) -> usize {
     number(&format!("/proc/{pid}/smaps_rollup"), "Rss:", 0).unwrap_or(0)
 }
 
+/// The memory that the processes have for themselves, in KiB; what several have in common counts once.
+fn anonymous(family: &[u32]) -> usize {
+    let is_one = |pid: u32, other: u32| process::have_one_memory(pid.cast_signed(), other.cast_signed());
+    let is_first = |at: usize, pid: u32| !family.iter().take(at).any(|other| is_one(pid, *other));
+    let owners = family.iter().enumerate().filter(|(at, pid)| is_first(*at, **pid));
+    owners.map(|(_, pid)| number(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:", 0).unwrap_or(0)).sum()
+}
+
 fn count(path: String) -> usize {
     fs::read_dir(path).map_or(0, Iterator::count)
 }
@@ -94,11 +103,7 @@ impl Seen {
         let cgroups = number("/proc/cgroups", "memory", 1).map(|all| ("memory cgroups", all));
         let abandoned = [("cgroups in which nobody is", remains.abandoned.len())];
         let kernel = ["net_namespace", "pid_namespace", "mnt_cache", "task_struct"].into_iter().filter_map(slab);
-        Self {
-            exact,
-            anonymous: sum(&|pid| number(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:", 0).unwrap_or(0)),
-            kernel: kernel.chain(cgroups).chain(abandoned).collect(),
-        }
+        Self { exact, anonymous: anonymous(&family), kernel: kernel.chain(cgroups).chain(abandoned).collect() }
     }
 
     /// What of the kernel's is more than it was by more than `most`.

@@ -188,9 +188,7 @@ impl Parking {
         };
         let before = hold(few);
         let after = before.and_then(|_| hold(few + count));
-        let parked = self.sandboxes();
-        let pss: Vec<u64> = parked.iter().map(|pid| super::growth::pss(*pid)).filter(|kib| *kib > 0).collect();
-        let mean = pss.iter().sum::<u64>().checked_div(pss.len() as u64);
+        let mean = self.pss_of_each();
         self.library.fill(self.size).ok()?;
         self.fill_up();
         Some(Memory {
@@ -200,8 +198,24 @@ impl Parking {
         })
     }
 
-    /// The processes that wait.
-    fn sandboxes(&self) -> Vec<i32> {
+    /// The proportional set size of all memories that sandboxes have, in KiB, by their number: they may have that of their maker in common.
+    fn pss_of_each(&self) -> Option<u64> {
+        let place = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/ipc")).ok();
+        let own = place(self.pid());
+        let (makers, parked): (Vec<_>, Vec<_>) = self.children().into_iter().partition(|pid| place(*pid) == own);
+        let mut memories: Vec<i32> = Vec::new();
+        for pid in makers.into_iter().chain(parked.iter().copied()) {
+            if !memories.iter().any(|other| process::have_one_memory(pid, *other)) {
+                memories.push(pid);
+            }
+        }
+        let is_used = |pid: &&i32| parked.iter().any(|one| process::have_one_memory(*one, **pid));
+        let used = memories.iter().filter(is_used).map(|pid| super::growth::pss(*pid));
+        used.sum::<u64>().checked_div(parked.len() as u64).filter(|kib| *kib > 0)
+    }
+
+    /// The processes that wait, and those that make them.
+    fn children(&self) -> Vec<i32> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
         let listed = threads.map(|thread| fs::read_to_string(thread.path().join("children")).unwrap_or_default());
         listed.flat_map(|pids| pids.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()

@@ -81,7 +81,7 @@ fn serve(global: &Global, words: &Words, socket: PathBuf, bundles: Vec<PathBuf>)
     let settings = Settings {
         options: Options {
             store: Store::new(directory),
-            wait: Wait::Lease { filtered: false, networked: words.has("reuse-netns") },
+            wait: Wait::Lease { filtered: false, networked: words.has("reuse-netns"), shared: false },
             ..launching::bare(global, "", PathBuf::new())
         },
         bundles: config.bundles(words, bundles)?,

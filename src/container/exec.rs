@@ -336,7 +336,7 @@ fn clone_into(
         sibling: false,
     };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
-    let spawned = launch::spawn(&plan, slots, birth, &report, manner).map_err(|error| match error.errno() {
+    let spawned = launch::spawn(&plan, slots, birth, &report, manner, None).map_err(|error| match error.errno() {
         Some(Errno::ESRCH) => stopped(),
         _ => error,
     })?;

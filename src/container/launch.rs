@@ -23,9 +23,10 @@ use crate::plan::builder::slots;
 use crate::plan::{self, Plan, Wait, explain};
 use crate::sys::clone::{self, Child, Loan};
 use crate::sys::shared::{Report, Shared};
-use crate::sys::{fs as sys_fs, process, socket};
+use crate::sys::{fs as sys_fs, park, process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Spec};
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ pub(super) struct Undo {
     pub resctrl: Vec<PathBuf>,
     pub child: Option<Child>,
     /// What it uses of this process's memory.
-    loan: Option<Loan<Cradle>>,
+    pub loan: Option<Loan<Cradle>>,
     helper: Option<Helper>,
     pub pid_file: Option<PathBuf>,
     /// The container whose poststop hooks are due: one that began to exist.
@@ -220,7 +221,7 @@ fn launch_into(
         stdio: options.stdio.as_ref().map(super::prepare::raw),
         sibling: false,
     };
-    let mut spawned = spawn(plan, slots, birth, &report, manner)?;
+    let mut spawned = spawn(plan, slots, birth, &report, manner, None)?;
     let child = spawned.child;
     undo.loan = spawned.loan.take();
     let cloned_at = if options.timings { process::now() } else { 0 };
@@ -456,6 +457,10 @@ pub(super) struct Cradle {
     sync: RawFd,
     sync_of_parent: RawFd,
     signal_mask: u64,
+    /// Its name, if the Plan does not say.
+    keyring: Option<CString>,
+    /// Of a sandbox that stays in this memory.
+    room: Option<clone::Room>,
     failures: Vec<String>,
 }
 
@@ -472,18 +477,21 @@ impl Cradle {
             report: &self.report,
             timings: self.manner.timings,
             signal_mask: self.signal_mask,
+            keyring: self.keyring.as_deref(),
+            room: self.room.as_ref(),
             failures: &self.failures,
         })
     }
 }
 
-/// Clones init, by way of a stage where the Plan has one.
+/// Clones init, whose session keyring is called `keyring` if the Plan does not say, by way of a stage where the Plan has one.
 pub(super) fn spawn(
     plan: &Arc<Plan>,
     slots: Slots,
     cgroup: Option<RawFd>,
     report: &Arc<Shared<Report>>,
     manner: Manner,
+    keyring: Option<CString>,
 ) -> Result<Spawned> {
     let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
     let (sync, sync_of_child) = (owned(sync), owned(sync_of_child));
@@ -493,6 +501,9 @@ pub(super) fn spawn(
         kept.extend(slots.open().chain([sync_of_child.as_raw_fd()]));
         kept.sort_unstable();
     }
+    let is_shared = plan.share_memory && plan.stage.is_empty();
+    let room = if manner.sibling { park::ROOM } else { 0 };
+    let stack = is_shared.then(|| clone::Stack::with_room(room)).transpose().doing(|| "map a stack for init")?;
     // The child runs with all signals blocked until exec: a handler of ours would run in its context.
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let cradle = Arc::new(Cradle {
@@ -505,13 +516,15 @@ pub(super) fn spawn(
         sync_of_parent: sync.as_raw_fd(),
         // What a thread of such a runtime has blocked is not the container's business.
         signal_mask: if manner.stdio.is_some() { 0 } else { signal_mask },
+        keyring,
+        room: stack.as_ref().filter(|_| manner.sibling).map(clone::Stack::room),
         failures,
     });
-    let memory = if plan.share_memory && plan.stage.is_empty() { clone::SHARE_MEMORY } else { 0 };
+    let memory = if is_shared { clone::SHARE_MEMORY } else { 0 };
     let (parent, exit_signal) = if manner.sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
     let request = clone::Request { flags: plan.clone_flags | memory | parent, cgroup, exit_signal };
     let spawned = if plan.stage.is_empty() {
-        let spawned = clone::spawn(&request, Cradle::run, cradle).map(|(child, loan)| (child, Some(loan)));
+        let spawned = clone::spawn_on(stack, &request, Cradle::run, cradle).map(|(child, loan)| (child, Some(loan)));
         spawned.map_err(|errno| super::stage::clone_error(&request, errno))
     } else {
         super::stage::spawn(&request, cradle).map(|child| (child, None))

@@ -2,7 +2,7 @@
 
 use super::gates::{self, Outcome};
 use super::ground::Ground;
-use super::launch::{self, Manner, Undo};
+use super::launch::{self, Cradle, Manner, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
@@ -10,13 +10,13 @@ use crate::init::{self, Slots};
 use crate::plan::builder::slots;
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
-use crate::sys::clone::Child;
+use crate::sys::clone::{Child, Loan, Stack};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::socket::Received;
-use crate::sys::{process, socket};
+use crate::sys::{park, process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Hooks, Spec};
-use std::ffi::CStr;
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -46,9 +46,6 @@ pub struct Parked {
     /// It was found that its program cannot be executed.
     is_lost: bool,
 }
-
-/// What a process that makes sandboxes is to be called (`PR_SET_NAME`), and with it what it makes, until that executes its program.
-pub const NAME: &CStr = c"microrun:pool";
 
 /// How long an init has for its end that is about to end.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -93,9 +90,25 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
 }
 
 /// What init waits for: under the filter already, if that allows what waiting takes (it is the longest of what is left to do
-/// when a request comes), and in its network namespace if it is `networked`.
-pub fn wait(filter: Option<&Filter>, networked: bool) -> Wait {
-    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&crate::sys::park::CALLS)), networked }
+/// when a request comes), and in its network namespace if it is `networked`; in its maker's memory if that may be `shared`.
+pub fn wait(filter: Option<&Filter>, networked: bool, shared: bool) -> Wait {
+    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&park::CALLS)), networked, shared }
+}
+
+/// What a sandbox uses of its maker's memory, until it executes its program or ends. It is to be kept until then, or else what is used is lost to its maker.
+#[derive(Debug)]
+pub struct Memory(Loan<Cradle>);
+
+impl Memory {
+    /// Whether it is not used any more.
+    pub fn is_over(&self) -> bool {
+        self.0.is_over()
+    }
+
+    /// How many bytes there are that nobody else uses.
+    pub fn bytes(&self) -> usize {
+        self.0.stack().map_or(0, Stack::resident)
+    }
 }
 
 /// Descriptors of a sandbox, for [`Parked::take_over`].
@@ -139,7 +152,7 @@ pub fn park(
     prepared: Prepared,
     ground: Option<&Ground>,
     networks: Option<Networks<'_>>,
-) -> Result<(Child, Descriptors)> {
+) -> Result<(Child, Descriptors, Option<Memory>)> {
     let entry = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
     let lock = match entry.try_lock() {
@@ -160,9 +173,9 @@ fn park_into(
     entry: Entry,
     lock: Lock,
     undo: &mut Undo,
-) -> Result<(Child, Descriptors)> {
+) -> Result<(Child, Descriptors, Option<Memory>)> {
     let plan = &prepared.plan;
-    if !matches!(options.wait, Wait::Lease { .. }) || !plan.stage.is_empty() || plan.share_memory {
+    if !matches!(options.wait, Wait::Lease { .. }) || !plan.stage.is_empty() {
         let problem = "joins a pid or user namespace by its path: start such a container cold";
         return Err(Error::config("linux.namespaces", problem));
     }
@@ -185,16 +198,22 @@ fn park_into(
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio, sibling: true };
-    let spawn = || match ground {
-        Some(ground) => ground.on(|| launch::spawn(plan, slots, birth, &report, manner)),
-        None => launch::spawn(plan, slots, birth, &report, manner),
+    let keyring = CString::new(format!("_ses.{}", options.id))
+        .map_err(|_| Error::new(Kind::Usage, "an id cannot have a null byte"))?;
+    let spawn = || {
+        let spawn = || launch::spawn(plan, slots, birth, &report, manner, Some(keyring));
+        match ground {
+            Some(ground) => ground.on(spawn),
+            None => spawn(),
+        }
     };
-    let spawned = match networks {
+    let mut spawned = match networks {
         Some(networks) => networks.within(spawn)?,
         None => spawn()?,
     };
     let child = spawned.child;
     undo.child = Some(child);
+    undo.loan = spawned.loan.take();
     drop((lease_of_child, kept.given));
     launch::admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     let spec = &prepared.bundle.loaded.spec;
@@ -206,7 +225,7 @@ fn park_into(
         return Err(error.unwrap_or_else(|| Error::new(Kind::System, "the sandbox ended before it was ready")));
     }
     let terminal = kept.terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
-    Ok((child, Descriptors { lease, lock: lock.into_descriptor(), terminal }))
+    Ok((child, Descriptors { lease, lock: lock.into_descriptor(), terminal }, undo.loan.take().map(Memory)))
 }
 
 impl Parked {
@@ -297,7 +316,7 @@ impl Parked {
     pub fn never_began(&mut self, may_be_killed: bool) -> bool {
         let Some(lease) = self.lease.as_ref().filter(|_| !self.is_lost) else { return self.is_lost };
         self.is_lost = match socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]) {
-            Ok(Received { count: 0, .. }) => may_be_killed && process::is_as_cloned(self.child.pid, NAME),
+            Ok(Received { count: 0, .. }) => may_be_killed && process::is_as_cloned(self.child.pid, park::NAME),
             Ok(received) => received.count == 4,
             Err(errno) => errno == Errno::ECONNRESET,
         };

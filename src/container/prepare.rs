@@ -193,7 +193,7 @@ pub struct Prepared {
 /// One sentence that names the field or the path.
 pub fn prepare(options: &Options) -> Result<Prepared> {
     let (bundle, facts) = load(options)?;
-    compile(options, Arc::new(bundle), &facts)
+    compile(options, Arc::new(bundle), &facts, None)
 }
 
 /// What a start needs of a bundle and of this machine, to [`compile`] it more than once.
@@ -211,7 +211,7 @@ pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
 pub(super) fn prepare_ahead(options: &Options) -> Result<(Prepared, Ahead)> {
     let mut ahead = Ahead::idle()?;
     let (bundle, facts) = load_and(options, Some(&mut ahead))?;
-    Ok((compile(options, Arc::new(bundle), &facts)?, ahead))
+    Ok((compile(options, Arc::new(bundle), &facts, None)?, ahead))
 }
 
 fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Facts)> {
@@ -277,11 +277,16 @@ pub(super) fn require_inherited(activation: u32, count: u32) -> Result<()> {
     }
 }
 
-/// Compiles `bundle` for the machine that `facts` tell of. It reads nothing else.
+/// Compiles `bundle` for the machine that `facts` tell of. It reads nothing else. A Plan that is `known` is taken.
 ///
 /// # Errors
 /// One sentence that names the field.
-pub fn compile(options: &Options, mut bundle: Arc<Bundle>, facts: &Facts) -> Result<Prepared> {
+pub fn compile(
+    options: &Options,
+    mut bundle: Arc<Bundle>,
+    facts: &Facts,
+    known: Option<&Arc<Plan>>,
+) -> Result<Prepared> {
     let mut warnings = bundle.warnings.clone();
     if options.activation.is_some() || options.notify.is_some() {
         add_services(options, &mut Arc::make_mut(&mut bundle).loaded.spec, &mut warnings);
@@ -300,6 +305,9 @@ pub fn compile(options: &Options, mut bundle: Arc<Bundle>, facts: &Facts) -> Res
     let directories = if may_be_missing { Vec::new() } else { directories(&handle) };
     warnings.extend(left_out(spec, &facts.host));
     let state = initial_state(options, &bundle, facts, handle);
+    if let Some(plan) = known {
+        return Ok(Prepared { plan: Arc::clone(plan), bundle, state, cgroup, warnings });
+    }
     let hook_state = hook_state(spec, &state)?;
     let plan = plan::compile(&Input {
         spec,

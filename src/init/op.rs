@@ -256,7 +256,7 @@ pub enum Op {
     /// The stdin's terminal becomes the controlling one.
     ControllingTerminal,
     /// A new session keyring of this name (keyctl(2)).
-    SessionKeyring { name: CString },
+    SessionKeyring { name: Option<CString> },
     /// prlimit(2).
     ResourceLimit { resource: u32, soft: u64, hard: u64 },
     /// personality(2).
@@ -518,7 +518,10 @@ impl fmt::Display for Op {
             Self::Domainname { name } => write!(f, "setdomainname({:?})", text(name)),
             Self::NewSession => write!(f, "setsid()"),
             Self::ControllingTerminal => write!(f, "ioctl(0, TIOCSCTTY)"),
-            Self::SessionKeyring { name } => write!(f, "keyctl(JOIN_SESSION_KEYRING, {:?})", text(name)),
+            Self::SessionKeyring { name: Some(name) } => write!(f, "keyctl(JOIN_SESSION_KEYRING, {:?})", text(name)),
+            Self::SessionKeyring { name: None } => {
+                f.write_str("keyctl(JOIN_SESSION_KEYRING, \"_ses.\" and its own id)")
+            }
             Self::ResourceLimit { resource, soft, hard } => write!(f, "prlimit({resource}, {soft}, {hard})"),
             Self::Personality { domain } => write!(f, "personality({domain:#x})"),
             Self::Scheduler { attributes } => write!(f, "sched_setattr({attributes:?})"),

@@ -2,13 +2,20 @@
 
 use super::op::{Exec, Op, Step};
 use super::run::READY;
+use crate::sys::clone::Room;
 use crate::sys::{fs, park};
 use nix::errno::Errno;
 use std::os::fd::RawFd;
 
 /// Says that it is ready, forgets, waits on `lease`, does what `rest` has to be done and executes the program. It returns only
-/// if it could not begin to.
-pub(super) fn park(lease: RawFd, sync: RawFd, rest: &[Step], exec: &Exec, candidate: usize) -> Errno {
+/// if it could not begin to. With `room` it stays in its maker's memory.
+pub(super) fn park(
+    (lease, sync): (RawFd, RawFd),
+    rest: &[Step],
+    exec: &Exec,
+    candidate: usize,
+    room: Option<&Room>,
+) -> Errno {
     let Some(path) = exec.candidates.get(candidate) else { return Errno::ENOENT };
     let mut last =
         park::Last { path, args: &exec.args, env: &exec.env.strings, before: None, filter: None, after: None };
@@ -27,5 +34,5 @@ pub(super) fn park(lease: RawFd, sync: RawFd, rest: &[Step], exec: &Exec, candid
         return errno;
     }
     fs::close(sync);
-    park::park(lease, &last)
+    park::park(lease, &last, room)
 }

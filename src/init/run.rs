@@ -43,6 +43,10 @@ pub struct Init<'a> {
     pub timings: bool,
     /// The signal mask of the program.
     pub signal_mask: u64,
+    /// The name of its session keyring, if its steps do not say.
+    pub keyring: Option<&'a CStr>,
+    /// Where a sandbox that stays in its maker's memory has room for its request.
+    pub room: Option<&'a clone::Room>,
     /// For each step and, last, for exec: what `start` says when it fails. Only with [`Op::AwaitStart`].
     pub failures: &'a [String],
 }
@@ -95,11 +99,14 @@ struct Executor<'a> {
     clock_ahead: u64,
     /// Whether the working directory has been entered.
     in_cwd: bool,
+    /// The name of the session keyring, if the step does not say.
+    keyring: Option<&'a CStr>,
 }
 
 /// Executes the steps, then the program. Never returns.
 pub fn run(init: &Init<'_>) -> ! {
     let mut executor = Executor::new(init.slots, init.exec, init.report, init.sync, init.signal_mask);
+    executor.keyring = init.keyring;
     match &init.inherited {
         Some(inherited) => {
             if let Err(errno) = inherited.take() {
@@ -115,7 +122,8 @@ pub fn run(init: &Init<'_>) -> ! {
         init.report.step.store(index as u32 + 1, Ordering::Relaxed);
         if let Op::Park { lease } = step.op {
             let rest = init.steps.get(index + 1..).unwrap_or_default();
-            let errno = super::park::park(executor.at(lease), init.sync, rest, init.exec, executor.candidate);
+            let errno =
+                super::park::park((executor.at(lease), init.sync), rest, init.exec, executor.candidate, init.room);
             executor.fail(init, index, errno);
         }
         if let Err(errno) = executor.execute(&step.op) {
@@ -160,6 +168,7 @@ impl<'a> Executor<'a> {
             setter: Setter::new(),
             clock_ahead: 0,
             in_cwd: false,
+            keyring: None,
         }
     }
 
@@ -279,7 +288,10 @@ impl<'a> Executor<'a> {
             Op::Domainname { name } => process::setdomainname(name.to_bytes()),
             Op::NewSession => process::setsid(),
             Op::ControllingTerminal => fs::set_controlling_terminal(0),
-            Op::SessionKeyring { name } => rights::join_keyring(name),
+            Op::SessionKeyring { name } => match name.as_deref().or(self.keyring) {
+                Some(name) => rights::join_keyring(name),
+                None => Err(Errno::EINVAL),
+            },
             Op::ResourceLimit { resource, soft, hard } => process::setrlimit(*resource, *soft, *hard),
             Op::Personality { domain } => process::personality(*domain),
             Op::Scheduler { attributes } => process::sched_setattr(attributes),

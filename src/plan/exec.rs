@@ -83,7 +83,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         &mut builder,
         process,
         &process::Context {
-            keyring: input.keyring,
+            keyring: input.keyring.map(Some),
             preserve_fds: input.preserve_fds,
             wait: super::Wait::Nothing,
             start_hooks: None,

@@ -63,6 +63,8 @@ pub enum Wait {
         filtered: bool,
         /// Whether it is cloned in its network namespace, which is set up.
         networked: bool,
+        /// Whether it may run in its maker's memory, which then has nothing in it that is none of its business.
+        shared: bool,
     },
 }
 
@@ -235,7 +237,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         &mut builder,
         process,
         &process::Context {
-            keyring: input.new_keyring.then_some(input.id),
+            // Sandboxes of one template have one Plan.
+            keyring: input.new_keyring.then_some((!matches!(input.wait, Wait::Lease { .. })).then_some(input.id)),
             preserve_fds: input.preserve_fds,
             wait: input.wait,
             start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
@@ -248,8 +251,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     )?;
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
     // namespace takes effect at once only for a process with memory of its own.
-    // What is parked outlives whoever made it, and shall know nothing of him.
-    namespaces.share_memory &= process.oom_score_adj().is_none() && !matches!(input.wait, Wait::Lease { .. });
+    namespaces.share_memory &=
+        process.oom_score_adj().is_none() && !matches!(input.wait, Wait::Lease { shared: false, .. });
     if let Wait::Lease { .. } = input.wait {
         builder.require_parkable()?;
     }

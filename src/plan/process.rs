@@ -18,8 +18,8 @@ use std::path::Path;
 /// What the command line and the container add to `process`.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
-    /// Whether a session keyring is made, and for which container.
-    pub keyring: Option<&'a str>,
+    /// Whether a session keyring is made, and for which container, if the Plan is for one.
+    pub keyring: Option<Option<&'a str>>,
     /// How many descriptors from 3 up the program inherits.
     pub preserve_fds: u32,
     /// What the process waits for before it executes the program.
@@ -164,7 +164,7 @@ fn session(builder: &mut Builder, process: &Process, context: &Context<'_>) -> R
         if let Some(attribute) = lsm::keyring_attribute(process, context.host)? {
             label(builder, attribute)?;
         }
-        let name = cstring("(id)", format!("_ses.{id}"))?;
+        let name = id.map(|id| cstring("(id)", format!("_ses.{id}"))).transpose()?;
         builder.push("(--no-new-keyring omits it)", Op::SessionKeyring { name });
     }
     builder.push("process", Op::NewSession);

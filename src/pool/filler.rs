@@ -1,17 +1,18 @@
-//! Makes sandboxes, in a process of its own.
-//!
-//! A sandbox begins as a copy of its maker, and the less there is to copy the better: a maker with one thread, little memory and
-//! few descriptors. The pool is the parent of what it makes all the same (`CLONE_PARENT`), and hears of the end of each.
+//! Makes sandboxes, in processes of their own: a maker for each template, which the filler clones.
 //!
 //! ```text
-//! pool                                            filler
-//!   │ LOAD: number, version, path of the bundle ───▶ │ reads it
-//!   │ MAKE: number ────────────────────────────────▶ │ clone3, waits until it is parked
-//!   │ ◀─────────────── MADE: its id; [descriptors] ──┤
-//!   │ FORGET: number ──────────────────────────────▶ │
+//! pool                                   filler            maker
+//!   │ BEGIN: version, path; its socket ───▶ │ ── clones ──────▶ │ reads the bundle
+//!   │ ◀──────────────────────────── its pid ┤                   │
+//!   │ MAKE ───────────────────────────────────────────────────▶ │ clone3, waits until it is parked
+//!   │ ◀────────────────────────── MADE: its id; [descriptors] ──┤
 //! ```
 //!
-//! Answers come in the order of what is asked for. The filler ends when the pool does, and is begun anew if it ends before.
+//! A sandbox runs in the memory of its maker, if it can, and so a maker has nothing there that another container may not know: the filler is cloned
+//! before the pool has heard of anything, and of bundles a maker reads one. It has one thread and few descriptors besides, which makes cloning cheap.
+//! The pool is the parent of all (`CLONE_PARENT`), and hears of the end of each.
+//!
+//! Answers come in the order of what is asked for, and one maker works at a time. They end when the pool does, and are begun anew if they end before.
 
 use super::network::Network;
 use super::pace::{Ledger, Pace};
@@ -22,6 +23,8 @@ use crate::container::prepare::Options;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::clone::Child;
 use crate::sys::{process, socket};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -37,51 +40,60 @@ pub struct Part {
     pub pidfd: OwnedFd,
     /// Its network namespace, if that may be used again.
     pub network: Option<Network>,
+    /// How many bytes it has for itself of its maker's memory; 0 if it has a memory of its own.
+    pub memory: u64,
     /// Its mount namespace: the last who holds one waits until all its mounts are gone (fs/namespace.c, put_mnt_ns).
     pub _mounts: Option<OwnedFd>,
 }
 
-/// What is to be done: the first byte of a message to the filler. The number of a template follows.
-pub(super) mod order {
-    /// Read a bundle: its version (8 bytes) and its path follow.
-    pub const LOAD: u8 = b'l';
-    /// Make a sandbox, in the network namespace that comes along if one does.
-    pub const MAKE: u8 = b'm';
-    /// It is not needed any more.
-    pub const FORGET: u8 = b'f';
-}
-
 /// What became of it: the first byte of an answer.
 pub(super) mod news {
-    /// Made: six bytes that tell which descriptors come along; the pid, what is seen of a new network namespace and the id follow.
+    /// Made: six bytes that tell which descriptors come along; the pid, what is seen of a new network namespace, how many bytes of its maker's memory
+    /// it has for itself, and the id follow.
     pub const MADE: u8 = b'm';
     /// Not made: why.
     pub const FAILED: u8 = b'e';
 }
 
-/// The most bytes of a message, either way.
+/// The most bytes of a message of a maker, and of the pool to it.
 pub(super) const MOST: usize = 8192;
 
-/// How many sandboxes the filler is asked for ahead: it never waits for the pool, and a pool that ends does not wait long for it.
+/// How many sandboxes are asked for ahead: a maker never waits for the pool, and a pool that ends does not wait long for it.
 const AHEAD: usize = 8;
 
-/// How long the filler has for its end, before it is killed: a sandbox takes a few milliseconds.
+/// How long makers have for their end, before they are killed: a sandbox takes a few milliseconds. And how long the filler has for beginning one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The process that makes sandboxes, as the pool sees it.
+/// The key of the filler itself, of what is watched.
+const FILLER: u64 = 0;
+
+/// The processes that make sandboxes, as the pool sees them.
 #[derive(Debug)]
 pub struct Filler {
     pid: i32,
     socket: OwnedFd,
-    /// The templates that it knows.
-    known: Vec<(u32, Weak<Template>)>,
-    next: u32,
-    /// What it has been asked for, and has not answered yet.
+    /// What is readable when there is news of anybody.
+    watched: Epoll,
+    makers: Vec<Maker>,
+    /// The key of the last maker.
+    last: u64,
+    /// What a maker has been asked for, and has not answered yet: one and the same for all.
     asked: VecDeque<Order>,
-    /// What it has not been asked for yet.
+    /// What nobody has been asked for yet.
     waiting: VecDeque<Order>,
-    /// Whether it is not to be asked for more at the moment.
+    /// Whether nobody is to be asked for more at the moment.
     is_held: bool,
+}
+
+/// Who makes the sandboxes of a template.
+#[derive(Debug)]
+struct Maker {
+    key: u64,
+    template: Weak<Template>,
+    pid: i32,
+    socket: OwnedFd,
+    /// It has been told that there is nothing more to be made.
+    is_done: bool,
 }
 
 #[derive(Debug)]
@@ -92,35 +104,39 @@ struct Order {
     network: Option<Network>,
 }
 
-/// What the pool hears of its filler.
+/// What the pool hears of its makers.
 #[derive(Debug)]
 pub enum News {
     /// What became of the order of a sandbox: for which bundle, as what.
     Of(Identity, Arc<Template>, Result<Box<Part>>),
     /// Nothing more at the moment.
     Nothing,
-    /// It has ended.
+    /// One of them has ended, and nothing will come of what was ordered.
     Ended,
 }
 
 impl Filler {
-    /// Begins the process. It makes sandboxes as `options` say, but for the bundle and the id.
+    /// Begins the process. Sandboxes are made as `options` say, but for the bundle and the id; in their maker's memory if this process
+    /// `is_clean`, has nothing in its own that no container may know.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn begin(options: &Options, pace: Pace, ledger: &Ledger) -> Result<Self> {
+    pub fn begin(options: &Options, pace: Pace, ledger: &Ledger, is_clean: bool) -> Result<Self> {
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
+        let watched = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
+        watched.add(&ours, EpollEvent::new(EpollFlags::EPOLLIN, FILLER)).doing(|| "watch a descriptor")?;
         match process::fork_beside_threads().doing(|| "begin the process that makes sandboxes")? {
             Some(pid) => Ok(Self {
                 pid,
                 socket: ours,
-                known: Vec::new(),
-                next: 0,
+                watched,
+                makers: Vec::new(),
+                last: FILLER,
                 asked: VecDeque::new(),
                 waiting: VecDeque::new(),
                 is_held: false,
             }),
-            None => workshop::run(&theirs, options, pace, ledger.clone()),
+            None => workshop::run(&theirs, options, pace, ledger, is_clean),
         }
     }
 
@@ -135,85 +151,153 @@ impl Filler {
         self.waiting.retain(|order| !Arc::ptr_eq(&order.template, template));
     }
 
-    /// Has it make no more than what it has been asked for until it is no more `is_held`.
+    /// Has no more made than what has been asked for until it is no more `is_held`.
     pub fn hold(&mut self, is_held: bool) {
         if std::mem::replace(&mut self.is_held, is_held) && !is_held {
             self.ask();
         }
     }
 
-    /// One that has ended is heard of by its end; what was asked for is answered then.
+    /// A maker that has ended is heard of by its end; what was asked for is answered then.
     fn ask(&mut self) {
         while self.asked.len() < AHEAD
             && !self.is_held
-            && let Some(order) = self.waiting.pop_front()
+            && let Some(order) = self.waiting.front()
+            && self.asked.front().is_none_or(|asked| Arc::ptr_eq(&asked.template, &order.template))
         {
-            let number = self.number_of(&order.template);
+            let template = Arc::clone(&order.template);
+            let Ok(socket) = self.maker_of(&template) else {
+                // Its end is heard of, and with it that of all that is waited for.
+                let _ = process::kill(self.pid, libc::SIGKILL);
+                return;
+            };
+            let Some(order) = self.waiting.pop_front() else { return };
             let network = order.network.as_ref().map(AsRawFd::as_raw_fd);
-            self.say(&[&[order::MAKE], &number.to_ne_bytes()], network.as_slice());
+            // There is room for all that it may be asked for.
+            let _ = socket::send_fds_now(socket, &[&[workshop::MAKE]], network.as_slice());
             self.asked.push_back(order);
         }
     }
 
-    fn say(&self, parts: &[&[u8]], fds: &[RawFd]) {
-        // There is room for all that it may be asked for.
-        let _ = socket::send_fds_now(self.socket.as_raw_fd(), parts, fds);
+    /// The socket of the maker of `template`, which is begun if there is none.
+    fn maker_of(&mut self, template: &Arc<Template>) -> Result<RawFd> {
+        let is_it = |maker: &&Maker| maker.template.as_ptr() == Arc::as_ptr(template);
+        if let Some(maker) = self.makers.iter().find(is_it) {
+            return Ok(maker.socket.as_raw_fd());
+        }
+        self.makers.iter_mut().filter(|maker| maker.template.strong_count() == 0).for_each(Maker::finish);
+        let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
+        let bundle = template.options.bundle.as_os_str().as_bytes();
+        let parts: [&[u8]; 2] = [&template.version().to_ne_bytes(), bundle];
+        let mut pid = [0; size_of::<i32>()];
+        let begun = socket::send_fds(self.socket.as_raw_fd(), &parts, &[theirs.as_raw_fd()])
+            .and_then(|()| if self.has_news_within(PATIENCE) { Ok(()) } else { Err(Errno::ETIMEDOUT) })
+            .and_then(|()| socket::receive_fds(self.socket.as_raw_fd(), &mut pid));
+        let begun = begun.and_then(|answer| if answer.count == pid.len() { Ok(()) } else { Err(Errno::ECHILD) });
+        begun.doing(|| "begin a process that makes sandboxes")?;
+        self.last += 1;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last);
+        let pid = i32::from_ne_bytes(pid);
+        self.watched.add(&ours, event).doing(|| "watch a descriptor").inspect_err(|_| end(pid))?;
+        let (template, fd) = (Arc::downgrade(template), ours.as_raw_fd());
+        self.makers.push(Maker { key: self.last, template, pid, socket: ours, is_done: false });
+        Ok(fd)
     }
 
-    fn number_of(&mut self, template: &Arc<Template>) -> u32 {
-        let is_it = |(_, known): &&(u32, Weak<Template>)| known.as_ptr() == Arc::as_ptr(template);
-        if let Some((number, _)) = self.known.iter().find(is_it) {
-            return *number;
-        }
-        let (kept, gone) = self.known.drain(..).partition(|(_, known)| known.strong_count() > 0);
-        self.known = kept;
-        for (number, _) in gone {
-            self.say(&[&[order::FORGET], &number.to_ne_bytes()], &[]);
-        }
-        let number = self.next;
-        self.next = self.next.wrapping_add(1);
-        let bundle = template.options.bundle.as_os_str().as_bytes();
-        self.say(&[&[order::LOAD], &number.to_ne_bytes(), &template.version().to_ne_bytes(), bundle], &[]);
-        self.known.push((number, Arc::downgrade(template)));
-        number
+    fn has_news_within(&self, patience: Duration) -> bool {
+        is_readable(self.socket.as_fd(), patience)
     }
 
     /// The next news; it does not wait.
     pub fn hear(&mut self) -> News {
+        let mut events = [EpollEvent::empty()];
         let mut data = [0; MOST];
-        let received = match socket::receive_fds(self.socket.as_raw_fd(), &mut data) {
-            Ok(received) if received.count > 0 => received,
-            Err(nix::errno::Errno::EAGAIN) => return News::Nothing,
-            _ => return News::Ended,
-        };
-        let Some(order) = self.asked.pop_front() else { return News::Ended };
-        self.ask();
-        let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
-            Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received.fds),
-            Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
-            None => Err(lost()),
-        };
-        News::Of(order.bundle, order.template, part)
+        loop {
+            match self.watched.wait(&mut events, EpollTimeout::ZERO) {
+                Ok(0) => return News::Nothing,
+                Ok(_) => {}
+                Err(Errno::EINTR) => continue,
+                Err(_) => return News::Ended,
+            }
+            let key = events[0].data();
+            let Some(index) = self.makers.iter().position(|maker| maker.key == key) else { return News::Ended };
+            let Some(maker) = self.makers.get(index) else { return News::Ended };
+            let received = match socket::receive_fds(maker.socket.as_raw_fd(), &mut data) {
+                Ok(received) if received.count > 0 => received,
+                Err(Errno::EAGAIN) => return News::Nothing,
+                _ => {
+                    let maker = self.makers.swap_remove(index);
+                    let _ = self.watched.delete(&maker.socket);
+                    end(maker.pid);
+                    let is_its = |order: &Order| maker.template.as_ptr() == Arc::as_ptr(&order.template);
+                    if maker.is_done && !self.asked.front().is_some_and(is_its) {
+                        continue;
+                    }
+                    return News::Ended;
+                }
+            };
+            let Some(order) = self.asked.pop_front() else { return News::Ended };
+            self.ask();
+            let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
+                Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received.fds),
+                Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
+                None => Err(lost()),
+            };
+            return News::Of(order.bundle, order.template, part);
+        }
     }
 
-    /// Lets it end, once what it is at is done; it is to be heard until then. Whether it has ended.
-    pub fn ends(&self) -> bool {
+    /// Lets all end, once what they are at is done; they are to be heard until then. Whether there is something to be heard, or they have not ended in time.
+    pub fn ends(&mut self) -> bool {
+        self.waiting.clear();
+        self.makers.iter_mut().for_each(Maker::finish);
+        if self.makers.is_empty() {
+            socket::end_sending(self.socket.as_raw_fd());
+        }
+        is_readable(self.watched.0.as_fd(), PATIENCE)
+    }
+
+    /// Forgets what was ordered, and ends all makers. Whether the filler is still there, and can begin others.
+    pub fn start_over(&mut self) -> bool {
+        self.asked.clear();
+        self.waiting.clear();
+        for maker in self.makers.drain(..) {
+            let _ = self.watched.delete(&maker.socket);
+            end(maker.pid);
+        }
+        !self.has_news_within(Duration::ZERO)
+    }
+
+    /// Ends all that have not ended, and reaps them.
+    pub fn reap(mut self) {
+        self.start_over();
+        end(self.pid);
+    }
+}
+
+impl Maker {
+    /// Tells it that nothing more is to be made.
+    fn finish(&mut self) {
+        self.is_done = true;
         socket::end_sending(self.socket.as_raw_fd());
-        let mut fds = [libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        crate::sys::fs::retry(|| process::poll(&mut fds, Some(PATIENCE))) != Ok(0)
     }
+}
 
-    /// Ends it if it has not ended, and reaps it.
-    pub fn reap(self) {
-        let _ = process::kill(self.pid, libc::SIGKILL);
-        let _ = process::wait(self.pid, 0);
-    }
+/// Ends the process `pid`, a child of this one, and reaps it.
+fn end(pid: i32) {
+    let _ = process::kill(pid, libc::SIGKILL);
+    let _ = process::wait(pid, 0);
+}
+
+fn is_readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut fds = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+    crate::sys::fs::retry(|| process::poll(&mut fds, Some(patience))) != Ok(0)
 }
 
 impl AsFd for Filler {
     /// Readable when there is news.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.watched.0.as_fd()
     }
 }
 
@@ -221,16 +305,16 @@ fn lost() -> Error {
     Error::new(Kind::System, "the descriptors of a sandbox are lost: the pool has too many")
 }
 
-/// Takes over what the filler has made of `template`.
+/// Takes over what has been made of `template`.
 fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Part>> {
     let mut fds = fds.into_iter();
     let (which, rest) = said.split_first_chunk::<6>().ok_or_else(lost)?;
     let [pidfd, lease, lock, terminal, mounts, made] =
         which.map(|is_there| if is_there == 0 { None } else { fds.next() });
-    let (about, id) = rest.split_first_chunk::<16>().ok_or_else(lost)?;
+    let (about, id) = rest.split_first_chunk::<24>().ok_or_else(lost)?;
     let (about, _) = about.as_chunks::<8>();
     let mut about = about.iter().map(|number| u64::from_ne_bytes(*number));
-    let (Some(pid), Some(seen)) = (about.next(), about.next()) else { return Err(lost()) };
+    let (Some(pid), Some(seen), Some(memory)) = (about.next(), about.next(), about.next()) else { return Err(lost()) };
     let pid = pid as i32;
     let taken = match (pidfd, lease, lock) {
         (Some(pidfd), Some(lease), Some(lock)) => {
@@ -239,7 +323,7 @@ fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<Own
             let parked =
                 Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
             let network = network.or_else(|| Some(Network::of(made?, seen)));
-            parked.map(|parked| Box::new(Part { parked, pidfd, network, _mounts: mounts }))
+            parked.map(|parked| Box::new(Part { parked, pidfd, network, memory, _mounts: mounts }))
         }
         _ => Err(lost()),
     };

@@ -39,17 +39,20 @@ pub fn of_cgroup(directories: &[PathBuf]) -> u64 {
 /// The memory of the process itself, in bytes, where this process may not look.
 const PROCESS: u64 = 64 << 10;
 
-/// The memory that comes and goes with a sandbox, in bytes: what its process has for itself and its page tables (proc_pid_smaps(5), Anonymous;
-/// proc_pid_status(5), VmPTE), or what its cgroup is charged with if that is more, and what the kernel has besides.
-pub fn of(parked: &Parked) -> u64 {
+/// The memory that comes and goes with a sandbox, in bytes: what its process has of its maker's memory, or if that is nothing, for itself and its page tables
+/// (proc_pid_smaps(5), Anonymous; proc_pid_status(5), VmPTE), or what its cgroup is charged with if that is more, and what the kernel has besides.
+pub fn of(parked: &Parked, of_maker: u64) -> u64 {
     let number = |file: &str, name: &str| {
         let text = fs::read_to_string(format!("/proc/{}/{file}", parked.child.pid)).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
     };
-    let own = number("smaps_rollup", "Anonymous:")
-        .zip(number("status", "VmPTE:"))
-        .map_or(PROCESS, |(own, tables)| own + tables);
+    let own = match of_maker {
+        0 => number("smaps_rollup", "Anonymous:")
+            .zip(number("status", "VmPTE:"))
+            .map_or(PROCESS, |(own, tables)| own + tables),
+        of_maker => of_maker,
+    };
     let charged = parked.state.cgroup.stats().map_or(0, |stats| stats.memory.usage.usage);
     let network = if makes_namespace(&parked.spec, LinuxNamespaceType::Network) { NETWORK } else { 0 };
     own.max(charged) + KERNEL + network

@@ -102,6 +102,8 @@ struct Server {
     traced: Vec<u64>,
     /// Answers that take longer.
     unsaid: HashMap<u64, Unsaid>,
+    /// What was being made when a maker ended may have ended after it.
+    may_have_strangers: bool,
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
     cleaner: Cleaner,
@@ -135,7 +137,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
     // Before there are other threads, and before there is much to copy.
     let ledger = Ledger::new()?;
-    let filler = Filler::begin(&settings.options, settings.pace, &ledger)?;
+    let filler = Filler::begin(&settings.options, settings.pace, &ledger, true)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
     for (fd, key) in [(requests.as_fd(), REQUESTS), (filler.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
@@ -159,6 +161,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         unannounced: Vec::new(),
         traced: Vec::new(),
         unsaid: HashMap::new(),
+        may_have_strangers: false,
         filler: Some(filler),
         cleaner,
         ledger,
@@ -187,7 +190,7 @@ impl Server {
                 _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
                     EpollTimeout::from(PAUSE.as_millis() as u16)
                 }
-                None if !self.has_failed() => EpollTimeout::NONE,
+                None if !self.has_failed() && !self.may_have_strangers => EpollTimeout::NONE,
                 _ => EpollTimeout::from(1000u16),
             };
             let count = match self.epoll.wait(&mut events, timeout) {
@@ -210,8 +213,7 @@ impl Server {
             if count == 0 {
                 std::mem::take(&mut self.traced).into_iter().for_each(|key| self.ended(key));
             }
-            if count == 0 && self.filler.is_none() {
-                // Those that ended after it.
+            if count == 0 && std::mem::take(&mut self.may_have_strangers) {
                 self.reap_strangers();
             }
             self.order();
@@ -236,7 +238,7 @@ impl Server {
     fn end(mut self) {
         self.stocks.clear();
         // What it has made before it ended is heard of.
-        while self.filler.as_ref().is_some_and(Filler::ends) {
+        while self.filler.as_mut().is_some_and(Filler::ends) {
             self.hear();
         }
         self.mourn();
@@ -248,16 +250,21 @@ impl Server {
         self.cleaner.end();
     }
 
-    /// The filler has ended, or is ended here: what it was at is taken away.
+    /// The filler or a maker has ended, or is ended here: what it was at is taken away.
     fn mourn(&mut self) {
-        let Some(filler) = self.filler.take() else { return };
-        let _ = self.epoll.delete(&filler);
-        filler.reap();
+        let Some(mut filler) = self.filler.take() else { return };
+        if filler.start_over() {
+            self.filler = Some(filler);
+        } else {
+            let _ = self.epoll.delete(&filler);
+            filler.reap();
+        }
         for stock in self.stocks.values_mut().filter(|stock| stock.ordered > 0) {
             stock.ordered = 0;
             stock.refuse("what makes sandboxes has ended: it is begun again".into());
         }
         self.reap_strangers();
+        self.may_have_strangers = true;
         if let Err(error) = setup::clean_up_after_filler(&self.settings.options.store) {
             log::warn(error);
         }
@@ -362,7 +369,7 @@ impl Server {
                     let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
                     if self.epoll.add(&part.pidfd, event).is_ok() {
                         self.next += 1;
-                        stock.size.get_or_insert_with(|| memory::of(&part.parked));
+                        stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
                         stock.made(key);
                         self.held.insert(key, Held { part: *part, bundle, template, given: None });
                     } else {
@@ -718,7 +725,8 @@ fn begin_again<'a>(
     ledger: &Ledger,
     epoll: &Epoll,
 ) -> Result<&'a mut Filler> {
-    let begun = Filler::begin(&settings.options, settings.pace, ledger)?;
+    // What this process has heard of by now is none of a container's business.
+    let begun = Filler::begin(&settings.options, settings.pace, ledger, false)?;
     epoll.add(&begun, EpollEvent::new(EpollFlags::EPOLLIN, NEWS)).doing(|| "watch a descriptor")?;
     Ok(filler.insert(begun))
 }

@@ -7,7 +7,7 @@ use crate::container::park;
 use crate::container::parts;
 use crate::container::prepare::{self, Bundle, Facts, Options, Prepared};
 use crate::error::{Doing, Error, Result};
-use crate::plan::Wait;
+use crate::plan::{Plan, Wait};
 use crate::spec::{has_namespace, is_bind};
 use crate::sys::request::Given;
 use nix::errno::Errno;
@@ -50,8 +50,8 @@ pub struct Template {
     pub look: Look,
     /// Whether their cgroup may have any name.
     pub takes_cgroup: bool,
-    /// Whether the network namespaces of its sandboxes may be used again, if they can be.
-    may_reuse: bool,
+    /// What was asked for.
+    wait: Wait,
     config: Given,
     /// Paths outside the container that its configuration names, and what was there.
     named: Vec<(PathBuf, Identity)>,
@@ -76,8 +76,14 @@ impl Template {
         let takes_network = network::is_made_before(spec);
         let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
         let look = if is_quiet(spec, bundle.filter.as_ref()) { Look::Brief } else { Look::Whole };
-        let may_reuse = matches!(options.wait, Wait::Lease { networked: true, .. });
-        let options = Options { wait: park::wait(bundle.filter.as_ref(), may_reuse && keeps_network), ..options };
+        let wait = options.wait;
+        let options = match wait {
+            Wait::Lease { networked, shared, .. } => {
+                let wait = park::wait(bundle.filter.as_ref(), networked && keeps_network, shared);
+                Options { wait, ..options }
+            }
+            _ => options,
+        };
         let cgroups_path = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
         let may_choose = cgroups_path.is_none_or(|path| path.as_os_str().is_empty());
         let takes_cgroup = may_choose && options.driver == Driver::Cgroupfs && !options.rootless;
@@ -100,7 +106,7 @@ impl Template {
             keeps_network,
             look,
             takes_cgroup,
-            may_reuse,
+            wait,
             config,
             named,
         })
@@ -108,20 +114,34 @@ impl Template {
 
     /// What it was made with, for another version of the bundle.
     pub fn asked(&self) -> Options {
-        Options { wait: Wait::Lease { filtered: false, networked: self.may_reuse }, ..self.options.clone() }
+        Options { wait: self.wait, ..self.options.clone() }
     }
 
     /// Whether its sandboxes are cloned in network namespaces that may have been used.
     pub fn is_networked(&self) -> bool {
-        self.may_reuse && self.keeps_network
+        matches!(self.options.wait, Wait::Lease { networked: true, .. })
     }
 
-    /// Compiles it for the sandbox that `options` name.
+    /// Compiles it for the sandbox that `options` name; but for its Plan, if that is `known`.
     ///
     /// # Errors
     /// One sentence that names the field.
-    pub fn compile(&self, options: &Options) -> Result<Prepared> {
-        prepare::compile(options, Arc::clone(&self.bundle), &self.facts)
+    pub fn compile(&self, options: &Options, known: Option<&Arc<Plan>>) -> Result<Prepared> {
+        prepare::compile(options, Arc::clone(&self.bundle), &self.facts, known)
+    }
+
+    /// The Plan of all its sandboxes. `None` if each has another: some mounts take a directory of the container's, or its cgroup's path.
+    ///
+    /// # Errors
+    /// One sentence that names the field.
+    pub fn common_plan(&self) -> Result<Option<Arc<Plan>>> {
+        let plan = |id: &str| {
+            let options = Options { id: id.to_owned(), ..self.options.clone() };
+            self.compile(&options, None).map(|prepared| prepared.plan)
+        };
+        let (one, other) = (plan("one")?, plan("other")?);
+        // Everything that a Plan holds is told.
+        Ok((format!("{one:?}") == format!("{other:?}")).then_some(one))
     }
 
     /// What the cgroup `name` of a container is to be.
@@ -179,4 +199,32 @@ fn paths(spec: &Spec, bundle: &Path) -> Vec<PathBuf> {
     let namespaces = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten());
     let namespaces = namespaces.filter_map(|namespace| namespace.path().clone());
     root.chain(mounts).chain(namespaces.filter(|path| !path.as_os_str().is_empty())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::state::Store;
+
+    /// Whether the sandboxes of a configuration, changed by `change`, have one Plan.
+    fn is_common(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> bool {
+        let bundle = std::env::temp_dir().join(format!("microrun-template-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        let mut config = serde_json::from_str(&crate::spec::default::action("/hello")).unwrap();
+        change(&mut config);
+        std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let wait = Wait::Lease { filtered: false, networked: false, shared: true };
+        let store = Store::new(bundle.join("state"));
+        let template = Template::new(Options { wait, ..Options::new(store, "", bundle.clone()) }, true);
+        let plan = template.and_then(|template| template.common_plan());
+        std::fs::remove_dir_all(&bundle).unwrap();
+        plan.unwrap().is_some()
+    }
+
+    #[test]
+    fn a_plan_is_of_all_sandboxes_unless_it_names_what_is_of_one() {
+        assert!(is_common("plain", |_| {}));
+        let overlay = serde_json::json!({crate::plan::overlay::ANNOTATION: "scratch"});
+        assert!(!is_common("overlay", |config| config["annotations"] = overlay));
+    }
 }

@@ -1,89 +1,129 @@
-//! What the filler's process does.
+//! What the filler's process does, and what its makers do.
 
-use super::filler::{MOST, news, order};
+use super::filler::{MOST, news};
 use super::network::{self, Network};
 use super::pace::{Budget, Ledger, Pace};
 use super::setup;
 use super::template::Template;
 use crate::container::ground::Ground;
 use crate::container::manage;
-use crate::container::park::{self, Descriptors, Networks};
+use crate::container::park::{Descriptors, Memory, Networks};
 use crate::container::prepare::Options;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::plan::{Plan, Wait};
 use crate::sys::socket::Received;
-use crate::sys::{fs as sys_fs, process, socket};
-use std::collections::HashMap;
-use std::ffi::OsStr;
+use crate::sys::{clone, fs as sys_fs, park, process, socket};
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// A message to a maker: one more sandbox, in the network namespace that comes along if one does.
+pub const MAKE: u8 = b'm';
+
+/// What the filler is called (`PR_SET_NAME`). Makers are called what their sandboxes are.
+const NAME: &CStr = c"microrun:filler";
+
+/// Variables of the environment that makers need: to find programs, the service manager, and whoever else the C library asks for.
+const VARIABLES: [&str; 5] =
+    ["PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"];
 
 /// A bundle, and where its sandboxes are cloned.
 struct Loaded {
     template: Template,
     ground: Option<Ground>,
+    /// The Plan, if it is the same for all.
+    plan: Option<Arc<Plan>>,
 }
 
-/// Makes what is ordered on `socket`, in a process that has just been forked, until nobody orders any more.
-pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: Ledger) -> ! {
-    // It never drops what its copy of the pool's memory has.
-    let worked = begin(socket).and_then(|()| {
-        let options = Options { stdio: Some(setup::no_stdio()?), ..options.clone() };
-        work(socket, &options, Budget::new(pace, ledger))
-    });
-    if let Err(error) = worked {
-        let _ = answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]);
+/// What a maker begins with.
+#[derive(Clone, Copy)]
+struct Beginning<'a> {
+    socket: RawFd,
+    options: &'a Options,
+    pace: Pace,
+    ledger: &'a Ledger,
+    /// The version of the bundle and its path.
+    said: &'a [u8],
+}
+
+/// Begins the makers that are asked for on `socket`, in a process that has just been forked, until nobody asks any more.
+///
+/// If it `is_clean`, sandboxes may run in the memory that the makers have got from it.
+pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_clean: bool) -> ! {
+    let begun = begin(socket.as_raw_fd(), NAME);
+    if is_clean {
+        process::forget_environment(&VARIABLES);
+    }
+    let wait = match options.wait {
+        Wait::Lease { filtered, networked, .. } => Wait::Lease { filtered, networked, shared: is_clean },
+        wait => wait,
+    };
+    let options = Options { wait, ..options.clone() };
+    let mut data = [0; MOST];
+    while let (true, Some(received)) = (begun.is_ok(), next(socket, &mut data)) {
+        let Some(theirs) = received.fds.first() else { break };
+        let said = data.get(..received.count).unwrap_or_default();
+        let beginning = Beginning { socket: theirs.as_raw_fd(), options: &options, pace, ledger, said };
+        // The pool's child, like this process.
+        let request = clone::Request { flags: libc::CLONE_PARENT as u64, cgroup: None, exit_signal: 0 };
+        let Ok(maker) = clone::fork_and(&request, beginning, make_all) else { break };
+        sys_fs::close(maker.pidfd);
+        if answer(socket, &[&maker.pid.to_ne_bytes()], &[]).is_err() {
+            break;
+        }
     }
     process::exit(0)
 }
 
+/// What a maker does, until nothing more is to be made.
+fn make_all(beginning: Beginning<'_>) -> ! {
+    // It never drops what its copy of the filler's memory has.
+    let worked = begin(beginning.socket, park::NAME).and_then(|()| {
+        let socket = ManuallyDrop::new(crate::sys::own(beginning.socket));
+        let loaded = Options::clone(beginning.options);
+        let loaded = setup::no_stdio().and_then(|stdio| load(Options { stdio: Some(stdio), ..loaded }, beginning.said));
+        work(&socket, loaded.map_err(|error| error.to_string()), Budget::new(beginning.pace, beginning.ledger.clone()))
+    });
+    process::exit(i32::from(worked.is_err()))
+}
+
 /// Keeps nothing of the pool's: who holds a lease's other end keeps a sandbox alive, and who holds its directory the next pool
 /// from it.
-fn begin(socket: &OwnedFd) -> Result<()> {
+fn begin(socket: RawFd, name: &CStr) -> Result<()> {
     let doing = |errno| Error::system("begin to make sandboxes", errno);
     // A pool that is killed has nobody who could use what is being made.
     process::prctl(libc::PR_SET_PDEATHSIG, [libc::SIGKILL as usize, 0, 0, 0]).map_err(doing)?;
-    process::set_name(park::NAME).map_err(doing)?;
-    let own = socket.as_raw_fd().unsigned_abs();
+    process::set_name(name).map_err(doing)?;
+    let own = socket.unsigned_abs();
     if own > 3 {
         sys_fs::close_range(3, own - 1).map_err(doing)?;
     }
     sys_fs::close_range(own + 1, u32::MAX).map_err(doing)
 }
 
-fn work(socket: &OwnedFd, options: &Options, mut budget: Budget) -> Result<()> {
-    let mut loaded: HashMap<u32, Result<Loaded, String>> = HashMap::new();
+fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) -> Result<()> {
     let mut data = [0; MOST];
     let home = network::open().doing(|| "open the network namespace of the pool")?;
+    let mut memories: Vec<Memory> = Vec::new();
     while let Some(received) = next(socket, &mut data) {
-        let message = data.get(..received.count).unwrap_or_default();
-        let Some((&[kind, ref number @ ..], rest)) = message.split_first_chunk::<5>() else { break };
-        let number = u32::from_ne_bytes(*number);
-        match kind {
-            order::LOAD => {
-                loaded.insert(number, load(options, rest).map_err(|error| error.to_string()));
-            }
-            order::FORGET => {
-                loaded.remove(&number);
-            }
-            _ => {
-                let made = match loaded.get(&number) {
-                    Some(Ok(loaded)) => make(socket, loaded, &home, received.fds.into_iter().next()),
-                    Some(Err(why)) => Err(Error::new(Kind::System, why.clone())),
-                    None => Err(Error::new(Kind::System, "nothing is known of the bundle")),
-                };
-                let (used, is_made) = (budget.used(made.as_ref().ok().copied()), made.is_ok());
-                if let Err(error) = made
-                    && answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[]).is_err()
-                {
-                    break;
-                }
-                let pause = budget.rest(used, is_made);
-                if !pause.is_zero() {
-                    std::thread::sleep(pause);
-                }
-            }
+        // Those that execute their program by now, or have ended.
+        memories.retain(|memory| !memory.is_over());
+        let made = match &loaded {
+            Ok(loaded) => make(socket, loaded, &home, received.fds.into_iter().next()),
+            Err(why) => Err(Error::new(Kind::System, why.clone())),
+        };
+        let (used, is_made) = (budget.used(made.as_ref().ok().map(|(pid, _)| *pid)), made.is_ok());
+        match made {
+            Ok((_, memory)) => memories.extend(memory),
+            Err(error) => answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[])?,
+        }
+        let pause = budget.rest(used, is_made);
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
         }
     }
     Ok(())
@@ -109,25 +149,33 @@ fn cut(text: &str) -> &[u8] {
 }
 
 /// Reads a bundle. The pool has read it before: both have to have found the same.
-fn load(options: &Options, said: &[u8]) -> Result<Loaded> {
+fn load(options: Options, said: &[u8]) -> Result<Loaded> {
     let (version, path) = said.split_first_chunk().unwrap_or((&[0; 8], &[]));
-    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options.clone() }, true)?;
+    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options }, true)?;
     if template.version() != u64::from_ne_bytes(*version) {
         return Err(Error::new(Kind::WrongState, "the bundle has changed while it was read"));
     }
     let ground = if template.has_ground { Ground::new(&template.needed())? } else { None };
-    Ok(Loaded { template, ground })
+    let plan = template.common_plan()?;
+    Ok(Loaded { template, ground, plan })
 }
 
-/// Makes a sandbox, in the network namespace `given` if that is one that may be used again, and hands it over; the pid of its init.
-fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded, home: &OwnedFd, given: Option<OwnedFd>) -> Result<i32> {
+/// Makes a sandbox, in the network namespace `given` if that is one that may be used again, and hands it over; the pid of its init, and
+/// what that uses of this memory.
+fn make(
+    socket: &OwnedFd,
+    Loaded { template, ground, plan }: &Loaded,
+    home: &OwnedFd,
+    given: Option<OwnedFd>,
+) -> Result<(i32, Option<Memory>)> {
     let options = Options { id: new_id(), ..template.options.clone() };
-    let prepared = template.compile(&options)?;
+    let prepared = template.compile(&options, plan.as_ref())?;
     let is_made = template.is_networked() && given.is_none();
     let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };
     let its = made.as_ref().map(AsFd::as_fd).or(given.as_ref().map(AsFd::as_fd));
     let networks = its.map(|its| Networks { its, home: home.as_fd() });
-    let (child, Descriptors { lease, lock, terminal }) = park::park(&options, prepared, ground.as_ref(), networks)?;
+    let (child, descriptors, memory) = crate::container::park::park(&options, prepared, ground.as_ref(), networks)?;
+    let Descriptors { lease, lock, terminal } = descriptors;
     let pidfd = crate::sys::own(child.pidfd);
     // Without it the end of a container is heard of later, that is all.
     let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
@@ -138,7 +186,9 @@ fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded, home: &OwnedFd, 
         [own, of_lease, of_lock, raw(terminal.as_ref()), raw(mounts.as_ref()), made.as_ref().map(AsRawFd::as_raw_fd)];
     let which = all.map(|one| u8::from(one.is_some()));
     let numbers: Vec<_> = all.into_iter().flatten().collect();
-    let about = [u64::from(child.pid.unsigned_abs()), made.as_ref().map_or(0, Network::seen)].map(u64::to_ne_bytes);
+    let seen = made.as_ref().map_or(0, Network::seen);
+    let bytes = memory.as_ref().map_or(0, Memory::bytes) as u64;
+    let about = [u64::from(child.pid.unsigned_abs()), seen, bytes].map(u64::to_ne_bytes);
     let said: [&[u8]; 4] = [&[news::MADE], &which, about.as_flattened(), options.id.as_bytes()];
     let told = answer(socket, &said, &numbers);
     if told.is_err() {
@@ -146,5 +196,5 @@ fn make(socket: &OwnedFd, Loaded { template, ground }: &Loaded, home: &OwnedFd, 
         // What cannot be removed is removed by the next pool.
         let _ = manage::delete(&options.store, &options.id, true);
     }
-    told.map(|()| child.pid)
+    told.map(|()| (child.pid, memory))
 }

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// What clone3(2) is asked for (struct clone_args).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +41,67 @@ pub const SHARE_MEMORY: u64 = libc::CLONE_VM as u64;
 /// Bytes of stack for a child that shares its parent's memory. Steps use buffers of at most a few KiB; tmpcopyup, which
 /// recurses, some 50 KiB. There is no guard page below.
 pub const STACK: usize = 128 * 1024;
+
+/// The stack of a child that shares its parent's memory, and room for other things below it. The pages of it that the child has written to are there,
+/// and no others.
+#[derive(Debug)]
+pub struct Stack {
+    at: usize,
+    room: usize,
+}
+
+impl Stack {
+    /// Maps one, with `room` bytes besides.
+    ///
+    /// # Errors
+    /// What mmap(2) answers.
+    pub fn with_room(room: usize) -> Sys<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        let size = STACK + room;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
+        let at = unsafe { call!(libc::SYS_mmap, 0, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }?;
+        Ok(Self { at, room })
+    }
+
+    /// The room, for whoever takes it first.
+    pub fn room(&self) -> Room {
+        Room { at: AtomicUsize::new(self.at), size: self.room }
+    }
+
+    /// How many bytes of it are in memory (mincore(2)); nothing where that cannot be told.
+    pub fn resident(&self) -> usize {
+        const PAGE: usize = 4096;
+        let mut pages = [0u8; 128];
+        let size = (STACK + self.room).min(pages.len() * PAGE);
+        // SAFETY: the kernel writes a byte for each page of the size that it has, and none is smaller.
+        let asked = unsafe { call!(libc::SYS_mincore, self.at, size, pages.as_mut_ptr()) };
+        let there = if asked.is_ok() { pages.iter().filter(|page| **page & 1 != 0).count() } else { 0 };
+        // SAFETY: it reads what the kernel passed to the program.
+        there * unsafe { libc::getauxval(libc::AT_PAGESZ) } as usize
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: who has it to drop has made sure that the child has left ([`Loan`]).
+        let _ = unsafe { call!(libc::SYS_munmap, self.at, STACK + self.room) };
+    }
+}
+
+/// Memory below the stack of a child, which has it for itself.
+#[derive(Debug)]
+pub struct Room {
+    at: AtomicUsize,
+    size: usize,
+}
+
+impl Room {
+    /// Where it is, and how large; `None` for all but the first who asks. It is there for as long as its child is in this memory.
+    pub(super) fn take(&self) -> Option<(usize, usize)> {
+        let at = self.at.swap(0, Ordering::Relaxed);
+        (at != 0).then_some((at, self.size))
+    }
+}
 
 /// struct clone_args of clone3(2), as of Linux 5.7.
 #[repr(C)]
@@ -82,21 +143,21 @@ impl Request {
 #[derive(Clone, Copy)]
 struct Making {
     number: libc::c_long,
-    args: [usize; 3],
+    args: [usize; 4],
 }
 
 impl Making {
     fn clone3(arguments: &Arguments) -> Self {
-        Self { number: libc::SYS_clone3, args: [(&raw const *arguments) as usize, size_of::<Arguments>(), 0] }
+        Self { number: libc::SYS_clone3, args: [(&raw const *arguments) as usize, size_of::<Arguments>(), 0, 0] }
     }
 
     /// clone(2) with the same arguments but for the cgroup; the signal is part of the flags, and the pidfd comes where
-    /// the parent's copy of the thread id would. Nothing is written when the child leaves.
+    /// the parent's copy of the thread id would.
     fn clone(arguments: &Arguments) -> Self {
-        let no_equivalent = CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP | libc::CLONE_CHILD_CLEARTID as u64;
-        let flags = arguments.flags & !no_equivalent | arguments.exit_signal;
+        let flags = arguments.flags & !(CLONE_CLEAR_SIGHAND | CLONE_INTO_CGROUP) | arguments.exit_signal;
         let top = arguments.stack + arguments.stack_size;
-        Self { number: libc::SYS_clone, args: [flags as usize, top as usize, arguments.pidfd as usize] }
+        let args = [flags, top, arguments.pidfd, arguments.child_tid];
+        Self { number: libc::SYS_clone, args: args.map(|argument| argument as usize) }
     }
 }
 
@@ -107,8 +168,8 @@ impl Making {
 #[derive(Debug)]
 pub struct Loan<T> {
     argument: ManuallyDrop<Arc<T>>,
-    /// Where the stack is; 0 for a child with a memory of its own.
-    stack: usize,
+    /// `None` for a child with a memory of its own.
+    stack: ManuallyDrop<Option<Stack>>,
     /// Not 0 as long as the child is there.
     present: ManuallyDrop<Box<AtomicU32>>,
 }
@@ -117,6 +178,11 @@ impl<T> Loan<T> {
     /// What the child was given.
     pub fn argument(&self) -> &T {
         &self.argument
+    }
+
+    /// The child's stack, in this memory.
+    pub fn stack(&self) -> Option<&Stack> {
+        self.stack.as_ref()
     }
 
     /// Whether the child has left this memory.
@@ -134,9 +200,7 @@ impl<T> Drop for Loan<T> {
         unsafe {
             ManuallyDrop::drop(&mut self.argument);
             ManuallyDrop::drop(&mut self.present);
-            if self.stack != 0 {
-                let _ = call!(libc::SYS_munmap, self.stack, STACK);
-            }
+            ManuallyDrop::drop(&mut self.stack);
         }
     }
 }
@@ -153,17 +217,31 @@ impl<T> Drop for Loan<T> {
 /// # Errors
 /// What clone3(2), clone(2) or mmap(2) answers.
 pub fn spawn<T: Send + Sync>(request: &Request, main: fn(&T) -> !, argument: Arc<T>) -> Sys<(Child, Loan<T>)> {
-    let mut loan = Loan {
+    let is_shared = request.flags & SHARE_MEMORY != 0;
+    spawn_on(if is_shared { Some(Stack::with_room(0)?) } else { None }, request, main, argument)
+}
+
+/// As [`spawn`], on `stack`: with [`SHARE_MEMORY`] there must be one, and else none.
+///
+/// # Errors
+/// What clone3(2) or clone(2) answers; EINVAL for a stack too many, or none.
+pub fn spawn_on<T: Send + Sync>(
+    stack: Option<Stack>,
+    request: &Request,
+    main: fn(&T) -> !,
+    argument: Arc<T>,
+) -> Sys<(Child, Loan<T>)> {
+    let is_shared = request.flags & SHARE_MEMORY != 0;
+    if is_shared != stack.is_some() {
+        return Err(Errno::EINVAL);
+    }
+    let loan = Loan {
         argument: ManuallyDrop::new(argument),
-        stack: 0,
-        present: ManuallyDrop::new(Box::new(AtomicU32::new(0))),
+        stack: ManuallyDrop::new(stack),
+        present: ManuallyDrop::new(Box::new(AtomicU32::new(is_shared.into()))),
     };
     let pointer = (&raw const **loan.argument).cast();
-    if request.flags & SHARE_MEMORY != 0 {
-        loan.stack = map_stack()?;
-        loan.present.store(1, Ordering::Relaxed);
-    }
-    let place = Place { stack: loan.stack, present: (loan.stack != 0).then_some(&loan.present) };
+    let place = Place { stack: loan.stack.as_ref(), present: is_shared.then_some(&loan.present) };
     // SAFETY: what the child uses is freed by the loan, once the child has left.
     match unsafe { make(request, place, main_of::<T>, (main as *const ()).cast(), pointer) } {
         Ok(child) => Ok((child, loan)),
@@ -205,15 +283,15 @@ pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sy
 /// Where a child runs.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    /// Its stack; 0 for a copy of this one.
-    stack: usize,
+    /// Its stack; `None` for a copy of this one.
+    stack: Option<&'a Stack>,
     /// What is set to 0 when it leaves.
     present: Option<&'a AtomicU32>,
 }
 
 impl Place<'_> {
     /// In a copy of this process's memory.
-    const COPY: Self = Self { stack: 0, present: None };
+    const COPY: Self = Self { stack: None, present: None };
 }
 
 /// # Safety
@@ -246,18 +324,18 @@ unsafe fn begin(
 ) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
     let mut arguments = request.arguments(&mut pidfd, place.present);
-    let pid = if place.stack == 0 {
-        let Making { number, args: [a, b, c] } = making(&arguments);
+    let pid = if let Some(stack) = place.stack {
+        arguments.stack = (stack.at + stack.room) as u64;
+        arguments.stack_size = STACK as u64;
+        // SAFETY: nobody else uses the stack, and entry never returns.
+        unsafe { call_onto_stack(making(&arguments), entry, main, argument) }?
+    } else {
+        let Making { number, args: [a, b, c, _] } = making(&arguments);
         // SAFETY: the child gets a copy of this stack and calls entry at once, which does not return.
         match unsafe { call!(number, a, b, c) }? {
             0 => entry(main, argument),
             pid => pid,
         }
-    } else {
-        arguments.stack = place.stack as u64;
-        arguments.stack_size = STACK as u64;
-        // SAFETY: nobody else uses the stack, and entry never returns.
-        unsafe { call_onto_stack(making(&arguments), entry, main, argument) }?
     };
     // The kernel wrote it: a copy in a register would not know.
     // SAFETY: it is a local variable.
@@ -346,13 +424,6 @@ fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {
     digits.get(first..).unwrap_or_default()
 }
 
-/// A private mapping for the child's stack.
-fn map_stack() -> Sys<usize> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
-    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
-    unsafe { call!(libc::SYS_mmap, 0, STACK, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }
-}
-
 /// Where the child begins: gives `main` its type back and calls it.
 extern "C" fn main_of<T: Sync>(main: *const u8, argument: *const u8) -> ! {
     // SAFETY: spawn and spawn_copy pass exactly a `fn(&T) -> !` and a `&T` that outlives the child's use of it.
@@ -386,7 +457,7 @@ unsafe fn call_onto_stack(making: Making, entry: Entry, main: *const u8, argumen
             in("rdi") making.args[0],
             in("rsi") making.args[1],
             in("rdx") making.args[2],
-            in("r10") 0,
+            in("r10") making.args[3],
             in("r8") 0,
             in("r12") main,
             in("r13") argument,
@@ -418,7 +489,7 @@ unsafe fn call_onto_stack(making: Making, entry: Entry, main: *const u8, argumen
             in("x1") making.args[1],
             in("x2") making.args[2],
             in("x3") 0,
-            in("x4") 0,
+            in("x4") making.args[3],
             in("x20") main,
             in("x21") argument,
             in("x22") entry,
@@ -486,12 +557,15 @@ mod tests {
             let main: fn(&i32) -> ! = ends_with;
             let main = (main as *const ()).cast();
             let code: &'static i32 = &7;
-            let place = Place { stack: if flags == 0 { 0 } else { map_stack().unwrap() }, present: None };
+            let stack = (flags != 0).then(|| Stack::with_room(0).unwrap());
+            let present = AtomicU32::new(flags as u32);
+            let place = Place { stack: stack.as_ref(), present: (flags != 0).then_some(&present) };
             // SAFETY: main_of gets the types that it asks for, and they live for ever.
             let child = unsafe { make_by_clone(&request, place, main_of::<i32>, main, (&raw const *code).cast()) };
             let child = child.unwrap();
             assert!(child.pidfd >= 0);
             assert_eq!(reaped(child), Some(super::super::process::Exit::Code(7)));
+            assert_eq!(present.load(Ordering::Relaxed), 0);
         }
     }
 }

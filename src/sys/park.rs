@@ -1,15 +1,20 @@
-//! A parked process: it has forgotten all but what it takes to execute one program, and waits for one message.
+//! A parked process: it waits for one message, and executes one program then.
 //!
-//! It is a copy of the pool that made it, and for as long as it waits it stands in a container. So [`park`] copies the
+//! As a rule it runs in the memory of who made it, like init in a cold start: there is nothing to copy for it and nothing to take away, and neither are
+//! there pages that execve(2) has to have the other CPUs forget. Its maker has nothing in that memory that is not of its own container, and no one may look
+//! into it.
+//!
+//! Where memory cannot be shared it is a copy of its maker. Then [`park`] copies the
 //! program's path, arguments and environment and the filter into a mapping of their own, goes on there on a stack of
 //! its own, and unmaps everything else but the text of this executable and its constants: no heap, no stack, no
 //! variable of the pool is left to be read. That takes three or four system calls; executing a small program instead would take a
 //! hundred times as long, change the process's capabilities and security labels once too often, and leave it dumpable.
 //!
-//! What runs after that is Rust that allocates nothing, has no variables but those on its stack and calls nothing but
+//! What runs after that, either way, is Rust that allocates nothing, has no variables but those on its stack and calls nothing but
 //! system calls. It needs a program without dynamic linking, whose C library keeps no registration of its memory with
 //! the kernel (glibc's rseq(2) is one): [`is_possible`].
 
+use super::clone::Room;
 use super::fs::Sys;
 use super::process::capset;
 use super::raw::call;
@@ -19,6 +24,9 @@ use std::ffi::{CStr, c_char};
 use std::mem::{self, MaybeUninit};
 use std::os::fd::RawFd;
 use std::ptr;
+
+/// What a parked process is called (`PR_SET_NAME`), until it executes its program.
+pub const NAME: &CStr = c"microrun:pool";
 
 /// Effective, permitted and inheritable capabilities.
 pub type Capabilities = (u64, u64, u64);
@@ -113,6 +121,12 @@ struct Parked {
     kept: [(usize, usize); RANGES],
 }
 
+/// Room for the lists of a message.
+const LISTS: usize = (Message::STRINGS + 4) * size_of::<*const c_char>();
+
+/// How many bytes a process that shares its maker's memory needs besides its stack.
+pub const ROOM: usize = Message::ROOM + LISTS;
+
 const RANGES: usize = 8;
 const NOWHERE: (usize, usize) = (usize::MAX, usize::MAX);
 
@@ -129,11 +143,37 @@ const ENDS: [usize; 1] = [(1 << 47) - PAGE];
 const ENDS: [usize; 5] = [1 << 48, 1 << 47, 1 << 42, 1 << 39, 1 << 36];
 
 /// Waits on `lease` for a message, and executes the program. It returns if it could not begin to.
-pub fn park(lease: RawFd, last: &Last<'_>) -> Errno {
+///
+/// With `room`, of [`ROOM`] bytes, the process stays in the memory that it runs in: its maker's, who leaves what `last` refers to as it is.
+pub fn park(lease: RawFd, last: &Last<'_>, room: Option<&Room>) -> Errno {
+    if let Some(room) = room {
+        let Some((at, _)) = room.take().filter(|(_, size)| *size >= ROOM) else { return Errno::ENOMEM };
+        await_message(&Parked::at(lease, last, at))
+    }
     match prepare(lease, last) {
         // SAFETY: the stack lies at the end of the mapping that `parked` begins, and is nobody else's.
         Ok((parked, top)) => unsafe { go_on(top, parked) },
         Err(errno) => errno,
+    }
+}
+
+impl Parked {
+    /// What refers to `last` as it is; a message and its lists have room at `room`.
+    fn at(lease: RawFd, last: &Last<'_>, room: usize) -> Self {
+        let program = last.filter.map_or(&[][..], |(program, _)| program);
+        Self {
+            lease,
+            path: last.path.as_ptr(),
+            args: last.args.as_ptr(),
+            env: last.env.as_ptr(),
+            before: last.before,
+            filter: libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() },
+            filter_flags: last.filter.map_or(0, |(_, flags)| flags),
+            after: last.after,
+            message: room as *mut u8,
+            lists: (room + Message::ROOM) as *mut *const c_char,
+            kept: [NOWHERE; RANGES],
+        }
     }
 }
 
@@ -169,7 +209,6 @@ fn size_of_list(list: &Strings) -> usize {
 
 fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
     let program = last.filter.map_or(&[][..], |(program, _)| program);
-    let lists = (Message::STRINGS + 4) * size_of::<*const c_char>();
     let content = size_of::<Parked>()
         + last.path.to_bytes_with_nul().len()
         + size_of_list(last.args)
@@ -178,7 +217,7 @@ fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
         + 64;
     // A message without strings fits into what is left of a page that is there already; what others need is not there until one
     // comes.
-    let size = (content + Message::ROOM + lists).next_multiple_of(PAGE) + STACK;
+    let size = (content + ROOM).next_multiple_of(PAGE) + STACK;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
     let start = unsafe { call!(libc::SYS_mmap, 0, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }?;
@@ -200,7 +239,7 @@ fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
         filter_flags: last.filter.map_or(0, |(_, flags)| flags),
         after: last.after,
         message,
-        lists: front.take(lists, 16).cast(),
+        lists: front.take(LISTS, 16).cast(),
         kept: kept_beside((start, start + size))?,
     };
     // SAFETY: the place is inside the mapping, aligned and large enough.
@@ -311,6 +350,11 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
         super::process::exit(1);
     }
     let_go(parked);
+    await_message(parked)
+}
+
+/// The end of what a parked process does, once it has forgotten what it is to forget.
+fn await_message(parked: &Parked) -> ! {
     let mut control = MaybeUninit::<Control>::zeroed();
     let errno = match receive(parked, &mut control) {
         // Nothing is to be executed when the pool, or who had the lease, has gone.

@@ -483,6 +483,42 @@ fn is_as_cloned_by(stat: &[u8], name: &[u8]) -> bool {
     stat.get(open + 1..close) == Some(name) && flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
 }
 
+/// Whether two processes have one memory (kcmp(2), `KCMP_VM`); not, where that cannot be told.
+pub fn have_one_memory(pid: i32, other: i32) -> bool {
+    const KCMP_VM: i32 = 1;
+    // SAFETY: it takes numbers.
+    pid == other || unsafe { call!(libc::SYS_kcmp, pid, other, KCMP_VM, 0, 0) } == Ok(0)
+}
+
+/// Overwrites all variables of this process's environment but those with one of these names.
+///
+/// It is for a process with one thread, early in its life: what a C library keeps of a value by its address is lost.
+pub fn forget_environment(kept: &[&str]) {
+    unsafe extern "C" {
+        static mut environ: *mut *mut libc::c_char;
+    }
+    let is_kept = |entry: &[u8]| {
+        kept.iter().any(|name| entry.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'=')))
+    };
+    // SAFETY: a list of strings that ends with null; nobody else reads or changes it, and Rust hands out copies of what it finds there.
+    unsafe {
+        let (mut from, mut to) = (environ, environ);
+        while !from.is_null() && !(*from).is_null() {
+            let length = libc::strlen(*from);
+            if is_kept(std::slice::from_raw_parts((*from).cast(), length)) {
+                *to = *from;
+                to = to.add(1);
+            } else {
+                ptr::write_bytes(*from, 0, length);
+            }
+            from = from.add(1);
+        }
+        if !to.is_null() {
+            *to = ptr::null_mut();
+        }
+    }
+}
+
 /// Names this process (prctl(2), `PR_SET_NAME`): up to 15 bytes.
 pub fn set_name(name: &CStr) -> Sys {
     // SAFETY: the kernel reads a string of at most 16 bytes.

@@ -524,7 +524,7 @@ fn wait_alone(pidfd: RawFd, signals: RawFd) -> Outcome {
 /// ENODATA if nobody has waited for it so soon, ENOTTY or EINVAL on older kernels.
 pub fn exit_status(pidfd: RawFd) -> Sys<i32> {
     /// How long whoever has inherited it may take to wait for it.
-    const PATIENCE: Duration = Duration::from_secs(3);
+    const PATIENCE: Duration = Duration::from_secs(10);
     match reaped_status(pidfd) {
         Err(Errno::ENODATA) => {
             // It hangs up when somebody has.

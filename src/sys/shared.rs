@@ -3,6 +3,7 @@
 use super::raw::call;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
+use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -138,12 +139,18 @@ pub struct Stage {
 unsafe impl SharedValue for Stage {}
 
 /// A list of C strings that ends with a null pointer, as execve(2) takes it, made before the clone.
-#[derive(Debug)]
 pub struct Strings {
     /// A string that may still change; empty when there is none.
     first: Box<[AtomicU8]>,
     strings: Vec<CString>,
     pointers: Vec<*const libc::c_char>,
+}
+
+impl fmt::Debug for Strings {
+    /// What it says, not where.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.first).entries(&self.strings).finish()
+    }
 }
 
 // SAFETY: the pointers lead into strings that the list owns; what may change is atomic.

@@ -20,6 +20,9 @@ pub struct Pool {
     before: BTreeSet<PathBuf>,
 }
 
+/// What every pool has in its environment, and no container is to know.
+pub const SECRET: &str = "a secret of the environment of pools";
+
 impl Pool {
     /// A pool that holds nothing yet. Only the release binary can be one.
     pub fn new(options: &[&str]) -> Option<Self> {
@@ -44,7 +47,8 @@ impl Pool {
         let socket = lab.path("pool/socket");
         let mut args = vec!["pool", "serve", "--socket", socket.to_str().unwrap()];
         args.extend(options);
-        lab.in_own_cgroup(&lab.command(&args)).stdin(Stdio::null()).spawn().unwrap()
+        let mut command = lab.in_own_cgroup(&lab.command(&args));
+        command.env("MICRORUN_TEST_SECRET", SECRET).stdin(Stdio::null()).spawn().unwrap()
     }
 
     /// Where it listens.
@@ -73,18 +77,25 @@ impl Pool {
 
     /// The processes that wait, and those of containers.
     pub fn parked(&self) -> Vec<i32> {
-        self.children().into_iter().filter(|pid| !self.is_filler(*pid)).collect()
+        let makes = self.makes_sandboxes();
+        self.children().into_iter().filter(|pid| !makes.contains(pid)).collect()
     }
 
-    /// The process that makes them, if there is one.
+    /// The process that begins makers, if there is one.
     pub fn filler(&self) -> Option<i32> {
-        self.children().into_iter().find(|pid| self.is_filler(*pid))
+        self.makes_sandboxes().into_iter().find(|pid| called(*pid) == "microrun:filler")
     }
 
-    /// Who waits has forgotten the command line.
-    fn is_filler(&self, pid: i32) -> bool {
-        let line = |pid| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line(pid) == line(self.server.id().cast_signed())
+    /// The processes that make them.
+    pub fn makers(&self) -> Vec<i32> {
+        self.makes_sandboxes().into_iter().filter(|pid| called(*pid) != "microrun:filler").collect()
+    }
+
+    /// They are where the pool is.
+    fn makes_sandboxes(&self) -> Vec<i32> {
+        let place = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/ipc")).ok();
+        let own = place(self.server.id().cast_signed());
+        self.children().into_iter().filter(|pid| place(*pid) == own).collect()
     }
 
     fn children(&self) -> Vec<i32> {
@@ -281,4 +292,8 @@ macro_rules! pool {
             None => return,
         }
     };
+}
+
+fn called(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
 }
