@@ -5,7 +5,7 @@ use crate::log;
 use crate::path;
 use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
-use crate::spec::{self, Seccomp};
+use crate::spec::{self, Loaded, Seccomp};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
@@ -63,12 +63,18 @@ fn cache(root: &Path) -> PathBuf {
     root.join(".seccomp")
 }
 
-/// The profile in the text of a configuration, and the filter that it was compiled to before: one that is in the cache below the
-/// state root has been found valid. What is wrong with the cache is for [`seccomp`] to say.
-pub(super) fn cached_filter<'a>(text: &'a [u8], root: &Path) -> Option<(&'a [u8], Filter)> {
-    let profile = spec::glance_at_seccomp(text)?;
-    let filter = Cache::open_existing(&cache(root)).ok()?.load(profile).ok()??;
-    Some((profile, told(filter)))
+/// The configuration `text` without its profile, and the filter that this was compiled to before: one that is in the cache below
+/// the state root has been found valid. What is wrong with the cache is for [`seccomp`] to say.
+pub(super) fn parse_cached(text: &[u8], root: &Path) -> Option<(Loaded, Filter)> {
+    /// Where the name of the section is found first it is the section nearly always.
+    const PLACES: usize = 4;
+    let mut places = spec::seccomp_places(text).take(PLACES).peekable();
+    places.peek()?;
+    let cache = Cache::open_existing(&cache(root)).ok()?;
+    places.find_map(|start| {
+        let (filter, length) = cache.find(text.get(start..)?).ok()??;
+        Some((spec::parse_but_seccomp(text, start..start + length)?, told(filter)))
+    })
 }
 
 /// The filter for `profile`, from the cache below the state root where there is one. What the user should know is added to
@@ -105,8 +111,77 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const PROFILE: &str =
+        r#"{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["}\"]"], "action": "SCMP_ACT_ALLOW"}]}"#;
+    const ANOTHER: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#;
+
+    /// A state root in whose cache are filters for [`PROFILE`] (with flags 1) and [`ANOTHER`] (2).
+    fn root() -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        let kept = Cache::open(&cache(root.path())).unwrap();
+        for (profile, flags) in [(PROFILE, 1), (ANOTHER, 2)] {
+            kept.store(profile.as_bytes(), &Filter { program: Vec::new(), flags, listener: None }).unwrap();
+        }
+        root
+    }
+
+    /// The flags of the filter that is found for `linux.seccomp` of a configuration.
+    fn found(text: &str, root: &Path) -> Option<u32> {
+        parse_cached(text.as_bytes(), root).map(|(_, filter)| filter.flags)
+    }
+
+    #[test]
+    fn only_the_profile_that_counts_is_looked_up() {
+        let root = root();
+        for (document, flags) in [
+            (r#"{"ociVersion": "1.3.0", "linux": {"seccomp":P}}"#, Some(1)),
+            ("{\"linux\": {\"seccomp\" :\t\n P, \"mountLabel\": \"\"}}", Some(1)),
+            (r#"{"x": [{"seccomp": 1}, {"seccomp": {}}], "linux": {"seccomp": P}}"#, Some(1)),
+            (r#"{"x": [{"seccomp": Q}], "linux": {"seccomp": P}}"#, Some(1)),
+            (r#"{"x": {"linux": {"seccomp": P}}, "linux": {"seccomp": {}}}"#, None),
+            (r#"{"linux": {"x": {"seccomp": P}}}"#, None),
+            (r#"{"seccomp": P}"#, None),
+            (r#"{"linux": {"seccomp": P, "seccomp": Q}}"#, None),
+            (r#"{"linux": {"seccomp": P, "seccomp": {}}}"#, None),
+            (r#"{"linux": {"seccomp": P, "\u0073eccomp": {}}}"#, None),
+            (r#"{"linux": {"seccomp": P}, "linux": {}}"#, None),
+            (r#"{"linux": {"seccomp": P}"#, None),
+            (r#"{"linux": {"seccomp": P P}}"#, None),
+            (r#"{"linux": {"seccomp": [P]}}"#, None),
+            (r#"{"linux": {"seccomp": P}, "hostname": 1}"#, None),
+            ("", None),
+        ] {
+            let text = document.replace('P', PROFILE).replace('Q', ANOTHER);
+            assert_eq!(found(&text, root.path()), flags, "{document}");
+        }
+        let text = format!(r#"{{"linux": {{"seccomp": {PROFILE}}}, "hostname": "a"}}"#);
+        let (loaded, _) = parse_cached(text.as_bytes(), root.path()).unwrap();
+        assert!(loaded.seccomp.is_none());
+        assert_eq!(loaded.spec.hostname().as_deref(), Some("a"));
+        for place in 0..text.len() {
+            assert_eq!(found(&text[..place], root.path()), None, "cut to {place}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// What is found is what the parser, which reads all of it, takes for the profile.
+        #[test]
+        fn any_text_has_the_profile_that_the_parser_finds(
+            text in "\\{(\"(linux|x)\": ?\\{(\"(seccomp|x|annotations)\": ?(PROFILE|ANOTHER|\\{\"seccomp\":PROFILE\\}|1|\\{\\}|\"\"),? ?){0,3}\\},? ?){0,3}\\}"
+        ) {
+            let text = text.replace("PROFILE", PROFILE).replace("ANOTHER", ANOTHER);
+            // Commas at the ends make some of these right, and others not.
+            let text = text.replace(", }", "}").replace(",}", "}");
+            let root = root();
+            let profile = spec::parse(text.as_bytes()).ok().and_then(|loaded| loaded.seccomp);
+            match (found(&text, root.path()), profile.as_ref().map(Seccomp::text)) {
+                (Some(flags), Some(profile)) => prop_assert_eq!(profile, if flags == 1 { PROFILE } else { ANOTHER }),
+                (Some(_), None) => prop_assert!(false, "{}", text),
+                (None, _) => {}
+            }
+        }
 
         #[test]
         fn any_line_of_mountinfo_is_read(line in "(([ -~]{0,20}|proc|sysfs|/x|\\\\040) ?(- )?){0,20}") {

@@ -229,10 +229,9 @@ fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Fac
     {
         ahead.start_helper()?;
     }
-    let cached = host::cached_filter(&text, options.store.root());
-    let loaded = match &cached {
-        Some((profile, _)) => spec::parse_but_seccomp(&text, profile)?,
-        None => spec::parse(&text)?,
+    let (loaded, cached) = match host::parse_cached(&text, options.store.root()) {
+        Some((loaded, filter)) => (loaded, Some(filter)),
+        None => (spec::parse(&text)?, None),
     };
     let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
@@ -248,7 +247,7 @@ fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Fac
     }
     let rootfs = rootfs(&loaded.spec, &path)?;
     let filter = match cached {
-        Some((_, filter)) => Some(filter),
+        Some(filter) => Some(filter),
         None => host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?,
     };
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };

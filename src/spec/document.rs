@@ -10,7 +10,6 @@ use super::seccomp::Seccomp;
 use super::warning::Warning;
 use oci_spec::runtime as oci;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -64,7 +63,7 @@ struct Linux {
     cgroups_path: Option<PathBuf>,
     namespaces: Option<Vec<oci::LinuxNamespace>>,
     devices: Option<Vec<oci::LinuxDevice>>,
-    seccomp: Option<Box<RawValue>>,
+    seccomp: Option<Seccomp>,
     rootfs_propagation: Option<String>,
     masked_paths: Option<Vec<String>>,
     readonly_paths: Option<Vec<String>>,
@@ -78,7 +77,7 @@ struct Linux {
 impl Linux {
     /// All of it, into a `linux` of which nothing is kept.
     fn finish(self, mut linux: oci::Linux, seccomp: &mut Option<Seccomp>) -> oci::Linux {
-        *seccomp = self.seccomp.map(Seccomp::new);
+        *seccomp = self.seccomp;
         linux
             .set_net_devices(self.net_devices)
             .set_uid_mappings(self.uid_mappings)

@@ -8,6 +8,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use oci_spec::runtime::Spec;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, Read};
+use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -56,26 +57,23 @@ pub fn parse(text: &[u8]) -> Result<Loaded> {
     Ok(Loaded { spec, seccomp, warnings })
 }
 
-/// The text of `linux.seccomp` in that of a `config.json`, if it is found at a glance.
-pub fn glance_at_seccomp(text: &[u8]) -> Option<&[u8]> {
-    // Most have none, or have it last, and this is found at a tenth of the price.
-    if !contains(text, b"\"seccomp\"", b'm') {
-        return None;
-    }
-    text.get(json::carve::find(text, b"linux", b"seccomp")?)
+/// Where objects begin in the text of a `config.json` that look as if they were `linux.seccomp`.
+pub fn seccomp_places(text: &[u8]) -> impl Iterator<Item = usize> {
+    const NAME: &[u8] = b"\"seccomp\"";
+    places(text, NAME, b'm').filter_map(|place| {
+        let value = text.get(place + NAME.len()..)?.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+        value.starts_with(b"{").then(|| text.len() - value.len())
+    })
 }
 
-/// As [`parse`], for a text of which `seccomp` is the part that [`glance_at_seccomp`] found, and is known to be valid: it is left out.
-///
-/// # Errors
-/// As there.
-pub fn parse_but_seccomp(text: &[u8], seccomp: &[u8]) -> Result<Loaded> {
-    let Some(start) = (seccomp.as_ptr() as usize).checked_sub(text.as_ptr() as usize) else { return parse(text) };
-    let (Some(before), Some(behind)) = (text.get(..start), text.get(start + seccomp.len()..)) else {
-        return parse(text);
-    };
-    // An error tells the line; and one of two that are wrong is as good as the other.
-    parse(&[before, b"null", behind].concat()).or_else(|_| parse(text))
+/// As [`parse`], for a text in which `profile`, one object, is known to be a valid `linux.seccomp`: it is left out, and all else
+/// parsed. `None` if it is not the `linux.seccomp` of this text, or if there is anything wrong with the rest.
+pub fn parse_but_seccomp(text: &[u8], profile: Range<usize>) -> Option<Loaded> {
+    let rest = [text.get(..profile.start)?, b"{}", text.get(profile.end..)?].concat();
+    let mut loaded = parse(&rest).ok()?;
+    // Names do not tell: another member may be called like that, and of two the last one counts. The parser knows.
+    let is_there = loaded.seccomp.take().is_some_and(|seccomp| seccomp.was_read_at(&raw const rest[profile.start]));
+    is_there.then_some(loaded)
 }
 
 /// Whether `word` is in `text`, looked for by a byte of it that is rare in such texts.

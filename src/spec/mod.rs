@@ -17,7 +17,7 @@ pub mod sysctl;
 mod validate;
 mod warning;
 
-pub use load::{Loaded, contains, glance_at_seccomp, load_file, parse, parse_but_seccomp, places, read_config};
+pub use load::{Loaded, contains, load_file, parse, parse_but_seccomp, places, read_config, seccomp_places};
 pub use process::{load_process, load_resources, parse_process, parse_resources};
 pub use seccomp::Seccomp;
 pub use validate::{validate, validate_process, validate_rootless};

@@ -3,6 +3,7 @@
 use super::json::{self, Place};
 use crate::error::{Error, Result};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action, LinuxSyscall};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// The highest error number (linux/err.h, `MAX_ERRNO`).
@@ -14,11 +15,21 @@ const LAST_ARGUMENT: usize = 5;
 #[derive(Debug, Clone)]
 pub struct Seccomp {
     text: Box<RawValue>,
+    /// Where it was when it was read, to tell places apart; nothing need be there any more.
+    address: usize,
+}
+
+impl<'de> Deserialize<'de> for Seccomp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?;
+        Ok(Self { text: text.to_owned(), address: text.get().as_ptr().addr() })
+    }
 }
 
 impl Seccomp {
-    pub(super) fn new(text: Box<RawValue>) -> Self {
-        Self { text }
+    /// Whether it began at `place` of what was parsed.
+    pub(super) fn was_read_at(&self, place: *const u8) -> bool {
+        self.address == place.addr()
     }
 
     /// The JSON text, byte for byte as the configuration has it.

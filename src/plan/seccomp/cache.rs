@@ -5,6 +5,9 @@
 //! descriptor; so has each file. A file holds the profile's whole text and is used only for exactly that text: the
 //! hash in its name finds it and is not trusted with anything, so it need not be a strong one. The checksum is for
 //! accidents (a full disk, a crash while writing): a file that fails it is compiled and written anew.
+//!
+//! The hash is that of the profile's beginning. So a profile is found in the text of a configuration before anybody knows where it
+//! ends: if the text goes on as a file's does, up to the end of that, it ends there, for a JSON object tells its own end.
 
 use super::{Filter, Listener, instructions};
 use crate::error::{Doing, Error, Kind, Result};
@@ -26,6 +29,12 @@ const MAX_FILES: usize = 64;
 
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 20;
+
+/// The most profiles that are kept of those which begin alike: one engine's for containers with different capabilities, for example.
+const SLOTS: usize = 8;
+
+/// The most bytes of a profile by which its files are named.
+const BEGINNING: usize = 256;
 
 /// Changes whenever this program would compile a profile to something else than before.
 const VERSION: u32 = 1;
@@ -81,16 +90,43 @@ impl Cache {
     /// # Errors
     /// The file is there and cannot be read or trusted.
     pub fn load(&self, text: &[u8]) -> Result<Option<Filter>> {
-        let name = name(text);
+        let found = self.find(text)?;
+        Ok(found.filter(|(_, length)| *length == text.len()).map(|(filter, _)| filter))
+    }
+
+    /// The filter that was compiled from the profile at the beginning of `text`, whatever follows it there, and the profile's length
+    /// in bytes, if there is one.
+    ///
+    /// # Errors
+    /// There is none, and a file that it may be in cannot be read or trusted.
+    pub fn find(&self, text: &[u8]) -> Result<Option<(Filter, usize)>> {
+        let mut trouble = None;
+        for name in names(text) {
+            match self.read(&name) {
+                Ok(Some(bytes)) => {
+                    let stored = Stored::new(&bytes).filter(|stored| stored.is_for(text) && stored.is_whole());
+                    if let Some(found) = stored.and_then(|stored| Some((stored.filter()?, stored.text.len()))) {
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => trouble = trouble.or(Some(error)),
+            }
+        }
+        trouble.map_or(Ok(None), Err)
+    }
+
+    /// The bytes of a file, if it is there and not too large.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match openat(&self.directory, name.as_str(), flags, Mode::empty()) {
+        let file = match openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::ENOENT) => return Ok(None),
-            Err(errno) => return Err(Error::system(format!("open {}", self.path.join(&name).display()), errno)),
+            Err(errno) => return Err(Error::system(format!("open {}", self.path.join(name).display()), errno)),
         };
-        let stat = fstat(&file).doing(|| format!("fstat {}", self.path.join(&name).display()))?;
+        let stat = fstat(&file).doing(|| format!("fstat {}", self.path.join(name).display()))?;
         if !private(&stat) || stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
-            return Err(distrusted(&self.path.join(&name), "file"));
+            return Err(distrusted(&self.path.join(name), "file"));
         }
         if stat.st_size as u64 > MAX_BYTES {
             return Ok(None);
@@ -98,10 +134,20 @@ impl Cache {
         // A file that was cut or has grown meanwhile fails the check of its lengths.
         let mut bytes = vec![0; stat.st_size as usize];
         match File::from(file).read_exact(&mut bytes) {
-            Ok(()) => Ok(decode(&bytes, text)),
+            Ok(()) => Ok(Some(bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(Error::io(format!("read {}", self.path.join(&name).display()), &error)),
+            Err(error) => Err(Error::io(format!("read {}", self.path.join(name).display()), &error)),
         }
+    }
+
+    /// The name of the file that `text` is kept in from now on: one that is missing or of no use, or its own, or else some other's.
+    fn place(&self, text: &[u8]) -> String {
+        let is_anothers = |bytes: &[u8]| {
+            Stored::new(bytes)
+                .is_some_and(|stored| stored.is_whole() && !(stored.text.len() == text.len() && stored.is_for(text)))
+        };
+        let is_free = |name: &String| !matches!(self.read(name), Ok(Some(bytes)) if is_anothers(&bytes));
+        names(text).find(is_free).unwrap_or_else(|| name(beginning(text), mix(text) as usize % SLOTS))
     }
 
     /// Keeps `filter` as what `text` compiles to.
@@ -112,7 +158,7 @@ impl Cache {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let Some(bytes) = encode(text, filter) else { return Ok(()) };
         self.make_room()?;
-        let name = name(text);
+        let name = self.place(text);
         let draft = format!("{name}.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let doing = || format!("write {}", self.path.join(&draft).display());
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -171,9 +217,21 @@ fn distrusted(path: &Path, kind: &str) -> Error {
     )
 }
 
-/// The name of the file for `text`.
-fn name(text: &[u8]) -> String {
-    format!("{:016x}", mix(text))
+/// That part of a profile at the beginning of `text` by which its files are named: it must not depend on what follows the profile,
+/// and where a brace is closed first, that may be the end.
+fn beginning(text: &[u8]) -> &[u8] {
+    let most = text.get(..BEGINNING).unwrap_or(text);
+    most.split_inclusive(|byte| *byte == b'}').next().unwrap_or_default()
+}
+
+/// The names of the files that the profile at the beginning of `text` may be in.
+fn names(text: &[u8]) -> impl Iterator<Item = String> {
+    let beginning = beginning(text);
+    (0..SLOTS).map(move |slot| name(beginning, slot))
+}
+
+fn name(beginning: &[u8], slot: usize) -> String {
+    format!("{:016x}-{slot}", mix(beginning))
 }
 
 /// A fast hash (multiply and rotate, eight bytes at a time, in four chains that a processor calculates at once). Anybody can make two
@@ -194,12 +252,15 @@ fn mix(bytes: &[u8]) -> u64 {
     chains.iter().fold(bytes.len() as u64, |hash, chain| step(hash, &chain.to_le_bytes())).wrapping_mul(FACTOR)
 }
 
-/// Whether two texts are the same; eight bytes at a time, which musl's memcmp(3) does not.
+/// Whether two texts are the same; 32 bytes at a time, where musl's memcmp(3) compares single ones.
 fn same(one: &[u8], other: &[u8]) -> bool {
-    let (words, rest) = one.as_chunks::<8>();
-    let (others, other_rest) = other.as_chunks::<8>();
-    let differ = |(a, b): (&[u8; 8], &[u8; 8])| u64::from_ne_bytes(*a) != u64::from_ne_bytes(*b);
-    one.len() == other.len() && rest == other_rest && !words.iter().zip(others).any(differ)
+    let (blocks, rest) = one.as_chunks::<32>();
+    let (others, other_rest) = other.as_chunks::<32>();
+    let differ = |(one, other): (&[u8; 32], &[u8; 32])| {
+        let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+        words.fold(0, |bits, (a, b)| bits | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))) != 0
+    };
+    one.len() == other.len() && rest == other_rest && !blocks.iter().zip(others).any(differ)
 }
 
 /// What a filter depends on besides the text: how this program and its libseccomp compile.
@@ -250,33 +311,69 @@ fn checksum(body: &[u8], length: usize) -> Option<u64> {
     Some(mix(words) ^ mix(rest.get(length..)?).rotate_left(1))
 }
 
-/// The filter in a file's bytes, if they are whole, of this compiler, and for exactly `text`.
-fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
-    let body = bytes.strip_prefix(&MAGIC)?;
-    let (expected, body) = body.split_first_chunk::<8>()?;
-    let (words, mut rest) = body.split_first_chunk::<{ HEADER - 16 }>()?;
-    let mut words = words.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word));
-    let mut word = || words.next().unwrap_or_default();
-    if (word(), word()) != (compiler(), super::profile::NATIVE as u32) {
-        return None;
+/// What is in a file's bytes.
+struct Stored<'a> {
+    text: &'a [u8],
+    flags: u32,
+    program: &'a [u8],
+    /// Where the listener goes, and what it is told.
+    listener: Option<(&'a [u8], Option<&'a [u8]>)>,
+    checksum: u64,
+    body: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    /// Of a file that this compiler wrote, if its lengths fit together.
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        let (checksum, body) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<8>()?;
+        let (words, mut rest) = body.split_first_chunk::<{ HEADER - 16 }>()?;
+        let mut words = words.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word));
+        let mut word = || words.next().unwrap_or_default();
+        if (word(), word()) != (compiler(), super::profile::NATIVE as u32) {
+            return None;
+        }
+        let (flags, parts) = (word(), word());
+        let mut take = |length: usize| {
+            let (part, behind) = rest.split_at_checked(length)?;
+            rest = behind;
+            Some(part)
+        };
+        let text = take(word() as usize)?;
+        let program = take((word() as usize).checked_mul(8)?)?;
+        let path = take(word() as usize)?;
+        let metadata = take(word() as usize)?;
+        let listener = (parts & 1 != 0).then(|| (path, (parts & 2 != 0).then_some(metadata)));
+        rest.is_empty().then_some(Self {
+            text,
+            flags,
+            program,
+            listener,
+            checksum: u64::from_ne_bytes(*checksum),
+            body,
+        })
     }
-    let (flags, parts) = (word(), word());
-    let mut take = |length: usize| {
-        let (part, behind) = rest.split_at_checked(length)?;
-        rest = behind;
-        Some(part)
-    };
-    let stored = take(word() as usize)?;
-    let program = take((word() as usize).checked_mul(8)?)?;
-    let path = take(word() as usize)?;
-    let metadata = take(word() as usize)?;
-    let is_right = checksum(body, stored.len()) == Some(u64::from_ne_bytes(*expected));
-    if !take(0).is_some_and(<[u8]>::is_empty) || !same(stored, text) || !is_right {
-        return None;
+
+    /// Whether `text` is that of the profile, or goes on behind it.
+    fn is_for(&self, text: &[u8]) -> bool {
+        // Without a text, every one would begin with it.
+        !self.text.is_empty() && text.get(..self.text.len()).is_some_and(|text| same(self.text, text))
     }
-    let metadata = (parts & 2 != 0).then(|| String::from_utf8(metadata.to_vec())).transpose().ok()?;
-    let listener = (parts & 1 != 0).then(|| Listener { path: OsStr::from_bytes(path).into(), metadata });
-    Some(Filter { program: instructions(program), flags, listener })
+
+    /// Whether all but the text, which is compared, is as it was written.
+    fn is_whole(&self) -> bool {
+        checksum(self.body, self.text.len()) == Some(self.checksum)
+    }
+
+    fn filter(&self) -> Option<Filter> {
+        let listener = match self.listener {
+            Some((path, metadata)) => {
+                let metadata = metadata.map(|metadata| String::from_utf8(metadata.to_vec())).transpose().ok()?;
+                Some(Listener { path: OsStr::from_bytes(path).into(), metadata })
+            }
+            None => None,
+        };
+        Some(Filter { program: instructions(self.program), flags: self.flags, listener })
+    }
 }
 
 #[cfg(test)]
@@ -305,6 +402,15 @@ mod tests {
         (directory, cache)
     }
 
+    /// The first place of a profile.
+    fn path(cache: &Cache, text: &[u8]) -> PathBuf {
+        cache.path.join(name(beginning(text), 0))
+    }
+
+    fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
+        Stored::new(bytes).filter(|stored| stored.is_for(text) && stored.is_whole())?.filter()
+    }
+
     #[test]
     fn what_is_stored_is_loaded_for_the_same_text_only() {
         let (_directory, cache) = cache();
@@ -316,16 +422,92 @@ mod tests {
         }
         assert!(cache.load(b"{text }").unwrap().is_none());
         // Even a file that the hash finds is for its own text only.
-        let path = |text| cache.path.join(name(text));
-        fs::rename(path(b"{text}"), path(b"{other}")).unwrap();
+        fs::rename(path(&cache, b"{text}"), path(&cache, b"{other}")).unwrap();
         assert!(cache.load(b"{other}").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_profile_is_found_whatever_follows_it() {
+        let (_directory, cache) = cache();
+        let long = format!(r#"{{"a": [{}], "b": {{}}}}"#, "\"name\", ".repeat(1000));
+        for profile in ["{}", "{\"a\":{}}", long.as_str()] {
+            cache.store(profile.as_bytes(), &filter()).unwrap();
+            let found =
+                |text: &str| cache.find(text.as_bytes()).unwrap().map(|(found, length)| (plain(&found), length));
+            for behind in ["", " ", "}", ", \"seccomp\": {}}", "\0"] {
+                let text = format!("{profile}{behind}");
+                assert_eq!(found(&text), Some((plain(&filter()), profile.len())), "{text}");
+                assert_eq!(cache.load(text.as_bytes()).unwrap().is_some(), behind.is_empty());
+            }
+            for place in 0..profile.len() {
+                let (before, behind) = profile.split_at(place);
+                assert_eq!(found(before), None, "cut to {place}");
+                assert_eq!(found(&format!("{before}~{}", &behind[1..])), None, "changed at {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn profiles_that_begin_alike_have_a_place_each() {
+        let (_directory, cache) = cache();
+        let text = |i: usize| format!("{{\"a\":\"{}\",\"b\":{i}}}", "x".repeat(BEGINNING));
+        let flags = |i: usize| cache.load(text(i).as_bytes()).unwrap().map(|filter| filter.flags);
+        let keep = |i: usize| cache.store(text(i).as_bytes(), &Filter { flags: i as u32, ..filter() }).unwrap();
+        (0..SLOTS).for_each(keep);
+        (0..SLOTS).for_each(|i| assert_eq!(flags(i), Some(i as u32)));
+        // One that is of no use gives way first.
+        fs::write(cache.path.join(name(beginning(text(0).as_bytes()), 3)), "damaged").unwrap();
+        keep(SLOTS);
+        assert_eq!(flags(3), None);
+        assert_eq!((0..=SLOTS).filter_map(flags).count(), SLOTS);
+        // Then another.
+        keep(3);
+        assert_eq!(flags(3), Some(3));
+        assert_eq!((0..=SLOTS).filter_map(flags).count(), SLOTS);
+        // One that is not to be trusted hides none.
+        let first = cache.path.join(name(beginning(text(0).as_bytes()), 0));
+        fs::set_permissions(&first, Permissions::from_mode(0o620)).unwrap();
+        assert_eq!(
+            (0..=SLOTS).filter(|i| cache.load(text(*i).as_bytes()).is_ok_and(|found| found.is_some())).count(),
+            SLOTS - 1
+        );
+        assert!((0..=SLOTS).any(|i| cache.load(text(i).as_bytes()).is_err()));
+    }
+
+    #[test]
+    fn writers_at_once_leave_whole_files() {
+        let (_directory, cache) = cache();
+        let text = |i: u32| format!("{{\"a\":\"{}\",\"b\":{i}}}", "x".repeat(BEGINNING));
+        let right = |i: u32| cache.load(text(i).as_bytes()).unwrap().is_none_or(|filter| filter.flags == i);
+        let write = |first: u32| {
+            for i in (first..first + 6).cycle().take(100) {
+                cache.store(text(i).as_bytes(), &Filter { flags: i, ..filter() }).unwrap();
+                assert!((0..9).all(right));
+            }
+        };
+        let write = &write;
+        std::thread::scope(|scope| (0..4).for_each(|first| drop(scope.spawn(move || write(first)))));
+        assert!((0..9).any(|i| cache.load(text(i).as_bytes()).unwrap().is_some()));
+        assert!(fs::read_dir(&cache.path).unwrap().count() <= SLOTS);
+    }
+
+    #[test]
+    fn files_of_before_do_not_matter() {
+        let (_directory, cache) = cache();
+        let old = cache.path.join(format!("{:016x}", mix(b"{text}")));
+        fs::write(&old, "mrunbp2\n").unwrap();
+        symlink("/etc/passwd", path(&cache, b"{text}")).unwrap();
+        assert!(cache.load(b"{text}").is_err());
+        cache.store(b"{text}", &filter()).unwrap();
+        assert!(cache.load(b"{text}").unwrap().is_some());
+        assert!(old.exists() && fs::metadata("/etc/passwd").unwrap().len() > 0);
     }
 
     #[test]
     fn a_damaged_file_is_as_good_as_none_and_is_replaced() {
         let (_directory, cache) = cache();
         cache.store(b"{text}", &filter()).unwrap();
-        let path = cache.path.join(name(b"{text}"));
+        let path = path(&cache, b"{text}");
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
             fs::write(&path, &whole[..length]).unwrap();
@@ -347,7 +529,7 @@ mod tests {
     fn nothing_that_others_could_have_written_is_used() {
         let (directory, cache) = cache();
         cache.store(b"{text}", &filter()).unwrap();
-        let path = cache.path.join(name(b"{text}"));
+        let path = path(&cache, b"{text}");
         fs::set_permissions(&path, Permissions::from_mode(0o620)).unwrap();
         assert!(cache.load(b"{text}").unwrap_err().to_string().contains("is not used: remove it"));
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();

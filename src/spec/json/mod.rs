@@ -9,7 +9,6 @@ use crate::error::{Error, Kind, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub(super) mod carve;
 mod path;
 mod sentence;
 mod shape;
