@@ -19,6 +19,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, mkdir, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -37,12 +38,12 @@ const SLOTS: usize = 8;
 const BEGINNING: usize = 256;
 
 /// Changes whenever this program would compile a profile to something else than before.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The first bytes of a file.
-const MAGIC: [u8; 8] = *b"mrunbp2\n";
+const MAGIC: [u8; 8] = *b"mrunbp3\n";
 
-/// The length of what precedes the text, in bytes.
+/// The length of what precedes the program, in bytes.
 const HEADER: usize = 48;
 
 /// A directory of compiled filters.
@@ -104,8 +105,7 @@ impl Cache {
         for name in names(text) {
             match self.read(&name) {
                 Ok(Some(bytes)) => {
-                    let stored = Stored::new(&bytes).filter(|stored| stored.is_for(text) && stored.is_whole());
-                    if let Some(found) = stored.and_then(|stored| Some((stored.filter()?, stored.text.len()))) {
+                    if let Some(found) = found(bytes, text) {
                         return Ok(Some(found));
                     }
                 }
@@ -143,8 +143,8 @@ impl Cache {
     /// The name of the file that `text` is kept in from now on: one that is missing or of no use, or its own, or else some other's.
     fn place(&self, text: &[u8]) -> String {
         let is_anothers = |bytes: &[u8]| {
-            Stored::new(bytes)
-                .is_some_and(|stored| stored.is_whole() && !(stored.text.len() == text.len() && stored.is_for(text)))
+            let stored = Stored::new(bytes);
+            stored.is_some_and(|stored| stored.text.len() != text.len() || !stored.is_for(bytes, text))
         };
         let is_free = |name: &String| !matches!(self.read(name), Ok(Some(bytes)) if is_anothers(&bytes));
         names(text).find(is_free).unwrap_or_else(|| name(beginning(text), mix(text) as usize % SLOTS))
@@ -252,15 +252,11 @@ fn mix(bytes: &[u8]) -> u64 {
     chains.iter().fold(bytes.len() as u64, |hash, chain| step(hash, &chain.to_le_bytes())).wrapping_mul(FACTOR)
 }
 
-/// Whether two texts are the same; 32 bytes at a time, where musl's memcmp(3) compares single ones.
+/// Whether two texts are the same; a block at a time, where musl's memcmp(3) compares single bytes.
 fn same(one: &[u8], other: &[u8]) -> bool {
     let (blocks, rest) = one.as_chunks::<32>();
     let (others, other_rest) = other.as_chunks::<32>();
-    let differ = |(one, other): (&[u8; 32], &[u8; 32])| {
-        let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
-        words.fold(0, |bits, (a, b)| bits | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))) != 0
-    };
-    one.len() == other.len() && rest == other_rest && !blocks.iter().zip(others).any(differ)
+    one.len() == other.len() && rest == other_rest && blocks.iter().zip(others).all(|(one, other)| one == other)
 }
 
 /// What a filter depends on besides the text: how this program and its libseccomp compile.
@@ -270,24 +266,23 @@ fn compiler() -> u32 {
     VERSION << 24 ^ library
 }
 
-/// A file's bytes: header, text, program, path, metadata. `None` if something is too long to be kept.
+/// A file's bytes: header, program, path, metadata, text. `None` if something is too long to be kept.
 fn encode(text: &[u8], filter: &Filter) -> Option<Vec<u8>> {
     let listener = filter.listener.as_ref();
     let path = listener.map_or(&[][..], |listener| listener.path.as_os_str().as_bytes());
     let metadata = listener.and_then(|listener| listener.metadata.as_deref());
     let lengths = [
-        u32::try_from(text.len()).ok()?,
         u32::try_from(filter.program.len()).ok()?,
         u32::try_from(path.len()).ok()?,
         u32::try_from(metadata.map_or(0, str::len)).ok()?,
+        u32::try_from(text.len()).ok()?,
     ];
     // What is there: a listener, and its metadata, which may be empty.
     let parts = u32::from(listener.is_some()) | u32::from(metadata.is_some()) << 1;
-    let mut body = Vec::with_capacity(HEADER + text.len() + filter.program.len() * 8 + path.len());
+    let mut body = Vec::with_capacity(HEADER + filter.program.len() * 8 + path.len());
     for word in [compiler(), super::profile::NATIVE as u32, filter.flags, parts].iter().chain(&lengths) {
         body.extend(word.to_ne_bytes());
     }
-    body.extend(text);
     for step in &filter.program {
         body.extend(step.code.to_ne_bytes());
         body.extend([step.jt, step.jf]);
@@ -295,84 +290,81 @@ fn encode(text: &[u8], filter: &Filter) -> Option<Vec<u8>> {
     }
     body.extend(path);
     body.extend(metadata.unwrap_or_default().as_bytes());
-    if body.len() as u64 + 16 > MAX_BYTES {
+    if (16 + body.len() + text.len()) as u64 > MAX_BYTES {
         return None;
     }
-    let mut bytes = Vec::with_capacity(16 + body.len());
-    bytes.extend(MAGIC);
-    bytes.extend(checksum(&body, text.len())?.to_ne_bytes());
-    bytes.extend(body);
-    Some(bytes)
+    // The text has no part in the checksum: it is compared.
+    Some([&MAGIC[..], &mix(&body).to_ne_bytes(), &body, text].concat())
 }
 
-/// The checksum of what follows it, with `length` bytes of text, which need none: they are compared.
-fn checksum(body: &[u8], length: usize) -> Option<u64> {
-    let (words, rest) = body.split_first_chunk::<{ HEADER - 16 }>()?;
-    Some(mix(words) ^ mix(rest.get(length..)?).rotate_left(1))
+/// The filter in the `bytes` of a file that was written for the profile at the beginning of `text`, and the profile's length.
+fn found(mut bytes: Vec<u8>, text: &[u8]) -> Option<(Filter, usize)> {
+    let stored = Stored::new(&bytes).filter(|stored| stored.is_for(&bytes, text))?;
+    // The memory that the text took is used again by what a start needs next (sys::arena), and touched only once.
+    bytes.truncate(stored.text.start);
+    bytes.shrink_to_fit();
+    Some((stored.filter(&bytes)?, stored.text.len()))
 }
 
-/// What is in a file's bytes.
-struct Stored<'a> {
-    text: &'a [u8],
+/// Where the parts of a file are in its bytes.
+struct Stored {
     flags: u32,
-    program: &'a [u8],
+    program: Range<usize>,
     /// Where the listener goes, and what it is told.
-    listener: Option<(&'a [u8], Option<&'a [u8]>)>,
-    checksum: u64,
-    body: &'a [u8],
+    listener: Option<(Range<usize>, Option<Range<usize>>)>,
+    text: Range<usize>,
 }
 
-impl<'a> Stored<'a> {
-    /// Of a file that this compiler wrote, if its lengths fit together.
-    fn new(bytes: &'a [u8]) -> Option<Self> {
-        let (checksum, body) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<8>()?;
-        let (words, mut rest) = body.split_first_chunk::<{ HEADER - 16 }>()?;
+impl Stored {
+    /// Of a file that this compiler wrote, if all but the text is as it was written.
+    fn new(bytes: &[u8]) -> Option<Self> {
+        let (head, _) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<{ HEADER - MAGIC.len() }>()?;
+        let (checksum, words) = head.split_first_chunk::<8>()?;
         let mut words = words.as_chunks::<4>().0.iter().map(|word| u32::from_ne_bytes(*word));
         let mut word = || words.next().unwrap_or_default();
         if (word(), word()) != (compiler(), super::profile::NATIVE as u32) {
             return None;
         }
         let (flags, parts) = (word(), word());
-        let mut take = |length: usize| {
-            let (part, behind) = rest.split_at_checked(length)?;
-            rest = behind;
-            Some(part)
+        let mut end = HEADER;
+        let mut next = |length: usize| {
+            let start = end;
+            end = end.checked_add(length)?;
+            Some(start..end)
         };
-        let text = take(word() as usize)?;
-        let program = take((word() as usize).checked_mul(8)?)?;
-        let path = take(word() as usize)?;
-        let metadata = take(word() as usize)?;
+        let program = next((word() as usize).checked_mul(8)?)?;
+        let path = next(word() as usize)?;
+        let metadata = next(word() as usize)?;
+        let text = next(word() as usize)?;
         let listener = (parts & 1 != 0).then(|| (path, (parts & 2 != 0).then_some(metadata)));
-        rest.is_empty().then_some(Self {
-            text,
-            flags,
-            program,
-            listener,
-            checksum: u64::from_ne_bytes(*checksum),
-            body,
-        })
+        let is_right = text.end == bytes.len()
+            && bytes.get(MAGIC.len() + checksum.len()..text.start).map(mix) == Some(u64::from_ne_bytes(*checksum));
+        is_right.then_some(Self { flags, program, listener, text })
     }
 
     /// Whether `text` is that of the profile, or goes on behind it.
-    fn is_for(&self, text: &[u8]) -> bool {
+    fn is_for(&self, bytes: &[u8], text: &[u8]) -> bool {
         // Without a text, every one would begin with it.
-        !self.text.is_empty() && text.get(..self.text.len()).is_some_and(|text| same(self.text, text))
+        !self.text.is_empty()
+            && bytes
+                .get(self.text.clone())
+                .zip(text.get(..self.text.len()))
+                .is_some_and(|(stored, text)| same(stored, text))
     }
 
-    /// Whether all but the text, which is compared, is as it was written.
-    fn is_whole(&self) -> bool {
-        checksum(self.body, self.text.len()) == Some(self.checksum)
-    }
-
-    fn filter(&self) -> Option<Filter> {
-        let listener = match self.listener {
+    /// The filter in `bytes`, which need not have the text any more.
+    fn filter(&self, bytes: &[u8]) -> Option<Filter> {
+        let listener = match &self.listener {
             Some((path, metadata)) => {
-                let metadata = metadata.map(|metadata| String::from_utf8(metadata.to_vec())).transpose().ok()?;
-                Some(Listener { path: OsStr::from_bytes(path).into(), metadata })
+                let metadata = match metadata {
+                    Some(metadata) => Some(String::from_utf8(bytes.get(metadata.clone())?.to_vec()).ok()?),
+                    None => None,
+                };
+                Some(Listener { path: OsStr::from_bytes(bytes.get(path.clone())?).into(), metadata })
             }
             None => None,
         };
-        Some(Filter { program: instructions(self.program), flags: self.flags, listener })
+        Some(Filter { program: instructions(bytes.get(self.program.clone())?), flags: self.flags, listener })
     }
 }
 
@@ -408,7 +400,7 @@ mod tests {
     }
 
     fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
-        Stored::new(bytes).filter(|stored| stored.is_for(text) && stored.is_whole())?.filter()
+        found(bytes.to_vec(), text).filter(|(_, length)| *length == text.len()).map(|(filter, _)| filter)
     }
 
     #[test]
@@ -586,9 +578,9 @@ mod tests {
                 body.extend(word.to_ne_bytes());
             }
             body.extend(&rest);
-            let sum = checksum(&body, lengths[0] as usize).unwrap_or(0);
-            let bytes = [&MAGIC[..], &sum.to_ne_bytes(), &body].concat();
-            if let Some(filter) = decode(&bytes, &rest[..rest.len().min(lengths[0] as usize)]) {
+            let summed = body.len().saturating_sub(lengths[3] as usize);
+            let bytes = [&MAGIC[..], &mix(&body[..summed]).to_ne_bytes(), &body].concat();
+            if let Some(filter) = decode(&bytes, &rest[rest.len().saturating_sub(lengths[3] as usize)..]) {
                 prop_assert!(filter.program.len() * 8 <= rest.len());
             }
         }

@@ -347,7 +347,7 @@ fn word(operand: Operand) -> usize {
 /// The answer of a comparison if what is known about the argument gives it.
 fn foresee(facts: &Facts, operand: Operand, comparison: u16, k: u32) -> Option<bool> {
     let (least, greatest) = facts[word(operand)];
-    if least == greatest {
+    if least == greatest || operand.mask == 0 {
         return Some(compare(comparison, least & operand.mask, k));
     }
     if operand.mask != u32::MAX || comparison == code::IF_BITS {
