@@ -239,13 +239,21 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     remove_empty(entry, state, loaded.as_ref().map(|loaded| &loaded.spec))
 }
 
+/// Removes the cgroup of a container of which it is known that no process is left, and its group of resctrl.
+///
+/// # Errors
+/// What cannot be removed.
+pub fn remove_groups(state: &State) -> Result<()> {
+    state.cgroup.destroy()?;
+    state.resctrl.iter().try_for_each(resctrl::Group::destroy)
+}
+
 /// As [`remove`], for a container of which it is known that no process is left.
 ///
 /// # Errors
 /// What cannot be removed.
 pub fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
-    state.cgroup.destroy()?;
-    state.resctrl.iter().try_for_each(resctrl::Group::destroy)?;
+    remove_groups(state)?;
     entry.remove()?;
     let hooks = spec.map(|spec| hooks_of(spec, Hooks::poststop)).unwrap_or_default();
     Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))

@@ -19,6 +19,7 @@ use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::fstat;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -230,6 +231,9 @@ pub fn new_id() -> String {
     // The standard library keys its hashers with random bits from the kernel; the hash of nothing is as random as they are.
     format!("{:016x}", RandomState::new().build_hasher().finish())
 }
+
+/// The files that a container's directory has as a rule.
+const USUAL: [&str; 3] = ["state.json", "init", "config.json"];
 
 /// A container's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -485,13 +489,22 @@ impl Entry {
         self.path.join(VISITED).exists()
     }
 
+    /// Removes the directory, which is the open one of `lock`, if there is nothing in it but what every container has; whether it is gone. What is left is
+    /// for [`Entry::remove`].
+    pub fn remove_usual(&self, lock: &Lock) -> bool {
+        for name in USUAL {
+            let _ = unlinkat(&lock.0, name, UnlinkatFlags::NoRemoveDir);
+        }
+        fs::remove_dir(&self.path).is_ok()
+    }
+
     /// Removes the directory. One that is gone already is no error.
     ///
     /// # Errors
     /// What the file system says.
     pub fn remove(&self) -> Result<()> {
         // The usual files by name; whatever else there is takes a look into the directory.
-        for name in ["state.json", "init", "config.json"] {
+        for name in USUAL {
             let _ = fs::remove_file(self.path.join(name));
         }
         if fs::remove_dir(&self.path).is_ok() {

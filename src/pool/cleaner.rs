@@ -50,8 +50,8 @@ pub enum Then {
 }
 
 /// Whether the end may be told before everything is gone: there is no hook to run first.
-pub fn may_wait(part: &Part) -> bool {
-    launch::hooks(&part.parked.spec, Hooks::poststop).is_empty()
+pub fn may_wait(parked: &Parked) -> bool {
+    launch::hooks(&parked.spec, Hooks::poststop).is_empty()
 }
 
 /// The thread, as the pool sees it.
@@ -151,22 +151,30 @@ pub fn receive_within<T>(from: &Receiver<T>, patience: Option<Duration>) -> Resu
 
 /// Takes a container away, at once if much `is_behind`; its network namespace, if that may turn out to be of use.
 fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Rested> {
-    let network = part.network.take().filter(|_| !part.parked.entry.was_visited());
+    let network = part.network.take();
     if matches!(then, Then::Leave) {
         return None;
     }
     if !is_behind {
         thread::sleep(PAUSE.saturating_sub(since.elapsed()));
     }
-    let text = remove(&part.parked);
-    if !text.is_empty() {
-        eprint!("{text}");
+    if !remove_usual(&part.parked) {
+        // Somebody has left something there: a mark, if he has entered it ([`Entry::note_visit`]).
+        eprint!("{}", remove(&part.parked));
         return None;
     }
     // The mount namespace goes last, and the kernel takes its time.
     drop(part);
     let (bundle, template) = user?;
     Some((bundle, template, network?))
+}
+
+/// Removes what every container has that ended as it was to; whether that was all.
+fn remove_usual(parked: &Parked) -> bool {
+    let is_usual = !parked.state.shares_pids && may_wait(parked);
+    is_usual
+        && manage::remove_groups(&parked.state).is_ok()
+        && parked.lock.as_ref().is_some_and(|lock| parked.entry.remove_usual(lock))
 }
 
 /// Removes what there is; what the user should know, as lines of the log.

@@ -171,7 +171,7 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
         return Ok(Got::Done(0));
     }
     let outcome = match terminal {
-        None => request::follow(answers.as_raw_fd(), pidfd.into_raw_fd(), &mut Id::new()),
+        None => request::follow(answers.as_raw_fd(), pidfd.into_raw_fd(), &mut Id::new(), &mut [0; request::ANSWER]),
         Some(terminal) => console::relay(&terminal, pidfd.as_raw_fd(), answers.as_raw_fd(), |news| {
             Ok(request::end(news, pidfd.as_raw_fd()))
         })?,

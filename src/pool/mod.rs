@@ -22,6 +22,7 @@ mod quiet;
 mod server;
 mod setup;
 mod stock;
+mod streams;
 mod template;
 mod workshop;
 

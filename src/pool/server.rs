@@ -3,12 +3,12 @@
 use super::answers::{Unsaid, say};
 use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
-use super::lease::is_socket;
 use super::memory::{self, Bounds, Room};
 use super::pace::{Ledger, Pace};
 use super::parts::{Parts, Taker};
 use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
+use super::streams::Streams;
 use super::template::{Identity, Template, identity};
 use crate::container::park::Parked;
 use crate::container::prepare::Options;
@@ -64,9 +64,6 @@ const FIRST: u64 = 2;
 
 /// With more than this many starts since, it is time to complete their records.
 const MOST_UNANNOUNCED: usize = 64;
-
-/// How many requests are taken before others are heard: ends, news, signals.
-const MOST_REQUESTS: usize = 16;
 
 /// How many who do not read a long answer at once are waited for. Others get the beginning.
 const MOST_UNSAID: usize = 16;
@@ -199,7 +196,7 @@ impl Server {
             };
             for event in events.iter().take(count) {
                 match event.data() {
-                    REQUESTS => self.take_requests(),
+                    REQUESTS => self.take_request(),
                     NEWS => self.hear(),
                     PARTS => self.parts.iter_mut().for_each(Parts::hear),
                     SIGNALS => return Ok(()),
@@ -224,12 +221,17 @@ impl Server {
         self.stocks.values().any(Stock::has_failed) || self.parts.as_ref().is_some_and(Parts::has_failed)
     }
 
-    /// Records when containers were started. It is done when those who wait for them have been served.
+    /// Records when containers were started, and has it heard when nobody waits for them any more. It is done when those who wait have been
+    /// served.
     fn announce(&mut self) {
         for key in self.unannounced.drain(..) {
-            // Those that have ended already need no record.
-            if let Some(Err(error)) = self.held.get_mut(&key).map(|held| held.part.parked.announce()) {
+            // Those that have ended already need neither.
+            let Some(held) = self.held.get_mut(&key) else { continue };
+            if let Err(error) = held.part.parked.announce() {
                 log::warn(error);
+            }
+            if let Some(Given { answers: Some(answers), is_detached: false }) = &held.given {
+                watch(&self.epoll, answers, key);
             }
         }
     }
@@ -418,13 +420,12 @@ impl Server {
         Ok(())
     }
 
-    fn take_requests(&mut self) {
+    /// Takes a request. If there are more, that is heard of again.
+    fn take_request(&mut self) {
         let mut data = [0u8; request::MOST];
-        for _ in 0..MOST_REQUESTS {
-            let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) else { return };
-            let message = data.get(..received.count).unwrap_or_default();
-            self.take(message, received);
-        }
+        let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) else { return };
+        let message = data.get(..received.count).unwrap_or_default();
+        self.take(message, received);
     }
 
     fn take(&mut self, message: &[u8], received: Received) {
@@ -442,11 +443,12 @@ impl Server {
         }
         let done = match header.kind {
             request::RUN | request::LEASE => {
-                let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio: fds.collect() };
+                let stdio = Streams::of(fds.collect());
+                let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio };
                 let known = self.known(&asked.bundle);
                 let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
                 // Who gets a sandbox does not wait for this.
-                let is_closed = given.is_err() && !asked.stdio.iter().any(is_socket);
+                let is_closed = !asked.stdio.have_socket;
                 drop(asked.stdio);
                 return match given {
                     Ok(key) => {
@@ -554,7 +556,7 @@ impl Server {
         }
         held.given = Some(Given { answers: None, is_detached: false });
         // What it could hand over there by a socket, its network namespace in an open file say, would outlive it.
-        if held.part.network.is_some() && asked.stdio.iter().any(is_socket) {
+        if asked.stdio.have_socket {
             held.part.network = None;
         }
         self.unannounced.push(key);
@@ -564,11 +566,9 @@ impl Server {
     /// Tells `answers` of the end of a container, unless nobody wants to know.
     fn watch(&mut self, key: u64, answers: OwnedFd, is_detached: bool) {
         let Some(held) = self.held.get_mut(&key) else { return };
-        // Who waits is heard of when he has gone; the lease, when the program has been executed, or could not be.
-        let lease = held.part.parked.lease.as_ref().filter(|_| is_detached);
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1);
-        if let Err(errno) = self.epoll.add(lease.unwrap_or(&answers), event) {
-            log::warn(Error::system("watch who waits for a container", errno));
+        // The lease is heard of when the program has been executed, or could not be. Who waits is watched later: most need not be.
+        if let Some(lease) = held.part.parked.lease.as_ref().filter(|_| is_detached) {
+            watch(&self.epoll, lease, key);
         }
         held.given = Some(Given { answers: Some(answers), is_detached });
     }
@@ -658,7 +658,7 @@ impl Server {
                 part.parked.let_go();
                 Then::Leave
             }
-            Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part) => {
+            Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part.parked) => {
                 Then::Tell(answers, exit.status())
             }
             Some(Given { answers: Some(answers), .. }) => {
@@ -718,6 +718,13 @@ impl Server {
     }
 }
 
+/// Has it heard when something comes from who got the container `key`, or nothing comes any more.
+fn watch(epoll: &Epoll, from: impl AsFd, key: u64) {
+    if let Err(errno) = epoll.add(from, EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1)) {
+        log::warn(Error::system("watch who waits for a container", errno));
+    }
+}
+
 /// Begins the filler anew.
 fn begin_again<'a>(
     filler: &'a mut Option<Filler>,
@@ -738,7 +745,7 @@ struct Asked<'a> {
     bundle: OwnedFd,
     root: &'a [u8],
     id: &'a [u8],
-    stdio: Vec<OwnedFd>,
+    stdio: Streams,
 }
 
 /// Why a sandbox is not given.
@@ -770,11 +777,15 @@ fn hand_over(asked: &Asked<'_>, part: &mut Part) -> Result<(), &'static str> {
         say_started(asked.answers, part, part.parked.terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
     }
     let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
-    let stdio: Vec<_> = asked.stdio.iter().map(AsRawFd::as_raw_fd).collect();
     // A terminal is there already.
-    let stdio = if part.parked.terminal.is_some() { &[] } else { &*stdio };
-    part.parked.own_stdio(stdio.iter().copied());
-    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], stdio).map_err(|_| "the sandbox has ended")
+    let stdio: Vec<_> = match part.parked.terminal {
+        Some(_) => Vec::new(),
+        None => {
+            part.parked.own_stdio(asked.stdio.owned.iter().copied());
+            asked.stdio.fds.iter().map(AsRawFd::as_raw_fd).collect()
+        }
+    };
+    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], &stdio).map_err(|_| "the sandbox has ended")
 }
 
 /// Says that a container has been started, and hands its terminal's master over; or that a sandbox is leased, and hands over

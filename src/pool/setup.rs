@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
-use nix::sys::stat::{Mode, stat, umask};
+use nix::sys::stat::{Mode, fstat, stat, umask};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -20,7 +20,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Makes the directory of the socket, for nobody else, and takes it: no other pool has it for as long as the answer is there.
 ///
@@ -197,13 +196,13 @@ impl Place {
             return Some("the pool has another nice value");
         }
         // Who has fewer rights must not get more by asking.
-        let user_namespace = stat(format!("/proc/{pid}/ns/user").as_str()).map(|about| about.st_ino);
+        let user_namespace = user_namespace(pid, pidfd);
         let capabilities = process::capget_of(pid).map(|(effective, ..)| effective);
         let as_many = capabilities.is_ok_and(|effective| effective & self.capabilities == self.capabilities);
         if user_namespace != Ok(self.user_namespace) || !as_many {
             return Some("the pool has other rights than who asks");
         }
-        if pidfd.is_some_and(|pidfd| process::ends_within(pidfd.as_raw_fd(), Duration::ZERO) != Ok(false)) {
+        if pidfd.is_some_and(|pidfd| process::has_ended(pidfd.as_raw_fd()) != Ok(false)) {
             return Some("who asks has gone");
         }
         None
@@ -219,4 +218,14 @@ impl Place {
         let pairs = header.limits.iter().zip(&self.header.limits).enumerate();
         pairs.filter(|(_, (theirs, ours))| theirs != ours).map(|(resource, (theirs, _))| (resource as u32, *theirs))
     }
+}
+
+/// The inode of a process's user namespace. By its name in procfs it takes three times as long.
+fn user_namespace(pid: i32, pidfd: Option<&OwnedFd>) -> Result<u64, Errno> {
+    let opened = pidfd.ok_or(Errno::ENOTSUP).and_then(|pidfd| process::user_namespace(pidfd.as_raw_fd()));
+    let about = match opened {
+        Ok(namespace) => fstat(crate::sys::own(namespace)),
+        Err(_) => stat(format!("/proc/{pid}/ns/user").as_str()),
+    };
+    about.map(|about| about.st_ino)
 }

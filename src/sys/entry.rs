@@ -13,6 +13,7 @@ use super::mount::Attributes;
 use super::raw::call;
 use super::request::{self, Id, Outcome, Request};
 use super::{fs, process, socket};
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
 use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
@@ -63,6 +64,14 @@ static COPY: AtomicI32 = AtomicI32::new(-1);
 
 /// The socket on which parts of a container come; negative if none do.
 static PARTS: AtomicI32 = AtomicI32::new(-1);
+
+/// Room for what the pool says: on the stack it would take a page more.
+struct Room(UnsafeCell<[u8; request::ANSWER]>);
+
+// SAFETY: it is used before there are threads, once.
+unsafe impl Sync for Room {}
+
+static ANSWER: Room = Room(UnsafeCell::new([0; request::ANSWER]));
 
 /// By how much the number of the executed descriptor exceeds that of [`PARTS`], if there is one: the kernel tells the
 /// former to the program, and no other word passes an execution of oneself without being seen by those who come after.
@@ -305,42 +314,54 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
     let request = Request { flags, root, signal_mask, ..Request::new(socket, request::RUN, bundle) };
     if let Ok(answers) = request::ask(&request) {
         let mut id = Id::new();
-        match request::follow(answers, -1, &mut id) {
-            Outcome::Cold => {
-                REFUSED.store(true, Ordering::Relaxed);
-                fs::close(answers);
-            }
-            Outcome::Parts => {
-                REFUSED.store(true, Ordering::Relaxed);
-                PARTS.store(answers, Ordering::Relaxed);
-            }
-            Outcome::Unknown => {
-                REFUSED.store(true, Ordering::Relaxed);
-                LENDS.store(true, Ordering::Relaxed);
-                fs::close(answers);
-            }
-            Outcome::Terminal => {
-                IS_DECIDED.store(true, Ordering::Relaxed);
-                fs::close(answers);
-            }
-            Outcome::Orphan(code) => {
-                IS_DECIDED.store(true, Ordering::Relaxed);
-                ORPHAN.store(code, Ordering::Relaxed);
-                for (place, byte) in ORPHANS_ID.iter().zip(id.bytes()) {
-                    place.store(*byte, Ordering::Relaxed);
-                }
-            }
-            Outcome::Ended(code) => process::exit(code),
-            Outcome::Lost => {
-                let _ = fs::write(
-                    2,
-                    b"microrun: the pool has ended, and with it the knowledge of how the container ends\n",
-                );
-                process::exit(1)
-            }
+        // SAFETY: there is one thread, and this is the only reference.
+        let text = unsafe { &mut *ANSWER.0.get() };
+        let outcome = request::follow(answers, -1, &mut id, text);
+        if let Outcome::Ended(code) = outcome {
+            process::exit(code)
         }
+        note(outcome, answers, &id);
     }
     let _ = process::set_signal_mask(signal_mask);
+}
+
+/// Keeps for `main` what came of a request to a pool. It is apart from who calls it, for it reads a table in a page that a start which a
+/// pool serves has no need of.
+#[cold]
+#[inline(never)]
+fn note(outcome: Outcome, answers: i32, id: &Id) {
+    match outcome {
+        Outcome::Cold => {
+            REFUSED.store(true, Ordering::Relaxed);
+            fs::close(answers);
+        }
+        Outcome::Parts => {
+            REFUSED.store(true, Ordering::Relaxed);
+            PARTS.store(answers, Ordering::Relaxed);
+        }
+        Outcome::Unknown => {
+            REFUSED.store(true, Ordering::Relaxed);
+            LENDS.store(true, Ordering::Relaxed);
+            fs::close(answers);
+        }
+        Outcome::Terminal => {
+            IS_DECIDED.store(true, Ordering::Relaxed);
+            fs::close(answers);
+        }
+        Outcome::Orphan(code) => {
+            IS_DECIDED.store(true, Ordering::Relaxed);
+            ORPHAN.store(code, Ordering::Relaxed);
+            for (place, byte) in ORPHANS_ID.iter().zip(id.bytes()) {
+                place.store(*byte, Ordering::Relaxed);
+            }
+        }
+        Outcome::Ended(code) => process::exit(code),
+        Outcome::Lost => {
+            let _ =
+                fs::write(2, b"microrun: the pool has ended, and with it the knowledge of how the container ends\n");
+            process::exit(1)
+        }
+    }
 }
 
 /// Where the pool listens, unless this process's surroundings speak against one: a service manager that hands something

@@ -29,6 +29,13 @@ pub fn mount_namespace(pidfd: RawFd) -> Sys<RawFd> {
     unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_MNT_NAMESPACE, 0) }.map(|fd| fd as RawFd)
 }
 
+/// The user namespace of the process that `pidfd` refers to, `O_CLOEXEC` (PIDFD_GET_USER_NAMESPACE, Linux 6.11).
+pub fn user_namespace(pidfd: RawFd) -> Sys<RawFd> {
+    const PIDFD_GET_USER_NAMESPACE: u32 = 0xff09;
+    // SAFETY: the request takes no argument.
+    unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_USER_NAMESPACE, 0) }.map(|fd| fd as RawFd)
+}
+
 /// Leaves the namespaces in `kinds` for new ones (unshare(2)).
 pub fn unshare(kinds: i32) -> Sys {
     // SAFETY: the callers run on a stack of their own; nothing of the memory is unshared.
@@ -586,6 +593,12 @@ pub fn ends_within(pidfd: RawFd, timeout: Duration) -> Sys<bool> {
             answer => return answer.map(|count| count > 0),
         }
     }
+}
+
+/// Whether the process that `pidfd` refers to has ended.
+pub fn has_ended(pidfd: RawFd) -> Sys<bool> {
+    poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(Duration::ZERO))
+        .map(|count| count > 0)
 }
 
 /// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.

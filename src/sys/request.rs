@@ -235,6 +235,10 @@ pub fn parse(bytes: &[u8]) -> Option<Parsed<'_>> {
     (id.len() == header.id as usize).then_some(Parsed { header, root, id })
 }
 
+// Where the first instructions are (src/sys/entry.rs).
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static ROOT: [u8; 2] = *b"/\0";
+
 /// The mount and the inode of this process's root. No two mounts of a machine have the same number at a time.
 pub fn root() -> Sys<(u64, u64)> {
     /// `STATX_MNT_ID_UNIQUE`, Linux 6.8.
@@ -243,7 +247,7 @@ pub fn root() -> Sys<(u64, u64)> {
     let mask = libc::STATX_INO | libc::STATX_MNT_ID | UNIQUE;
     // SAFETY: the kernel fills a struct statx, which is valid when zeroed as well.
     let info = unsafe {
-        call!(libc::SYS_statx, libc::AT_FDCWD, c"/".as_ptr(), libc::AT_STATX_DONT_SYNC, mask, info.as_mut_ptr())?;
+        call!(libc::SYS_statx, libc::AT_FDCWD, ROOT.as_ptr(), libc::AT_STATX_DONT_SYNC, mask, info.as_mut_ptr())?;
         info.assume_init()
     };
     Ok((info.stx_mnt_id, info.stx_ino))
@@ -408,10 +412,9 @@ impl Default for Id {
 /// Waits for the container to end, and passes on to it every signal that comes meanwhile; all must be blocked. `pidfd` is
 /// its init's, if the answer that brings it has been received, and -1 otherwise.
 ///
-/// The container's id is put into `id`.
-pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
+/// The container's id is put into `id`; `text` is room for answers.
+pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id, text: &mut [u8; ANSWER]) -> Outcome {
     let Ok(signals) = signalfd::open(u64::MAX) else { return Outcome::Lost };
-    let mut text = [0u8; ANSWER];
     let mut is_hung_up = false;
     let outcome = loop {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
@@ -436,7 +439,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
         if fds[0].revents == 0 {
             continue;
         }
-        match socket::receive_fd(answers, &mut text) {
+        match socket::receive_fd(answers, text) {
             Ok((count, fd)) if count > 0 => match (text[0], fd) {
                 (answer::STARTED, Some(fd)) => {
                     pidfd = fd;
@@ -445,7 +448,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id) -> Outcome {
                 (answer::TERMINAL, _) => break Outcome::Terminal,
                 (answer::PARTS, _) => break Outcome::Parts,
                 (answer::UNKNOWN, _) => break Outcome::Unknown,
-                _ => break ended(&text, count),
+                _ => break ended(text, count),
             },
             _ if pidfd >= 0 => break wait_alone(pidfd, signals),
             _ => break Outcome::Cold,
