@@ -381,3 +381,19 @@ fn a_started_lease_that_is_dropped_goes_on() {
     pool.microrun(&["delete", "--force", &id]).ok();
     eventually(|| pool.is_gone(1));
 }
+
+#[test]
+fn who_makes_sandboxes_goes_first_and_containers_do_not() {
+    let pool = pool!();
+    // Its 19th field (proc_pid_stat(5)).
+    let nice = |pid: u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, rest) = stat.rsplit_once(')').unwrap();
+        rest.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
+    };
+    let bundle = pool.filled(1, "cut -d ' ' -f 19 /proc/self/stat", |_| {});
+    let own = nice(pool.server.id());
+    assert_eq!(pool.makers().iter().map(|pid| nice(pid.unsigned_abs())).collect::<Vec<_>>(), [(own - 5).max(-20)]);
+    assert_eq!(pool.parked().iter().map(|pid| nice(pid.unsigned_abs())).collect::<Vec<_>>(), [own]);
+    assert_eq!(pool.run(&bundle, &[]).ok(), own.to_string());
+}

@@ -334,6 +334,7 @@ fn clone_into(
         foreground: !options.detach,
         stdio: options.stdio.as_ref().map(prepare::raw),
         sibling: false,
+        scheduling: None,
     };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
     let spawned = launch::spawn(&plan, slots, birth, &report, manner, None).map_err(|error| match error.errno() {

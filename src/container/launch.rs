@@ -22,6 +22,7 @@ use crate::log;
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, Wait, explain};
 use crate::sys::clone::{self, Child, Loan};
+use crate::sys::process::SchedAttr;
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, park, process, socket};
 use nix::errno::Errno;
@@ -220,6 +221,7 @@ fn launch_into(
         foreground: options.foreground,
         stdio: options.stdio.as_ref().map(super::prepare::raw),
         sibling: false,
+        scheduling: None,
     };
     let mut spawned = spawn(plan, slots, birth, &report, manner, None)?;
     let child = spawned.child;
@@ -435,6 +437,8 @@ pub(super) struct Manner {
     pub stdio: Option<[RawFd; 3]>,
     /// Whether it is a child of this process's parent, who reaps it (`CLONE_PARENT`).
     pub sibling: bool,
+    /// How it is scheduled, if that is not as this process is.
+    pub scheduling: Option<SchedAttr>,
 }
 
 /// A clone and the runtime's end of the pair.
@@ -477,6 +481,7 @@ impl Cradle {
             report: &self.report,
             timings: self.manner.timings,
             signal_mask: self.signal_mask,
+            scheduling: self.manner.scheduling,
             keyring: self.keyring.as_deref(),
             room: self.room.as_ref(),
             failures: &self.failures,

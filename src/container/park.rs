@@ -197,7 +197,14 @@ fn park_into(
     launch::run_outside(plan, &mut slots, &report)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
-    let manner = Manner { wait_for_start: false, timings: false, foreground: false, stdio, sibling: true };
+    let manner = Manner {
+        wait_for_start: false,
+        timings: false,
+        foreground: false,
+        stdio,
+        sibling: true,
+        scheduling: options.scheduling,
+    };
     let keyring = CString::new(format!("_ses.{}", options.id))
         .map_err(|_| Error::new(Kind::Usage, "an id cannot have a null byte"))?;
     let spawn = || {

@@ -12,6 +12,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
+use crate::sys::process::SchedAttr;
 use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
@@ -59,6 +60,8 @@ pub struct Options {
     /// Its stdin, stdout and stderr, from a runtime that serves other containers too. A terminal's master is then the
     /// caller's to serve.
     pub stdio: Option<Stdio>,
+    /// How it is scheduled, if that is not as this process is.
+    pub scheduling: Option<SchedAttr>,
     /// What a pool has made ahead for it.
     pub parts: Option<Arc<Parts>>,
     /// Who is asked for that otherwise.
@@ -87,6 +90,7 @@ impl Options {
             foreground: false,
             timings: false,
             stdio: None,
+            scheduling: None,
             parts: None,
             lender: None,
         }

@@ -261,6 +261,8 @@ pub enum Op {
     ResourceLimit { resource: u32, soft: u64, hard: u64 },
     /// personality(2).
     Personality { domain: u64 },
+    /// Its own scheduling, if its maker's is another (sched_setattr(2)).
+    OwnScheduling,
     /// sched_setattr(2).
     Scheduler { attributes: SchedAttr },
     /// ioprio_set(2).
@@ -524,6 +526,7 @@ impl fmt::Display for Op {
             }
             Self::ResourceLimit { resource, soft, hard } => write!(f, "prlimit({resource}, {soft}, {hard})"),
             Self::Personality { domain } => write!(f, "personality({domain:#x})"),
+            Self::OwnScheduling => f.write_str("sched_setattr(as the pool is scheduled)"),
             Self::Scheduler { attributes } => write!(f, "sched_setattr({attributes:?})"),
             Self::IoPriority { value } => write!(f, "ioprio_set({value:#x})"),
             Self::Affinity { mask } if mask.iter().all(|bits| *bits == u64::MAX) => {

@@ -43,6 +43,8 @@ pub struct Init<'a> {
     pub timings: bool,
     /// The signal mask of the program.
     pub signal_mask: u64,
+    /// How it is scheduled in the end, if that is not as its parent is.
+    pub scheduling: Option<process::SchedAttr>,
     /// The name of its session keyring, if its steps do not say.
     pub keyring: Option<&'a CStr>,
     /// Where a sandbox that stays in its maker's memory has room for its request.
@@ -101,12 +103,14 @@ struct Executor<'a> {
     in_cwd: bool,
     /// The name of the session keyring, if the step does not say.
     keyring: Option<&'a CStr>,
+    /// How it is scheduled in the end.
+    scheduling: Option<process::SchedAttr>,
 }
 
 /// Executes the steps, then the program. Never returns.
 pub fn run(init: &Init<'_>) -> ! {
     let mut executor = Executor::new(init.slots, init.exec, init.report, init.sync, init.signal_mask);
-    executor.keyring = init.keyring;
+    (executor.keyring, executor.scheduling) = (init.keyring, init.scheduling);
     match &init.inherited {
         Some(inherited) => {
             if let Err(errno) = inherited.take() {
@@ -169,6 +173,7 @@ impl<'a> Executor<'a> {
             clock_ahead: 0,
             in_cwd: false,
             keyring: None,
+            scheduling: None,
         }
     }
 
@@ -295,6 +300,7 @@ impl<'a> Executor<'a> {
             Op::ResourceLimit { resource, soft, hard } => process::setrlimit(*resource, *soft, *hard),
             Op::Personality { domain } => process::personality(*domain),
             Op::Scheduler { attributes } => process::sched_setattr(attributes),
+            Op::OwnScheduling => self.scheduling.map_or(Ok(()), |own| process::sched_setattr(&own)),
             Op::IoPriority { value } => process::ioprio_set(*value),
             Op::Affinity { mask } => process::sched_setaffinity(mask),
             Op::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes),

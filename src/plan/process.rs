@@ -46,6 +46,10 @@ pub struct Context<'a> {
 pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<Exec> {
     let exec = exec(process)?;
     session(builder, process, context)?;
+    let is_parked = matches!(context.wait, Wait::Lease { .. });
+    if is_parked && process.scheduler().is_some() {
+        builder.push("(runtime)", Op::OwnScheduling);
+    }
     scheduling(builder, process)?;
     limits(builder, process);
     lsm_labels(builder, process, context.host)?;
@@ -91,7 +95,10 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     builder.push("(runtime)", Op::AwaitRecord);
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
     let is_filtered = matches!(context.wait, Wait::Lease { filtered: true, .. });
-    if let Wait::Lease { .. } = context.wait {
+    if is_parked {
+        if process.scheduler().is_none() {
+            builder.push("(runtime)", Op::OwnScheduling);
+        }
         // Who has the same ids in the same pid namespace shall not get at a process that its filter does not hold yet
         // (ptrace(2), pidfd_getfd(2)). The program is what it is again, once executed. A filter need not allow it.
         builder.push("(runtime)", Op::Dumpable(false));

@@ -12,6 +12,7 @@ use crate::container::prepare::Options;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Plan, Wait};
+use crate::sys::process::SchedAttr;
 use crate::sys::socket::Received;
 use crate::sys::{clone, fs as sys_fs, park, process, socket};
 use std::ffi::{CStr, OsStr};
@@ -84,8 +85,10 @@ fn make_all(beginning: Beginning<'_>) -> ! {
     // It never drops what its copy of the filler's memory has.
     let worked = begin(beginning.socket, park::NAME).and_then(|()| {
         let socket = ManuallyDrop::new(crate::sys::own(beginning.socket));
-        let loaded = Options::clone(beginning.options);
-        let loaded = setup::no_stdio().and_then(|stdio| load(Options { stdio: Some(stdio), ..loaded }, beginning.said));
+        let scheduling = go_first();
+        let stdio = setup::no_stdio();
+        let options = |stdio| Options { stdio: Some(stdio), scheduling, ..beginning.options.clone() };
+        let loaded = stdio.and_then(|stdio| load(options(stdio), beginning.said));
         work(&socket, loaded.map_err(|error| error.to_string()), Budget::new(beginning.pace, beginning.ledger.clone()))
     });
     process::exit(i32::from(worked.is_err()))
@@ -103,6 +106,18 @@ fn begin(socket: RawFd, name: &CStr) -> Result<()> {
         sys_fs::close_range(3, own - 1).map_err(doing)?;
     }
     sys_fs::close_range(own + 1, u32::MAX).map_err(doing)
+}
+
+/// Has this process take precedence over others, if it may, and what it makes until that waits: a start that finds no sandbox takes more of the CPUs. How it
+/// was scheduled before.
+fn go_first() -> Option<SchedAttr> {
+    /// Three times the share of a process with the usual value (sched(7)).
+    const NICER: i32 = 5;
+    let own = process::sched_getattr().ok().filter(|own| own.policy == libc::SCHED_OTHER.unsigned_abs())?;
+    // Its slice is what it would be anyway.
+    let own = SchedAttr { runtime: 0, ..own };
+    let first = SchedAttr { nice: own.nice - NICER, ..own };
+    process::sched_setattr(&first).is_ok().then_some(own)
 }
 
 fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) -> Result<()> {

@@ -205,7 +205,7 @@ pub struct SchedAttr {
     pub nice: i32,
     /// For `SCHED_FIFO` and `SCHED_RR`.
     pub priority: u32,
-    /// `SCHED_DEADLINE`: nanoseconds.
+    /// `SCHED_DEADLINE`, and since Linux 6.12 for how long others of `SCHED_OTHER` may wait: nanoseconds; 0 for the usual.
     pub runtime: u64,
     /// `SCHED_DEADLINE`: nanoseconds.
     pub deadline: u64,
@@ -217,6 +217,14 @@ pub struct SchedAttr {
 pub fn sched_setattr(attributes: &SchedAttr) -> Sys {
     // SAFETY: the kernel reads attributes.size bytes, which is the struct's size.
     unsafe { call!(libc::SYS_sched_setattr, 0, ptr::from_ref(attributes), 0) }.map(drop)
+}
+
+/// The scheduling policy of this thread (sched_getattr(2)).
+pub fn sched_getattr() -> Sys<SchedAttr> {
+    let mut attributes = SchedAttr::default();
+    // SAFETY: the kernel writes at most as many bytes as it is told there are.
+    unsafe { call!(libc::SYS_sched_getattr, 0, ptr::from_mut(&mut attributes), size_of::<SchedAttr>(), 0) }?;
+    Ok(attributes)
 }
 
 /// Binds this thread to the CPUs whose bits are set in `mask` (sched_setaffinity(2)).
@@ -488,6 +496,12 @@ fn is_as_cloned_by(stat: &[u8], name: &[u8]) -> bool {
     let flags = stat.get(close + 1..).and_then(|rest| str::from_utf8(rest).ok());
     let flags = flags.and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
     stat.get(open + 1..close) == Some(name) && flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
+}
+
+/// The nice value of this thread.
+pub fn nice() -> Sys<i32> {
+    // SAFETY: it takes numbers. The kernel answers 20 less the value (getpriority(2), "C library/kernel differences").
+    unsafe { call!(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) }.map(|answer| 20 - answer as i32)
 }
 
 /// Whether two processes have one memory (kcmp(2), `KCMP_VM`); not, where that cannot be told.

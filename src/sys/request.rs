@@ -177,7 +177,7 @@ impl Header {
             flags: 0,
             count: 0,
             pid: process::getpid(),
-            nice: nice()?,
+            nice: process::nice()?,
             root_mount,
             root_inode,
             network: network(socket),
@@ -251,11 +251,6 @@ pub fn root() -> Sys<(u64, u64)> {
         info.assume_init()
     };
     Ok((info.stx_mnt_id, info.stx_ino))
-}
-
-fn nice() -> Sys<i32> {
-    // SAFETY: it takes numbers. The kernel answers 20 less the value (getpriority(2), "C library/kernel differences").
-    unsafe { call!(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) }.map(|answer| 20 - answer as i32)
 }
 
 /// What tells this process's network namespace from others (`SO_NETNS_COOKIE`, Linux 5.14); 0 where there is none.
