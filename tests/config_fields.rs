@@ -100,6 +100,24 @@ fn score_of_the_oom_killer() {
     assert!(error.contains("process.oomScoreAdj"), "{error}");
 }
 
+/// The runtime looks at the text before it has parsed it, and may be deceived: what it has begun is begun anew then.
+#[test]
+fn a_name_that_does_not_look_like_itself() {
+    let lab = lab!();
+    let script = "cat /proc/self/oom_score_adj /sys/class/net/lo/operstate; ls /sys/class/net";
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["process"]["oomScoreAdj"] = json!(322);
+        config["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}, {"type": "network"}]);
+    });
+    let path = bundle.path.join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let disguised = text.replace("\"oomScoreAdj\"", "\"oomScore\\u0041dj\"");
+    assert_ne!(text, disguised);
+    fs::write(&path, disguised).unwrap();
+    assert_eq!(lab.run(&bundle, &[]).ok(), "322\nunknown\nlo");
+}
+
 #[test]
 fn scheduler() {
     let lab = lab!();

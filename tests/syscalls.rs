@@ -212,7 +212,7 @@ fn a_cold_start() {
     let bundle = hello(&lab, |_| {});
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, None, || {}, &args);
-    within("run", &counts, &trace, [171 + v1_hierarchies(), 114, 9]);
+    within("run", &counts, &trace, [171 + v1_hierarchies(), 114, 11]);
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn a_cold_start_on_v2() {
     });
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, Some(&view), || {}, &args);
-    within("run on v2", &counts, &trace, [122, 108, 9]);
+    within("run on v2", &counts, &trace, [121, 108, 11]);
 }
 
 /// What engines call: create, start, exec, state, kill and delete, for runc's default configuration.

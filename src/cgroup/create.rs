@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A container's cgroups, just made, before its init is in them.
 ///
@@ -245,14 +246,26 @@ fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram, used:
     old.iter().try_for_each(|old| bpf::detach_device_program(directory, old.as_fd()).doing(|| doing("detach the old")))
 }
 
+/// Whether this process stays: see [`keep_programs`].
+static ARE_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// Has threads keep the device program that they loaded last: a process that stays has many containers with the same rules, and the
+/// kernel takes 100 µs to check them. Who ends with the container leaves the program to the cgroup: freeing it takes time, which is
+/// somebody else's then.
+pub fn keep_programs() {
+    ARE_KEPT.store(true, Ordering::Relaxed);
+}
+
 thread_local! {
-    /// The program that this thread loaded last: a process that stays has many containers with the same rules, and the
-    /// kernel takes 100 µs to check them.
+    /// The program that this thread loaded last.
     static LAST: RefCell<Option<(Vec<u64>, Rc<OwnedFd>)>> = const { RefCell::new(None) };
 }
 
 /// The program, loaded.
 fn loaded(instructions: &[u64]) -> Result<Rc<OwnedFd>, Errno> {
+    if !ARE_KEPT.load(Ordering::Relaxed) {
+        return load(instructions).map(Rc::new);
+    }
     LAST.with_borrow_mut(|last| {
         if let Some((_, program)) = last.as_ref().filter(|(of, _)| of == instructions) {
             return Ok(Rc::clone(program));

@@ -30,7 +30,7 @@ mod tree;
 pub mod update;
 pub mod write;
 
-pub use create::Cgroup;
+pub use create::{Cgroup, keep_programs};
 pub use handle::Handle;
 pub use join::Join;
 pub use layout::Layout;

@@ -26,11 +26,19 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Without a helper so far.
-    pub fn idle() -> Result<Self> {
-        let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
-        report.runtime.store(process::getpid(), Ordering::Relaxed);
-        Ok(Self { report: Arc::new(report), helper: None })
+    /// Without a helper so far, for an init that runs in this memory.
+    pub fn idle() -> Self {
+        Self { report: with_pid(Shared::of_this_memory()), helper: None }
+    }
+
+    /// Shares memory with an init that gets a copy of this process's, too. A helper that has begun is ended: it would agree with nobody.
+    pub fn share_with_copies(&mut self) -> Result<()> {
+        if !self.report.is_mapped() {
+            let report = Shared::new().doing(|| "map memory to share with the container's init")?;
+            self.end_helper();
+            self.report = with_pid(report);
+        }
+        Ok(())
     }
 
     /// The helper, which is started now if it has not been: on another CPU; where there is none, init comes first and
@@ -59,17 +67,28 @@ impl Ahead {
     }
 }
 
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        // Without a helper nobody else does; and no container is to begin before.
-        executed_mount().into_iter().for_each(sys_fs::close);
-        if let Some((helper, _)) = &self.helper {
+impl Ahead {
+    fn end_helper(&mut self) {
+        if let Some((helper, _loan)) = self.helper.take() {
             // It waits for nobody by now, or will within ten seconds.
             let _ = process::pidfd_send_signal(helper.pidfd, libc::SIGKILL);
             let _ = process::wait(helper.pid, 0);
             sys_fs::close(helper.pidfd);
         }
     }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        // Without a helper nobody else does; and no container is to begin before.
+        executed_mount().into_iter().for_each(sys_fs::close);
+        self.end_helper();
+    }
+}
+
+fn with_pid(report: Shared<Report>) -> Arc<Shared<Report>> {
+    report.runtime.store(process::getpid(), Ordering::Relaxed);
+    Arc::new(report)
 }
 
 /// The descriptor of the detached mount that this process was executed from, if it is still open. Closing it for good takes an RCU
@@ -79,6 +98,13 @@ fn executed_mount() -> Option<RawFd> {
     return crate::sys::entry::take_copy();
     #[cfg(not(target_env = "musl"))]
     None
+}
+
+/// Whether the configuration `text` looks as if its init got a copy of this process's memory: see `Plan::share_memory`.
+pub(super) fn seems_to_copy(text: &[u8]) -> bool {
+    contains(text, b"\"oomScoreAdj\"", b'j')
+        || contains(text, b"\"uidMappings\"", b'M')
+        || contains(text, b"\"timeOffsets\"", b'f')
 }
 
 /// Whether the configuration `text` looks as if it asked for a new network namespace that belongs to our own user namespace: one
@@ -96,7 +122,20 @@ pub(super) fn seems_wanted(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::seems_wanted;
+    use super::{Ahead, seems_to_copy, seems_wanted};
+
+    #[test]
+    fn memory_is_shared_with_copies_where_that_is_wanted() {
+        assert!(seems_to_copy(br#"{"process": {"oomScoreAdj": 100}}"#));
+        assert!(seems_to_copy(br#"{"linux": {"uidMappings": []}}"#));
+        assert!(seems_to_copy(br#"{"linux": {"timeOffsets": {}}}"#));
+        assert!(!seems_to_copy(br#"{"process": {"args": ["true"]}}"#));
+        let mut ahead = Ahead::idle();
+        assert!(!ahead.report.is_mapped());
+        ahead.share_with_copies().unwrap();
+        assert!(ahead.report.is_mapped());
+        assert_eq!(ahead.report.runtime.load(std::sync::atomic::Ordering::Relaxed), super::process::getpid());
+    }
 
     #[test]
     fn a_namespace_by_path_is_not_a_new_one() {

@@ -200,6 +200,9 @@ fn launch_into(
     }
     let mut slots = Slots::default();
     let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    if !plan.shares_memory() {
+        ahead.share_with_copies()?;
+    }
     let report = Arc::clone(&ahead.report);
     run_outside(plan, &mut slots, &report)?;
     match parts.and_then(|parts| parts.network.as_ref()) {
@@ -506,7 +509,7 @@ pub(super) fn spawn(
         kept.extend(slots.open().chain([sync_of_child.as_raw_fd()]));
         kept.sort_unstable();
     }
-    let is_shared = plan.share_memory && plan.stage.is_empty();
+    let is_shared = plan.shares_memory();
     let room = if manner.sibling { park::ROOM } else { 0 };
     let stack = is_shared.then(|| clone::Stack::with_room(room)).transpose().doing(|| "map a stack for init")?;
     // The child runs with all signals blocked until exec: a handler of ours would run in its context.

@@ -213,7 +213,7 @@ pub fn load(options: &Options) -> Result<(Bundle, Facts)> {
 /// # Errors
 /// As there.
 pub(super) fn prepare_ahead(options: &Options) -> Result<(Prepared, Ahead)> {
-    let mut ahead = Ahead::idle()?;
+    let mut ahead = Ahead::idle();
     let (bundle, facts) = load_and(options, Some(&mut ahead))?;
     Ok((compile(options, Arc::new(bundle), &facts, None)?, ahead))
 }
@@ -224,6 +224,10 @@ fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Fac
     let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
     let mut parts = options.parts.clone().filter(|parts| parts.are_for(&path));
+    let mut ahead = ahead;
+    if let Some(ahead) = ahead.as_mut().filter(|_| ahead::seems_to_copy(&text)) {
+        ahead.share_with_copies()?;
+    }
     let mut helps = ahead.filter(|_| ahead::seems_wanted(&text));
     let lender = options.lender.as_ref().filter(|_| parts.is_none());
     let asked = lender.and_then(|lender| lender.ask(&path, helps.is_some()));

@@ -46,6 +46,8 @@ pub fn help(report: &Shared<Report>) -> ! {
         match make() {
             Ok(()) => {
                 process::set_and_wake(word, state::READY);
+                // The CPU that it was moved to may be init's by now, which must not wait for the helper's end: a kernel seldom interrupts itself.
+                process::allow_cpus_of(report.runtime.load(Ordering::Relaxed));
                 close_what_is_no_longer_needed(report);
                 // However slow the machine is: who waits here for nobody ends with the runtime.
                 while process::wait_while(word, state::READY).is_err() {}

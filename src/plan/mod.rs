@@ -191,6 +191,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether init is cloned into this process's memory: not by way of a stage.
+    pub fn shares_memory(&self) -> bool {
+        self.share_memory && self.stage.is_empty()
+    }
+
     /// Whether the container has a pid namespace of its own or joins one.
     pub fn has_pid_namespace(&self) -> bool {
         let pid = libc::CLONE_NEWPID;

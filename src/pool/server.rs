@@ -10,6 +10,7 @@ use super::setup::{self, Place};
 use super::stock::{PAUSE, Stock};
 use super::streams::Streams;
 use super::template::{Identity, Template, identity};
+use crate::cgroup;
 use crate::container::park::Parked;
 use crate::container::prepare::Options;
 use crate::container::state::Store;
@@ -119,6 +120,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         let problem = "sandboxes can only be parked by the static release binary: see scripts/build";
         return Err(Error::new(Kind::Usage, problem));
     }
+    cgroup::keep_programs();
     let _lock = setup::take_directory(&settings.socket)?;
     let (requests, is_ours) = match setup::activated()? {
         Some(socket) => (socket, false),

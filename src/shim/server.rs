@@ -7,6 +7,7 @@ use super::stream::{BUFFER, Stream};
 use super::task::Caller;
 use super::ttrpc::{Code, Connection, Incoming, Status};
 use super::workers::Workers;
+use crate::cgroup;
 use crate::error::{Doing, Result};
 use crate::log;
 use crate::sys::{own, process, signalfd, socket};
@@ -61,6 +62,7 @@ struct Server {
 /// # Errors
 /// What cannot be set up.
 pub(super) fn serve(start: Start) -> Result<()> {
+    cgroup::keep_programs();
     let mut server = Server::new(start.namespace, start.listener, start.events)?;
     server.shim.expect(&start.id);
     loop {

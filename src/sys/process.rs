@@ -88,6 +88,16 @@ pub fn move_to_another_cpu(pid: i32) -> bool {
     unsafe { call!(libc::SYS_sched_setaffinity, pid, size_of_val(&allowed), allowed.as_ptr()) }.is_ok()
 }
 
+/// Lets this process run wherever the process `pid` may.
+pub fn allow_cpus_of(pid: i32) {
+    let mut allowed = [0u64; 16];
+    // SAFETY: the kernel writes at most the size of the mask, and reads as much.
+    let _ = unsafe {
+        call!(libc::SYS_sched_getaffinity, pid, size_of_val(&allowed), allowed.as_mut_ptr())
+            .and_then(|size| call!(libc::SYS_sched_setaffinity, 0, size, allowed.as_ptr()))
+    };
+}
+
 /// Starts a session (setsid(2)).
 pub fn setsid() -> Sys {
     // SAFETY: no memory is involved.
@@ -652,6 +662,20 @@ pub fn signal_description(signal: i32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_was_moved_may_go_where_others_may() {
+        let allowed = || nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
+        let before = allowed();
+        if !move_to_another_cpu(nix::unistd::gettid().as_raw()) {
+            println!("skipped: needs two CPUs");
+            return;
+        }
+        assert_ne!(allowed(), before);
+        allow_cpus_of(getppid());
+        let parent = nix::sched::sched_getaffinity(nix::unistd::getppid()).unwrap();
+        assert_eq!(allowed(), parent);
+    }
 
     #[test]
     fn what_has_executed_nothing_is_told_by_its_flags_and_name() {

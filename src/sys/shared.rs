@@ -7,10 +7,12 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-/// One value in anonymous memory that a clone shares with its parent (mmap(2), MAP_SHARED).
+/// One value that a clone shares with its parent.
 #[derive(Debug)]
 pub struct Shared<T: SharedValue> {
     at: *mut T,
+    /// Whether it has a mapping of its own, which copies of this memory share too (mmap(2), MAP_SHARED).
+    is_mapped: bool,
 }
 
 /// Types that may live in shared memory.
@@ -29,7 +31,24 @@ impl<T: SharedValue> Shared<T> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let at = unsafe { call!(libc::SYS_mmap, 0, size_of::<T>(), protection, flags, -1, 0) }?;
-        Ok(Self { at: at as *mut T })
+        Ok(Self { at: at as *mut T, is_mapped: true })
+    }
+
+    /// One `T` of zeroes for clones that run in this memory (`CLONE_VM`), in the allocator's: a shared mapping is a file to the kernel,
+    /// with a flush of the TLB of its own when it goes.
+    pub fn of_this_memory() -> Self {
+        let mut value = Box::<T>::new_uninit();
+        // SAFETY: there is room for one, and zeroes are a valid value (SharedValue).
+        let value = unsafe {
+            value.as_mut_ptr().write_bytes(0, 1);
+            value.assume_init()
+        };
+        Self { at: Box::into_raw(value), is_mapped: false }
+    }
+
+    /// Whether clones that get a copy of this memory share it.
+    pub fn is_mapped(&self) -> bool {
+        self.is_mapped
     }
 }
 
@@ -37,15 +56,21 @@ impl<T: SharedValue> Deref for Shared<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the mapping is size_of::<T>() bytes, zeroed (valid by SharedValue) and lives as long as self.
+        // SAFETY: the place is size_of::<T>() bytes, zeroed (valid by SharedValue) and lives as long as self.
         unsafe { &*self.at }
     }
 }
 
 impl<T: SharedValue> Drop for Shared<T> {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and no reference outlives self.
-        let _ = unsafe { call!(libc::SYS_munmap, self.at, size_of::<T>()) };
+        // SAFETY: the place is ours, made as is_mapped says, and no reference outlives self.
+        unsafe {
+            if self.is_mapped {
+                let _ = call!(libc::SYS_munmap, self.at, size_of::<T>());
+            } else {
+                drop(Box::from_raw(self.at));
+            }
+        }
     }
 }
 
@@ -207,5 +232,21 @@ impl Strings {
     /// The first pointer of the list.
     pub(in crate::sys) fn as_ptr(&self) -> *const *const libc::c_char {
         self.pointers.as_ptr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_begins_with_zeroes_wherever_it_is() {
+        for report in [Shared::<Report>::new().unwrap(), Shared::of_this_memory()] {
+            assert_eq!(report.step.load(Ordering::Relaxed), 0);
+            assert_eq!(report.words().count(), 0);
+            assert!((0..Report::STEPS).all(|index| report.time(index).is_none()));
+            report.say(b"why");
+            assert_eq!(report.words().collect::<Vec<_>>(), b"why");
+        }
     }
 }
