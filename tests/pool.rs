@@ -121,6 +121,20 @@ fn a_sandbox_waits_under_the_filter_of_the_leanest_configuration() {
 }
 
 #[test]
+fn a_sandbox_shows_its_cgroups_as_a_cold_container_does() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "ls -R /sys/fs/cgroup", |config| {
+        let options = ["nosuid", "noexec", "nodev", "relatime", "ro"];
+        let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options});
+        push(&mut config["mounts"], mount);
+    });
+    let from_pool = pool.run(&bundle, &[]).ok();
+    assert_eq!(pool.served(), 1);
+    assert!(from_pool.contains("cgroup.procs"), "{from_pool}");
+    assert_eq!(from_pool, pool.microrun(&["run", "--pool=off", "-b", bundle.path.to_str().unwrap(), "cold"]).ok());
+}
+
+#[test]
 fn a_changed_bundle_is_never_served_stale() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo before", |_| {});

@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Where every distribution mounts cgroups (file-hierarchy(7)).
-const ROOT: &str = "/sys/fs/cgroup";
+pub const ROOT: &str = "/sys/fs/cgroup";
 /// Where systemd mounts the cgroup v2 hierarchy of a hybrid machine.
 const HYBRID: &str = "/sys/fs/cgroup/unified";
 

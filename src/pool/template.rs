@@ -2,6 +2,7 @@
 
 use super::network::{self, Look};
 use super::quiet::is_quiet;
+use crate::cgroup::layout::ROOT;
 use crate::cgroup::{CgroupPlan, Driver};
 use crate::container::park;
 use crate::container::parts;
@@ -13,7 +14,7 @@ use crate::sys::request::Given;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{FileStat, fstatat, stat};
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -167,7 +168,10 @@ impl Template {
     /// Where there must be what the host has mounted.
     pub fn needed(&self) -> Vec<PathBuf> {
         let null = PathBuf::from("/dev/null");
-        self.named.iter().map(|(path, _)| path.clone()).chain([null]).collect()
+        let shows_cgroups = |mount: &Mount| mount.typ().as_ref().is_some_and(|kind| kind.starts_with("cgroup"));
+        let cgroups = self.spec.mounts().iter().flatten().any(shows_cgroups).then(|| PathBuf::from(ROOT));
+        let cgroups = cgroups.filter(|root| root.exists());
+        self.named.iter().map(|(path, _)| path.clone()).chain([null]).chain(cgroups).collect()
     }
 
     /// Whether `bundle`, the open directory, is what it was. Another config.json, another root or another source of a bind mount
