@@ -1,7 +1,7 @@
 //! Where sandboxes are cloned: a mount namespace with nothing in it but what they are made from.
 //!
 //! A container's mount namespace begins as a copy of its maker's, and all of the copy is taken away again when the root is changed.
-//! Machines have tens of mounts, nodes of a cluster hundreds. So the filler keeps a namespace of its own for each template, in which
+//! Machines have tens of mounts, nodes of a cluster hundreds. So a maker keeps a namespace of its own for its template, in which
 //! all mounts but those on the way to the paths that the configuration names, and those below them, are gone, and is in it
 //! while it clones. What is mounted on the host later comes there as it comes into a container: the mounts are slaves of the host's.
 

@@ -3,7 +3,7 @@
 //! ```text
 //! serve ─┬─ the loop: takes requests, hands sandboxes over, hears of their end        (server)
 //!        ├─ the cleaner: takes cgroups, directories and namespaces away, in a thread  (cleaner)
-//!        └─ the filler: makes what was used up, in a process of its own               (filler, workshop)
+//!        └─ the filler and its makers: make what was used up, in processes of their own (filler, workshop)
 //! ```
 //!
 //! A command asks by one datagram ([`crate::sys::request`]). Who has a sandbox's lease starts it by one message
