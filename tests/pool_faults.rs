@@ -303,11 +303,10 @@ fn a_killed_maker_or_filler_is_begun_again_and_nothing_is_left_of_it() {
             assert_eq!(pool.microrun(&["run", &path]).ok(), "hello", "{round}");
         }
         pool.await_ready(&bundle, 8);
-        eventually(|| pool.makers().iter().any(|other| *other != maker) && pool.parked().len() == 8);
+        eventually(|| !pool.makers().is_empty() && !pool.makers().contains(&maker) && pool.parked().len() == 8);
         assert_eq!(pool.filler() == Some(filler), victim == maker, "{round}");
     }
-    let filler = pool.filler();
-    assert_eq!((pool.makers().len(), filler.is_some()), (1, true));
+    assert!(pool.filler().is_some() && (1..=2).contains(&pool.makers().len()), "{:?}", pool.makers());
     eventually(|| fs::read_dir(pool.lab.path("pool/parked")).unwrap().count() == 8);
     // Five each, and a few of its own.
     assert!(pool.descriptors() < 64, "{}", pool.descriptors());

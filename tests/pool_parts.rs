@@ -562,7 +562,9 @@ fn is_reused_after(pool: &Pool, act: impl FnOnce(&str)) -> bool {
     fs::remove_file(bundle.path.join("rootfs/mnt/wait")).unwrap();
     let first = String::from_utf8(one.wait_with_output().unwrap().stdout).unwrap();
     await_judgement(pool);
+    let judged = parts(pool);
     let second = run(pool, &bundle).ok();
+    println!("{} {second}, {judged}, {}", first.trim(), parts(pool));
     pool.microrun(&["pool", "drain", &path]).ok();
     first.trim() == second
 }

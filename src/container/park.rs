@@ -191,7 +191,10 @@ fn park_into(
     let kept = launch::open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let (lease, lease_of_child) = socket::packets().doing(|| "make a socket pair")?;
     slots.set(slots::LEASE, lease_of_child.as_raw_fd());
-    let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the container's init")?;
+    let report: Shared<Report> = match plan.share_memory {
+        true => Shared::of_this_memory(),
+        false => Shared::new().doing(|| "map memory to share with the container's init")?,
+    };
     let report = Arc::new(report);
     report.runtime.store(process::getpid(), Ordering::Relaxed);
     launch::run_outside(plan, &mut slots, &report)?;

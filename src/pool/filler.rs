@@ -1,4 +1,4 @@
-//! Makes sandboxes, in processes of their own: a maker for each template, which the filler clones.
+//! Makes sandboxes, in processes of their own: one or two makers for each template, which the filler clones.
 //!
 //! ```text
 //! pool                                   filler            maker
@@ -12,7 +12,8 @@
 //! before the pool has heard of anything, and of bundles a maker reads one. It has one thread and few descriptors besides, which makes cloning cheap.
 //! The pool is the parent of all (`CLONE_PARENT`), and hears of the end of each.
 //!
-//! Answers come in the order of what is asked for, and one maker works at a time. They end when the pool does, and are begun anew if they end before.
+//! A maker answers in the order of what it is asked for, and only those of one template work at a time. With two of them a CPU is not left to others while one waits for its sandbox to get
+//! ready. They end when the pool does, and are begun anew if they end before.
 
 use super::network::Network;
 use super::pace::{Ledger, Pace};
@@ -26,7 +27,7 @@ use crate::sys::{process, socket};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -61,6 +62,9 @@ pub(super) const MOST: usize = 8192;
 /// How many sandboxes are asked for ahead: a maker never waits for the pool, and a pool that ends does not wait long for it.
 const AHEAD: usize = 8;
 
+/// How many makers a template has at most, unless making is limited: then it is one, whose share nobody else takes.
+const MAKERS: usize = 2;
+
 /// How long makers have for their end, before they are killed: a sandbox takes a few milliseconds. And how long the filler has for beginning one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -77,8 +81,8 @@ pub struct Filler {
     makers: Vec<Maker>,
     /// The key of the last maker.
     last: u64,
-    /// What a maker has been asked for, and has not answered yet: one and the same for all.
-    asked: VecDeque<Order>,
+    /// How many makers a template may have.
+    most: usize,
     /// What nobody has been asked for yet.
     waiting: VecDeque<Order>,
     /// Whether nobody is to be asked for more at the moment.
@@ -92,6 +96,8 @@ struct Maker {
     template: Weak<Template>,
     pid: i32,
     socket: OwnedFd,
+    /// What it has been asked for, and has not answered yet.
+    asked: VecDeque<Order>,
     /// It has been told that there is nothing more to be made.
     is_done: bool,
 }
@@ -132,7 +138,7 @@ impl Filler {
                 watched,
                 makers: Vec::new(),
                 last: FILLER,
-                asked: VecDeque::new(),
+                most: if pace.is_limited() { 1 } else { MAKERS },
                 waiting: VecDeque::new(),
                 is_held: false,
             }),
@@ -160,30 +166,39 @@ impl Filler {
 
     /// A maker that has ended is heard of by its end; what was asked for is answered then.
     fn ask(&mut self) {
-        while self.asked.len() < AHEAD
-            && !self.is_held
+        while !self.is_held
             && let Some(order) = self.waiting.front()
-            && self.asked.front().is_none_or(|asked| Arc::ptr_eq(&asked.template, &order.template))
+            && self.has_time_for(&order.template)
         {
             let template = Arc::clone(&order.template);
-            let Ok(socket) = self.maker_of(&template) else {
+            let Ok(index) = self.maker_of(&template) else {
                 // Its end is heard of, and with it that of all that is waited for.
                 let _ = process::kill(self.pid, libc::SIGKILL);
                 return;
             };
-            let Some(order) = self.waiting.pop_front() else { return };
+            let (Some(maker), Some(order)) = (self.makers.get_mut(index), self.waiting.pop_front()) else { return };
             let network = order.network.as_ref().map(AsRawFd::as_raw_fd);
             // There is room for all that it may be asked for.
-            let _ = socket::send_fds_now(socket, &[&[workshop::MAKE]], network.as_slice());
-            self.asked.push_back(order);
+            let _ = socket::send_fds_now(maker.socket.as_raw_fd(), &[&[workshop::MAKE]], network.as_slice());
+            maker.asked.push_back(order);
         }
     }
 
-    /// The socket of the maker of `template`, which is begun if there is none.
-    fn maker_of(&mut self, template: &Arc<Template>) -> Result<RawFd> {
-        let is_it = |maker: &&Maker| maker.template.as_ptr() == Arc::as_ptr(template);
-        if let Some(maker) = self.makers.iter().find(is_it) {
-            return Ok(maker.socket.as_raw_fd());
+    /// Whether a sandbox of `template` may be asked for now.
+    fn has_time_for(&self, template: &Arc<Template>) -> bool {
+        let mut busy = self.makers.iter().filter(|maker| !maker.asked.is_empty());
+        let asked: usize = self.makers.iter().map(|maker| maker.asked.len()).sum();
+        asked < AHEAD && busy.all(|maker| maker.makes(template))
+    }
+
+    /// The index of the maker of `template` that has the least to do. One is begun if there is none, or none that has nothing to do and not enough.
+    fn maker_of(&mut self, template: &Arc<Template>) -> Result<usize> {
+        let own = self.makers.iter().enumerate().filter(|(_, maker)| maker.makes(template));
+        let (count, least) = (own.clone().count(), own.min_by_key(|(_, maker)| maker.asked.len()));
+        if let Some((index, maker)) = least
+            && (maker.asked.is_empty() || count >= self.most)
+        {
+            return Ok(index);
         }
         self.makers.iter_mut().filter(|maker| maker.template.strong_count() == 0).for_each(Maker::finish);
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
@@ -199,9 +214,10 @@ impl Filler {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last);
         let pid = i32::from_ne_bytes(pid);
         self.watched.add(&ours, event).doing(|| "watch a descriptor").inspect_err(|_| end(pid))?;
-        let (template, fd) = (Arc::downgrade(template), ours.as_raw_fd());
-        self.makers.push(Maker { key: self.last, template, pid, socket: ours, is_done: false });
-        Ok(fd)
+        let template = Arc::downgrade(template);
+        let asked = VecDeque::new();
+        self.makers.push(Maker { key: self.last, template, pid, socket: ours, asked, is_done: false });
+        Ok(self.makers.len() - 1)
     }
 
     fn has_news_within(&self, patience: Duration) -> bool {
@@ -221,7 +237,7 @@ impl Filler {
             }
             let key = events[0].data();
             let Some(index) = self.makers.iter().position(|maker| maker.key == key) else { return News::Ended };
-            let Some(maker) = self.makers.get(index) else { return News::Ended };
+            let Some(maker) = self.makers.get_mut(index) else { return News::Ended };
             let received = match socket::receive_fds(maker.socket.as_raw_fd(), &mut data) {
                 Ok(received) if received.count > 0 => received,
                 Err(Errno::EAGAIN) => return News::Nothing,
@@ -229,14 +245,13 @@ impl Filler {
                     let maker = self.makers.swap_remove(index);
                     let _ = self.watched.delete(&maker.socket);
                     end(maker.pid);
-                    let is_its = |order: &Order| maker.template.as_ptr() == Arc::as_ptr(&order.template);
-                    if maker.is_done && !self.asked.front().is_some_and(is_its) {
+                    if maker.is_done && maker.asked.is_empty() {
                         continue;
                     }
                     return News::Ended;
                 }
             };
-            let Some(order) = self.asked.pop_front() else { return News::Ended };
+            let Some(order) = maker.asked.pop_front() else { return News::Ended };
             self.ask();
             let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
                 Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received.fds),
@@ -259,7 +274,6 @@ impl Filler {
 
     /// Forgets what was ordered, and ends all makers. Whether the filler is still there, and can begin others.
     pub fn start_over(&mut self) -> bool {
-        self.asked.clear();
         self.waiting.clear();
         for maker in self.makers.drain(..) {
             let _ = self.watched.delete(&maker.socket);
@@ -276,6 +290,11 @@ impl Filler {
 }
 
 impl Maker {
+    /// Whether it makes sandboxes of `template`, now and later.
+    fn makes(&self, template: &Arc<Template>) -> bool {
+        !self.is_done && self.template.as_ptr() == Arc::as_ptr(template)
+    }
+
     /// Tells it that nothing more is to be made.
     fn finish(&mut self) {
         self.is_done = true;

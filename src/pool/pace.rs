@@ -11,10 +11,17 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// The share of a CPU that making them may take, in percent: that of who makes them, and that of sandboxes until they wait. 100 for no limit:
-    /// neither of the two that make them takes more than a CPU.
+    /// neither those of sandboxes nor that of parts takes more than its CPUs, two and one.
     pub cpu: u32,
     /// The most that are made in a second, a network namespace and a cgroup counted like a sandbox; 0 for no limit.
     pub rate: u32,
+}
+
+impl Pace {
+    /// Whether there is a limit.
+    pub fn is_limited(&self) -> bool {
+        self.cpu < 100 || self.rate > 0
+    }
 }
 
 /// For how long the CPU time that was not used is not lost: it may be used at once later.
