@@ -538,8 +538,11 @@ pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> 
     }
 }
 
-/// Runs `command` in the network namespace of the process `pid`.
+/// Runs `command` in the network namespace of the process `pid`, which must not be this test's: init is there before it is in its own.
+#[track_caller]
 pub fn in_network_of(pid: &str, command: &str) -> Command {
+    let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+    assert_ne!(network(pid), network("self"));
     // By its path: busybox's shell would prefer its own, which knows less.
     let command = format!("ip() {{ /usr/sbin/ip \"$@\"; }}; {command}");
     let mut inside = Command::new("nsenter");
