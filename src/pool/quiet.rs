@@ -290,7 +290,8 @@ mod tests {
             "init_module",
             "seccomp",
         ] {
-            for action in ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"] {
+            let others: &[&str] = if name == "socket" { &["SCMP_ACT_LOG", "SCMP_ACT_TRACE"] } else { &[] };
+            for action in ["SCMP_ACT_ALLOW"].iter().chain(others) {
                 let rule = json!({"names": [name], "action": action});
                 assert!(!is_quiet_with(|config| add(config, rule)), "{name} {action}");
             }

@@ -244,7 +244,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(ProptestConfig::with_cases(500))]
         /// What is said to be refused is refused, by the program as the kernel runs it.
         #[test]
         fn nothing_is_let_through_that_is_not_told(
