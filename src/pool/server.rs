@@ -13,7 +13,7 @@ use super::template::{Identity, Template, identity};
 use crate::cgroup;
 use crate::container::park::Parked;
 use crate::container::prepare::Options;
-use crate::container::state::Store;
+use crate::container::state::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::park::{self, Message};
@@ -102,6 +102,8 @@ struct Server {
     unsaid: HashMap<u64, Unsaid>,
     /// What was being made when a maker ended may have ended after it.
     may_have_strangers: bool,
+    /// What was being made then, and had not ended when the rest was taken away.
+    unfinished: Vec<Entry>,
     /// Nobody, where it has ended and nothing is to be made.
     filler: Option<Filler>,
     cleaner: Cleaner,
@@ -161,6 +163,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         traced: Vec::new(),
         unsaid: HashMap::new(),
         may_have_strangers: false,
+        unfinished: Vec::new(),
         filler: Some(filler),
         cleaner,
         ledger,
@@ -214,6 +217,8 @@ impl Server {
             }
             if count == 0 && std::mem::take(&mut self.may_have_strangers) {
                 self.reap_strangers();
+                self.unfinished.retain(|entry| !setup::is_removed(&self.settings.options.store, entry));
+                self.may_have_strangers = !self.unfinished.is_empty();
             }
             self.order();
         }
@@ -269,8 +274,12 @@ impl Server {
         }
         self.reap_strangers();
         self.may_have_strangers = true;
-        if let Err(error) = setup::clean_up_after_filler(&self.settings.options.store) {
-            log::warn(error);
+        match setup::clean_up_after_makers(&self.settings.options.store) {
+            Ok(locked) => {
+                let is_held = |entry: &Entry| self.held.values().any(|held| held.part.parked.entry.id() == entry.id());
+                self.unfinished.extend(locked.into_iter().filter(|entry| !is_held(entry)));
+            }
+            Err(error) => log::warn(error),
         }
     }
 

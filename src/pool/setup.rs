@@ -3,7 +3,7 @@
 use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
-use crate::container::state::Store;
+use crate::container::state::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
@@ -104,24 +104,27 @@ pub fn clean_up_after_others(store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a filler that was killed has left in `store`: all that nobody has locked.
+/// Removes what makers that were killed have left in `store`: all that nobody has locked. What somebody has, a sandbox that waits, or one that was being
+/// made and has not ended yet.
 ///
 /// # Errors
 /// A directory that cannot be read.
-pub fn clean_up_after_filler(store: &Store) -> Result<()> {
-    for entry in store.all()? {
-        let left = match entry.try_lock() {
-            Ok(Some(lock)) => {
-                lock.release();
-                manage::delete(store, entry.id(), true).map(drop)
-            }
-            locked => locked.map(drop),
-        };
-        if let Err(error) = left {
-            log::warn(error);
+pub fn clean_up_after_makers(store: &Store) -> Result<Vec<Entry>> {
+    Ok(store.all()?.into_iter().filter(|entry| !is_removed(store, entry)).collect())
+}
+
+/// Removes what is left of a sandbox that was being made, unless somebody has it locked: whether it is gone.
+pub fn is_removed(store: &Store, entry: &Entry) -> bool {
+    let left = match entry.try_lock() {
+        Ok(Some(lock)) => {
+            lock.release();
+            manage::delete(store, entry.id(), true).map(drop)
         }
-    }
-    Ok(())
+        Ok(None) => return false,
+        Err(error) => Err(error),
+    };
+    left.unwrap_or_else(log::warn);
+    true
 }
 
 /// What a sandbox has for stdin, stdout and stderr until it gets those of who asks.
