@@ -218,17 +218,23 @@ fn a_network_of_which_somebody_keeps_a_socket_is_not_used_again() {
     assert!(!is_reused_after(&pool, bind));
 }
 
-#[test]
-fn a_network_that_somebody_else_has_changed_is_not_used_again() {
-    let pool = pool!("--reuse-netns");
+/// What somebody else sets up in the network of a container, of a configuration changed by `configure`, is found.
+#[track_caller]
+fn no_change_is_missed(pool: &Pool, configure: impl Fn(&mut Value)) {
     for change in ["ip addr add 10.9.9.9/32 dev lo", "ip -6 addr add fd00::9/128 dev lo", "ip link add dummy type veth"]
     {
         let act = |_: &str, pid: &str| {
             assert!(in_network_of(pid, change).status().unwrap().success());
             Box::new(()) as Box<dyn Any>
         };
-        assert!(!is_reused_after(&pool, act), "{change}");
+        assert!(!is_reused_after_in(pool, &configure, act), "{change}");
     }
+}
+
+#[test]
+fn a_network_that_somebody_else_has_changed_is_not_used_again() {
+    let pool = pool!("--reuse-netns");
+    no_change_is_missed(&pool, |_| {});
 }
 
 #[test]
@@ -329,14 +335,7 @@ fn of_who_can_have_no_socket_only_others_are_looked_for() {
 #[test]
 fn what_others_have_changed_is_found_where_the_container_could_have_no_socket() {
     let pool = pool!("--reuse-netns");
-    for change in ["ip addr add 10.9.9.9/32 dev lo", "ip -6 addr add fd00::9/128 dev lo", "ip link add dummy type veth"]
-    {
-        let act = |_: &str, pid: &str| {
-            assert!(in_network_of(pid, change).status().unwrap().success());
-            Box::new(()) as Box<dyn Any>
-        };
-        assert!(!is_reused_after_in(&pool, silence, act), "{change}");
-    }
+    no_change_is_missed(&pool, silence);
     let keep = |_: &str, pid: &str| Box::new(within(pid, || UdpSocket::bind("127.0.0.1:0").unwrap())) as Box<dyn Any>;
     assert!(!is_reused_after_in(&pool, silence, keep));
     let enter = |id: &str, _: &str| {

@@ -70,10 +70,9 @@ fn resident(pid: u32) -> usize {
 
 /// The memory that the processes have for themselves, in KiB; what several have in common counts once.
 fn anonymous(family: &[u32]) -> usize {
-    let is_one = |pid: u32, other: u32| process::have_one_memory(pid.cast_signed(), other.cast_signed());
-    let is_first = |at: usize, pid: u32| !family.iter().take(at).any(|other| is_one(pid, *other));
-    let owners = family.iter().enumerate().filter(|(at, pid)| is_first(*at, **pid));
-    owners.map(|(_, pid)| number(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:", 0).unwrap_or(0)).sum()
+    let family: Vec<i32> = family.iter().map(|pid| pid.cast_signed()).collect();
+    let of = |pid| number(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:", 0).unwrap_or(0);
+    process::one_of_each_memory(&family).map(of).sum()
 }
 
 fn count(path: String) -> usize {

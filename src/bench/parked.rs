@@ -202,16 +202,9 @@ impl Parking {
     fn pss_of_each(&self) -> Option<u64> {
         let place = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/ipc")).ok();
         let own = place(self.pid());
-        let (makers, parked): (Vec<_>, Vec<_>) = self.children().into_iter().partition(|pid| place(*pid) == own);
-        let mut memories: Vec<i32> = Vec::new();
-        for pid in makers.into_iter().chain(parked.iter().copied()) {
-            if !memories.iter().any(|other| process::have_one_memory(pid, *other)) {
-                memories.push(pid);
-            }
-        }
-        let is_used = |pid: &&i32| parked.iter().any(|one| process::have_one_memory(*one, **pid));
-        let used = memories.iter().filter(is_used).map(|pid| super::growth::pss(*pid));
-        used.sum::<u64>().checked_div(parked.len() as u64).filter(|kib| *kib > 0)
+        let parked: Vec<i32> = self.children().into_iter().filter(|pid| place(*pid) != own).collect();
+        let total: u64 = process::one_of_each_memory(&parked).map(super::growth::pss).sum();
+        total.checked_div(parked.len() as u64).filter(|kib| *kib > 0)
     }
 
     /// The processes that wait, and those that make them.

@@ -34,9 +34,9 @@ impl Ahead {
     /// Shares memory with an init that gets a copy of this process's, too. A helper that has begun is ended: it would agree with nobody.
     pub fn share_with_copies(&mut self) -> Result<()> {
         if !self.report.is_mapped() {
-            let report = Shared::new().doing(|| "map memory to share with the container's init")?;
+            let report = report(false)?;
             self.end_helper();
-            self.report = with_pid(report);
+            self.report = report;
         }
         Ok(())
     }
@@ -86,6 +86,15 @@ impl Drop for Ahead {
     }
 }
 
+/// Where an init says how far it is: one that runs in this memory, or gets a copy of it.
+pub(super) fn report(shares_memory: bool) -> Result<Arc<Shared<Report>>> {
+    Ok(with_pid(if shares_memory {
+        Shared::of_this_memory()
+    } else {
+        Shared::new().doing(|| "map memory to share with the container's init")?
+    }))
+}
+
 fn with_pid(report: Shared<Report>) -> Arc<Shared<Report>> {
     report.runtime.store(process::getpid(), Ordering::Relaxed);
     Arc::new(report)
@@ -104,7 +113,7 @@ fn executed_mount() -> Option<RawFd> {
 pub(super) fn seems_to_copy(text: &[u8]) -> bool {
     contains(text, b"\"oomScoreAdj\"", b'j')
         || contains(text, b"\"uidMappings\"", b'M')
-        || contains(text, b"\"timeOffsets\"", b'f')
+        || contains(text, b"\"timeOffsets\"", b'O')
 }
 
 /// Whether the configuration `text` looks as if it asked for a new network namespace that belongs to our own user namespace: one

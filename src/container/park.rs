@@ -1,5 +1,6 @@
 //! A sandbox made ahead: the container's Plan has run to its last step, and init waits for a request.
 
+use super::ahead;
 use super::gates::{self, Outcome};
 use super::ground::Ground;
 use super::launch::{self, Cradle, Manner, Undo};
@@ -11,7 +12,6 @@ use crate::plan::builder::slots;
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
 use crate::sys::clone::{Child, Loan, Stack};
-use crate::sys::shared::{Report, Shared};
 use crate::sys::socket::Received;
 use crate::sys::{park, process, socket};
 use nix::errno::Errno;
@@ -19,7 +19,6 @@ use oci_spec::runtime::{Hook, Hooks, Spec};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A sandbox that waits.
@@ -191,12 +190,7 @@ fn park_into(
     let kept = launch::open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let (lease, lease_of_child) = socket::packets().doing(|| "make a socket pair")?;
     slots.set(slots::LEASE, lease_of_child.as_raw_fd());
-    let report: Shared<Report> = match plan.share_memory {
-        true => Shared::of_this_memory(),
-        false => Shared::new().doing(|| "map memory to share with the container's init")?,
-    };
-    let report = Arc::new(report);
-    report.runtime.store(process::getpid(), Ordering::Relaxed);
+    let report = ahead::report(plan.shares_memory())?;
     launch::run_outside(plan, &mut slots, &report)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);

@@ -218,13 +218,12 @@ pub(super) fn prepare_ahead(options: &Options) -> Result<(Prepared, Ahead)> {
     Ok((compile(options, Arc::new(bundle), &facts, None)?, ahead))
 }
 
-fn load_and(options: &Options, ahead: Option<&mut Ahead>) -> Result<(Bundle, Facts)> {
+fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle, Facts)> {
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
     let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
     let mut parts = options.parts.clone().filter(|parts| parts.are_for(&path));
-    let mut ahead = ahead;
     if let Some(ahead) = ahead.as_mut().filter(|_| ahead::seems_to_copy(&text)) {
         ahead.share_with_copies()?;
     }

@@ -221,7 +221,7 @@ impl Filler {
     }
 
     fn has_news_within(&self, patience: Duration) -> bool {
-        is_readable(self.socket.as_fd(), patience)
+        process::is_readable(self.socket.as_raw_fd(), patience) != Ok(false)
     }
 
     /// The next news; it does not wait.
@@ -269,7 +269,7 @@ impl Filler {
         if self.makers.is_empty() {
             socket::end_sending(self.socket.as_raw_fd());
         }
-        is_readable(self.watched.0.as_fd(), PATIENCE)
+        process::is_readable(self.as_fd().as_raw_fd(), PATIENCE) != Ok(false)
     }
 
     /// Forgets what was ordered, and ends all makers. Whether the filler is still there, and can begin others.
@@ -306,11 +306,6 @@ impl Maker {
 fn end(pid: i32) {
     let _ = process::kill(pid, libc::SIGKILL);
     let _ = process::wait(pid, 0);
-}
-
-fn is_readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
-    let mut fds = [libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-    crate::sys::fs::retry(|| process::poll(&mut fds, Some(patience))) != Ok(0)
 }
 
 impl AsFd for Filler {

@@ -251,6 +251,8 @@ impl Server {
             self.hear();
         }
         self.mourn();
+        // What did not end in time.
+        self.filler.take().into_iter().for_each(Filler::reap);
         let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.given.is_none()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
         if let Some(parts) = self.parts.take() {

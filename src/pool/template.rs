@@ -211,24 +211,23 @@ mod tests {
     use crate::container::state::Store;
 
     /// Whether the sandboxes of a configuration, changed by `change`, have one Plan.
-    fn is_common(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> bool {
-        let bundle = std::env::temp_dir().join(format!("microrun-template-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    fn is_common(change: impl FnOnce(&mut serde_json::Value)) -> bool {
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = directory.path().to_owned();
+        std::fs::create_dir(bundle.join("rootfs")).unwrap();
         let mut config = serde_json::from_str(&crate::spec::default::action("/hello")).unwrap();
         change(&mut config);
         std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let wait = Wait::Lease { filtered: false, networked: false, shared: true };
         let store = Store::new(bundle.join("state"));
-        let template = Template::new(Options { wait, ..Options::new(store, "", bundle.clone()) }, true);
-        let plan = template.and_then(|template| template.common_plan());
-        std::fs::remove_dir_all(&bundle).unwrap();
-        plan.unwrap().is_some()
+        let template = Template::new(Options { wait, ..Options::new(store, "", bundle) }, true).unwrap();
+        template.common_plan().unwrap().is_some()
     }
 
     #[test]
     fn a_plan_is_of_all_sandboxes_unless_it_names_what_is_of_one() {
-        assert!(is_common("plain", |_| {}));
+        assert!(is_common(|_| {}));
         let overlay = serde_json::json!({crate::plan::overlay::ANNOTATION: "scratch"});
-        assert!(!is_common("overlay", |config| config["annotations"] = overlay));
+        assert!(!is_common(|config| config["annotations"] = overlay));
     }
 }

@@ -7,14 +7,14 @@ use super::setup;
 use super::template::Template;
 use crate::container::ground::Ground;
 use crate::container::manage;
-use crate::container::park::{Descriptors, Memory, Networks};
+use crate::container::park::{self, Descriptors, Memory, Networks};
 use crate::container::prepare::Options;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{Plan, Wait};
 use crate::sys::process::SchedAttr;
 use crate::sys::socket::Received;
-use crate::sys::{clone, fs as sys_fs, park, process, socket};
+use crate::sys::{self, clone, fs as sys_fs, process, socket};
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::mem::ManuallyDrop;
@@ -55,7 +55,9 @@ struct Beginning<'a> {
 ///
 /// If it `is_clean`, sandboxes may run in the memory that the makers have got from it.
 pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_clean: bool) -> ! {
-    let begun = begin(socket.as_raw_fd(), NAME);
+    if begin(socket.as_raw_fd(), NAME).is_err() {
+        process::exit(1)
+    }
     if is_clean {
         process::forget_environment(&VARIABLES);
     }
@@ -65,7 +67,7 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
     };
     let options = Options { wait, ..options.clone() };
     let mut data = [0; MOST];
-    while let (true, Some(received)) = (begun.is_ok(), next(socket, &mut data)) {
+    while let Some(received) = next(socket, &mut data) {
         let Some(theirs) = received.fds.first() else { break };
         let said = data.get(..received.count).unwrap_or_default();
         let beginning = Beginning { socket: theirs.as_raw_fd(), options: &options, pace, ledger, said };
@@ -83,8 +85,8 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
 /// What a maker does, until nothing more is to be made.
 fn make_all(beginning: Beginning<'_>) -> ! {
     // It never drops what its copy of the filler's memory has.
-    let worked = begin(beginning.socket, park::NAME).and_then(|()| {
-        let socket = ManuallyDrop::new(crate::sys::own(beginning.socket));
+    let worked = begin(beginning.socket, sys::park::NAME).and_then(|()| {
+        let socket = ManuallyDrop::new(sys::own(beginning.socket));
         let scheduling = go_first();
         let stdio = setup::no_stdio();
         let options = |stdio| Options { stdio: Some(stdio), scheduling, ..beginning.options.clone() };
@@ -189,9 +191,9 @@ fn make(
     let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };
     let its = made.as_ref().map(AsFd::as_fd).or(given.as_ref().map(AsFd::as_fd));
     let networks = its.map(|its| Networks { its, home: home.as_fd() });
-    let (child, descriptors, memory) = crate::container::park::park(&options, prepared, ground.as_ref(), networks)?;
+    let (child, descriptors, memory) = park::park(&options, prepared, ground.as_ref(), networks)?;
     let Descriptors { lease, lock, terminal } = descriptors;
-    let pidfd = crate::sys::own(child.pidfd);
+    let pidfd = sys::own(child.pidfd);
     // Without it the end of a container is heard of later, that is all.
     let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
     let mounts = mounts.ok().or_else(|| File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from));

@@ -515,10 +515,16 @@ pub fn nice() -> Sys<i32> {
 }
 
 /// Whether two processes have one memory (kcmp(2), `KCMP_VM`); not, where that cannot be told.
-pub fn have_one_memory(pid: i32, other: i32) -> bool {
+fn have_one_memory(pid: i32, other: i32) -> bool {
     const KCMP_VM: i32 = 1;
     // SAFETY: it takes numbers.
     pid == other || unsafe { call!(libc::SYS_kcmp, pid, other, KCMP_VM, 0, 0) } == Ok(0)
+}
+
+/// Of processes that have one memory in common, one.
+pub fn one_of_each_memory(pids: &[i32]) -> impl Iterator<Item = i32> {
+    let is_first = |at: usize, pid: i32| !pids.iter().take(at).any(|other| have_one_memory(pid, *other));
+    pids.iter().enumerate().filter(move |(at, pid)| is_first(*at, **pid)).map(|(_, pid)| *pid)
 }
 
 /// Overwrites all variables of this process's environment but those with one of these names.
@@ -621,8 +627,13 @@ pub fn ends_within(pidfd: RawFd, timeout: Duration) -> Sys<bool> {
 
 /// Whether the process that `pidfd` refers to has ended.
 pub fn has_ended(pidfd: RawFd) -> Sys<bool> {
-    poll(&mut [libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 }], Some(Duration::ZERO))
-        .map(|count| count > 0)
+    is_readable(pidfd, Duration::ZERO)
+}
+
+/// Whether there is something to be read from `fd`, or the end of it, within `patience` (ppoll(2)). A signal has it begin anew.
+pub fn is_readable(fd: RawFd, patience: Duration) -> Sys<bool> {
+    let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    retry(|| poll(&mut fds, Some(patience))).map(|count| count > 0)
 }
 
 /// Waits for one of `fds` (ppoll(2)); how many are ready. Without a timeout it waits for ever.

@@ -463,8 +463,7 @@ pub fn is_told(answers: RawFd) -> bool {
 
 /// Whether there is an answer, or the end of all answers, within this time.
 pub fn is_told_within(answers: RawFd, patience: Duration) -> bool {
-    let mut fds = [libc::pollfd { fd: answers, events: libc::POLLIN, revents: 0 }];
-    retry(|| poll(&mut fds, Some(patience))) != Ok(0)
+    process::is_readable(answers, patience) != Ok(false)
 }
 
 /// What `news` says of the end of a container, if anything: it is the socket on which the answers come, and once the pool has

@@ -15,6 +15,8 @@ use std::process::Command;
 /// Names the directory of the laboratory for the process inside.
 const INSIDE: &str = "MICRORUN_ENGINES";
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How the cgroups of a run are called, before its pid.
+const CGROUP: &str = "microrun-engines-";
 /// The program for the runtime `io.containerd.microrun.v1`.
 pub const SHIM: &str = "containerd-shim-microrun-v1";
 
@@ -40,7 +42,8 @@ impl World {
         }
         let dir = tempfile::Builder::new().prefix("microrun-engines-").tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let cgroups = Cgroups::make(&format!("microrun-engines-{}", std::process::id()))?;
+        remove_what_was_left();
+        let cgroups = Cgroups::make(&format!("{CGROUP}{}", std::process::id()))?;
         // The init of the pid namespace is a shell, because something has to reap the orphans that the test knows nothing of. It enters the
         // cgroups; unshare(1), which waits for it outside, must not be in them: v2 gives a cgroup with processes no controllers below.
         let status = Command::new("unshare")
@@ -291,6 +294,18 @@ impl Drop for Cgroups {
         }
         for controller in &self.enabled {
             let _ = fs::write(Path::new(CGROUPS).join("cgroup.subtree_control"), format!("-{controller}"));
+        }
+    }
+}
+
+/// Removes the cgroups of runs that were killed, and in which nobody is: the kernel removes none with a process in it.
+fn remove_what_was_left() {
+    for hierarchy in hierarchies() {
+        for path in directories(&hierarchy.path) {
+            let pid = path.file_name().and_then(|name| name.to_str()?.strip_prefix(CGROUP)?.parse::<u32>().ok());
+            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+                remove_tree(&path);
+            }
         }
     }
 }
