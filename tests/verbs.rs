@@ -238,8 +238,13 @@ fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
     assert_eq!(hog.code, 137, "{hog:?}");
     let oom = format!(r#"{{"type":"oom","id":"{}"}}"#, bundle.id);
     assert!(lines.by_ref().take(200).any(|line| line == oom));
+    let counts = limit(pid, ("memory", "memory.oom_control"), "memory.events");
+    let kills: usize = counts.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap();
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
-    assert!(lines.by_ref().take(200).count() < 200, "the stream has no end");
+    let rest: Vec<_> = lines.by_ref().take(200).collect();
+    assert!(rest.len() < 200, "the stream has no end: {rest:?}");
+    let told = 1 + rest.iter().filter(|line| **line == oom).count();
+    assert!(told <= kills, "{kills} were killed, {told} were told of: {rest:?}");
     assert!(child.0.wait().unwrap().success());
 }
 

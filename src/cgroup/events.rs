@@ -9,12 +9,17 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a v1 signal waits for the kill that it announces (the kernel signals first), looked for this many times.
+const ANNOUNCED: (u32, Duration) = (10, Duration::from_millis(1));
 
 /// What happened to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// The kernel killed a process of it for want of memory.
+    /// The kernel killed a process of it for want of memory; on v1 with the OOM killer disabled, a process waits for
+    /// memory.
     OutOfMemory,
     /// Its last process has ended, or its cgroup was removed.
     Ended,
@@ -81,10 +86,36 @@ fn watch_v1(directory: &Path, counter: &OwnedFd) -> Result<EventFd> {
     Ok(wake)
 }
 
+/// The number after `name` in the lines of a cgroup file of the flat keyed format
+/// (Documentation/admin-guide/cgroup-v2.rst, "Format").
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
 impl Memory {
     fn count(&self) -> Result<u64, Errno> {
-        let text = tree::reread(&self.counter)?;
-        Ok(text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0))
+        Ok(field(&tree::reread(&self.counter)?, "oom_kill").unwrap_or(0))
+    }
+
+    /// Whether memory has run out since this was asked last.
+    ///
+    /// A v1 signal alone is no proof: while the killed process still dies, each other process that wants memory
+    /// signals again (mem_cgroup_oom_notify in mm/memcontrol-v1.c), hundreds of times where it takes long.
+    fn has_run_out(&mut self) -> Result<bool, Errno> {
+        let signalled = self.wake.as_ref().is_some_and(|wake| wake.read().is_ok());
+        let (tries, pause) = if signalled { ANNOUNCED } else { (0, Duration::ZERO) };
+        for left in (0..=tries).rev() {
+            let text = tree::reread(&self.counter)?;
+            let kills = field(&text, "oom_kill").unwrap_or(0);
+            if kills > self.kills || (signalled && field(&text, "oom_kill_disable") == Some(1)) {
+                self.kills = kills;
+                return Ok(true);
+            }
+            if left > 0 {
+                thread::sleep(pause);
+            }
+        }
+        Ok(false)
     }
 
     fn poll_fd(&self) -> (BorrowedFd<'_>, PollFlags) {
@@ -126,15 +157,10 @@ impl Events {
     /// What has happened already and was not told yet. Reading the files also makes them silent until the next change.
     fn pending(&mut self) -> Result<Option<Event>, Errno> {
         if let Some(memory) = &mut self.memory {
-            // On v1 the signal counts even if nothing was killed: the OOM killer may be disabled. A removed cgroup
-            // signals too, but then the counter is gone.
-            let signalled = memory.wake.as_ref().is_some_and(|wake| wake.read().is_ok());
-            match memory.count() {
-                Ok(kills) if kills > memory.kills || signalled => {
-                    memory.kills = kills;
-                    return Ok(Some(Event::OutOfMemory));
-                }
-                Ok(_) => {}
+            match memory.has_run_out() {
+                Ok(true) => return Ok(Some(Event::OutOfMemory)),
+                Ok(false) => {}
+                // A removed cgroup signals too, but then the counter is gone.
                 Err(Errno::ENODEV) => return Ok(Some(Event::Ended)),
                 Err(errno) => return Err(errno),
             }

@@ -183,22 +183,28 @@ fn is_empty(handle: &Handle, patience: Duration) -> bool {
     tree::wait_empty(handle.main_directory().unwrap(), Instant::now() + patience).unwrap()
 }
 
-/// Waits until `child` is in the cgroup and executes something else than the shell.
-fn wait_joined(handle: &Handle, child: &Child) {
+/// Waits for `condition`.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    let comm = format!("/proc/{}/comm", child.id());
-    while !(handle.pids(false).unwrap().contains(&(child.id() as i32))
-        && fs::read_to_string(&comm).unwrap() == "sleep\n")
-    {
-        assert!(Instant::now() < deadline, "the child does not join");
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
     }
+}
+
+/// Waits until `child` is in each directory of the cgroup, which it joins one after the other.
+fn wait_joined(handle: &Handle, child: &Child) {
+    let pid = child.id() as i32;
+    let joined = |directory: &Path| tree::pids(directory, false).unwrap().contains(&pid);
+    wait_until("the child does not join", || handle.directories().into_iter().all(joined));
 }
 
 /// A process that is in the cgroup and sleeps.
 fn sleeper(handle: &Handle) -> Child {
     let child = spawn(handle, "exec sleep 60");
     wait_joined(handle, &child);
+    let comm = format!("/proc/{}/comm", child.id());
+    wait_until("the child does not sleep", || fs::read_to_string(&comm).unwrap() == "sleep\n");
     child
 }
 
@@ -323,7 +329,8 @@ fn an_update_joins_the_controllers_that_it_needs() {
     assert!(handle.v1.is_empty());
     let stats = handle.stats().unwrap();
     assert_eq!(stats.pids.current, 1);
-    assert!(stats.cpu.usage.total > 0, "cgroup v2 counts CPU time without a controller");
+    let counts = || handle.stats().unwrap().cpu.usage.total > 0;
+    wait_until("cgroup v2 counts CPU time without a controller", counts);
 
     let old = resources("{}");
     let new =
@@ -413,12 +420,33 @@ fn running_out_of_memory_is_told() {
     let parent = Parent::new();
     let handle = parent.lean_plan(r#"{"memory": {"limit": 8388608}}"#).create().unwrap().handle().clone();
     let mut child = spawn(&handle, "sleep 0.2; exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
-    while handle.pids(false).unwrap().is_empty() {
-        std::thread::yield_now();
-    }
+    wait_joined(&handle, &child);
     let mut events = handle.events().unwrap();
     assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
     assert_eq!(child.wait().unwrap().signal(), Some(9));
+    handle.destroy().unwrap();
+}
+
+#[test]
+fn waiting_for_memory_is_told_where_nothing_is_killed() {
+    if !may_run() || !have(&["memory"]) {
+        return;
+    }
+    let parent = Parent::new();
+    let limits = r#"{"memory": {"limit": 8388608, "swap": 8388608, "disableOOMKiller": true}}"#;
+    let handle = parent.lean_plan(limits).create().unwrap().handle().clone();
+    if !handle.v1.contains_key("memory") {
+        println!("skipped: only cgroup v1 can disable the OOM killer");
+        handle.destroy().unwrap();
+        return;
+    }
+    let mut child = spawn(&handle, "sleep 0.2; exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
+    wait_joined(&handle, &child);
+    let mut events = handle.events().unwrap();
+    assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+    assert_eq!(child.try_wait().unwrap(), None);
+    child.kill().unwrap();
+    child.wait().unwrap();
     handle.destroy().unwrap();
 }
 
