@@ -8,13 +8,15 @@ use common::pool::{Pool, SECRET, run_args};
 use common::{Bundle, eventually, output, push};
 use microrun::error::Kind;
 use microrun::pool;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[test]
 fn a_container_says_and_returns_what_a_cold_one_does() {
@@ -37,6 +39,52 @@ fn the_short_command_is_served_too_and_starts_cold_without_a_pool() {
     let told = pool.run(&bundle, &[]).failed();
     assert!(told.contains("--pool=require"), "{told}");
     pool.restart();
+}
+
+/// What a pool of one bundle says of it.
+fn counted(pool: &Pool, name: &str) -> Value {
+    pool.status()["bundles"][0][name].clone()
+}
+
+#[test]
+fn who_finds_no_sandbox_waits_for_the_next_one() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    for _ in 0..500 {
+        let mut many: Vec<_> = (0..3).map(|_| pool.command(&["run", &path])).collect();
+        let many: Vec<_> = many.iter_mut().map(|run| run.stdout(Stdio::piped()).spawn().unwrap()).collect();
+        many.into_iter().for_each(|run| assert_eq!(run.wait_with_output().unwrap().stdout, b"hello\n"));
+        if counted(&pool, "waited") != 0 {
+            return;
+        }
+    }
+    let takes = counted(&pool, "secondsOfEach");
+    assert!(takes.as_f64().unwrap() > 0.005, "nobody has waited, and making one takes {takes} s");
+    skip!("making a sandbox takes {takes} s here, for which nobody waits");
+}
+
+#[test]
+fn who_waits_in_vain_starts_cold() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "echo hello", |_| {});
+    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let signal = |signal| {
+        pool.makers().into_iter().for_each(|maker| kill(Pid::from_raw(maker), signal).unwrap());
+    };
+    signal(Signal::SIGSTOP);
+    for _ in 0..3 {
+        assert_eq!(pool.microrun(&["run", &path]).ok(), "hello");
+    }
+    assert_eq!(["served", "waited", "missed"].map(|name| counted(&pool, name)), [2, 0, 1]);
+    let told = pool.run(&bundle, &[]).failed();
+    assert!(told.contains("no part is ready"), "{told}");
+    // The pool answers others meanwhile, and who waits when it ends starts cold as well.
+    let run = pool.command(&["run", &path]).stdout(Stdio::piped()).spawn().unwrap();
+    pool.microrun(&["pool", "drain", &path]).ok();
+    assert_eq!(run.wait_with_output().unwrap().stdout, b"hello\n");
+    signal(Signal::SIGCONT);
+    eventually(|| pool.is_gone(0));
 }
 
 #[test]

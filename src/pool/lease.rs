@@ -72,7 +72,7 @@ impl Pool {
         super::ask(&self.socket, super::Wish::Fill(&self.bundle, count)).map(drop)
     }
 
-    /// Takes a sandbox out of the pool, which makes another one.
+    /// Takes a sandbox out of the pool, which makes another one. If none is ready and one is being made, it is waited for, some milliseconds at most.
     ///
     /// # Errors
     /// [`Kind::WrongState`] if there is none to be had, and why; a cold start may succeed then. Else what the kernel says.

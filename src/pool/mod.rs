@@ -10,6 +10,7 @@
 //! ([`crate::sys::park::Message`]), without the pool: a program does so with [`Pool`].
 
 mod answers;
+mod asked;
 mod cleaner;
 mod client;
 mod filler;

@@ -1,6 +1,7 @@
 //! The loop: takes requests, hands sandboxes over, hears of their end.
 
 use super::answers::{Unsaid, say};
+use super::asked::{Asked, No, hand_over, limits, say_started};
 use super::cleaner::{self, Cleaner, Then};
 use super::filler::{Filler, News, Part};
 use super::memory::{self, Bounds, Room};
@@ -11,28 +12,26 @@ use super::stock::{PAUSE, Stock};
 use super::streams::Streams;
 use super::template::{Identity, Template, identity};
 use crate::cgroup;
-use crate::container::park::Parked;
 use crate::container::prepare::Options;
 use crate::container::state::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
-use crate::sys::park::{self, Message};
+use crate::sys::park;
 use crate::sys::process::{self, Exit};
-use crate::sys::request::{self, Header, answer};
+use crate::sys::request::{self, answer};
 use crate::sys::socket::{self, Received};
-use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::fstat;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a pool is run.
 #[derive(Debug, Clone)]
@@ -66,6 +65,12 @@ const FIRST: u64 = 2;
 /// With more than this many starts since, it is time to complete their records.
 const MOST_UNANNOUNCED: usize = 64;
 
+/// How long who asks waits for a sandbox that is being made: as long as a cold start takes on a machine on which sandboxes run out.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// How many do at a time.
+const MOST_WAITING: usize = 16;
+
 /// How many who do not read a long answer at once are waited for. Others get the beginning.
 const MOST_UNSAID: usize = 16;
 
@@ -98,6 +103,8 @@ struct Server {
     unannounced: Vec<u64>,
     /// Containers whose end has been heard of and cannot be waited for yet: whoever traces them comes first (ptrace(2)).
     traced: Vec<u64>,
+    /// Who waits for a sandbox that is being made.
+    waiting: VecDeque<Asked>,
     /// Answers that take longer.
     unsaid: HashMap<u64, Unsaid>,
     /// What was being made when a maker ended may have ended after it.
@@ -161,6 +168,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         is_waiting: false,
         unannounced: Vec::new(),
         traced: Vec::new(),
+        waiting: VecDeque::new(),
         unsaid: HashMap::new(),
         may_have_strangers: false,
         unfinished: Vec::new(),
@@ -189,6 +197,7 @@ impl Server {
         self.order();
         loop {
             let timeout = match self.settings.idle {
+                _ if !self.waiting.is_empty() => EpollTimeout::from(1u16),
                 _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
                     EpollTimeout::from(PAUSE.as_millis() as u16)
                 }
@@ -209,6 +218,7 @@ impl Server {
                     token => self.hear_of(token / 2),
                 }
             }
+            self.serve_waiting();
             if count == 0 || self.unannounced.len() > MOST_UNANNOUNCED {
                 self.announce();
             }
@@ -342,7 +352,7 @@ impl Server {
                         break;
                     }
                 }
-                stock.ordered += 1;
+                stock.order();
             }
         }
         if let Some(parts) = &mut self.parts {
@@ -456,27 +466,8 @@ impl Server {
         }
         let done = match header.kind {
             request::RUN | request::LEASE => {
-                let stdio = Streams::of(fds.collect());
-                let asked = Asked { header: &header, answers: &answers, bundle, root, id, stdio };
-                let known = self.known(&asked.bundle);
-                let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
-                // Who gets a sandbox does not wait for this.
-                let is_closed = !asked.stdio.have_socket;
-                drop(asked.stdio);
-                return match given {
-                    Ok(key) => {
-                        self.watch(key, answers, header.kind == request::RUN && header.flags & request::DETACHED != 0)
-                    }
-                    Err(No::Terminal) => say(&answers, answer::TERMINAL, "the container has a terminal"),
-                    Err(No::Because(reason)) if header.kind == request::RUN && header.flags & request::PARTS != 0 => {
-                        let taker = Taker { wanted: request::NETWORK | request::CGROUP, is_closed };
-                        match known {
-                            Err(reason) if self.parts.is_some() => say(&answers, answer::UNKNOWN, reason),
-                            known => self.lend(known, taker, answers, reason),
-                        }
-                    }
-                    Err(No::Because(reason)) => say(&answers, answer::COLD, reason),
-                };
+                let (root, id, stdio) = (OsStr::from_bytes(root).into(), id.into(), Streams::of(fds.collect()));
+                return self.start(Asked { header, root, id, answers, bundle, stdio, since: None });
             }
             request::MAKE => {
                 let known = self.known(&bundle);
@@ -494,6 +485,66 @@ impl Server {
         match done {
             Ok(text) => self.tell(Unsaid::new(answers, answer::DONE, text)),
             Err(error) => self.tell(Unsaid::new(answers, answer::FAILED, error.to_string())),
+        }
+    }
+
+    /// Starts a container, or says why not. Who finds no sandbox waits for the next one, once, if that is soon.
+    fn start(&mut self, mut asked: Asked) {
+        let known = self.known(&asked.bundle);
+        let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
+        if let (Err(No::NotReady), Ok(bundle), None) = (&given, known, asked.since)
+            && self.is_worth_waiting(bundle)
+        {
+            asked.since = Some((bundle, Instant::now()));
+            return self.waiting.push_back(asked);
+        }
+        if let (Err(No::NotReady), Ok(bundle)) = (&given, &known)
+            && let Some(stock) = self.stocks.get_mut(bundle)
+        {
+            stock.missed += 1;
+        }
+        let Asked { header, answers, stdio, since, .. } = asked;
+        // Who gets a sandbox does not wait for this.
+        let is_closed = !stdio.have_socket;
+        drop(stdio);
+        let is_run = header.kind == request::RUN;
+        let reason = match given {
+            Ok(key) => {
+                if let Some(stock) = since.and_then(|(bundle, _)| self.stocks.get_mut(&bundle)) {
+                    stock.waited += 1;
+                }
+                return self.watch(key, answers, is_run && header.flags & request::DETACHED != 0);
+            }
+            Err(No::Terminal) => return say(&answers, answer::TERMINAL, "the container has a terminal"),
+            Err(No::NotReady) => "no part is ready",
+            Err(No::Because(reason)) => reason,
+        };
+        if !is_run || header.flags & request::PARTS == 0 {
+            return say(&answers, answer::COLD, reason);
+        }
+        let taker = Taker { wanted: request::NETWORK | request::CGROUP, is_closed };
+        match known {
+            Err(reason) if self.parts.is_some() => say(&answers, answer::UNKNOWN, reason),
+            known => self.lend(known, taker, answers, reason),
+        }
+    }
+
+    /// Whether a sandbox of `bundle` comes soon enough for one more who asks.
+    fn is_worth_waiting(&self, bundle: Identity) -> bool {
+        let others = self.waiting.iter().filter(|asked| asked.since.is_some_and(|(other, _)| other == bundle)).count();
+        self.waiting.len() < MOST_WAITING
+            && !self.settings.pace.is_limited()
+            && self.stocks.get(&bundle).is_some_and(|stock| stock.comes_within(PATIENCE, others))
+    }
+
+    /// Serves those who wait, and sends away for whom that takes too long.
+    fn serve_waiting(&mut self) {
+        for asked in std::mem::take(&mut self.waiting) {
+            let stock = asked.since.and_then(|(bundle, since)| Some((self.stocks.get(&bundle)?, since)));
+            let waits_on = stock.is_some_and(|(stock, since)| {
+                stock.ready.is_empty() && stock.ordered > 0 && since.elapsed() < PATIENCE
+            });
+            if waits_on { self.waiting.push_back(asked) } else { self.start(asked) }
         }
     }
 
@@ -536,7 +587,7 @@ impl Server {
     }
 
     /// Gives a sandbox away.
-    fn give(&mut self, asked: &Asked<'_>, bundle: Identity) -> Result<u64, No> {
+    fn give(&mut self, asked: &Asked, bundle: Identity) -> Result<u64, No> {
         let stock = self.stocks.get_mut(&bundle).ok_or("the pool has no parts for this bundle")?;
         if stock.template.has_terminal {
             if asked.header.flags & request::TERMINAL == 0 {
@@ -546,18 +597,17 @@ impl Server {
                 return Err("a detached container needs --console-socket for its terminal".into());
             }
         }
-        let key = stock.take().ok_or("no part is ready")?;
-        let held = self.held.get_mut(&key).ok_or("no part is ready")?;
+        let key = stock.take().ok_or(No::NotReady)?;
+        let held = self.held.get_mut(&key).ok_or(No::NotReady)?;
         let parked = &mut held.part.parked;
         // What is wrong with the id or the root is said by a cold start.
-        let root = OsStr::from_bytes(asked.root);
-        let named = std::str::from_utf8(asked.id).ok().filter(|_| Path::new(root).is_absolute());
-        let recorded = named.is_some_and(|id| parked.appear(&Store::new(root), id).is_ok());
+        let named = std::str::from_utf8(&asked.id).ok().filter(|_| asked.root.is_absolute());
+        let recorded = named.is_some_and(|id| parked.appear(&Store::new(&asked.root), id).is_ok());
         if !recorded {
             stock.give_back(key);
             return Err("the container cannot be recorded".into());
         }
-        let handed = limits(&self.place, asked.header, parked).and_then(|()| hand_over(asked, &mut held.part));
+        let handed = limits(&self.place, &asked.header, parked).and_then(|()| hand_over(asked, &mut held.part));
         let parked = &mut held.part.parked;
         if let Err(reason) = handed {
             if let Err(error) = parked.withdraw() {
@@ -705,8 +755,10 @@ impl Server {
                 "ready": stock.ready.len(),
                 "beingMade": stock.ordered,
                 "served": stock.served,
+                "waited": stock.waited,
                 "missed": stock.missed,
                 "reusedNetworks": stock.reused,
+                "secondsOfEach": stock.takes.map(|takes| takes.as_secs_f64()),
                 "memoryOfEach": stock.size,
                 "failure": stock.failure.as_ref().map(|(_, why)| why),
             })
@@ -749,76 +801,6 @@ fn begin_again<'a>(
     let begun = Filler::begin(&settings.options, settings.pace, ledger, false)?;
     epoll.add(&begun, EpollEvent::new(EpollFlags::EPOLLIN, NEWS)).doing(|| "watch a descriptor")?;
     Ok(filler.insert(begun))
-}
-
-/// A request for a sandbox.
-struct Asked<'a> {
-    header: &'a Header,
-    answers: &'a OwnedFd,
-    bundle: OwnedFd,
-    root: &'a [u8],
-    id: &'a [u8],
-    stdio: Streams,
-}
-
-/// Why a sandbox is not given.
-enum No {
-    /// It has a terminal, and who asks cannot serve one.
-    Terminal,
-    /// The reason.
-    Because(&'static str),
-}
-
-impl From<&'static str> for No {
-    fn from(reason: &'static str) -> Self {
-        Self::Because(reason)
-    }
-}
-
-/// Has a sandbox become the container that is asked for, unless who asks has gone.
-fn hand_over(asked: &Asked<'_>, part: &mut Part) -> Result<(), &'static str> {
-    // Nobody else finds out about one that is told of later.
-    if asked.header.flags & request::DETACHED != 0 && !socket::is_listening(asked.answers.as_raw_fd()) {
-        return Err("nobody waits for the answer");
-    }
-    let Some(lease) = &part.parked.lease else { return Err("no part is ready") };
-    if asked.header.kind == request::LEASE {
-        return say_started(asked.answers, part, Some(lease)).map_err(|_| "nobody waits for the answer");
-    }
-    // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
-    if asked.header.flags & request::DETACHED == 0 {
-        say_started(asked.answers, part, part.parked.terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
-    }
-    let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
-    // A terminal is there already.
-    let stdio: Vec<_> = match part.parked.terminal {
-        Some(_) => Vec::new(),
-        None => {
-            part.parked.own_stdio(asked.stdio.owned.iter().copied());
-            asked.stdio.fds.iter().map(AsRawFd::as_raw_fd).collect()
-        }
-    };
-    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], &stdio).map_err(|_| "the sandbox has ended")
-}
-
-/// Says that a container has been started, and hands its terminal's master over; or that a sandbox is leased, and hands over
-/// the lease.
-fn say_started(answers: &OwnedFd, part: &Part, more: Option<&OwnedFd>) -> Result<(), Errno> {
-    let pid = part.parked.child.pid.to_ne_bytes();
-    let started: [&[u8]; 3] = [&[answer::STARTED], &pid, part.parked.state.id.as_bytes()];
-    let fds = [Some(&part.pidfd), more].into_iter().flatten().map(AsRawFd::as_raw_fd);
-    socket::send_fds_now(answers.as_raw_fd(), &started, &fds.collect::<Vec<_>>())
-}
-
-/// Gives init the limits of who asks, where its configuration does not say.
-fn limits(place: &Place, header: &Header, parked: &Parked) -> Result<(), &'static str> {
-    for (resource, [soft, hard]) in place.other_limits(header) {
-        if !parked.sets_limit(resource) {
-            process::set_limit_of(parked.child.pid, resource, soft, hard)
-                .map_err(|_| "a limit of who asks cannot be set")?;
-        }
-    }
-    Ok(())
 }
 
 /// The path of an open directory.

@@ -34,8 +34,14 @@ pub struct Stock {
     pub reused: u64,
     /// How many have been given away.
     pub served: u64,
-    /// How often there was none.
+    /// How often none was.
     pub missed: u64,
+    /// How many of those waited for it to be made.
+    pub waited: u64,
+    /// How long it takes until the next one is there while some are being made, lately; `None` until one has been.
+    pub takes: Option<Duration>,
+    /// Since when that is being waited for.
+    since: Instant,
     /// When somebody asked last.
     last_asked: Instant,
     /// Why the last could not be made, and when.
@@ -57,6 +63,9 @@ impl Stock {
             reused: 0,
             served: 0,
             missed: 0,
+            waited: 0,
+            takes: None,
+            since: Instant::now(),
             last_asked: Instant::now(),
             failure: None,
             is_stale: false,
@@ -120,7 +129,7 @@ impl Stock {
     pub fn renew(&mut self) -> Result<()> {
         self.template = Arc::new(Template::new(self.template.asked(), self.wanted > 0)?);
         // What has been ordered is of the template before.
-        (self.is_stale, self.ordered, self.failure, self.size) = (false, 0, None, None);
+        (self.is_stale, self.ordered, self.failure, self.size, self.takes) = (false, 0, None, None, None);
         self.networks.clear();
         Ok(())
     }
@@ -130,8 +139,25 @@ impl Stock {
         2 * self.parts() >= self.wanted && self.last_asked.elapsed() < PAUSE
     }
 
+    /// One has been ordered.
+    pub fn order(&mut self) {
+        if self.ordered == 0 {
+            self.since = Instant::now();
+        }
+        self.ordered += 1;
+    }
+
+    /// Whether who asks now, after `others` who wait already, has a sandbox within `patience`, as it seems.
+    pub fn comes_within(&self, patience: Duration, others: usize) -> bool {
+        let is_soon = |takes: Duration| takes.saturating_mul(others as u32 + 1) <= patience;
+        self.ordered > others && !self.has_failed() && self.takes.is_some_and(is_soon)
+    }
+
     /// One has been made.
     pub fn made(&mut self, key: u64) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        self.takes = Some(self.takes.map_or(took, |before| (3 * before + took) / 4));
         self.ordered = self.ordered.saturating_sub(1);
         self.ready.push_back(key);
         self.failure = None;
@@ -155,11 +181,7 @@ impl Stock {
     pub fn take(&mut self) -> Option<u64> {
         self.last_asked = Instant::now();
         let key = self.ready.pop_front();
-        if key.is_some() {
-            self.served += 1
-        } else {
-            self.missed += 1
-        }
+        self.served += u64::from(key.is_some());
         key
     }
 
