@@ -156,6 +156,9 @@ fn blank(stage: &Stage, options: &Options, in_view: bool) -> Record {
     let view =
         if in_view { "a view of cgroup v2 alone, in a mount namespace of its own" } else { "the machine's cgroup v2" };
     machine.push(("measured in".to_owned(), format!("{view}; bundles and state on a tmpfs")));
+    let containers =
+        if options.action { "the leanest, of spec --action, without its limits" } else { "runc's default" };
+    machine.push(("containers".to_owned(), containers.to_owned()));
     let row = |contender: &Contender| Row {
         name: contender.name.clone(),
         kind: contender.kind,
@@ -352,7 +355,7 @@ impl Bench<'_> {
             Some(strace) => {
                 let who = self.alive_but_engines();
                 for contender in who.into_iter().map(|index| &self.stage.contenders[index]) {
-                    if !contender.overlay && contender.way != Way::Lease && !interrupt::caught() {
+                    if !contender.overlay && !contender.way.is_lease() && !interrupt::caught() {
                         self.stage.enter_view_of(contender)?;
                         match steps::calls(self.stage, contender, &strace) {
                             Ok(calls) => self.record.calls.push(calls),

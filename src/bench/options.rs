@@ -15,6 +15,8 @@ pub struct Options {
     pub gaps: Vec<Duration>,
     /// These rows alone; all if there are none.
     pub only: Vec<String>,
+    /// With the configuration of `spec --action` instead of runc's.
+    pub action: bool,
     /// Whether engines take part.
     pub engines: bool,
     /// Other programs: name and command line.

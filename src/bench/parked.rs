@@ -31,6 +31,8 @@ pub enum Way {
     Parts,
     /// By the library: a sandbox leased before, or its command if there is none.
     Lease,
+    /// By the library, from a pool that uses network namespaces again.
+    LeaseReuse,
 }
 
 impl Way {
@@ -39,8 +41,14 @@ impl Way {
         match self {
             Self::Command => None,
             Self::Lease => Some(Self::Pool),
+            Self::LeaseReuse => Some(Self::Reuse),
             own => Some(own),
         }
+    }
+
+    /// Whether it is by the library.
+    pub fn is_lease(self) -> bool {
+        matches!(self, Self::Lease | Self::LeaseReuse)
     }
 }
 

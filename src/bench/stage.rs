@@ -36,6 +36,8 @@ pub const REUSING: &str = "microrun parked (netns reused)";
 pub const PARTS: &str = "microrun with parts";
 /// The name of the pool's library.
 pub const LEASED: &str = "microrun parked (library)";
+/// The name of the library with a pool that uses network namespaces again.
+pub const LEASED_REUSING: &str = "microrun parked (library + netns reused)";
 /// The name of the action without anything around it.
 pub const PROCESS: &str = "process: static hello";
 /// The name of the paper's baseline.
@@ -45,6 +47,8 @@ pub const ECHO: &str = "process: /bin/echo";
 #[derive(Debug)]
 pub struct Stage {
     dir: PathBuf,
+    /// Whether the configuration is the leanest, and not runc's.
+    is_lean: bool,
     /// Who takes part.
     pub contenders: Vec<Contender>,
     /// Who does not, and why.
@@ -86,6 +90,7 @@ impl Stage {
         }
         let mut stage = Self {
             dir,
+            is_lean: options.action,
             contenders: Vec::new(),
             skipped: Vec::new(),
             namespaces: BTreeMap::new(),
@@ -368,10 +373,14 @@ impl Stage {
 
     /// The short command line is the one that asks a pool first of all.
     fn find_parked(&mut self, program: &str, states: &Path, options: &Options) -> Vec<Contender> {
-        let has_reusing = !options.quick || options.only.iter().any(|row| row == REUSING);
-        if !has_reusing {
-            self.skip(REUSING, "not with --quick, unless --only names it");
-        }
+        let mut is_wanted = |name: &str| {
+            let is_wanted = !options.quick || options.only.iter().any(|row| row == name);
+            if !is_wanted {
+                self.skip(name, "not with --quick, unless --only names it");
+            }
+            is_wanted
+        };
+        let (has_reusing, has_leased_reusing) = (is_wanted(REUSING), is_wanted(LEASED_REUSING));
         let words = |way, options: &[&str]| {
             let (row, directory) = names(way);
             let bundle = format!("{}/", Parking::bundle(self.path(directory)).display());
@@ -388,6 +397,7 @@ impl Stage {
         let mut found = vec![parked(PARTS, Way::Parts, &[]), parked(PARKED, Way::Pool, &[])];
         found.extend(has_reusing.then(|| parked(REUSING, Way::Reuse, &[])));
         found.push(parked(LEASED, Way::Lease, &["--pool=off"]));
+        found.extend(has_leased_reusing.then(|| parked(LEASED_REUSING, Way::LeaseReuse, &["--pool=off"])));
         found
     }
 
@@ -449,10 +459,14 @@ impl Stage {
         self.dir.join(below).to_string_lossy().into_owned()
     }
 
-    /// The common configuration: runc's default with the action for its program, and `linux.cgroupsPath` for `label`'s
-    /// start in `slot`.
+    /// The common configuration: runc's default with the action for its program, or that of `spec --action` without its limits, for which not every
+    /// machine has the controllers, and `linux.cgroupsPath` for `label`'s start in `slot`.
     pub fn config(&self, label: &str, slot: usize) -> Value {
-        let mut config: Value = serde_json::from_str(&default::runc(true)).unwrap_or_default();
+        let text = if self.is_lean { default::action("/hello") } else { default::runc(true) };
+        let mut config: Value = serde_json::from_str(&text).unwrap_or_default();
+        if let Some(resources) = config["linux"]["resources"].as_object_mut() {
+            resources.retain(|name, _| name == "devices");
+        }
         // The newest that all runtimes accept.
         config["ociVersion"] = json!("1.0.2");
         config["process"]["terminal"] = json!(false);
@@ -531,7 +545,7 @@ impl Stage {
 
     /// What [`pool::VARIABLE`] has to be for `contender`: cold rows know no pool, whatever the machine has.
     pub fn socket_for(&self, contender: &Contender) -> &Path {
-        let parking = self.pool_of(contender).filter(|_| contender.way != Way::Lease);
+        let parking = self.pool_of(contender).filter(|_| !contender.way.is_lease());
         parking.map_or(Path::new("off"), Parking::socket)
     }
 
@@ -575,7 +589,7 @@ impl Stage {
 
     /// A sandbox for a start of `contender`, if it is started by the library and the pool has one.
     pub fn lease(&self, contender: &Contender) -> Option<Sandbox> {
-        self.pool_of(contender).filter(|_| contender.way == Way::Lease)?.lease()
+        self.pool_of(contender).filter(|_| contender.way.is_lease())?.lease()
     }
 
     /// What a program left behind of a start that failed.
@@ -710,7 +724,7 @@ pub fn expected(contender: &Contender) -> Expected<'static> {
 fn names(way: Way) -> (&'static str, &'static str) {
     match way {
         Way::Parts => (PARTS, "parts"),
-        Way::Reuse => (REUSING, "reusing"),
+        Way::Reuse | Way::LeaseReuse => (REUSING, "reusing"),
         _ => (PARKED, "pool"),
     }
 }

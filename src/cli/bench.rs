@@ -40,6 +40,10 @@ With --compare A.json B.json it measures nothing and shows what changed between 
         Flag::switch("quick", "less than three minutes: fewer rounds, trials and sizes"),
         Flag::value("only", "ROW[,ROW]", "these rows, and the bare process"),
         Flag::value("parts", "PART[,PART]", "latency, throughput, steps, growth, pool (default: all)"),
+        Flag::switch(
+            "action",
+            "with the configuration of spec --action, without its limits, instead of runc's default",
+        ),
         Flag::switch("engines", "measure containers of ctr, podman and docker, too, where they are installed"),
         Flag::value("peer", "NAME=COMMAND", "measure this, too (may be given several times)"),
         Flag::value("runtime", "NAME=PROGRAM", "a runtime with runc's command line (may be given several times)"),
@@ -147,6 +151,7 @@ fn options(words: &Words, command: Vec<String>) -> Result<Options> {
         rounds,
         gaps: gaps.iter().map(|gap| quiet(gap)).collect::<Result<_>>()?,
         only: list(words, "only")?.unwrap_or_default(),
+        action: words.has("action"),
         engines: words.has("engines"),
         peers: pairs(words, "peer")?,
         runtimes: pairs(words, "runtime")?,
