@@ -44,7 +44,7 @@ impl Error {
     }
 
     /// The field `field` of config.json is wrong; `problem` says how, and what to do.
-    pub fn config(field: &str, problem: impl fmt::Display) -> Self {
+    pub fn config(field: impl fmt::Display, problem: impl fmt::Display) -> Self {
         Self::new(Kind::Config, format!("config.json: {field}: {problem}"))
     }
 

@@ -1,5 +1,6 @@
 //! Paths as text.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 /// `path` from the root, without "/" in front, "." and "..": ".." stops at the root. Nothing is looked up.
@@ -19,7 +20,15 @@ pub fn clean(path: &Path) -> PathBuf {
 
 /// The same, with "/" in front.
 pub fn absolute(path: &Path) -> PathBuf {
-    Path::new("/").join(clean(path))
+    // Nearly all are like this already.
+    if is_absolute_and_clean(path.as_os_str().as_bytes()) { path.to_owned() } else { Path::new("/").join(clean(path)) }
+}
+
+/// Whether [`absolute`] has nothing to do, of paths whose names do not begin with a dot.
+fn is_absolute_and_clean(path: &[u8]) -> bool {
+    path.first() == Some(&b'/')
+        && (path.len() == 1 || path.last() != Some(&b'/'))
+        && !path.windows(2).any(|two| two == b"//" || two == b"/.")
 }
 
 /// The place of a mount, from its line of a mountinfo file, and what follows the line's separator: the file system's type, source and
@@ -57,5 +66,11 @@ mod tests {
         }
         assert_eq!(absolute(Path::new("a/../..")), Path::new("/"));
         assert_eq!(absolute(Path::new("x//y")), Path::new("/x/y"));
+        // Not as paths, to which a slash at the end is nothing.
+        for (path, expected) in
+            [("/", "/"), ("/a", "/a"), ("/a/", "/a"), ("/a/.", "/a"), ("//", "/"), ("/.a/..b", "/.a/..b"), ("", "/")]
+        {
+            assert_eq!(absolute(Path::new(path)).as_os_str(), expected);
+        }
     }
 }

@@ -373,10 +373,10 @@ fn hugetlb(resources: &LinuxResources, version: Version) -> Result<Vec<Write>> {
         let digits = size.trim_end_matches("KB").trim_end_matches("MB").trim_end_matches("GB");
         if digits.len() + 2 != size.len() || digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             let problem = format!("is {size:?}: use a size such as \"2MB\" (see /sys/kernel/mm/hugepages)");
-            return Err(Error::config(&format!("{field}.pageSize"), problem));
+            return Err(Error::config(format_args!("{field}.pageSize"), problem));
         }
         if value < 0 {
-            return Err(Error::config(&format!("{field}.limit"), format!("is {value}: use a number of bytes")));
+            return Err(Error::config(format_args!("{field}.limit"), format!("is {value}: use a number of bytes")));
         }
         let field = format!("{field}.limit");
         writes.push(Write::new(format!("hugetlb.{size}.{limit}"), value, &field));

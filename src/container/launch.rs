@@ -398,7 +398,7 @@ fn open_namespace(joined: &plan::Joined) -> Result<OwnedFd> {
     let kind = process::namespace_kind(fd);
     if kind != Ok(joined.kind) {
         let problem = format!("{} is not a namespace of this type: give the path of one", joined.path.display());
-        return Err(Error::config(&format!("{}.path", joined.field), problem));
+        return Err(Error::config(format_args!("{}.path", joined.field), problem));
     }
     Ok(namespace)
 }

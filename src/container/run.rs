@@ -115,7 +115,7 @@ fn timings(launched: &Launched) -> Vec<Timing> {
             let ended = launched.report.time(index)?;
             let nanoseconds = ended.saturating_sub(last);
             last = ended;
-            Some(Timing { nanoseconds, call: step.op.to_string(), field: step.field.clone() })
+            Some(Timing { nanoseconds, call: step.op.to_string(), field: step.field.clone().into_owned() })
         })
         .collect()
 }

@@ -7,6 +7,7 @@ use crate::sys::mount::Attributes;
 use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use nix::errno::Errno;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt;
 
@@ -16,7 +17,7 @@ pub struct Step {
     /// What is done.
     pub op: Op,
     /// The field it comes from (`mounts[3]`, `linux.maskedPaths`), for people.
-    pub field: String,
+    pub field: Cow<'static, str>,
 }
 
 /// What to make where a mount's destination does not exist.

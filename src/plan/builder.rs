@@ -2,7 +2,9 @@
 
 use crate::error::{Error, Result};
 use crate::init::{Op, Slot, Step};
+use std::borrow::Cow;
 use std::ffi::CString;
+use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -59,7 +61,7 @@ impl Default for Builder {
 
 impl Builder {
     /// Appends `op`, which `field` asks for.
-    pub fn push(&mut self, field: impl Into<String>, op: Op) {
+    pub fn push(&mut self, field: impl Into<Cow<'static, str>>, op: Op) {
         self.steps.push(Step { op, field: field.into() });
     }
 
@@ -145,7 +147,7 @@ impl Builder {
 ///
 /// # Errors
 /// When it has a NUL in it, which names `field`.
-pub fn cstring(field: &str, text: impl AsRef<[u8]>) -> Result<CString> {
+pub fn cstring(field: impl Display, text: impl AsRef<[u8]>) -> Result<CString> {
     CString::new(text.as_ref()).map_err(|_| Error::config(field, "has a NUL byte in it: remove it"))
 }
 
@@ -153,6 +155,6 @@ pub fn cstring(field: &str, text: impl AsRef<[u8]>) -> Result<CString> {
 ///
 /// # Errors
 /// When it has a NUL in it, which names `field`.
-pub fn cpath(field: &str, path: &Path) -> Result<CString> {
+pub fn cpath(field: impl Display, path: &Path) -> Result<CString> {
     cstring(field, path.as_os_str().as_bytes())
 }

@@ -30,7 +30,7 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
         entry.field.clone(),
         Op::Target {
             root: slots::ROOT,
-            path: cpath(&format!("{}.destination", entry.field), &entry.destination)?,
+            path: cpath(format_args!("{}.destination", entry.field), &entry.destination)?,
             create: Create::Directory,
             rule: entry.rule(),
             into: slots::TARGET,

@@ -1,7 +1,7 @@
 //! `linux.devices`, the devices that every container has, and the links in /dev.
 
 use super::Input;
-use super::builder::{Builder, cpath, slots};
+use super::builder::{Builder, cpath, cstring, slots};
 use crate::error::Result;
 use crate::init::{DeviceNode, Op, Slot};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
@@ -50,33 +50,30 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
         };
         node_or_bind(builder, input, "linux.devices", root, node, device.path())?;
     }
+    // A name in /dev, from there or from the root.
+    let in_dev = |name: &str| (["/dev/", name].concat(), if tmpfs { slots::DEV } else { slots::ROOT });
+    let from =
+        |root: Slot, path: &str, name: &str| cstring("(default devices)", if root == slots::DEV { name } else { path });
     for (name, major, minor) in DEFAULT_DEVICES {
-        let path = Path::new("/dev").join(name);
-        if listed.iter().any(|device| *device.path() == path) {
+        let (path, root) = in_dev(name);
+        if listed.iter().any(|device| device.path() == Path::new(&path)) {
             continue;
         }
-        let (root, place) = place(tmpfs, &path);
         let node = DeviceNode {
-            path: cpath("(default devices)", place)?,
+            path: from(root, &path, name)?,
             mode: libc::S_IFCHR | 0o666,
             dev: libc::makedev(major, minor),
             uid: 0,
             gid: 0,
             exact: false,
         };
-        node_or_bind(builder, input, "(default devices)", root, node, &path)?;
+        node_or_bind(builder, input, "(default devices)", root, node, Path::new(&path))?;
     }
-    for (name, target) in LINKS {
-        let path = Path::new("/dev").join(name);
-        let (root, place) = place(tmpfs, &path);
-        let path = cpath("(default links)", place)?;
-        builder
-            .push("(default links)", Op::MakeLink { root, path, target: cpath("(default links)", target.as_ref())? });
-    }
-    if input.host.has_kcore {
-        let (root, place) = place(tmpfs, Path::new("/dev/core"));
-        let path = cpath("(default links)", place)?;
-        builder.push("(default links)", Op::MakeLink { root, path, target: c"/proc/kcore".into() });
+    let kcore = input.host.has_kcore.then_some(("core", "/proc/kcore"));
+    for (name, target) in LINKS.into_iter().chain(kcore) {
+        let (path, root) = in_dev(name);
+        let path = from(root, &path, name)?;
+        builder.push("(default links)", Op::MakeLink { root, path, target: cstring("(default links)", target)? });
     }
     Ok(())
 }
@@ -91,7 +88,7 @@ fn is_ptmx(device: &LinuxDevice) -> bool {
 fn node_or_bind(
     builder: &mut Builder,
     input: &Input<'_>,
-    field: &str,
+    field: &'static str,
     root: Slot,
     device: DeviceNode,
     host: &Path,

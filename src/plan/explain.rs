@@ -56,7 +56,7 @@ fn ranges(mappings: &[LinuxIdMapping]) -> String {
 }
 
 fn lines_of(who: &'static str, steps: &[Step]) -> impl Iterator<Item = Line> {
-    steps.iter().map(move |step| Line { who, call: step.op.to_string(), field: step.field.clone() })
+    steps.iter().map(move |step| Line { who, call: step.op.to_string(), field: step.field.clone().into_owned() })
 }
 
 /// The Plan as a person reads it: number, who, call, field.

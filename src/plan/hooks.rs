@@ -34,9 +34,9 @@ pub struct Manner<'a> {
 /// A string with a NUL byte in it.
 pub fn compile(index: usize, hook: &oci::Hook, manner: &Manner<'_>, steps: Vec<Step>) -> Result<Hook> {
     let field = format!("hooks.{}[{index}]", manner.name);
-    let path = cpath(&format!("{field}.path"), hook.path())?;
+    let path = cpath(format_args!("{field}.path"), hook.path())?;
     let strings = |name: &str, list: Option<&[String]>| -> Result<Vec<_>> {
-        list.unwrap_or_default().iter().map(|text| cstring(&format!("{field}.{name}"), text)).collect()
+        list.unwrap_or_default().iter().map(|text| cstring(format_args!("{field}.{name}"), text)).collect()
     };
     let mut args = strings("args", hook.args().as_deref())?;
     if args.is_empty() {

@@ -212,7 +212,7 @@ impl Plan {
         match self.steps.get(index) {
             Some(Step { op: Op::RunHook(hook), .. }) => hooks::failure(hook, words),
             step => {
-                let field = step.map_or("process.args", |step| step.field.as_str());
+                let field = step.map_or("process.args", |step| &step.field);
                 Error::new(crate::error::Kind::System, format!("{field}: {words}"))
             }
         }
@@ -280,7 +280,7 @@ fn has_hooks(hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> bool {
 
 /// The mounts, the terminal, the hooks that look at them, and the change of the root.
 fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<()> {
-    mounts::compile(builder, input, outside)?;
+    let read_only_dev = mounts::compile(builder, input, outside)?;
     overlay::working_directory(builder, process.cwd())?;
     let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };
     process::terminal(builder, process, terminal);
@@ -293,7 +293,8 @@ fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outs
         let attributes = Attributes { propagation, ..Attributes::default() };
         builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: slots::ROOT, attributes, recursive });
     }
-    mounts::finish(builder, input)
+    mounts::finish(builder, input, read_only_dev);
+    Ok(())
 }
 
 /// Makes [`slots::ROOT`] the root.

@@ -9,7 +9,7 @@ use crate::path;
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
 use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +54,7 @@ impl<'a> Entry<'a> {
     fn new(index: usize, mount: &'a Mount, rootfs: &Path) -> Result<Self> {
         let field = format!("mounts[{index}]");
         let options = mount.options().iter().flatten().map(String::as_str);
-        let options = MountOptions::parse(&format!("{field}.options"), options)?;
+        let options = MountOptions::parse(format_args!("{field}.options"), options)?;
         let kind = if options.bind.is_some() { "bind" } else { mount.typ().as_deref().unwrap_or("bind") };
         let mappings = match (mount.uid_mappings().as_deref(), mount.gid_mappings().as_deref()) {
             (Some(uids), Some(gids)) if !uids.is_empty() && !gids.is_empty() => Some((uids, gids)),
@@ -81,13 +81,18 @@ impl<'a> Entry<'a> {
     pub fn rule(&self) -> Rule {
         match self.kind {
             "proc" | "sysfs" => Rule::PlainDirectory,
-            _ if PROC_EXCEPTIONS.iter().any(|path| self.destination == Path::new(path)) => Rule::Any,
+            _ if PROC_EXCEPTIONS.iter().any(|path| self.is_at(path)) => Rule::Any,
             _ => Rule::OffProc,
         }
     }
 
+    /// Whether the destination is `path`, which is written as destinations are.
+    fn is_at(&self, path: &str) -> bool {
+        self.destination.as_os_str() == path
+    }
+
     fn path(&self) -> Result<CString> {
-        cpath(&format!("{}.destination", self.field), &self.destination)
+        cpath(format_args!("{}.destination", self.field), &self.destination)
     }
 }
 
@@ -113,8 +118,8 @@ pub struct Outside {
     pub joined_user_namespace: Option<Slot>,
 }
 
-/// Compiles everything from the first mount to the last.
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<()> {
+/// Compiles everything from the first mount to the last; the field of a new file system at /dev that is to be read-only in the end ([`finish`]).
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<Option<String>> {
     let entries = Entry::all(input.spec, input.rootfs)?;
     root(builder, input)?;
     for entry in &entries {
@@ -125,26 +130,24 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
             _ => filesystem(builder, input, entry)?,
         }
     }
-    let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.destination == Path::new("/dev"));
+    let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
     if !host_dev {
-        super::devices::compile(builder, input, has_dev_tmpfs(&entries))?;
+        super::devices::compile(builder, input, entries.iter().any(is_dev_tmpfs))?;
     }
-    Ok(())
+    let dev = entries.into_iter().find(is_dev_tmpfs);
+    Ok(dev.filter(|dev| dev.options.set & libc::MOUNT_ATTR_RDONLY != 0).map(|dev| dev.field))
 }
 
-/// Everything that is done to the mounts once all of them are there and the root has been changed.
-pub(super) fn finish(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
-    let entries = Entry::all(input.spec, input.rootfs)?;
-    if let Some(dev) = entries.iter().find(|entry| is_dev_tmpfs(entry))
-        && dev.options.set & libc::MOUNT_ATTR_RDONLY != 0
-    {
+/// Everything that is done to the mounts once all of them are there and the root has been changed; `dev` is the field of a /dev to
+/// be made read-only.
+pub(super) fn finish(builder: &mut Builder, input: &Input<'_>, dev: Option<String>) {
+    if let Some(field) = dev {
         // Only now: the device nodes had to be made in it.
-        builder.push(dev.field.clone(), set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
+        builder.push(field, set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
     }
     if input.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         builder.push("root.readonly", set(slots::ROOT, libc::MOUNT_ATTR_RDONLY));
     }
-    Ok(())
 }
 
 fn set(mount: Slot, set: u64) -> Op {
@@ -153,11 +156,7 @@ fn set(mount: Slot, set: u64) -> Op {
 
 /// Whether the mount is a fresh file system at /dev, which holds the device nodes.
 fn is_dev_tmpfs(entry: &Entry<'_>) -> bool {
-    entry.destination == Path::new("/dev") && entry.kind == "tmpfs" && !entry.options.remount
-}
-
-fn has_dev_tmpfs(entries: &[Entry<'_>]) -> bool {
-    entries.iter().any(is_dev_tmpfs)
+    entry.is_at("/dev") && entry.kind == "tmpfs" && !entry.options.remount
 }
 
 /// The root itself: a mount of its own, since only a mount can become the root of the namespace.
@@ -247,7 +246,7 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
         // What it shows is the network namespace of who mounts it.
         builder.need_network();
     }
-    if entry.kind != "proc" && entry.destination == Path::new("/proc") {
+    if entry.kind != "proc" && entry.is_at("/proc") {
         let problem = "\"/proc\" cannot be mounted because it is not of type proc, and other files there would be \
                        taken for the kernel's: mount a procfs";
         return Err(Error::config(&entry.field, problem));
@@ -260,7 +259,7 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
     let op = if entry.kind == "tmpfs" && !entry.options.data.iter().any(|(key, _)| key == "mode") {
         Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
     } else {
-        let kind = cstring(&format!("{}.type", entry.field), entry.kind)?;
+        let kind = cstring(format_args!("{}.type", entry.field), entry.kind)?;
         new_filesystem(input.private_place(), &format!("{}.options", entry.field), kind, options, attributes, into)?
     };
     builder.push(entry.field.clone(), op);
@@ -341,10 +340,10 @@ pub(super) fn new_filesystem(
 
 /// Keys and values for fsconfig(2).
 pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
-    let field = format!("{}.options", entry.field);
+    let option = |text: &str| cstring(format_args!("{}.options", entry.field), text);
     let mut options = Vec::new();
     if let Some(source) = entry.source {
-        options.push((c"source".to_owned(), Some(cpath(&format!("{}.source", entry.field), source)?)));
+        options.push((c"source".to_owned(), Some(cpath(format_args!("{}.source", entry.field), source)?)));
     }
     if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 && entry.source.is_some_and(|source| source.starts_with("/dev"))
     {
@@ -352,11 +351,11 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
         options.push((c"ro".to_owned(), None));
     }
     for flag in &entry.options.superblock {
-        options.push((cstring(&field, flag)?, None));
+        options.push((option(flag)?, None));
     }
     for (key, value) in &entry.options.data {
-        let value = value.as_ref().map(|value| cstring(&field, value)).transpose()?;
-        options.push((cstring(&field, key)?, value));
+        let value = value.as_deref().map(option).transpose()?;
+        options.push((option(key)?, value));
     }
     if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host) {
         options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
@@ -377,12 +376,12 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     let mount = if (id_mapped || input.mounts_from_outside()) && !inside {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
-        outside.steps.push(Step { op, field: entry.field.clone() });
+        outside.steps.push(Step { op, field: entry.field.clone().into() });
         if id_mapped {
             let userns = id_map(builder, input, entry, outside)?;
             let recursive = entry.options.idmap.unwrap_or(false);
             let op = Op::SetIdMap { mount: slot, userns, recursive };
-            outside.steps.push(Step { op, field: entry.field.clone() });
+            outside.steps.push(Step { op, field: entry.field.clone().into() });
         }
         slot
     } else {
@@ -401,7 +400,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         }
         slots::MOUNT
     };
-    if entry.destination == Path::new("/proc") {
+    if entry.is_at("/proc") {
         builder.push(entry.field.clone(), Op::RequireProcfs { mount });
     }
     if let Some(attributes) = bind_attributes(input, &entry.options) {
@@ -479,7 +478,7 @@ fn id_map(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: 
     }
     let Some((uids, gids)) = entry.mappings.or(own) else {
         let problem = "is asked for without uidMappings and gidMappings, and linux has none either: add them";
-        return Err(Error::config(&format!("{}.options (idmap)", entry.field), problem));
+        return Err(Error::config(format_args!("{}.options (idmap)", entry.field), problem));
     };
     let slot = builder.slot(&entry.field)?;
     outside.id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
@@ -519,7 +518,7 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<(
         let path = cstring("linux.readonlyPaths", path)?;
         builder.push("linux.readonlyPaths", Op::ReadOnly { root, path });
     }
-    let mut seen = HashSet::new();
+    let mut seen = BTreeSet::new();
     // A second mask would cover nothing but the first.
     for path in linux.masked_paths().iter().flatten().filter(|path| seen.insert(path.as_str())) {
         let path = cstring("linux.maskedPaths", path)?;

@@ -90,7 +90,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             _ => first,
         };
         if in_stage {
-            found.stage.push(Step { op: step, field });
+            found.stage.push(Step { op: step, field: field.into() });
         } else {
             builder.push(field, step);
         }

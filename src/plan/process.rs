@@ -11,7 +11,7 @@ use oci_spec::runtime::{
     Hook, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
 };
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::Path;
 
@@ -133,7 +133,7 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
 
 /// The steps that load `filter`; with `needs_admin` it takes a capability that the program may not have.
 fn load_filter(filter: &super::seccomp::Filter, sets: &caps::Sets, needs_admin: bool) -> Vec<Step> {
-    let capabilities = |field: &str, more: u64| Step {
+    let capabilities = |field: &'static str, more: u64| Step {
         op: Op::Capabilities {
             effective: sets.effective | more,
             permitted: sets.permitted | more,
@@ -271,7 +271,7 @@ fn scheduling(builder: &mut Builder, process: &Process) -> Result<()> {
 }
 
 /// execCPUAffinity applies to `exec` alone (runtime-spec config.md): initial before the cgroup is joined, final after.
-pub fn affinity(builder: &mut Builder, field: &str, list: Option<&String>) -> Result<()> {
+pub fn affinity(builder: &mut Builder, field: &'static str, list: Option<&String>) -> Result<()> {
     if let Some(list) = list.filter(|list| !list.is_empty()) {
         builder.push(field, Op::Affinity { mask: cpu_list::parse(field, list)? });
     }
@@ -360,7 +360,7 @@ fn exec(process: &Process) -> Result<Exec> {
 /// library would make of them.
 fn last_of_each(env: &[String]) -> Vec<&String> {
     let name = |entry: &str| entry.split_once('=').map_or(entry.len(), |(name, _)| name.len());
-    let mut seen = HashSet::with_capacity(env.len());
+    let mut seen = BTreeSet::new();
     let mut kept: Vec<&String> = env.iter().rev().filter(|entry| seen.insert(&entry[..name(entry)])).collect();
     kept.reverse();
     kept

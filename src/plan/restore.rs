@@ -128,14 +128,14 @@ fn make_place(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
     let field = &entry.field;
     let source = entry.source.filter(|_| entry.kind == "bind");
     if let Some(source) = source {
-        let source = Source::Path(cpath(&format!("{field}.source"), &input.bundle.join(source))?);
+        let source = Source::Path(cpath(format_args!("{field}.source"), &input.bundle.join(source))?);
         builder.push(field.clone(), Op::CloneTree { source, recursive: true, into: slots::MOUNT });
     }
     builder.push(
         field.clone(),
         Op::Target {
             root: slots::ROOT,
-            path: cpath(&format!("{field}.destination"), &entry.destination)?,
+            path: cpath(format_args!("{field}.destination"), &entry.destination)?,
             create: if source.is_some() { Create::Like(slots::MOUNT) } else { Create::Directory },
             rule: Rule::Any,
             into: slots::TARGET,

@@ -57,7 +57,7 @@ pub fn by_name(name: &str) -> Option<Capability> {
 /// The kernel's number of `capability`: its bit in a capability set. One that is not in the table has a number that no
 /// kernel knows.
 pub fn number(capability: Capability) -> u8 {
-    (0..63).zip(CAPABILITIES).find(|(_, (_, known))| *known == capability).map_or(63, |(number, _)| number)
+    (0..63).zip(&CAPABILITIES).find(|(_, (_, known))| *known == capability).map_or(63, |(number, _)| number)
 }
 
 /// One entry of a capability list: runtime-spec makes an unknown name a warning, so it has to survive parsing.

@@ -1,6 +1,7 @@
 //! The options of a mount (runtime-spec config.md, "Linux mount options").
 
 use crate::error::{Error, Result};
+use std::fmt::Display;
 
 /// What an option does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,12 +154,12 @@ impl MountOptions {
     ///
     /// # Errors
     /// When an option cannot work: it names `field`, the option, and what to do.
-    pub fn parse<'a>(field: &str, options: impl IntoIterator<Item = &'a str>) -> Result<Self> {
+    pub fn parse<'a>(field: impl Display, options: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut parsed = Self::default();
         for option in options {
             match effect(option) {
                 Some(effect) => parsed.apply(effect),
-                None => parsed.data(field, option)?,
+                None => parsed.data(&field, option)?,
             }
         }
         Ok(parsed)
@@ -196,7 +197,7 @@ impl MountOptions {
         }
     }
 
-    fn data(&mut self, field: &str, option: &str) -> Result<()> {
+    fn data(&mut self, field: &impl Display, option: &str) -> Result<()> {
         let (key, value) = match option.split_once('=') {
             Some((key, value)) => (key, Some(value)),
             None => (option, None),

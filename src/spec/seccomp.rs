@@ -64,20 +64,20 @@ fn check(seccomp: &LinuxSeccomp) -> Result<()> {
 
 fn rule(field: &str, rule: &LinuxSyscall) -> Result<()> {
     if rule.names().is_empty() {
-        return Err(Error::config(&format!("{field}.names"), "is empty: name at least one system call"));
+        return Err(Error::config(format_args!("{field}.names"), "is empty: name at least one system call"));
     }
     if rule.names().iter().any(String::is_empty) {
-        return Err(Error::config(&format!("{field}.names"), "has an empty name in it: remove it"));
+        return Err(Error::config(format_args!("{field}.names"), "has an empty name in it: remove it"));
     }
     if rule.action() == Action::ScmpActNotify && rule.names().iter().any(|name| name == "write") {
         let problem = "SCMP_ACT_NOTIFY cannot be used for the write syscall, which is called before anybody listens";
-        return Err(Error::config(&format!("{field}.action"), format!("{problem}: use another action")));
+        return Err(Error::config(format_args!("{field}.action"), format!("{problem}: use another action")));
     }
     return_value(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret())?;
     for (index, argument) in rule.args().iter().flatten().enumerate() {
         if argument.index() > LAST_ARGUMENT {
             let problem = format!("{} is too high: system calls have arguments 0 to {LAST_ARGUMENT}", argument.index());
-            return Err(Error::config(&format!("{field}.args[{index}].index"), problem));
+            return Err(Error::config(format_args!("{field}.args[{index}].index"), problem));
         }
     }
     Ok(())

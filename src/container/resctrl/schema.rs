@@ -48,7 +48,7 @@ pub(super) fn require_same(root: &Path, path: &Path, rdt: &LinuxIntelRdt) -> Res
                 "{wanted:?} is not what {} has, which is there already: change it, or choose another closID",
                 file.display()
             );
-            return Err(Error::config(&format!("linux.intelRdt.{name}"), problem));
+            return Err(Error::config(format_args!("linux.intelRdt.{name}"), problem));
         }
     }
     Ok(())

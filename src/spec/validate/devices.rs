@@ -15,7 +15,7 @@ pub(super) fn devices(check: &mut Check<'_>) -> Result<()> {
         absolute(|| format!("linux.devices[{index}].path"), device.path())?;
         if device.typ() == Type::A {
             let problem = "\"a\" is for rules about devices, not for a device: use c, b, u or p";
-            return Err(Error::config(&format!("linux.devices[{index}].type"), problem));
+            return Err(Error::config(format_args!("linux.devices[{index}].type"), problem));
         }
         if device.typ() != Type::P {
             numbers(index, device)?;
@@ -28,7 +28,7 @@ fn numbers(index: usize, device: &LinuxDevice) -> Result<()> {
     for (name, number, most) in [("major", device.major(), MAX_MAJOR), ("minor", device.minor(), MAX_MINOR)] {
         if !(0..=most).contains(&number) {
             let problem = format!("{number} is no device number: use 0 to {most}");
-            return Err(Error::config(&format!("linux.devices[{index}].{name}"), problem));
+            return Err(Error::config(format_args!("linux.devices[{index}].{name}"), problem));
         }
     }
     Ok(())

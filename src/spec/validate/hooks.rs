@@ -41,7 +41,7 @@ fn hook(field: &str, hook: &Hook) -> Result<()> {
     match hook.timeout() {
         Some(timeout) if timeout <= 0 => {
             let problem = format!("{timeout} is not greater than 0: give seconds, or leave it out");
-            Err(Error::config(&format!("{field}.timeout"), problem))
+            Err(Error::config(format_args!("{field}.timeout"), problem))
         }
         _ => Ok(()),
     }

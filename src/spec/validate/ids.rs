@@ -54,13 +54,13 @@ pub(super) fn process_ids(check: &mut Check<'_>) -> Result<()> {
     for (name, id, field, list) in [("uid", user.uid(), uid_field, uids), ("gid", user.gid(), gid_field, gids)] {
         if !maps(list, id) {
             let problem = format!("{id} is not mapped: add it to {field}");
-            return Err(Error::config(&format!("process.user.{name}"), problem));
+            return Err(Error::config(format_args!("process.user.{name}"), problem));
         }
     }
     for (index, gid) in user.additional_gids().iter().flatten().enumerate() {
         if !maps(gids, *gid) {
             let problem = format!("{gid} is not mapped: add it to {gid_field}");
-            return Err(Error::config(&format!("process.user.additionalGids[{index}]"), problem));
+            return Err(Error::config(format_args!("process.user.additionalGids[{index}]"), problem));
         }
     }
     Ok(())
@@ -77,7 +77,7 @@ pub(super) fn mappings(field: &str, list: &[LinuxIdMapping]) -> Result<()> {
         return Err(Error::config(field, problem));
     }
     for (index, mapping) in list.iter().enumerate() {
-        let wrong = |name: &str, problem: &str| Err(Error::config(&format!("{field}[{index}].{name}"), problem));
+        let wrong = |name: &str, problem: &str| Err(Error::config(format_args!("{field}[{index}].{name}"), problem));
         if mapping.size() == 0 {
             return wrong("size", "is 0: give the number of ids");
         }
@@ -122,7 +122,7 @@ pub(super) fn rootless(check: &Check<'_>) -> Result<()> {
                 let id = option.strip_prefix(prefix).and_then(|id| id.parse().ok());
                 if id.is_some_and(|id| !maps(list, id)) {
                     let problem = format!("{option:?} is not mapped: add it to {field} or remove the option");
-                    return Err(Error::config(&format!("mounts[{index}].options"), problem).context("without root"));
+                    return Err(Error::config(format_args!("mounts[{index}].options"), problem).context("without root"));
                 }
             }
         }

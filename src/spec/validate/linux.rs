@@ -52,7 +52,7 @@ pub(super) fn intel_rdt(check: &mut Check<'_>) -> Result<()> {
 fn schemata(rdt: &LinuxIntelRdt) -> Result<()> {
     let one_line = |field: &str, schema: &str| {
         if schema.contains('\n') {
-            return Err(Error::config(&format!("linux.intelRdt.{field}"), "has a line break in it: remove it"));
+            return Err(Error::config(format_args!("linux.intelRdt.{field}"), "has a line break in it: remove it"));
         }
         Ok(())
     };

@@ -111,15 +111,15 @@ fn absolute(field: impl FnOnce() -> String, path: &Path) -> Result<()> {
     } else {
         format!("{path:?} is not absolute: begin it with a slash")
     };
-    Err(Error::config(&field(), problem))
+    Err(Error::config(field(), problem))
 }
 
 /// Refuses an environment entry that is not NAME=VALUE.
 fn environment(field: impl FnOnce() -> String, entry: &str) -> Result<()> {
     match entry.find('=') {
         Some(at) if at > 0 => Ok(()),
-        Some(_) => Err(Error::config(&field(), format!("{entry:?} has no name: write NAME=VALUE"))),
-        None => Err(Error::config(&field(), format!("{entry:?} has no \"=\": write NAME=VALUE"))),
+        Some(_) => Err(Error::config(field(), format!("{entry:?} has no name: write NAME=VALUE"))),
+        None => Err(Error::config(field(), format!("{entry:?} has no \"=\": write NAME=VALUE"))),
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) fn mounts(check: &mut Check<'_>) -> Result<()> {
     for (index, mount) in check.spec.mounts().iter().flatten().enumerate() {
         let destination = mount.destination();
         if destination.as_os_str().is_empty() {
-            return Err(Error::config(&format!("mounts[{index}].destination"), "is empty: say where to mount"));
+            return Err(Error::config(format_args!("mounts[{index}].destination"), "is empty: say where to mount"));
         }
         if !destination.is_absolute() {
             let problem = format!("{destination:?} is relative, which is deprecated: it is taken from \"/\"");
@@ -61,7 +61,7 @@ fn bind(check: &mut Check<'_>, index: usize, mount: &Mount, traits: &Traits<'_>)
         check.warn(format!("mounts[{index}].options"), problem);
     }
     if mount.source().as_deref().is_none_or(|source| source.as_os_str().is_empty()) {
-        return Err(Error::config(&format!("mounts[{index}].source"), "is missing: a bind mount needs it"));
+        return Err(Error::config(format_args!("mounts[{index}].source"), "is missing: a bind mount needs it"));
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ fn id_mapped(check: &Check<'_>, index: usize, mount: &Mount, traits: &Traits<'_>
     if uids.is_empty() && gids.is_empty() {
         if traits.id_mapped && !check.has_namespace(Kind::User) {
             let problem = "idmap needs uidMappings and gidMappings, or a user namespace to take them from: add them";
-            return Err(Error::config(&format!("mounts[{index}].options"), problem));
+            return Err(Error::config(format_args!("mounts[{index}].options"), problem));
         }
     } else {
         for (name, list, other) in [("uidMappings", uids, "gidMappings"), ("gidMappings", gids, "uidMappings")] {
@@ -86,7 +86,7 @@ fn id_mapped(check: &Check<'_>, index: usize, mount: &Mount, traits: &Traits<'_>
     }
     if (traits.id_mapped || !uids.is_empty()) && !traits.bind {
         let problem = "an id-mapped mount has to be a bind mount: add \"bind\" or \"rbind\"";
-        return Err(Error::config(&format!("mounts[{index}].options"), problem));
+        return Err(Error::config(format_args!("mounts[{index}].options"), problem));
     }
     Ok(())
 }

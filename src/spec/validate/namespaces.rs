@@ -35,7 +35,7 @@ pub(super) fn listed(check: &mut Check<'_>) -> Result<()> {
     for (index, namespace) in listed.iter().enumerate() {
         if listed.iter().take(index).any(|earlier| earlier.typ() == namespace.typ()) {
             let problem = format!("{:?} is there twice: remove one", name(namespace.typ()));
-            return Err(Error::config(&format!("linux.namespaces[{index}].type"), problem));
+            return Err(Error::config(format_args!("linux.namespaces[{index}].type"), problem));
         }
         if let Some(path) = namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
             absolute(|| format!("linux.namespaces[{index}].path"), path)?;
@@ -83,7 +83,7 @@ pub(super) fn time_offsets(check: &mut Check<'_>) -> Result<()> {
         }
         if let Some(nanosecs) = offset.nanosecs().filter(|nanosecs| *nanosecs >= 1_000_000_000) {
             let problem = format!("{nanosecs} is a second or more: carry it over to secs");
-            return Err(Error::config(&format!("linux.timeOffsets.{clock}.nanosecs"), problem));
+            return Err(Error::config(format_args!("linux.timeOffsets.{clock}.nanosecs"), problem));
         }
     }
     Ok(())

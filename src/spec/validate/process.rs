@@ -43,7 +43,7 @@ fn terminal(process: &Process) -> Result<()> {
     for (side, length) in [("height", size.height()), ("width", size.width())] {
         if length > u64::from(u16::MAX) {
             let problem = format!("{length} is too large for a terminal: use at most {}", u16::MAX);
-            return Err(Error::config(&format!("process.consoleSize.{side}"), problem));
+            return Err(Error::config(format_args!("process.consoleSize.{side}"), problem));
         }
     }
     Ok(())
@@ -55,7 +55,7 @@ fn user(process: &Process) -> Result<()> {
     for (field, id) in [("uid", user.uid()), ("gid", user.gid())] {
         if id == u32::MAX {
             return Err(Error::config(
-                &format!("process.user.{field}"),
+                format!("process.user.{field}"),
                 format!("{id} is not an id: use a smaller one"),
             ));
         }
@@ -80,11 +80,11 @@ fn rlimits(process: &Process) -> Result<()> {
     for (index, limit) in limits.iter().enumerate() {
         if limits.iter().take(index).any(|earlier| earlier.typ() == limit.typ()) {
             let problem = format!("{} is there twice: remove one", limit.typ());
-            return Err(Error::config(&format!("process.rlimits[{index}].type"), problem));
+            return Err(Error::config(format_args!("process.rlimits[{index}].type"), problem));
         }
         if limit.soft() > limit.hard() {
             let problem = format!("{} is above the hard limit {}: lower it", limit.soft(), limit.hard());
-            return Err(Error::config(&format!("process.rlimits[{index}].soft"), problem));
+            return Err(Error::config(format_args!("process.rlimits[{index}].soft"), problem));
         }
     }
     Ok(())

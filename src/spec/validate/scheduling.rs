@@ -46,7 +46,7 @@ fn deadline(scheduler: &Scheduler, policy: Policy) -> Result<()> {
         for (field, time) in [("runtime", runtime), ("deadline", deadline), ("period", period)] {
             if time != 0 {
                 let problem = format!("is for SCHED_DEADLINE, not for {policy}: remove it");
-                return Err(Error::config(&format!("process.scheduler.{field}"), problem));
+                return Err(Error::config(format_args!("process.scheduler.{field}"), problem));
             }
         }
         return Ok(());
