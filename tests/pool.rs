@@ -77,6 +77,8 @@ fn who_waits_in_vain_starts_cold() {
         assert_eq!(pool.microrun(&["run", &path]).ok(), "hello");
     }
     assert_eq!(["served", "waited", "missed"].map(|name| counted(&pool, name)), [2, 0, 1]);
+    // The next ones do not wait for that.
+    assert!(counted(&pool, "secondsOfEach").as_f64().unwrap() > 0.01);
     let told = pool.run(&bundle, &[]).failed();
     assert!(told.contains("no part is ready"), "{told}");
     // The pool answers others meanwhile, and who waits when it ends starts cold as well.

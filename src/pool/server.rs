@@ -540,11 +540,18 @@ impl Server {
     /// Serves those who wait, and sends away for whom that takes too long.
     fn serve_waiting(&mut self) {
         for asked in std::mem::take(&mut self.waiting) {
-            let stock = asked.since.and_then(|(bundle, since)| Some((self.stocks.get(&bundle)?, since)));
-            let waits_on = stock.is_some_and(|(stock, since)| {
-                stock.ready.is_empty() && stock.ordered > 0 && since.elapsed() < PATIENCE
-            });
-            if waits_on { self.waiting.push_back(asked) } else { self.start(asked) }
+            let of = asked.since.and_then(|(bundle, since)| Some((self.stocks.get_mut(&bundle)?, since)));
+            if let Some((stock, since)) = of
+                && stock.ready.is_empty()
+                && stock.ordered > 0
+            {
+                if since.elapsed() < PATIENCE {
+                    self.waiting.push_back(asked);
+                    continue;
+                }
+                stock.delayed(PATIENCE);
+            }
+            self.start(asked);
         }
     }
 

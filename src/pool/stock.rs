@@ -153,6 +153,11 @@ impl Stock {
         self.ordered > others && !self.has_failed() && self.takes.is_some_and(is_soon)
     }
 
+    /// The next one takes more than `time`: nobody waits so long for one until some have been made in less again.
+    pub fn delayed(&mut self, time: Duration) {
+        self.takes = self.takes.max(Some(2 * time));
+    }
+
     /// One has been made.
     pub fn made(&mut self, key: u64) {
         let took = self.since.elapsed();
