@@ -31,7 +31,7 @@ fn a_container_says_and_returns_what_a_cold_one_does() {
 fn the_short_command_is_served_too_and_starts_cold_without_a_pool() {
     let mut pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     assert_eq!(pool.microrun(&["run", &path]).ok(), "hello");
     assert_eq!(pool.served(), 1);
     pool.kill();
@@ -50,7 +50,7 @@ fn counted(pool: &Pool, name: &str) -> Value {
 fn who_finds_no_sandbox_waits_for_the_next_one() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     for _ in 0..500 {
         let mut many: Vec<_> = (0..3).map(|_| pool.command(&["run", &path])).collect();
         let many: Vec<_> = many.iter_mut().map(|run| run.stdout(Stdio::piped()).spawn().unwrap()).collect();
@@ -68,7 +68,7 @@ fn who_finds_no_sandbox_waits_for_the_next_one() {
 fn who_waits_in_vain_starts_cold() {
     let pool = pool!();
     let bundle = pool.filled(2, "echo hello", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     let signal = |signal| {
         pool.makers().into_iter().for_each(|maker| kill(Pid::from_raw(maker), signal).unwrap());
     };
@@ -81,7 +81,7 @@ fn who_waits_in_vain_starts_cold() {
     assert!(counted(&pool, "secondsOfEach").as_f64().unwrap() > 0.01);
     let told = pool.run(&bundle, &[]).failed();
     assert!(told.contains("no part is ready"), "{told}");
-    // The pool answers others meanwhile, and who waits when it ends starts cold as well.
+    // Who waits for what is given up starts cold as well.
     let run = pool.command(&["run", &path]).stdout(Stdio::piped()).spawn().unwrap();
     pool.microrun(&["pool", "drain", &path]).ok();
     assert_eq!(run.wait_with_output().unwrap().stdout, b"hello\n");
@@ -191,7 +191,7 @@ fn a_changed_bundle_is_never_served_stale() {
     let config = bundle.path.join("config.json");
     let text = fs::read_to_string(&config).unwrap().replace("echo before", "echo after");
     fs::write(&config, text).unwrap();
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     assert_eq!(pool.microrun(&["run", &path]).ok(), "after");
     pool.await_ready(&bundle, 1);
     assert_eq!(pool.run(&bundle, &[]).ok(), "after");

@@ -96,7 +96,7 @@ fn who_is_in_another_root_is_refused() {
 fn closed_stdio_is_never_the_way_to_the_pool() {
     let pool = pool!();
     let bundle = pool.filled(2, "for fd in 0 1 2; do readlink /proc/$$/fd/$fd; done; true", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     for closed in ["<&-", "2>&-", "<&- 2>&-"] {
         let script = format!("exec \"$@\" {closed}");
         let seen = run_by(&pool, &["sh", "-c", &script, "sh"], &["run", &path]).ok();
@@ -371,7 +371,7 @@ fn a_pool_that_does_not_answer_is_not_waited_for() {
     let bundle = pool.filled(1, "echo hello", |_| {});
     let server = pool.server.id().to_string();
     host("kill", &["-STOP", &server]);
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     // Not by a pipe: what the pool has not read yet holds its end of one open.
     let to_file = |args: &[&str], name: &str| {
         let file = pool.lab.path(name);

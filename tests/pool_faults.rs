@@ -67,7 +67,7 @@ fn who_waits_outlives_the_pool() {
     }
     let mut pool = pool!();
     let bundle = pool.filled(2, "while [ ! -e /mnt/go ]; do sleep 0.1; done; exit 7", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     let commands = [vec!["run", &path], run_args(&bundle, &[])];
     let running = commands.map(|args| pool.command(&args).stdin(Stdio::null()).spawn().unwrap());
     eventually(|| pool.microrun(&["list", "-q"]).stdout.lines().count() == 2);
@@ -101,7 +101,7 @@ fn a_killed_sandbox_is_replaced_and_never_served() {
         // On a busy machine it ends later, and until then it may still be given away, as a container that is killed.
         let lives = || fs::read_to_string(format!("/proc/{victim}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
         eventually(|| !lives());
-        let path = bundle.path.to_str().unwrap().to_owned() + "/";
+        let path = bundle.operand();
         assert_eq!(pool.microrun(&["run", &path]).ok(), "hello");
         pool.await_ready(&bundle, 1);
     }
@@ -160,7 +160,7 @@ fn what_is_killed_before_its_program_began_starts_cold() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo ran >>/mnt/log; echo hello", |config| config["root"]["readonly"] = json!(false));
     let (log, out) = (bundle.rootfs().join("mnt/log"), bundle.path.join("out"));
-    let (path, id) = (bundle.path.to_str().unwrap().to_owned() + "/", format!("{}-given", bundle.id));
+    let (path, id) = (bundle.operand(), format!("{}-given", bundle.id));
     let ways = [vec!["run", &path], vec!["run", "--bundle", &path, &id], vec!["run", "-d", "--bundle", &path, &id]];
     for call in early_ends() {
         for way in &ways {
@@ -218,7 +218,7 @@ fn a_program_that_began_is_never_run_again() {
         config["root"]["readonly"] = json!(false);
         config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
     });
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     assert_eq!(pool.microrun(&["run", &path]).code, 137);
     assert_eq!(fs::read_to_string(bundle.rootfs().join("mnt/log")).unwrap(), "ran\n");
     assert_eq!(pool.served(), 1);
@@ -228,7 +228,7 @@ fn a_program_that_began_is_never_run_again() {
         return;
     }
     let bundle = pool.filled(1, "echo hello", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     for options in [&[][..], &["-d"]] {
         let killing = Killing::begin(&pool, Some("brk,arch_prctl,set_tid_address"));
         let mut command = pool.command(&["run"]);
@@ -274,7 +274,7 @@ fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() 
     // Who waits is told all the same, and who asks starts cold.
     reads.stdin.take().unwrap().write_all(b"line\n").unwrap();
     assert_eq!(reads.wait_with_output().unwrap().stdout, b"line\n");
-    assert_eq!(pool.microrun(&["run", &format!("{}/", many.path.display())]).ok(), "hello");
+    assert_eq!(pool.microrun(&["run", &many.operand()]).ok(), "hello");
     let status = pool.status();
     assert_eq!(status["pending"], BURST + 2);
     let of_many = status["bundles"].as_array().unwrap().iter().find(|one| one["wanted"] == 4).unwrap();
@@ -289,7 +289,7 @@ fn what_has_ended_is_taken_away_before_more_is_made_and_nobody_waits_for_that() 
 fn a_killed_maker_or_filler_is_begun_again_and_nothing_is_left_of_it() {
     let pool = pool!();
     let bundle = pool.filled(8, "echo hello", |_| {});
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     // The filler is killed last: what is begun after that has memory of the pool's, and its sandboxes do not stay in it.
     for round in 0..8 {
         let (filler, maker) = (pool.filler().unwrap(), pool.makers().pop().unwrap());
@@ -406,7 +406,7 @@ fn a_terminal_is_served() {
     let bundle = pool.filled(2, "tty; test -t 0 && echo terminal; exit 5", |config| {
         config["process"]["terminal"] = json!(true);
     });
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     for args in [vec!["run", &path], run_args(&bundle, &[])] {
         let told = pool.microrun(&args);
         assert_eq!(told.code, 5, "{told:?}");
@@ -422,7 +422,7 @@ fn a_long_status_is_whole_and_a_burst_fails_nobody() {
     let status: Value = pool.status();
     assert_eq!(status["bundles"].as_array().unwrap().len(), 12);
     let before = pool.descriptors();
-    let path = bundles[0].path.to_str().unwrap().to_owned() + "/";
+    let path = bundles[0].operand();
     let start = || pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     let all: Vec<_> = (0..10).map(|_| start()).collect();
     for one in all {

@@ -39,7 +39,7 @@ fn rest() {
 /// same network namespace.
 fn is_reused(pool: &Pool, script: &str, change: impl FnOnce(&mut Value)) -> bool {
     let bundle = pool.filled(1, &format!("{script}; {NAME}"), change);
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let run = |_| {
         pool.await_ready(&bundle, 1);
         let told = pool.microrun(&["run", &path]).ok();
@@ -61,7 +61,7 @@ fn is_reused_after_in(
     mut act: impl FnMut(&str, &str) -> Box<dyn Any>,
 ) -> bool {
     let bundle = pool.filled(1, NAME, change);
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let (mut names, mut kept) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         pool.await_ready(&bundle, 1);
@@ -123,7 +123,7 @@ fn it_looks_as_a_new_one_does() {
                 cat /proc/net/dev /proc/net/snmp /proc/net/igmp /proc/net/if_inet6 /proc/net/unix; \
                 ip addr; ip route show table local; ls /sys/class/net";
     let bundle = pool.filled(1, &format!("({look}) 2>&1; {NAME}"), |_| {});
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let cold = pool.microrun(&["run", "--pool=off", &path]).ok();
     let without_name = |told: &str| told.lines().rev().skip(1).map(str::to_owned).collect::<Vec<_>>();
     let mut names = Vec::new();
@@ -267,7 +267,7 @@ fn a_network_that_a_container_could_change_or_show_is_not_used_again() {
     assert!(!is_reused(&pool, "true", |config| push(&mut config["mounts"], sysfs)));
     // And so could one that it gets for its standard output.
     let bundle = pool.filled(1, NAME, |_| {});
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let run = |_| {
         pool.await_ready(&bundle, 1);
         let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -39,7 +39,7 @@ fn known(pool: &Pool, count: u64, script: &str, change: impl FnOnce(&mut Value))
 
 /// `run BUNDLE/`, as the program asks before it begins.
 fn run(pool: &Pool, bundle: &Bundle) -> common::Output {
-    pool.microrun(&["run", &format!("{}/", bundle.path.display())])
+    pool.microrun(&["run", &bundle.operand()])
 }
 
 /// The names of the cgroups that the pool would have to remove.
@@ -118,8 +118,8 @@ fn a_program_that_asks_before_it_begins_gets_them() {
         assert_eq!((gone.len(), directories(&gone)), (1, Vec::new()));
     }
     // As it is said that no pool is to be asked.
-    pool.microrun(&["run", "--pool=off", &format!("{}/", bundle.path.display())]).ok();
-    let told = pool.microrun(&["run", "--pool=require", &format!("{}/", bundle.path.display())]).failed();
+    pool.microrun(&["run", "--pool=off", &bundle.operand()]).ok();
+    let told = pool.microrun(&["run", "--pool=require", &bundle.operand()]).failed();
     assert!(told.contains("no part is ready"), "{told}");
     assert_eq!(parts(&pool)["served"], 3);
 }
@@ -145,7 +145,7 @@ fn any_bundle_gets_a_network() {
     // As it asks before it begins, and with an option for which no pool has anything else.
     let script = "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags";
     let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", script]));
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     for args in [&["run", path.as_str()][..], &["run", "--no-new-keyring", &path]] {
         pool.await_networks(2);
         let networks = pool.networks();
@@ -169,7 +169,7 @@ fn who_takes_no_network_is_not_lent_one() {
             config["process"]["args"] = json!(["readlink", "/proc/self/ns/net"]);
             change(config);
         });
-        let path = format!("{}/", bundle.path.display());
+        let path = bundle.operand();
         let args = [&["run"], options, &[&path]].concat();
         let networks = pool.networks();
         let found = pool.microrun(&args).ok();
@@ -274,7 +274,7 @@ fn a_network_is_as_a_cold_start_makes_it() {
         config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
     });
     // Names of inodes, addresses in memory and the time differ from one namespace to the next anyway.
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let keep = |text: String| {
         let differ = |line: &&str| {
             let file_or_socket = line.contains(" 00000000") || line.contains("0000000000000000:");
@@ -345,7 +345,7 @@ fn what_has_changed_takes_nothing_of_before() {
 fn nothing_is_lent_twice() {
     let pool = pool!("--parts", "6");
     let bundle = known(&pool, 6, "readlink /proc/self/ns/net; sleep 2", |_| {});
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let lent = pool.networks();
     let running: Vec<_> = (0..12)
         .map(|_| pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
@@ -364,7 +364,7 @@ fn nothing_is_lent_twice() {
 fn a_killed_command_leaves_nothing() {
     let pool = pool!("--parts", "4");
     let bundle = known(&pool, 4, "sleep 1000", |_| {});
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let mut seen = cgroups(&pool);
     for round in 0..40 {
         let mut command = pool.command(&["run", &path]);
@@ -393,7 +393,7 @@ fn a_killed_pool_leaves_what_runs_and_the_next_removes_the_rest() {
     let (network, cgroup) = place_of(&started(&pool, &bundle, &id, "run"));
     await_parts(&pool, 4, 4);
     // One whose command is there when the pool is killed: the record says that it is the pool's.
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let mut waits = pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
     eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == 2);
     let left = cgroups(&pool);
@@ -552,7 +552,7 @@ fn is_reused_after(pool: &Pool, act: impl FnOnce(&str)) -> bool {
     let bundle = pool.filled(0, script, |_| {});
     eventually(|| parts(pool)["cgroups"] == 1 && parts(pool)["networks"] == 1);
     fs::write(bundle.path.join("rootfs/mnt/wait"), "").unwrap();
-    let path = format!("{}/", bundle.path.display());
+    let path = bundle.operand();
     let one = pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
     eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == 1);
     let id = pool.microrun(&["list", "-q"]).ok();

@@ -148,7 +148,7 @@ fn start_many(pool: &Pool, bundle: &Bundle, starts: usize, ids: &mut BTreeSet<St
     let library = pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
     let null = fs::File::options().read(true).write(true).open("/dev/null").unwrap();
     let (done, began) = (AtomicUsize::new(0), Instant::now());
-    let path = bundle.path.to_str().unwrap().to_owned() + "/";
+    let path = bundle.operand();
     let script = format!("i=0; while [ $i -lt {} ]; do \"$@\" || exit; i=$((i + 1)); done", starts / BY_COMMAND);
     let run = pool.lab.command(&["run", &path]);
     let mut many = Command::new("sh");

@@ -719,7 +719,6 @@ pub fn expected(contender: &Contender) -> Expected<'static> {
     if contender.exact { Expected::Exactly(HELLO) } else { Expected::Among(b"Hello") }
 }
 
-/// The directory of the pool for those who are started in one way.
 /// The row that a pool is called after, and its directory.
 fn names(way: Way) -> (&'static str, &'static str) {
     match way {

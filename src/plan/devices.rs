@@ -50,17 +50,19 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
         };
         node_or_bind(builder, input, "linux.devices", root, node, device.path())?;
     }
-    // A name in /dev, from there or from the root.
-    let in_dev = |name: &str| (["/dev/", name].concat(), if tmpfs { slots::DEV } else { slots::ROOT });
-    let from =
-        |root: Slot, path: &str, name: &str| cstring("(default devices)", if root == slots::DEV { name } else { path });
+    // The path of a name in /dev, and where it is made: as `place`, without taking the path apart.
+    let in_dev = |name: &str| {
+        let path = ["/dev/", name].concat();
+        let (root, place) = if tmpfs { (slots::DEV, name) } else { (slots::ROOT, path.as_str()) };
+        cstring("(default devices)", place).map(|place| (path, root, place))
+    };
     for (name, major, minor) in DEFAULT_DEVICES {
-        let (path, root) = in_dev(name);
+        let (path, root, place) = in_dev(name)?;
         if listed.iter().any(|device| device.path() == Path::new(&path)) {
             continue;
         }
         let node = DeviceNode {
-            path: from(root, &path, name)?,
+            path: place,
             mode: libc::S_IFCHR | 0o666,
             dev: libc::makedev(major, minor),
             uid: 0,
@@ -71,8 +73,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
     }
     let kcore = input.host.has_kcore.then_some(("core", "/proc/kcore"));
     for (name, target) in LINKS.into_iter().chain(kcore) {
-        let (path, root) = in_dev(name);
-        let path = from(root, &path, name)?;
+        let (_, root, path) = in_dev(name)?;
         builder.push("(default links)", Op::MakeLink { root, path, target: cstring("(default links)", target)? });
     }
     Ok(())

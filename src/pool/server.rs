@@ -24,7 +24,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::fstat;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -104,7 +104,7 @@ struct Server {
     /// Containers whose end has been heard of and cannot be waited for yet: whoever traces them comes first (ptrace(2)).
     traced: Vec<u64>,
     /// Who waits for a sandbox that is being made.
-    waiting: VecDeque<Asked>,
+    waiting: Vec<Asked>,
     /// Answers that take longer.
     unsaid: HashMap<u64, Unsaid>,
     /// What was being made when a maker ended may have ended after it.
@@ -168,7 +168,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         is_waiting: false,
         unannounced: Vec::new(),
         traced: Vec::new(),
-        waiting: VecDeque::new(),
+        waiting: Vec::new(),
         unsaid: HashMap::new(),
         may_have_strangers: false,
         unfinished: Vec::new(),
@@ -492,16 +492,12 @@ impl Server {
     fn start(&mut self, mut asked: Asked) {
         let known = self.known(&asked.bundle);
         let given = known.map_err(No::from).and_then(|bundle| self.give(&asked, bundle));
-        if let (Err(No::NotReady), Ok(bundle), None) = (&given, known, asked.since)
-            && self.is_worth_waiting(bundle)
-        {
-            asked.since = Some((bundle, Instant::now()));
-            return self.waiting.push_back(asked);
-        }
-        if let (Err(No::NotReady), Ok(bundle)) = (&given, &known)
-            && let Some(stock) = self.stocks.get_mut(bundle)
-        {
-            stock.missed += 1;
+        if let (Err(No::NotReady), Ok(bundle)) = (&given, known) {
+            if asked.since.is_none() && self.is_worth_waiting(bundle) {
+                asked.since = Some((bundle, Instant::now()));
+                return self.waiting.push(asked);
+            }
+            self.stocks.get_mut(&bundle).into_iter().for_each(|stock| stock.missed += 1);
         }
         let Asked { header, answers, stdio, since, .. } = asked;
         // Who gets a sandbox does not wait for this.
@@ -546,7 +542,7 @@ impl Server {
                 && stock.ordered > 0
             {
                 if since.elapsed() < PATIENCE {
-                    self.waiting.push_back(asked);
+                    self.waiting.push(asked);
                     continue;
                 }
                 stock.delayed(PATIENCE);

@@ -448,6 +448,11 @@ pub struct Bundle {
 }
 
 impl Bundle {
+    /// Its directory as `run` takes it for a bundle, not for an id: with a slash.
+    pub fn operand(&self) -> String {
+        format!("{}/", self.path.display())
+    }
+
     /// Its root filesystem.
     pub fn rootfs(&self) -> PathBuf {
         self.path.join("rootfs")

@@ -149,7 +149,7 @@ impl Pool {
             config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
             change(config);
         });
-        let path = bundle.path.to_str().unwrap().to_owned() + "/";
+        let path = bundle.operand();
         self.microrun(&["pool", "fill", "--size", &count.to_string(), &path]).ok();
         self.await_ready(&bundle, count);
         bundle
