@@ -9,6 +9,8 @@ fn main() {
     // src/sys/entry.rs
     if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env == "musl") {
         println!("cargo::rustc-link-arg-bin=microrun=-Wl,-e,microrun_entry");
+        // By which a program knows its own file: src/sys/in_place.rs.
+        println!("cargo::rustc-link-arg-bins=-Wl,--build-id=sha1");
         // docs/startup.md
         println!("cargo::rerun-if-changed=link/start.ld");
         println!(

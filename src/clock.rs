@@ -1,10 +1,10 @@
 //! The time as logs and states write it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use crate::sys::process;
 
 /// Now, as RFC 3339 in UTC with nanoseconds ("2026-01-31T12:00:00.000000001Z").
 pub fn now() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = process::since_epoch();
     let (date, time) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(date);
     let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);

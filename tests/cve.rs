@@ -6,6 +6,7 @@
 mod common;
 
 use common::{Bundle, Lab, Output, eventually, host, output, push};
+use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -223,6 +224,58 @@ fn cve_2019_5736_the_runtimes_binary_cannot_be_overwritten() {
         }
     }
     assert!(tmp.join("found").exists(), "the attacker has not seen the runtime");
+}
+
+/// The same looked at from outside, for each way to call the runtime: all that it has mapped of its file is on a read-only mount. To others it
+/// is what was called.
+#[test]
+fn cve_2019_5736_the_runtimes_binary_is_read_only_whatever_it_is_called_by() {
+    let lab = lab!();
+    let (binary, link, other) = (lab.path("microrun"), lab.path("link"), lab.path("other"));
+    symlink(&binary, &link).unwrap();
+    fs::write(&other, "").unwrap();
+    let bind = "mount --bind $1 $2; shift; exec \"$@\"";
+    let descriptor = "exec 9<$1; shift; exec /proc/self/fd/9 \"$@\"";
+    let ways: [(&str, &[&str]); 6] = [
+        ("its path", &[binary.to_str().unwrap()]),
+        ("a path from here", &["./microrun"]),
+        ("a path with two slashes", &[".//microrun"]),
+        ("a symbolic link", &[link.to_str().unwrap()]),
+        (
+            "a mount of the file alone",
+            &["unshare", "-m", "sh", "-c", bind, "sh", binary.to_str().unwrap(), other.to_str().unwrap()],
+        ),
+        ("a descriptor", &["sh", "-c", descriptor, "sh", binary.to_str().unwrap()]),
+    ];
+    let inode = fs::metadata(&binary).unwrap().ino();
+    for (way, words) in ways {
+        let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+        let verb = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(verb.get_args()).env("TOLD", way).current_dir(lab.path(""));
+        let mut run = command.stdin(Stdio::null()).spawn().unwrap();
+        eventually(|| lab.status(&bundle.id) == "running");
+        let process = PathBuf::from(format!("/proc/{}", run.id()));
+        let is_read_only = |file: &Path| statvfs(file).unwrap().flags().contains(FsFlags::ST_RDONLY);
+        let exe = fs::metadata(process.join("exe")).unwrap_or_else(|error| panic!("by {way}: {error}"));
+        assert_eq!(exe.ino(), inode, "by {way}");
+        assert!(is_read_only(&process.join("exe")), "by {way} the executable can be written to");
+        let mapped = fs::read_dir(process.join("map_files")).unwrap().map(|file| file.unwrap().path());
+        let own: Vec<PathBuf> =
+            mapped.filter(|file| fs::metadata(file).is_ok_and(|file| file.ino() == inode)).collect();
+        assert!(own.len() > 2 && own.iter().all(|file| is_read_only(file)), "by {way}: {own:?}");
+        let arguments = fs::read(process.join("cmdline")).unwrap();
+        let expected = verb.get_args().flat_map(|word| [word.as_bytes(), b"\0"].concat()).collect::<Vec<u8>>();
+        assert!(arguments.ends_with(&expected), "by {way}: {}", String::from_utf8_lossy(&arguments));
+        let environment = fs::read(process.join("environ")).unwrap();
+        let told = format!("TOLD={way}\0");
+        assert!(
+            environment.windows(told.len()).any(|words| words == told.as_bytes()),
+            "by {way}: the environment is lost"
+        );
+        lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+        assert_eq!(run.wait().unwrap().code(), Some(137));
+    }
 }
 
 #[test]

@@ -5,10 +5,12 @@ use super::parse::{Words, invalid};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::path;
+use crate::sys::pidfd;
 use nix::unistd::geteuid;
+use std::cell::OnceCell;
 use std::env;
 use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The global options.
@@ -42,7 +44,7 @@ pub struct Global {
     /// Whether systemd makes the cgroups.
     pub systemd_cgroup: bool,
     /// `--rootless`: `None` stands for auto.
-    rootless: Option<bool>,
+    rootless: OnceCell<bool>,
 }
 
 impl Global {
@@ -57,9 +59,9 @@ impl Global {
             None => default_root()?,
         };
         let rootless = match words.text("rootless")? {
-            None | Some("auto") => None,
-            Some("true" | "1") => Some(true),
-            Some("false" | "0") => Some(false),
+            None | Some("auto") => OnceCell::new(),
+            Some("true" | "1") => true.into(),
+            Some("false" | "0") => false.into(),
             Some(other) => return Err(invalid("rootless", other, "true, false or auto")),
         };
         Ok(Self { root, root_is_given: given.is_some(), systemd_cgroup: words.has("systemd-cgroup"), rootless })
@@ -67,7 +69,7 @@ impl Global {
 
     /// Whether to go on where cgroups may not be made or written to.
     pub fn rootless(&self) -> bool {
-        self.rootless.unwrap_or_else(|| !is_real_root())
+        *self.rootless.get_or_init(|| !is_real_root())
     }
 }
 
@@ -106,7 +108,7 @@ fn given_root(root: &Path) -> Result<PathBuf> {
 /// /run/microrun, but $XDG_RUNTIME_DIR/microrun for users and for root of a user namespace, as in runc.
 fn default_root() -> Result<PathBuf> {
     let user = env::var_os("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty());
-    let Some(user) = user.filter(|_| !is_real_root() && !is_called_root()) else {
+    let Some(user) = user.filter(|_| !is_called_root() && !is_real_root()) else {
         return Ok(PathBuf::from("/run/microrun"));
     };
     let root = Path::new(&user).join("microrun");
@@ -124,8 +126,7 @@ fn is_called_root() -> bool {
 
 /// Root, and in the initial user namespace.
 fn is_real_root() -> bool {
-    let in_initial = || fs::metadata("/proc/self/ns/user").is_ok_and(|file| file.ino() == INITIAL_USER_NAMESPACE);
-    geteuid().is_root() && in_initial()
+    geteuid().is_root() && pidfd::own_user_namespace().is_ok_and(|inode| inode == INITIAL_USER_NAMESPACE)
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@
 //!
 //! - it is on a read-only mount, is sealed, or is under fs-verity: nothing to do (two system calls);
 //! - it is immutable (chattr +i) and the container will not have CAP_LINUX_IMMUTABLE: nothing to do;
-//! - otherwise we execute ourselves again from a read-only copy of the mount it is on, which belongs to no namespace,
-//!   or, without the right to mount, from a sealed copy in memory.
+//! - otherwise we go on from a read-only copy of the mount it is on, which belongs to no namespace: the release binary has done so
+//!   before libc began (`sys::in_place`), else we execute ourselves again from there, or, without the right to mount,
+//!   from a sealed copy in memory.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::mount::{self, Attributes};
@@ -100,8 +101,7 @@ fn is_sealed() -> bool {
 }
 
 /// The executable by way of a read-only mount of its own. The mount is detached, and once the descriptor is closed, by
-/// exec (for `run` and `create`, where `sys::entry` does the same, soon after by a helper), it belongs to no namespace: nobody can make
-/// it writable again.
+/// exec, it belongs to no namespace: nobody can make it writable again.
 fn read_only_copy(exe: &OwnedFd) -> Result<OwnedFd, Errno> {
     let copy = own(mount::open_tree_clone(exe.as_raw_fd(), c"", 0)?);
     let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };

@@ -561,7 +561,7 @@ impl Parts {
         let of = of.as_ref().map_or(Given::default(), |(_, template)| template.config()).bytes();
         let name = cgroup.as_ref().map_or("", |cgroup| &cgroup.name);
         let fds: Vec<_> = network.iter().map(AsRawFd::as_raw_fd).collect();
-        // The first is for who executes itself again before it receives anything.
+        // The first is for the first instructions of a command (`sys::entry`), the other for its `main`.
         let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
             .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
         let event = EpollEvent::new(EpollFlags::empty(), self.next);

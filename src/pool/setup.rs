@@ -7,12 +7,12 @@ use crate::container::state::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
-use crate::sys::{process, socket as sys_socket};
+use crate::sys::{pidfd, process, socket as sys_socket};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
-use nix::sys::stat::{Mode, fstat, stat, umask};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -170,7 +170,7 @@ impl Place {
         let doing = || "look at the pool's own place";
         Ok(Self {
             header: Header::of_this_process(request::STATUS, 0, socket.as_raw_fd()).doing(doing)?,
-            user_namespace: stat("/proc/self/ns/user").doing(doing)?.st_ino,
+            user_namespace: pidfd::own_user_namespace().doing(doing)?,
             capabilities: process::capget().doing(doing)?.0,
             uid: geteuid().as_raw(),
         })
@@ -199,7 +199,7 @@ impl Place {
             return Some("the pool has another nice value");
         }
         // Who has fewer rights must not get more by asking.
-        let user_namespace = user_namespace(pid, pidfd);
+        let user_namespace = pidfd::user_namespace(pid, pidfd);
         let capabilities = process::capget_of(pid).map(|(effective, ..)| effective);
         let as_many = capabilities.is_ok_and(|effective| effective & self.capabilities == self.capabilities);
         if user_namespace != Ok(self.user_namespace) || !as_many {
@@ -221,14 +221,4 @@ impl Place {
         let pairs = header.limits.iter().zip(&self.header.limits).enumerate();
         pairs.filter(|(_, (theirs, ours))| theirs != ours).map(|(resource, (theirs, _))| (resource as u32, *theirs))
     }
-}
-
-/// The inode of a process's user namespace. By its name in procfs it takes three times as long.
-fn user_namespace(pid: i32, pidfd: Option<&OwnedFd>) -> Result<u64, Errno> {
-    let opened = pidfd.ok_or(Errno::ENOTSUP).and_then(|pidfd| process::user_namespace(pidfd.as_raw_fd()));
-    let about = match opened {
-        Ok(namespace) => fstat(crate::sys::own(namespace)),
-        Err(_) => stat(format!("/proc/{pid}/ns/user").as_str()),
-    };
-    about.map(|about| about.st_ino)
 }

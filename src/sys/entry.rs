@@ -1,22 +1,23 @@
 //! The first instructions of the release binary, before those of libc.
 //!
-//! A runtime whose executable a container could write to executes itself again from a read-only mount
-//! (`container::sealed` says why, decides whether that was needed and enough, and knows other ways). Most of what that
-//! costs is a start of libc and Rust that is thrown away: 90 of 160 µs. So the program begins here, looks at its
-//! executable with three system calls, and executes the copy with five; only then come libc, Rust and `main`.
+//! A runtime whose executable a container could write to has to be executed from a read-only mount (`container::sealed`
+//! says why, decides whether that was needed and enough, and knows other ways). To execute it again takes a start of libc
+//! and Rust that is thrown away, a new memory, and the end of the old one. So the program begins here, looks at its
+//! executable with three system calls, and where it is on a mount that can be written to maps the same file from a
+//! read-only one in the place of each of its segments, and has the kernel take that for its executable; only then come libc,
+//! Rust and `main`.
 //!
 //! It is an accelerator: whatever goes wrong here is left to `container::sealed`. There is no libc yet: no
 //! thread-local storage, no allocation, no panic. The linker is told of `microrun_entry`, or of `shim_entry` for containerd's shim, by build.rs, for musl alone:
 //! its static binary needs no relocation before code runs.
 
-use super::mount::Attributes;
 use super::raw::call;
 use super::request::{self, Id, Outcome, Request};
-use super::{fs, process, socket};
+use super::{fs, in_place, process};
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
-use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::{ptr, slice};
 
 /// A verb, as far as it is looked at.
 type Word = [u8; 8];
@@ -26,19 +27,36 @@ type Word = [u8; 8];
 
 /// The verbs that need it. An argument that only looks like one costs 70 µs.
 #[unsafe(link_section = ".rodata.microrun_entry")]
-static VERBS: [Word; 3] = [EXEC, *b"run\0\0\0\0\0", *b"create\0\0"];
+static VERBS: [Word; 3] = [EXEC, RUN, *b"create\0\0"];
+
+const RUN: Word = *b"run\0\0\0\0\0";
 
 const EXEC: Word = *b"exec\0\0\0\0";
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static ROOT: [u8; 7] = *b"--root\0";
+
+/// Where containers are recorded unless `--root` says otherwise.
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static DEFAULT_ROOT: [u8; 14] = *b"/run/microrun\0";
+
+/// Variables whose value is a place of a service manager's, and that of the pool.
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static FROM_MANAGER: [[u8; 14]; 2] = [*b"NOTIFY_SOCKET=", *b"LISTEN_FDS=\0\0\0"];
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static POOL: [u8; 14] = *b"MICRORUN_POOL=";
+
+/// How the path of a program begins that is executed by its descriptor.
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static BY_DESCRIPTOR: [u8; 8] = *b"/dev/fd/";
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static OFF: [u8; 4] = *b"off\0";
 
 /// The verb of containerd's shim that needs it.
 #[unsafe(link_section = ".rodata.microrun_entry")]
 static START: [Word; 1] = [*b"start\0\0\0"];
-
-#[unsafe(link_section = ".rodata.microrun_entry")]
-static EXECUTABLE: [u8; 15] = *b"/proc/self/exe\0";
-
-#[unsafe(link_section = ".rodata.microrun_entry")]
-static EMPTY: [u8; 1] = *b"\0";
 
 static READ_ONLY: AtomicBool = AtomicBool::new(false);
 
@@ -47,19 +65,13 @@ static REFUSED: AtomicBool = AtomicBool::new(false);
 /// Whether the pool that was asked may have parts for a bundle that it does not know.
 static LENDS: AtomicBool = AtomicBool::new(false);
 
-/// The number of the executed descriptor then: see [`PARTS_AT`].
-const LENDS_AT: i32 = 90;
-
-/// Whether `main` knows better than to have this process execute itself again.
-static IS_DECIDED: AtomicBool = AtomicBool::new(false);
-
 /// The exit code of a container that has outlived its pool; negative if there is none.
 static ORPHAN: AtomicI32 = AtomicI32::new(-1);
 
 /// Its id, up to a null.
 static ORPHANS_ID: [AtomicU8; 256] = [const { AtomicU8::new(0) }; 256];
 
-/// The descriptor that this process was executed by, if it is still open; else negative.
+/// The detached mount that this process is executed from, if it is still open; else negative.
 static COPY: AtomicI32 = AtomicI32::new(-1);
 
 /// The socket on which parts of a container come; negative if none do.
@@ -73,17 +85,13 @@ unsafe impl Sync for Room {}
 
 static ANSWER: Room = Room(UnsafeCell::new([0; request::ANSWER]));
 
-/// By how much the number of the executed descriptor exceeds that of [`PARTS`], if there is one: the kernel tells the
-/// former to the program, and no other word passes an execution of oneself without being seen by those who come after.
-const PARTS_AT: i32 = 100;
-
 /// The socket on which a pool sends parts, if it does; it is the caller's then.
 pub fn take_parts() -> Option<i32> {
     let fd = PARTS.swap(-1, Ordering::Relaxed);
     (fd >= 0).then_some(fd)
 }
 
-/// The detached mount that this process was executed from, if it is still open; it is the caller's then. Its last descriptor
+/// The detached mount that this process is executed from, if it is still open; it is the caller's then. Its last descriptor
 /// should be closed by who has the time: the kernel waits for an RCU grace period then.
 pub fn take_copy() -> Option<i32> {
     let fd = COPY.swap(-1, Ordering::Relaxed);
@@ -162,7 +170,8 @@ core::arch::global_asm!(
     begin_shim = sym begin_shim,
 );
 
-/// Executes the program again from a read-only mount where that is due and possible; else returns.
+/// Asks a pool where one may have what is wanted, and else sees to it that the executable is on a read-only mount where that is due
+/// and possible.
 ///
 /// # Safety
 /// `stack` is what the kernel passes to a program: the number of arguments, the arguments, null, the environment, null.
@@ -177,25 +186,23 @@ unsafe extern "C" fn begin(stack: *const usize) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
             let envp = argv.add(argc + 1);
-            let executed = executed_descriptor(envp);
-            if let Some(wanted) = wanted(argc, argv) {
-                match executed {
-                    Some(number) => {
-                        REFUSED.store(true, Ordering::Relaxed);
-                        match number {
-                            LENDS_AT => LENDS.store(true, Ordering::Relaxed),
-                            number => inherit_parts(number.wrapping_sub(PARTS_AT)),
-                        }
-                    }
-                    None => run_from_pool(&wanted, envp),
-                }
-            }
+            // Who executed itself again, as `container::sealed` does by a descriptor, has asked before.
+            let has_asked = || begins_with(executed_by(envp).cast(), &BY_DESCRIPTOR);
+            let refusal = match wanted(argc, argv) {
+                Some(_) if has_asked() => Some(Refusal { outcome: Outcome::Cold, pool: None }),
+                Some(wanted) => run_from_pool(&wanted, envp),
+                None => None,
+            };
+            let outcome = refusal.as_ref().map(|refusal| &refusal.outcome);
             // Who has a container to remove makes none, and who is to ask the pool again does so first.
-            if !IS_DECIDED.load(Ordering::Relaxed) {
+            if !matches!(outcome, Some(Outcome::Terminal | Outcome::Orphan(_))) {
                 // Who enters a container has nothing open that is not meant for it, and nobody else to close it.
                 let closes = (1..argc).any(may_be_exec);
-                let _ = execute_read_only(argv, envp, executed, closes);
-                populate(stack);
+                be_read_only(stack, closes);
+            }
+            // Not before: what begins as it does in the file begins anew there.
+            if let Some(refusal) = refusal {
+                note(&refusal);
             }
         }
     }
@@ -231,17 +238,16 @@ unsafe extern "C" fn begin_shim(stack: *const usize) {
     // SAFETY: there are `argc` strings, each ended by a null.
     let is_start = |index: usize| unsafe { is_one_of(&START, *argv.add(index)) };
     if (1..argc).any(is_start) {
-        // SAFETY: the environment begins behind the arguments' null.
-        let _ = unsafe { execute_read_only(argv, argv.add(argc + 1), None, true) };
+        // SAFETY: the caller's promise; nothing has been written to.
+        unsafe { be_read_only(stack, true) };
     }
 }
 
-/// The number of the descriptor that was executed, if this is the program as [`execute_read_only`] executed it
-/// (`AT_EXECFN` of getauxval(3)).
+/// The path by which this program was executed (`AT_EXECFN` of getauxval(3)), or null.
 ///
 /// # Safety
-/// `envp` are strings up to a null, behind which the kernel's vector lies.
-unsafe fn executed_descriptor(envp: *const *const c_char) -> Option<i32> {
+/// `envp` are strings up to a null, behind which the kernel's vector lies; they stay.
+unsafe fn executed_by(envp: *const *const c_char) -> *mut u8 {
     let mut at = envp;
     // SAFETY: the caller's promise.
     unsafe {
@@ -251,25 +257,12 @@ unsafe fn executed_descriptor(envp: *const *const c_char) -> Option<i32> {
         let mut entry = at.add(1).cast::<[usize; 2]>();
         while (*entry)[0] != libc::AT_NULL as usize {
             if (*entry)[0] == libc::AT_EXECFN as usize {
-                let name = CStr::from_ptr((*entry)[1] as *const c_char).to_bytes();
-                let digits = name.strip_prefix(b"/dev/fd/")?;
-                return Some(digits.iter().fold(0i32, |number, digit| {
-                    number.wrapping_mul(10).wrapping_add(i32::from(digit.wrapping_sub(b'0')))
-                }));
+                return (*entry)[1] as *mut u8;
             }
             entry = entry.add(1);
         }
     }
-    None
-}
-
-/// Takes over the socket `number` from before this process executed itself again. It can only be that if this process
-/// made it.
-fn inherit_parts(number: i32) {
-    if number > libc::STDERR_FILENO && socket::is_pair_of_this_process(number) {
-        let _ = fs::set_cloexec(number, true);
-        PARTS.store(number, Ordering::Relaxed);
-    }
+    ptr::null_mut()
 }
 
 /// A container that a pool may have.
@@ -285,34 +278,44 @@ struct Wanted {
 /// `argv` are `argc` strings that stay.
 unsafe fn wanted(argc: usize, argv: *const *const c_char) -> Option<Wanted> {
     // SAFETY: the caller's promise.
-    let argument = |index: usize| unsafe { CStr::from_ptr(*argv.add(index)) };
+    let argument = |index: usize| unsafe { string(*argv.add(index)) };
+    let is = |index: usize, word: &[u8]| argument(index).to_bytes_with_nul().iter().eq(word);
     let (root, bundle) = match argc {
-        3 if argument(1) == c"run" => (c"/run/microrun", argument(2)),
-        5 if argument(1) == c"--root" && argument(3) == c"run" => (argument(2), argument(4)),
+        // SAFETY: it ends with a null.
+        3 if is(1, &VERBS[1][..4]) => (unsafe { string(DEFAULT_ROOT.as_ptr().cast()) }, argument(2)),
+        5 if is(1, &ROOT) && is(3, &VERBS[1][..4]) => (argument(2), argument(4)),
         _ => return None,
     };
     let (path, name) = (root.to_bytes(), bundle.to_bytes());
     let is_bundle = name.contains(&b'/') && name.first() != Some(&b'-');
     // One that is not clean is made so later.
-    let is_clean = path.first() == Some(&b'/') && !path.windows(2).any(|pair| matches!(pair, b"//" | b"/."));
+    let is_clean = path.first() == Some(&b'/') && !path.windows(2).any(|pair| matches!(pair, [b'/', b'/' | b'.']));
     (is_bundle && is_clean && path.len() <= 1024).then_some(Wanted { root, bundle })
 }
 
-/// Has a pool start the container, if there is one that has it.
+/// Why a pool has not done what is wanted.
+struct Refusal {
+    outcome: Outcome,
+    /// The socket on which a pool answered, if one was asked, and whose container it is about.
+    pool: Option<(i32, Id)>,
+}
+
+/// Has a pool start the container, if there is one that has it; else why not, unless none may be asked. Nothing in the program's data is
+/// written to that is still needed afterwards.
 ///
 /// # Safety
 /// `envp` are strings up to a null.
-unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_char) {
+unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_char) -> Option<Refusal> {
     // SAFETY: the caller's promise.
-    let Some(socket) = (unsafe { pool_socket(envp) }) else { return };
+    let socket = unsafe { pool_socket(envp) }?;
     // Who has no pool shall not pay for one: this is the only system call then.
     if !request::is_there(socket) {
-        return;
+        return Some(Refusal { outcome: Outcome::Cold, pool: None });
     }
-    let Ok(signal_mask) = process::set_signal_mask(u64::MAX) else { return };
+    let signal_mask = process::set_signal_mask(u64::MAX).ok()?;
     let (flags, root) = (request::PARTS, root.to_bytes());
-    let request = Request { flags, root, signal_mask, ..Request::new(socket, request::RUN, bundle) };
-    if let Ok(answers) = request::ask(&request) {
+    let request = Request { flags, root, signal_mask, ..Request::new(socket.to_bytes(), request::RUN, bundle) };
+    let refusal = request::ask(&request).ok().map(|answers| {
         let mut id = Id::new();
         // SAFETY: there is one thread, and this is the only reference.
         let text = unsafe { &mut *ANSWER.0.get() };
@@ -320,38 +323,40 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
         if let Outcome::Ended(code) = outcome {
             process::exit(code)
         }
-        note(outcome, answers, &id);
-    }
+        Refusal { outcome, pool: Some((answers, id)) }
+    });
     let _ = process::set_signal_mask(signal_mask);
+    refusal
 }
 
 /// Keeps for `main` what came of a request to a pool. It is apart from who calls it, for it reads a table in a page that a start which a
 /// pool serves has no need of.
 #[cold]
 #[inline(never)]
-fn note(outcome: Outcome, answers: i32, id: &Id) {
-    match outcome {
+fn note(refusal: &Refusal) {
+    let answers = refusal.pool.as_ref().map(|(answers, _)| *answers);
+    let close = || {
+        answers.map(fs::close);
+    };
+    match refusal.outcome {
         Outcome::Cold => {
             REFUSED.store(true, Ordering::Relaxed);
-            fs::close(answers);
+            close();
         }
         Outcome::Parts => {
             REFUSED.store(true, Ordering::Relaxed);
-            PARTS.store(answers, Ordering::Relaxed);
+            PARTS.store(answers.unwrap_or(-1), Ordering::Relaxed);
         }
         Outcome::Unknown => {
             REFUSED.store(true, Ordering::Relaxed);
             LENDS.store(true, Ordering::Relaxed);
-            fs::close(answers);
+            close();
         }
-        Outcome::Terminal => {
-            IS_DECIDED.store(true, Ordering::Relaxed);
-            fs::close(answers);
-        }
+        Outcome::Terminal => close(),
         Outcome::Orphan(code) => {
-            IS_DECIDED.store(true, Ordering::Relaxed);
             ORPHAN.store(code, Ordering::Relaxed);
-            for (place, byte) in ORPHANS_ID.iter().zip(id.bytes()) {
+            let id = refusal.pool.as_ref().map_or(&[][..], |(_, id)| id.bytes());
+            for (place, byte) in ORPHANS_ID.iter().zip(id) {
                 place.store(*byte, Ordering::Relaxed);
             }
         }
@@ -368,25 +373,59 @@ fn note(outcome: Outcome, answers: i32, id: &Id) {
 /// over, or MICRORUN_POOL=off. Only root has a place for it that needs no looking up.
 ///
 /// # Safety
-/// `envp` are strings up to a null.
-unsafe fn pool_socket<'a>(envp: *const *const c_char) -> Option<&'a [u8]> {
-    let mut socket: Option<&[u8]> = None;
+/// `envp` are strings up to a null, which stay.
+unsafe fn pool_socket(envp: *const *const c_char) -> Option<&'static CStr> {
+    let mut socket = None;
     let mut at = envp;
-    // SAFETY: the caller's promise.
-    while let Some(entry) = unsafe { (*at).as_ref().map(|first| CStr::from_ptr(first).to_bytes()) } {
-        if entry.starts_with(b"NOTIFY_SOCKET=") || entry.starts_with(b"LISTEN_FDS=") {
-            return None;
+    // SAFETY: the caller's promise; the end has not been reached.
+    unsafe {
+        while !(*at).is_null() {
+            if FROM_MANAGER.iter().any(|name| begins_with(*at, name)) {
+                return None;
+            }
+            if begins_with(*at, &POOL) {
+                socket = Some(string((*at).add(POOL.len())));
+            }
+            at = at.add(1);
         }
-        socket = entry.strip_prefix(b"MICRORUN_POOL=").or(socket);
-        // SAFETY: the end has not been reached.
-        at = unsafe { at.add(1) };
     }
     match socket {
-        Some(b"off") => None,
+        Some(path) if path.to_bytes_with_nul().iter().eq(&OFF) => None,
         Some(path) if !path.is_empty() => Some(path),
-        // SAFETY: it takes nothing.
-        _ => unsafe { call!(libc::SYS_geteuid) }.is_ok_and(|uid| uid == 0).then_some(request::SOCKET.as_bytes()),
+        // SAFETY: it takes nothing; the string ends with a null.
+        _ => unsafe {
+            call!(libc::SYS_geteuid).is_ok_and(|uid| uid == 0).then(|| string(request::SOCKET_NAME.as_ptr().cast()))
+        },
     }
+}
+
+/// As [`CStr::from_ptr`], which calls strlen(3) by its address in a table: another page fault.
+///
+/// # Safety
+/// As there.
+unsafe fn string<'a>(first: *const c_char) -> &'a CStr {
+    let mut length = 0;
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Volatile, lest it be seen that this is strlen(3).
+        while first.add(length).read_volatile() != 0 {
+            length += 1;
+        }
+        CStr::from_bytes_with_nul_unchecked(slice::from_raw_parts(first.cast(), length + 1))
+    }
+}
+
+/// Whether a string begins with `prefix`, up to a null in that.
+///
+/// # Safety
+/// `text` is a string ended by a null, or null.
+unsafe fn begins_with(text: *const c_char, prefix: &[u8]) -> bool {
+    // SAFETY: nothing is read behind a byte that differs.
+    prefix
+        .iter()
+        .take_while(|byte| **byte != 0)
+        .enumerate()
+        .all(|(index, byte)| unsafe { *text.add(index).cast::<u8>() } == *byte)
 }
 
 /// # Safety
@@ -399,85 +438,24 @@ unsafe fn is_one_of(verbs: &[Word], argument: *const c_char) -> bool {
     })
 }
 
-/// `executed` is the descriptor that this process was executed by, if there was one. The one that it is executed by again is
-/// closed by that, with `closes`; else it is there for [`take_copy`], unless it has parts to tell of.
+/// Sees to it that the executable of this process is on a read-only mount. If that takes one of its own, its descriptor is closed, with
+/// `closes`; else it is there for [`take_copy`].
 ///
 /// # Safety
-/// `argv` and `envp` are lists of strings, each ended by a null.
-unsafe fn execute_read_only(
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    executed: Option<i32>,
-    closes: bool,
-) -> Result<(), nix::errno::Errno> {
-    const AT_EMPTY_PATH: i32 = libc::AT_EMPTY_PATH;
-    let empty: *const c_char = EMPTY.as_ptr().cast();
-    // SAFETY: a string that ends with a null.
-    let exe =
-        unsafe { call!(libc::SYS_openat, libc::AT_FDCWD, EXECUTABLE.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }? as i32;
-    let mut about = mem::MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the kernel fills the structure, which is valid as zeroes too.
-    let about = unsafe {
-        call!(libc::SYS_fstatfs, exe, about.as_mut_ptr())?;
-        about.assume_init()
-    };
-    if about.f_flags & libc::ST_RDONLY != 0 {
-        READ_ONLY.store(true, Ordering::Relaxed);
-        if let Some(number) = executed.filter(|_| !closes) {
-            inherit_copy(number, exe);
-        }
-        // SAFETY: nobody else has this number.
-        return unsafe { call!(libc::SYS_close, exe) }.map(drop);
+/// As of [`in_place::execute_read_only`].
+unsafe fn be_read_only(stack: *const usize, closes: bool) {
+    // SAFETY: the caller's promise: arguments and a null follow their number, and the environment follows them.
+    let name = unsafe { executed_by(stack.add(*stack + 2).cast()) };
+    // SAFETY: the caller's promise.
+    let executed = unsafe { in_place::execute_read_only(name, stack) };
+    populate(stack);
+    // Only now: it would have been a page fault before.
+    let Ok(copy) = executed else { return };
+    READ_ONLY.store(true, Ordering::Relaxed);
+    match copy {
+        Some(copy) if !closes && copy > libc::STDERR_FILENO => COPY.store(copy, Ordering::Relaxed),
+        // The program shall not find it as one of the descriptors that everybody has.
+        Some(copy) => fs::close(copy),
+        None => {}
     }
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | AT_EMPTY_PATH as u32;
-    // SAFETY: a string that ends with a null.
-    let copy = unsafe { call!(libc::SYS_open_tree, exe, empty, flags) }? as i32;
-    let read_only = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-    // SAFETY: the structure has the size that is named.
-    unsafe {
-        let size = mem::size_of::<Attributes>();
-        call!(libc::SYS_mount_setattr, copy, empty, AT_EMPTY_PATH, &raw const read_only, size)?;
-    }
-    let parts = PARTS.load(Ordering::Relaxed);
-    let executed = match parts {
-        0.. => hand_on(parts, copy),
-        _ if LENDS.load(Ordering::Relaxed) => renumber(copy, LENDS_AT).unwrap_or(copy),
-        _ => copy,
-    };
-    if parts < 0 && executed == copy && !closes && copy > libc::STDERR_FILENO {
-        let _ = fs::set_cloexec(copy, false);
-    }
-    // SAFETY: the lists end with null, as the caller promised; the call returns only when it failed.
-    let failed = unsafe { call!(libc::SYS_execveat, executed, empty, argv, envp, AT_EMPTY_PATH) }.map(drop);
-    let _ = fs::set_cloexec(copy, true);
-    if parts >= 0 {
-        let _ = fs::set_cloexec(parts, true);
-    }
-    failed
-}
-
-/// Takes over the descriptor `number` of the mount that this process was executed from, if that is what it is: on the mount of
-/// our executable `exe`.
-fn inherit_copy(number: i32, exe: i32) {
-    let mount_of = |fd: i32| fs::identity(fd).ok().and_then(|identity| identity.mount);
-    let Some(mount) = mount_of(number) else { return };
-    if mount_of(exe) == Some(mount) && fs::is_cloexec(number) == Ok(false) && fs::set_cloexec(number, true).is_ok() {
-        COPY.store(number, Ordering::Relaxed);
-    }
-}
-
-/// Has the socket `parts` survive the execution of `copy`; the descriptor to execute, whose number tells.
-fn hand_on(parts: i32, copy: i32) -> i32 {
-    match renumber(copy, parts + PARTS_AT) {
-        Some(number) if fs::set_cloexec(parts, false).is_ok() => number,
-        // Without parts, then.
-        _ => copy,
-    }
-}
-
-/// A copy of the descriptor `fd` with this number, if nobody has that.
-fn renumber(fd: i32, number: i32) -> Option<i32> {
-    // SAFETY: it takes numbers.
-    let copy = unsafe { call!(libc::SYS_fcntl, fd, libc::F_DUPFD_CLOEXEC, number) };
-    copy.is_ok_and(|copy| copy as i32 == number).then_some(number)
 }

@@ -6,7 +6,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::ptr;
 
 /// The result of a system call.
@@ -67,6 +67,14 @@ pub fn close(fd: RawFd) {
 /// As there.
 pub fn real_path(path: &Path) -> std::io::Result<PathBuf> {
     let slowly = || std::fs::canonicalize(path);
+    // One without symbolic links is the answer; the other way is by procfs, and dear for who has not used that.
+    if let Ok(clean) = std::path::absolute(path)
+        && !clean.components().any(|part| part == Component::ParentDir)
+        && let Ok(opened) = open_resolved(CWD, &c_path(&clean)?, libc::O_PATH, 0, libc::RESOLVE_NO_SYMLINKS)
+    {
+        close(opened);
+        return Ok(clean.components().collect());
+    }
     let opened = open(CWD, &c_path(path)?, libc::O_PATH, 0)?;
     let mut name = Vec::with_capacity(32);
     let mut buffer = [0u8; 512];

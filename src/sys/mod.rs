@@ -12,6 +12,8 @@ pub mod clone;
 #[cfg(target_env = "musl")]
 pub mod entry;
 pub mod fs;
+#[cfg(target_env = "musl")]
+mod in_place;
 pub mod interrupt;
 pub mod mount;
 pub mod net;

@@ -29,6 +29,10 @@ pub(in crate::sys) fn answer(result: isize) -> Result<usize, Errno> {
     if !(-MAX_ERRNO..0).contains(&result) {
         return Ok(result as usize);
     }
+    // By far the most frequent: what is asked for is not there. For the others there is a table, in a page that most starts do without.
+    if result == -(libc::ENOENT as isize) {
+        return Err(Errno::ENOENT);
+    }
     match Errno::from_raw(-result as i32) {
         // Numbers that are the kernel's own (ENOTSUPP, 524) come out now and then. As nix has it they would be 0, which is
         // "no error" wherever an errno is passed on as a number.

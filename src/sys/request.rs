@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::mem::{self, MaybeUninit};
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::time::Duration;
 
 /// The first byte of an answer.
@@ -115,6 +116,18 @@ pub const SPOILT: u8 = b's';
 
 /// Where root's pool listens.
 pub const SOCKET: &str = "/run/microrun-pool/socket";
+
+/// The same for the first instructions, beside which it lies: see `sys::entry`.
+#[unsafe(link_section = ".rodata.microrun_entry")]
+pub static SOCKET_NAME: [u8; SOCKET.len() + 1] = {
+    let mut name = [0; SOCKET.len() + 1];
+    let mut index = 0;
+    while index < SOCKET.len() {
+        name[index] = SOCKET.as_bytes()[index];
+        index += 1;
+    }
+    name
+};
 
 /// How many descriptors come with a request: the socket for the answers, the bundle, stdin, stdout, stderr.
 pub const DESCRIPTORS: usize = 5;
@@ -293,11 +306,13 @@ impl<'a> Request<'a> {
 }
 
 /// Whether there is a file where a pool's socket may be.
-pub fn is_there(socket: &[u8]) -> bool {
-    let mut path = [0u8; 108];
-    let Some((place, _)) = path.split_at_mut_checked(socket.len()) else { return false };
-    place.copy_from_slice(socket);
-    CStr::from_bytes_until_nul(&path).is_ok_and(|path| fs::access(fs::CWD, path, libc::F_OK).is_ok())
+pub fn is_there(socket: &CStr) -> bool {
+    fs::access(fs::CWD, socket, libc::F_OK).is_ok()
+}
+
+/// The same of a path.
+pub fn is_at(path: &Path) -> bool {
+    fs::c_path(path).is_ok_and(|path| is_there(&path))
 }
 
 /// Asks; the socket on which the answers come.

@@ -132,22 +132,6 @@ pub fn end_sending(socket: RawFd) {
     let _ = unsafe { call!(libc::SYS_shutdown, socket, libc::SHUT_WR) };
 }
 
-/// Whether `fd` is one of a pair of packet sockets that this very process has made, perhaps before it executed another
-/// program (`SO_PEERCRED` of unix(7)).
-pub fn is_pair_of_this_process(fd: RawFd) -> bool {
-    let mut about = [0u32; 3];
-    let mut kind = [0u32; 3];
-    let ask = |name: i32, place: &mut [u32; 3]| {
-        let mut size = size_of::<[u32; 3]>() as u32;
-        // SAFETY: the kernel writes at most as many bytes as there are, and their number.
-        unsafe { call!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, name, place.as_mut_ptr(), &raw mut size) }.is_ok()
-    };
-    ask(libc::SO_PEERCRED, &mut about)
-        && ask(libc::SO_TYPE, &mut kind)
-        && about[0] == super::process::getpid().unsigned_abs()
-        && kind[0] == libc::SOCK_SEQPACKET as u32
-}
-
 /// Sends that would have to wait do so for this many whole seconds (socket(7), SO_SNDTIMEO).
 pub fn set_patience(socket: RawFd, patience: Duration) -> Sys {
     let time = libc::timeval { tv_sec: patience.as_secs() as i64, tv_usec: 0 };
