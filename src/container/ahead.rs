@@ -109,15 +109,19 @@ fn executed_mount() -> Option<RawFd> {
     None
 }
 
-/// Whether the configuration `text` looks as if its init got a copy of this process's memory: see `Plan::share_memory`.
-pub(super) fn seems_to_copy(text: &[u8]) -> bool {
-    contains(text, b"\"oomScoreAdj\"", b'j')
-        || contains(text, b"\"uidMappings\"", b'M')
-        || contains(text, b"\"timeOffsets\"", b'O')
+/// Whether the configuration `text` looks as if it asked for a user namespace of its own.
+pub(super) fn seems_mapped(text: &[u8]) -> bool {
+    contains(text, b"\"uidMappings\"", b'M')
 }
 
-/// Whether the configuration `text` looks as if it asked for a new network namespace that belongs to our own user namespace: one
-/// of its innermost objects has "network" in it and no "path".
+/// Whether the configuration `text` looks as if its init got a copy of this process's memory, also if it is not mapped: see
+/// `Plan::share_memory`.
+pub(super) fn seems_to_copy(text: &[u8]) -> bool {
+    contains(text, b"\"oomScoreAdj\"", b'j') || contains(text, b"\"timeOffsets\"", b'O')
+}
+
+/// Whether the configuration `text` looks as if it asked for a new network namespace: one of its innermost objects has "network" in
+/// it and no "path".
 pub(super) fn seems_wanted(text: &[u8]) -> bool {
     let is_brace = |byte: &u8| matches!(byte, b'{' | b'}');
     let is_new = |place: usize| {
@@ -126,17 +130,18 @@ pub(super) fn seems_wanted(text: &[u8]) -> bool {
         let end = after.iter().position(is_brace).map_or(text.len(), |length| place + length);
         !contains(text.get(begin..end).unwrap_or_default(), b"\"path\"", b'p')
     };
-    places(text, b"\"network\"", b'k').any(is_new) && !contains(text, b"\"uidMappings\"", b'M')
+    places(text, b"\"network\"", b'k').any(is_new)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Ahead, seems_to_copy, seems_wanted};
+    use super::{Ahead, seems_mapped, seems_to_copy, seems_wanted};
 
     #[test]
     fn memory_is_shared_with_copies_where_that_is_wanted() {
         assert!(seems_to_copy(br#"{"process": {"oomScoreAdj": 100}}"#));
-        assert!(seems_to_copy(br#"{"linux": {"uidMappings": []}}"#));
+        assert!(seems_mapped(br#"{"linux": {"uidMappings": []}}"#));
+        assert!(!seems_mapped(br#"{"linux": {"gidMappings": []}}"#));
         assert!(seems_to_copy(br#"{"linux": {"timeOffsets": {}}}"#));
         assert!(!seems_to_copy(br#"{"process": {"args": ["true"]}}"#));
         let mut ahead = Ahead::idle();
@@ -154,7 +159,6 @@ mod tests {
         assert!(!of(r#"{"type":"pid"}, {"type":"network","path":"/n"}"#));
         assert!(!of(r#"{"path": "/n", "type": "network"}"#));
         assert!(!of(r#"{"type":"pid"}"#));
-        assert!(!of(r#"{"type":"network"}], "uidMappings":[{"size":1}"#));
         // Not only the first is looked at, nor only what is in braces.
         assert!(of(r#"{"type":"network","path":"/n"},{"type":"network"}"#));
         assert!(seems_wanted(br#""network""#));

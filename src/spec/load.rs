@@ -5,9 +5,10 @@ use super::json::{self, Place};
 use super::seccomp::Seccomp;
 use super::warning::Warning;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::search;
 use oci_spec::runtime::Spec;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -84,15 +85,14 @@ pub fn contains(text: &[u8], word: &[u8], rare: u8) -> bool {
 /// Where `word` is in `text`, looked for in the same way.
 pub fn places<'a>(text: &'a [u8], word: &'a [u8], rare: u8) -> impl Iterator<Item = usize> + 'a {
     let place = word.iter().position(|byte| *byte == rare);
-    let mut rest = text;
+    let mut from = 0;
     std::iter::from_fn(move || {
         let place = place?;
-        // That is memchr(3), which looks at a word of memory at a time.
-        while rest.skip_until(rare).is_ok() && !rest.is_empty() {
-            let start = (text.len() - rest.len() - 1).checked_sub(place);
-            let found = start.filter(|start| text.get(*start..).is_some_and(|found| found.starts_with(word)));
-            if found.is_some() {
-                return found;
+        while let Some(found) = search::find(text.get(from..)?, rare) {
+            let start = (from + found).checked_sub(place);
+            from += found + 1;
+            if let Some(start) = start.filter(|start| text.get(*start..).is_some_and(|found| found.starts_with(word))) {
+                return Some(start);
             }
         }
         None

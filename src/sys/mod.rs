@@ -23,6 +23,7 @@ pub mod pidfd;
 pub mod process;
 pub mod raw;
 pub mod request;
+pub mod search;
 pub mod shared;
 pub mod signalfd;
 pub mod socket;
