@@ -361,3 +361,29 @@ fn a_cgroup_that_takes_no_process_is_left_for_inits() {
     assert!(refused.contains(" adding pid ") && refused.contains(" to cgroups"), "{refused}");
     assert!(refused.contains("device or resource busy"), "{refused}");
 }
+
+#[test]
+fn nobody_enters_a_container_that_is_still_being_made() {
+    let lab = lab!();
+    for verb in ["run", "create"] {
+        let (begun, go) = (lab.path(format!("{verb}-begun")), lab.path(format!("{verb}-go")));
+        let wait = format!("touch {}; until [ -e {} ]; do sleep 0.02; done", begun.display(), go.display());
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            config["hooks"] =
+                json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", wait], "timeout": 20}]});
+        });
+        let mut command = lab.command(&[verb, "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let mut maker = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        eventually(|| begun.exists());
+        assert_eq!(lab.status(&bundle.id), "creating", "{verb}");
+        let refused = lab.exec(&bundle, &[], &["true"]).failed();
+        assert!(refused.contains("cannot exec in a container that is still being created"), "{verb}: {refused}");
+        fs::write(&go, "").unwrap();
+        let made = if verb == "run" { "running" } else { "created" };
+        eventually(|| lab.status(&bundle.id) == made);
+        lab.exec(&bundle, &[], &["true"]).ok();
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+        maker.wait().unwrap();
+    }
+}

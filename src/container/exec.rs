@@ -152,6 +152,11 @@ fn find(options: &Options) -> Result<(Target, Option<Seccomp>)> {
         (Status::Paused, _) if !options.ignore_paused => {
             Err(Error::new(Kind::WrongState, "cannot exec in a paused container (use --ignore-paused to override)"))
         }
+        // It is not in its place: who joined it might find the host's files.
+        (Status::Creating, _) => {
+            let problem = "cannot exec in a container that is still being created: wait for that";
+            Err(Error::new(Kind::WrongState, problem))
+        }
         (_, Some(alive)) if alive == init => {
             let loaded = spec::load_file(&entry.config())?;
             Ok((Target { state, init, pidfd, spec: loaded.spec }, loaded.seccomp))

@@ -15,7 +15,7 @@
 use super::resctrl;
 use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::{fs as sys_fs, own, process};
+use crate::sys::{fs as sys_fs, own, park, process};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::fstat;
@@ -458,14 +458,15 @@ impl Entry {
     /// Files that cannot be read.
     pub fn status(&self, state: Option<&State>) -> Result<(Status, Option<Process>)> {
         let Some(init) = self.init()? else { return Ok((Status::Creating, None)) };
-        if !init.is_alive() {
-            return Ok((Status::Stopped, None));
-        }
+        let Some(about) = init.look() else { return Ok((Status::Stopped, None)) };
         let may_be_started = self.start_socket().exists();
         let status = if may_be_started && super::start::is_awaited(self) {
             Status::Created
         } else if may_be_started && self.is_locked()? {
             // Nobody listens yet. (When nobody listens any more, `start` is about to remove the socket, without a lock.)
+            Status::Creating
+        } else if !may_be_started && !init.is_in_place(&about) && self.is_locked()? {
+            // By `run`, which has it locked. (Who has been started by `start` is in its place, and nobody has it locked.)
             Status::Creating
         } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
             Status::Paused
@@ -543,13 +544,30 @@ impl Process {
     /// # Errors
     /// ESRCH when there is none.
     pub fn of(pid: i32) -> Result<Self, Errno> {
-        let (_, start_time) = stat(pid)?;
-        Ok(Self { pid, start_time })
+        Ok(Self { pid, start_time: stat(pid)?.start_time })
     }
 
     /// Whether it still runs: a zombie does not.
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_ok_and(|(state, start_time)| start_time == self.start_time && !matches!(state, b'Z' | b'X'))
+        self.look().is_some()
+    }
+
+    /// What the kernel tells of it, if it still runs.
+    fn look(self) -> Option<Stat> {
+        stat(self.pid).ok().filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X'))
+    }
+
+    /// Whether it is in its place, by what there is to know `about` it: past its execve(2), made by CRIU, which has another executable than ours, or
+    /// parked. Who may not see its executable, which is not dumpable then, sees one that is not in its place.
+    fn is_in_place(self, about: &Stat) -> bool {
+        let executable =
+            |process: &str| fs::metadata(format!("/proc/{process}/exe")).map(|file| (file.dev(), file.ino()));
+        about.flags & process::PF_FORKNOEXEC == 0
+            || about.is_parked
+            || executable(&self.pid.to_string())
+                .ok()
+                .zip(executable("self").ok())
+                .is_some_and(|(its, ours)| its != ours)
     }
 
     /// Sends it a signal, unless another process has its number by now.
@@ -564,8 +582,15 @@ impl Process {
     }
 }
 
-/// State and start time of a process (proc_pid_stat(5), fields 3 and 22).
-fn stat(pid: i32) -> Result<(u8, u64), Errno> {
+/// What proc_pid_stat(5) says of a process: its fields 3, 9 and 22, and whether its name is that of a sandbox that waits in a pool.
+struct Stat {
+    is_parked: bool,
+    state: u8,
+    flags: u32,
+    start_time: u64,
+}
+
+fn stat(pid: i32) -> Result<Stat, Errno> {
     let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::ESRCH)?;
     let file = own(sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0).map_err(|_| Errno::ESRCH)?);
     let mut text = [0u8; 1024];
@@ -576,8 +601,10 @@ fn stat(pid: i32) -> Result<(u8, u64), Errno> {
     let rest = str::from_utf8(text.get(end + 1..).unwrap_or_default()).map_err(|_| Errno::ESRCH)?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().and_then(|field| field.bytes().next()).ok_or(Errno::ESRCH)?;
-    let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
-    Ok((state, start_time))
+    let flags = fields.nth(5).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let start_time = fields.nth(12).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let is_parked = text.get(..end).is_some_and(|name| name.ends_with(park::NAME.to_bytes()));
+    Ok(Stat { is_parked, state, flags, start_time })
 }
 
 /// What `state` prints (runtime-spec runtime.md, "State", and runc's additions) and what hooks get on stdin.
