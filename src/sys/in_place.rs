@@ -16,7 +16,8 @@ use std::ffi::c_char;
 use std::mem::{self, MaybeUninit, size_of};
 use std::ptr;
 
-const PAGE: usize = 4096;
+/// The only size of a page that is known here.
+pub const PAGE: usize = 4096;
 
 // What is read here lies beside the first instructions: see `sys::entry`.
 
@@ -82,8 +83,8 @@ impl Drop for Open {
 /// `CONFIG_CHECKPOINT_RESTORE`. The executable is what it was then.
 ///
 /// # Safety
-/// `stack` is what the kernel passed to the program, at least one argument included, and `name` its `AT_EXECFN` or null. Nothing in the
-/// program's data has been written to that is still needed: it begins anew, as it is in the file.
+/// A page has [`PAGE`] bytes. `stack` is what the kernel passed to the program, at least one argument included, and `name` its `AT_EXECFN` or
+/// null. Nothing in the program's data has been written to that is still needed: it begins anew, as it is in the file.
 pub unsafe fn execute_read_only(name: *mut u8, stack: *const usize) -> Sys<Option<i32>> {
     // By its name the file is found sooner than by procfs, if that is no symbolic link. Where the mount is read-only already, it has
     // to be certain that it is this file's.
