@@ -138,7 +138,7 @@ impl Pool {
 
     /// What the pool says of itself.
     pub fn status(&self) -> Value {
-        self.try_status().unwrap()
+        self.try_status().unwrap_or_else(|| panic!("{:?}", self.microrun(&["pool", "status"])))
     }
 
     /// Has it hold `count` parts of a bundle that runs `script`, and waits until they are there.
