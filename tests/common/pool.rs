@@ -132,13 +132,17 @@ impl Pool {
 
     /// What the pool says of itself, if there is one.
     pub fn try_status(&self) -> Option<Value> {
-        let told = self.microrun(&["pool", "status", "--format=json"]);
+        let told = self.told();
         (told.code == 0).then(|| serde_json::from_str(&told.stdout).unwrap())
     }
 
     /// What the pool says of itself.
     pub fn status(&self) -> Value {
-        self.try_status().unwrap_or_else(|| panic!("{:?}", self.microrun(&["pool", "status"])))
+        serde_json::from_str(&self.told().ok()).unwrap()
+    }
+
+    fn told(&self) -> Output {
+        self.microrun(&["pool", "status", "--format=json"])
     }
 
     /// Has it hold `count` parts of a bundle that runs `script`, and waits until they are there.
