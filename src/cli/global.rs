@@ -43,7 +43,7 @@ pub struct Global {
     pub root_is_given: bool,
     /// Whether systemd makes the cgroups.
     pub systemd_cgroup: bool,
-    /// `--rootless`: `None` stands for auto.
+    /// What `--rootless` says, or what was found out where it leaves that to us.
     rootless: OnceCell<bool>,
 }
 

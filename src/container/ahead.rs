@@ -109,20 +109,26 @@ fn executed_mount() -> Option<RawFd> {
     None
 }
 
-/// Whether the configuration `text` looks as if it asked for a user namespace of its own.
-pub(super) fn seems_mapped(text: &[u8]) -> bool {
-    contains(text, b"\"uidMappings\"", b'M')
+/// What a configuration looks as if it asked for.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Looks {
+    /// Its init gets a copy of this process's memory: see `Plan::share_memory`.
+    pub to_copy: bool,
+    /// A new network namespace that belongs to our own user namespace.
+    pub wanted: bool,
 }
 
-/// Whether the configuration `text` looks as if its init got a copy of this process's memory, also if it is not mapped: see
-/// `Plan::share_memory`.
-pub(super) fn seems_to_copy(text: &[u8]) -> bool {
-    contains(text, b"\"oomScoreAdj\"", b'j') || contains(text, b"\"timeOffsets\"", b'O')
+/// What the configuration `text` looks as if it asked for.
+pub(super) fn looks(text: &[u8]) -> Looks {
+    let is_mapped = contains(text, b"\"uidMappings\"", b'M');
+    Looks {
+        to_copy: is_mapped || contains(text, b"\"oomScoreAdj\"", b'j') || contains(text, b"\"timeOffsets\"", b'O'),
+        wanted: !is_mapped && has_new_network(text),
+    }
 }
 
-/// Whether the configuration `text` looks as if it asked for a new network namespace: one of its innermost objects has "network" in
-/// it and no "path".
-pub(super) fn seems_wanted(text: &[u8]) -> bool {
+/// Whether one of the innermost objects of `text` has "network" in it and no "path".
+fn has_new_network(text: &[u8]) -> bool {
     let is_brace = |byte: &u8| matches!(byte, b'{' | b'}');
     let is_new = |place: usize| {
         let (before, after) = text.split_at(place);
@@ -135,13 +141,14 @@ pub(super) fn seems_wanted(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ahead, seems_mapped, seems_to_copy, seems_wanted};
+    use super::{Ahead, looks};
 
     #[test]
     fn memory_is_shared_with_copies_where_that_is_wanted() {
+        let seems_to_copy = |text| looks(text).to_copy;
         assert!(seems_to_copy(br#"{"process": {"oomScoreAdj": 100}}"#));
-        assert!(seems_mapped(br#"{"linux": {"uidMappings": []}}"#));
-        assert!(!seems_mapped(br#"{"linux": {"gidMappings": []}}"#));
+        assert!(seems_to_copy(br#"{"linux": {"uidMappings": []}}"#));
+        assert!(!seems_to_copy(br#"{"linux": {"gidMappings": []}}"#));
         assert!(seems_to_copy(br#"{"linux": {"timeOffsets": {}}}"#));
         assert!(!seems_to_copy(br#"{"process": {"args": ["true"]}}"#));
         let mut ahead = Ahead::idle();
@@ -153,12 +160,14 @@ mod tests {
 
     #[test]
     fn a_namespace_by_path_is_not_a_new_one() {
+        let seems_wanted = |text: &[u8]| looks(text).wanted;
         let of = |namespaces: &str| seems_wanted(format!("{{\"linux\":{{\"namespaces\":[{namespaces}]}}}}").as_bytes());
         assert!(of(r#"{"type":"pid"},{"type":"network"}"#));
         assert!(of(r#"{"type": "pid", "path": "/p"}, {"type": "network"}, {"type": "ipc", "path": "/i"}"#));
         assert!(!of(r#"{"type":"pid"}, {"type":"network","path":"/n"}"#));
         assert!(!of(r#"{"path": "/n", "type": "network"}"#));
         assert!(!of(r#"{"type":"pid"}"#));
+        assert!(!of(r#"{"type":"network"}], "uidMappings":[{"size":1}"#));
         // Not only the first is looked at, nor only what is in braces.
         assert!(of(r#"{"type":"network","path":"/n"},{"type":"network"}"#));
         assert!(seems_wanted(br#""network""#));

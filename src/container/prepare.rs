@@ -224,12 +224,11 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
     let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
     let text = spec::read_config(&path)?;
     let mut parts = options.parts.clone().filter(|parts| parts.are_for(&path));
-    let seems_mapped = ahead::seems_mapped(&text);
-    if let Some(ahead) = ahead.as_mut().filter(|_| seems_mapped || ahead::seems_to_copy(&text)) {
+    let looks = ahead.as_ref().map(|_| ahead::looks(&text)).unwrap_or_default();
+    if let Some(ahead) = ahead.as_mut().filter(|_| looks.to_copy) {
         ahead.share_with_copies()?;
     }
-    // The network namespace of a user namespace belongs to that.
-    let mut helps = ahead.filter(|_| !seems_mapped && ahead::seems_wanted(&text));
+    let mut helps = ahead.filter(|_| looks.wanted);
     let lender = options.lender.as_ref().filter(|_| parts.is_none());
     let asked = lender.and_then(|lender| lender.ask(&path, helps.is_some()));
     let has_network = |parts: Option<&Arc<Parts>>| parts.is_some_and(|parts| parts.network.is_some());

@@ -557,13 +557,12 @@ impl Process {
         stat(self.pid).ok().filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X'))
     }
 
-    /// Whether it is in its place, by what there is to know `about` it: past its execve(2), made by CRIU, which has another executable than ours, or
-    /// parked. Who may not see its executable, which is not dumpable then, sees one that is not in its place.
+    /// Whether it is in its place, by what there is to know `about` it: past its execve(2), parked, or made by CRIU, which has another executable than
+    /// ours. Who may not see its executable, which is not dumpable then, sees one that is not in its place.
     fn is_in_place(self, about: &Stat) -> bool {
         let executable =
             |process: &str| fs::metadata(format!("/proc/{process}/exe")).map(|file| (file.dev(), file.ino()));
-        about.flags & process::PF_FORKNOEXEC == 0
-            || about.is_parked
+        !about.may_be_made
             || executable(&self.pid.to_string())
                 .ok()
                 .zip(executable("self").ok())
@@ -582,12 +581,11 @@ impl Process {
     }
 }
 
-/// What proc_pid_stat(5) says of a process: its fields 3, 9 and 22, and whether its name is that of a sandbox that waits in a pool.
+/// What proc_pid_stat(5) says of a process: its fields 3 and 22, and whether it has executed nothing yet and is no sandbox that waits in a pool.
 struct Stat {
-    is_parked: bool,
     state: u8,
-    flags: u32,
     start_time: u64,
+    may_be_made: bool,
 }
 
 fn stat(pid: i32) -> Result<Stat, Errno> {
@@ -601,10 +599,9 @@ fn stat(pid: i32) -> Result<Stat, Errno> {
     let rest = str::from_utf8(text.get(end + 1..).unwrap_or_default()).map_err(|_| Errno::ESRCH)?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().and_then(|field| field.bytes().next()).ok_or(Errno::ESRCH)?;
-    let flags = fields.nth(5).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
-    let start_time = fields.nth(12).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
-    let is_parked = text.get(..end).is_some_and(|name| name.ends_with(park::NAME.to_bytes()));
-    Ok(Stat { is_parked, state, flags, start_time })
+    let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let may_be_made = process::name_as_cloned(text).is_some_and(|name| name != park::NAME.to_bytes());
+    Ok(Stat { state, start_time, may_be_made })
 }
 
 /// What `state` prints (runtime-spec runtime.md, "State", and runc's additions) and what hooks get on stdin.

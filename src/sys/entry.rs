@@ -11,28 +11,29 @@
 //! thread-local storage, no allocation, no panic. The linker is told of `microrun_entry`, or of `shim_entry` for containerd's shim, by build.rs, for musl alone:
 //! its static binary needs no relocation before code runs.
 
+use super::fs::{self, Sys};
 use super::raw::call;
 use super::request::{self, Id, Outcome, Request};
-use super::{fs, in_place, process};
+use super::{in_place, process};
 use nix::errno::Errno;
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char};
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
-/// A verb, as far as it is looked at.
-type Word = [u8; 8];
-
 // What the first instructions read lies beside them, in the page that the kernel maps for them (link/start.ld): anywhere else it
 // would take another page fault.
 
-/// The verbs that need it. An argument that only looks like one costs 40 µs.
+// The verbs that need it. An argument that only looks like one costs 40 µs.
+
 #[unsafe(link_section = ".rodata.microrun_entry")]
-static VERBS: [Word; 3] = [EXEC, RUN, *b"create\0\0"];
+static RUN: [u8; 4] = *b"run\0";
 
-const RUN: Word = *b"run\0\0\0\0\0";
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static CREATE: [u8; 7] = *b"create\0";
 
-const EXEC: Word = *b"exec\0\0\0\0";
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static EXEC: [u8; 5] = *b"exec\0";
 
 #[unsafe(link_section = ".rodata.microrun_entry")]
 static ROOT: [u8; 7] = *b"--root\0";
@@ -41,9 +42,13 @@ static ROOT: [u8; 7] = *b"--root\0";
 #[unsafe(link_section = ".rodata.microrun_entry")]
 static DEFAULT_ROOT: [u8; 14] = *b"/run/microrun\0";
 
-/// Variables whose value is a place of a service manager's, and that of the pool.
+// Variables of a service manager's, and that of the pool.
+
 #[unsafe(link_section = ".rodata.microrun_entry")]
-static FROM_MANAGER: [[u8; 14]; 2] = [*b"NOTIFY_SOCKET=", *b"LISTEN_FDS=\0\0\0"];
+static NOTIFY_SOCKET: [u8; 14] = *b"NOTIFY_SOCKET=";
+
+#[unsafe(link_section = ".rodata.microrun_entry")]
+static LISTEN_FDS: [u8; 11] = *b"LISTEN_FDS=";
 
 #[unsafe(link_section = ".rodata.microrun_entry")]
 static POOL: [u8; 14] = *b"MICRORUN_POOL=";
@@ -57,7 +62,7 @@ static OFF: [u8; 4] = *b"off\0";
 
 /// The verb of containerd's shim that needs it.
 #[unsafe(link_section = ".rodata.microrun_entry")]
-static START: [Word; 1] = [*b"start\0\0\0"];
+static START: [u8; 6] = *b"start\0";
 
 static READ_ONLY: AtomicBool = AtomicBool::new(false);
 
@@ -180,15 +185,15 @@ unsafe extern "C" fn begin(stack: *const usize) {
     // SAFETY: the caller's promise.
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
     // SAFETY: there are `argc` strings, each ended by a null.
-    let is_wanted = |index: usize| unsafe { is_one_of(&VERBS, *argv.add(index)) };
-    // SAFETY: as above.
-    let may_be_exec = |index: usize| unsafe { is_one_of(&VERBS[..1], *argv.add(index)) };
-    if (1..argc).any(is_wanted) {
+    let is_there = |verb: &[u8]| (1..argc).any(|index| unsafe { begins_with(*argv.add(index), verb) });
+    let may_be_exec = is_there(&EXEC);
+    if may_be_exec || is_there(&RUN) || is_there(&CREATE) {
         // SAFETY: the environment begins behind the arguments' null.
         unsafe {
             let envp = argv.add(argc + 1);
             // Who executed itself again, as `container::sealed` does by a descriptor, has asked before.
-            let has_asked = || begins_with(auxiliary(envp, libc::AT_EXECFN) as *const c_char, &BY_DESCRIPTOR);
+            let name = auxiliary(envp, libc::AT_EXECFN) as *const c_char;
+            let has_asked = || !name.is_null() && begins_with(name, &BY_DESCRIPTOR);
             let refusal = match wanted(argc, argv) {
                 Some(_) if has_asked() => Some(Refusal { outcome: Outcome::Cold, pool: None }),
                 Some(wanted) => run_from_pool(&wanted, envp),
@@ -197,9 +202,10 @@ unsafe extern "C" fn begin(stack: *const usize) {
             let outcome = refusal.as_ref().map(|refusal| &refusal.outcome);
             // Who has a container to remove makes none, and who is to ask the pool again does so first.
             if !matches!(outcome, Some(Outcome::Terminal | Outcome::Orphan(_))) {
+                let executed = be_read_only(stack);
+                populate(stack);
                 // Who enters a container has nothing open that is not meant for it, and nobody else to close it.
-                let closes = (1..argc).any(may_be_exec);
-                be_read_only(stack, closes);
+                keep(executed, may_be_exec);
             }
             // Not before: what begins as it does in the file begins anew there.
             if let Some(refusal) = refusal {
@@ -237,10 +243,10 @@ unsafe extern "C" fn begin_shim(stack: *const usize) {
     // SAFETY: the caller's promise.
     let (argc, argv) = unsafe { (*stack, stack.add(1).cast::<*const c_char>()) };
     // SAFETY: there are `argc` strings, each ended by a null.
-    let is_start = |index: usize| unsafe { is_one_of(&START, *argv.add(index)) };
+    let is_start = |index: usize| unsafe { begins_with(*argv.add(index), &START) };
     if (1..argc).any(is_start) {
         // SAFETY: the caller's promise; nothing has been written to.
-        unsafe { be_read_only(stack, true) };
+        keep(unsafe { be_read_only(stack) }, true);
     }
 }
 
@@ -280,11 +286,12 @@ struct Wanted {
 unsafe fn wanted(argc: usize, argv: *const *const c_char) -> Option<Wanted> {
     // SAFETY: the caller's promise.
     let argument = |index: usize| unsafe { string(*argv.add(index)) };
-    let is = |index: usize, word: &[u8]| argument(index).to_bytes_with_nul().iter().eq(word);
+    // SAFETY: as above.
+    let is = |index: usize, word: &[u8]| unsafe { begins_with(*argv.add(index), word) };
     let (root, bundle) = match argc {
         // SAFETY: it ends with a null.
-        3 if is(1, &VERBS[1][..4]) => (unsafe { string(DEFAULT_ROOT.as_ptr().cast()) }, argument(2)),
-        5 if is(1, &ROOT) && is(3, &VERBS[1][..4]) => (argument(2), argument(4)),
+        3 if is(1, &RUN) => (unsafe { string(DEFAULT_ROOT.as_ptr().cast()) }, argument(2)),
+        5 if is(1, &ROOT) && is(3, &RUN) => (argument(2), argument(4)),
         _ => return None,
     };
     let (path, name) = (root.to_bytes(), bundle.to_bytes());
@@ -383,7 +390,7 @@ unsafe fn pool_socket(envp: *const *const c_char) -> Option<&'static CStr> {
     // SAFETY: the caller's promise; the end has not been reached.
     unsafe {
         while !(*at).is_null() {
-            if FROM_MANAGER.iter().any(|name| begins_with(*at, name)) {
+            if begins_with(*at, &NOTIFY_SOCKET) || begins_with(*at, &LISTEN_FDS) {
                 return None;
             }
             if begins_with(*at, &POOL) {
@@ -393,7 +400,8 @@ unsafe fn pool_socket(envp: *const *const c_char) -> Option<&'static CStr> {
         }
     }
     match socket {
-        Some(path) if path.to_bytes_with_nul().iter().eq(&OFF) => None,
+        // SAFETY: it ends with a null.
+        Some(path) if unsafe { begins_with(path.as_ptr(), &OFF) } => None,
         Some(path) if !path.is_empty() => Some(path),
         // SAFETY: it takes nothing; the string ends with a null.
         _ => unsafe {
@@ -418,44 +426,31 @@ unsafe fn string<'a>(first: *const c_char) -> &'a CStr {
     }
 }
 
-/// Whether a string begins with `prefix`, up to a null in that.
+/// Whether a string begins with `prefix`, its null included: what ends with one is the whole of the string.
 ///
 /// # Safety
-/// `text` is a string ended by a null, or null.
+/// `text` is a string ended by a null.
 unsafe fn begins_with(text: *const c_char, prefix: &[u8]) -> bool {
-    // SAFETY: nothing is read behind a byte that differs.
-    prefix
-        .iter()
-        .take_while(|byte| **byte != 0)
-        .enumerate()
-        .all(|(index, byte)| unsafe { *text.add(index).cast::<u8>() } == *byte)
+    // SAFETY: nothing is read behind a byte that differs, nor behind the null.
+    prefix.iter().enumerate().all(|(index, byte)| unsafe { *text.add(index).cast::<u8>() } == *byte)
 }
 
-/// # Safety
-/// `argument` is a string ended by a null.
-unsafe fn is_one_of(verbs: &[Word], argument: *const c_char) -> bool {
-    verbs.iter().any(|verb| {
-        let length = verb.iter().position(|byte| *byte == 0).map_or(verb.len(), |last| last + 1);
-        // SAFETY: nothing is read behind a byte that differs, and the last one compared is the null.
-        (0..length).all(|index| unsafe { *argument.add(index).cast::<u8>() } == verb[index])
-    })
-}
-
-/// Sees to it that the executable of this process is on a read-only mount. If that takes one of its own, its descriptor is closed, with
-/// `closes`; else it is there for [`take_copy`].
+/// Sees to it that the executable of this process is on a read-only mount: the descriptor of that, if it takes one of its own.
 ///
 /// # Safety
 /// As of [`in_place::execute_read_only`].
-unsafe fn be_read_only(stack: *const usize, closes: bool) {
+unsafe fn be_read_only(stack: *const usize) -> Sys<Option<i32>> {
     // SAFETY: the caller's promise: arguments and a null follow their number, and the environment follows them.
-    let executed = unsafe {
+    unsafe {
         let envp = stack.add(*stack + 2).cast();
         let name = auxiliary(envp, libc::AT_EXECFN) as *mut u8;
         let is_usual = auxiliary(envp, libc::AT_PAGESZ) == in_place::PAGE;
         if is_usual { in_place::execute_read_only(name, stack) } else { Err(Errno::ENOEXEC) }
-    };
-    populate(stack);
-    // Only now: it would have been a page fault before.
+    }
+}
+
+/// Keeps for `main` what came of [`be_read_only`]: the mount's descriptor is closed, with `closes`; else it is there for [`take_copy`].
+fn keep(executed: Sys<Option<i32>>, closes: bool) {
     let Ok(copy) = executed else { return };
     READ_ONLY.store(true, Ordering::Relaxed);
     match copy {

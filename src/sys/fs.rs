@@ -61,6 +61,14 @@ pub fn close(fd: RawFd) {
     let _ = unsafe { call!(libc::SYS_close, fd) };
 }
 
+/// The name that procfs has for the open descriptor `fd`, and a null.
+pub fn link_of(fd: RawFd) -> [u8; 26] {
+    let mut name = [0; 26];
+    // The longest number leaves room for the null.
+    let _ = write!(&mut name[..], "/proc/self/fd/{fd}");
+    name
+}
+
 /// Where `path` leads, without symbolic links: as [`std::fs::canonicalize`], which asks the kernel about each of its parts.
 ///
 /// # Errors
@@ -76,10 +84,8 @@ pub fn real_path(path: &Path) -> std::io::Result<PathBuf> {
         return Ok(clean.components().collect());
     }
     let opened = open(CWD, &c_path(path)?, libc::O_PATH, 0)?;
-    let mut name = Vec::with_capacity(32);
     let mut buffer = [0u8; 512];
-    write!(name, "/proc/self/fd/{opened}\0")?;
-    let length = CStr::from_bytes_with_nul(&name).map(|name| readlink(CWD, name, &mut buffer));
+    let length = CStr::from_bytes_until_nul(&link_of(opened)).map(|name| readlink(CWD, name, &mut buffer));
     close(opened);
     match length {
         // One that is cut short, and a name for what has none: " (deleted)", "(unreachable)".

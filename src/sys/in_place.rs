@@ -25,9 +25,6 @@ pub const PAGE: usize = 4096;
 static EXECUTABLE: [u8; 15] = *b"/proc/self/exe\0";
 
 #[unsafe(link_section = ".rodata.microrun_entry")]
-static DESCRIPTORS: [u8; 14] = *b"/proc/self/fd/";
-
-#[unsafe(link_section = ".rodata.microrun_entry")]
 static HERE: [u8; 2] = *b".\0";
 
 #[unsafe(link_section = ".rodata.microrun_entry")]
@@ -102,7 +99,7 @@ pub unsafe fn execute_read_only(name: *mut u8, stack: *const usize) -> Sys<Optio
         return Ok(None);
     }
     let mount = clone_read_only(exe.0, EMPTY.as_ptr())?;
-    let file = open(libc::AT_FDCWD, path_of(mount.0).as_ptr(), libc::O_RDONLY)?;
+    let file = open(libc::AT_FDCWD, fs::link_of(mount.0).as_ptr(), libc::O_RDONLY)?;
     // SAFETY: the caller's promise.
     unsafe { execute(&file, stack) }.map(|()| Some(mount.release()))
 }
@@ -166,19 +163,6 @@ fn clone_read_only(dir: i32, path: *const u8) -> Sys<Open> {
 fn open(dir: i32, path: *const u8, flags: i32) -> Sys<Open> {
     // SAFETY: a path that ends with a null.
     unsafe { call!(libc::SYS_openat, dir, path, flags | libc::O_CLOEXEC) }.map(|fd| Open(fd as i32))
-}
-
-/// `/proc/self/fd/N`.
-fn path_of(fd: i32) -> [u8; 26] {
-    let mut path = [0; 26];
-    path[..DESCRIPTORS.len()].copy_from_slice(&DESCRIPTORS);
-    let digits = fd.checked_ilog10().unwrap_or(0) as usize + 1;
-    let mut rest = fd;
-    for place in path.iter_mut().skip(DESCRIPTORS.len()).take(digits).rev() {
-        *place = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    path
 }
 
 /// Goes on from `file`.

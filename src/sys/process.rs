@@ -491,23 +491,26 @@ pub fn how_ended(pid: i32) -> Sys<Option<Exit>> {
 /// Whether the process `pid` has not executed anything since it was cloned under the name `name` (`PR_SET_NAME`), even if it has
 /// ended meanwhile, as long as it has not been waited for. What cannot be found out counts as executed.
 ///
-/// The kernel takes [`PF_FORKNOEXEC`] away once execve(2) cannot fail any more, before the program's first instruction;
+/// The kernel takes `PF_FORKNOEXEC` (linux/sched.h) away once execve(2) cannot fail any more, before the program's first instruction;
 /// proc_pid_stat(5) has it. A thread that executes a program takes over the number of its process and has that flag until then, but
 /// not the name.
 pub fn is_as_cloned(pid: i32, name: &CStr) -> bool {
     std::fs::read(format!("/proc/{pid}/stat")).is_ok_and(|stat| is_as_cloned_by(&stat, name.to_bytes()))
 }
 
-/// The flag of a process that has executed nothing since it was cloned (linux/sched.h).
-pub const PF_FORKNOEXEC: u32 = 0x40;
-
 fn is_as_cloned_by(stat: &[u8], name: &[u8]) -> bool {
+    name_as_cloned(stat) == Some(name)
+}
+
+/// The name of a process that has executed nothing since it was cloned, by what its /proc/PID/stat says.
+pub fn name_as_cloned(stat: &[u8]) -> Option<&[u8]> {
+    const PF_FORKNOEXEC: u32 = 0x40;
     let open = stat.iter().position(|byte| *byte == b'(');
     let close = stat.iter().rposition(|byte| *byte == b')');
-    let Some((open, close)) = open.zip(close) else { return false };
-    let flags = stat.get(close + 1..).and_then(|rest| str::from_utf8(rest).ok());
-    let flags = flags.and_then(|rest| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
-    stat.get(open + 1..close) == Some(name) && flags.is_some_and(|flags| flags & PF_FORKNOEXEC != 0)
+    let (open, close) = open.zip(close)?;
+    let rest = str::from_utf8(stat.get(close + 1..)?).ok()?;
+    let flags: u32 = rest.split_whitespace().nth(6)?.parse().ok()?;
+    stat.get(open + 1..close).filter(|_| flags & PF_FORKNOEXEC != 0)
 }
 
 /// The nice value of this thread.

@@ -121,11 +121,7 @@ pub const SOCKET: &str = "/run/microrun-pool/socket";
 #[unsafe(link_section = ".rodata.microrun_entry")]
 pub static SOCKET_NAME: [u8; SOCKET.len() + 1] = {
     let mut name = [0; SOCKET.len() + 1];
-    let mut index = 0;
-    while index < SOCKET.len() {
-        name[index] = SOCKET.as_bytes()[index];
-        index += 1;
-    }
+    name.split_at_mut(SOCKET.len()).0.copy_from_slice(SOCKET.as_bytes());
     name
 };
 
