@@ -167,10 +167,11 @@ pub fn describe_process(pid: i32) -> String {
     if line.is_empty() { fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default() } else { line }
 }
 
-/// The targets of all mounts.
+/// The targets of all mounts, but for the directory that Podman makes a mount of to hold network namespaces, with runc too, and keeps.
 fn mounts() -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    text.lines().filter_map(|line| line.split(' ').nth(4)).map(str::to_owned).collect()
+    let targets = text.lines().filter_map(|line| line.split(' ').nth(4));
+    targets.filter(|target| *target != "/run/netns").map(str::to_owned).collect()
 }
 
 /// The cgroups of containers. What engines make to hold these (/default, /docker, /docker/buildkit) stays, as there is nothing that
