@@ -439,7 +439,8 @@ fn waiting_for_memory_is_told_where_nothing_is_killed() {
     let parent = Parent::new();
     let limits = r#"{"memory": {"limit": 8388608, "swap": 8388608, "disableOOMKiller": true}}"#;
     let handle = parent.lean_plan(limits).create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "sleep 0.2; exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
+    // Only who writes to its memory itself waits: a read(2) into it would end early (mm/memcontrol-v1.c, memcg1_oom_prepare).
+    let mut child = spawn(&handle, "sleep 0.2; x=x; while :; do x=$x$x; done");
     wait_joined(&handle, &child);
     let mut events = handle.events().unwrap();
     assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
