@@ -317,9 +317,9 @@ fn under_dockers_filter_with_sys_admin_two_options_are_needed() {
     };
     let hello = || lab.bundle(|config| config["process"]["args"] = json!(["echo", "Hello"]));
     let error = run(&lab, docker(), &hello(), &[]).failed();
-    assert!(error.contains("pivot_root") && error.contains("--no-pivot"), "{error}");
-    let error = run(&lab, docker(), &hello(), &["--no-pivot"]).failed();
     assert!(error.contains("keyctl") && error.contains("--no-new-keyring"), "{error}");
+    let error = run(&lab, docker(), &hello(), &["--no-new-keyring"]).failed();
+    assert!(error.contains("pivot_root") && error.contains("--no-pivot"), "{error}");
     assert_eq!(run(&lab, docker(), &hello(), &["--no-pivot", "--no-new-keyring"]).ok(), "Hello");
 }
 

@@ -645,6 +645,49 @@ fn hidden_and_read_only_paths() {
     assert_eq!(words, ["0", "0", "1", "0", "1"], "{output:?}");
 }
 
+/// Each network namespace has files of its own below /proc/sys/net. Without a sysfs nothing else in the configuration needs it so soon.
+#[test]
+fn what_is_hidden_of_the_network_is_the_containers_own() {
+    let lab = lab!();
+    for has_sysfs in [true, false] {
+        let output = lab.shell(
+            "cat /proc/sys/net/ipv4/ip_forward | wc -c; cat /proc/sys/net/ipv4/tcp_ecn | wc -c; echo 7 > /proc/sys/net/core/somaxconn; echo $?",
+            |config| {
+                let mounts = config["mounts"].as_array_mut().unwrap();
+                mounts.retain(|mount| has_sysfs || !mount["destination"].as_str().unwrap().starts_with("/sys"));
+                config["linux"]["maskedPaths"] = json!(["/proc/sys/net/ipv4/ip_forward"]);
+                config["linux"]["readonlyPaths"] = json!(["/proc/sys/net/core"]);
+            },
+        );
+        let words: Vec<&str> = output.stdout.split_whitespace().collect();
+        assert_eq!(words, ["0", "2", "1"], "{has_sysfs}: {output:?}");
+    }
+}
+
+/// Mounts after a sysfs come after it, whatever comes before the network namespace: below it, from it and beside it.
+#[test]
+fn mounts_after_a_sysfs_find_it() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        let sys = lab.path("bundle0/rootfs/sys/kernel");
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/sys"));
+        mounts.extend([
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}),
+            json!({"destination": "/sys/kernel", "type": "tmpfs", "source": "tmpfs", "options": ["mode=711"]}),
+            json!({"destination": "/mnt", "type": "bind", "source": sys, "options": ["bind"]}),
+        ]);
+        let script = "stat -c %a /sys/kernel /mnt; ls /sys/class/net; cat /sys/class/net/lo/flags; \
+            sed -n 's:^[^ ]* [^ ]* [^ ]* [^ ]* \\(/sys[^ ]*\\|/mnt\\) .*:\\1:p' /proc/self/mountinfo";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["linux"]["maskedPaths"] = json!([]);
+    });
+    fs::create_dir_all(bundle.rootfs().join("mnt")).unwrap();
+    let words = lab.run(&bundle, &[]).ok();
+    let words: Vec<&str> = words.split_whitespace().collect();
+    assert_eq!(words, ["711", "711", "lo", "0x9", "/sys", "/sys/kernel", "/mnt"]);
+}
+
 type Names = &'static [&'static str];
 
 /// A mount of the host with flags of its own, what a bind mount of it asks for, and what comes of that (`!`: not) without

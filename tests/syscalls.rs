@@ -208,7 +208,7 @@ fn a_cold_start() {
     let bundle = hello(&lab, |_| {});
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, None, || {}, &args);
-    within("run", &counts, &trace, [175 + v1_hierarchies(), 114, 11]);
+    within("run", &counts, &trace, [136 + v1_hierarchies(), 115, 11]);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn a_cold_start_on_v2() {
     });
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, Some(&view), || {}, &args);
-    within("run on v2", &counts, &trace, [125, 108, 11]);
+    within("run on v2", &counts, &trace, [87, 109, 11]);
 }
 
 /// What engines call: create, start, exec, state, kill and delete, for runc's default configuration.
@@ -259,7 +259,7 @@ fn a_life() {
     within("start", &counts, &trace, [33, 0, 0]);
     anew(true);
     let (counts, trace) = least(&lab, None, || {}, &["exec", id, "/bin/true"]);
-    within("exec", &counts, &trace, [92, 63, 4]);
+    within("exec", &counts, &trace, [55, 62, 4]);
     let (counts, trace) = least(&lab, None, || {}, &["state", id]);
     within("state", &counts, &trace, [18, 0, 0]);
     let stopped = || {

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 /// What [`crate::plan::compile`] has to know.
 pub(super) fn facts(spec: &Spec) -> Host {
     let process = spec.process().as_ref();
-    let held = caps::Held::probe();
+    let asked = process.and_then(|process| process.capabilities().as_ref());
+    let held = caps::Held::probe(caps::asked_bounding(asked));
     let user_namespace = spec::has_namespace(spec, LinuxNamespaceType::User);
     let wanted = |label: Option<&String>| label.is_some_and(|label| !label.is_empty());
     Host {

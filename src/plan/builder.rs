@@ -5,6 +5,7 @@ use crate::init::{Op, Slot, Step};
 use std::borrow::Cow;
 use std::ffi::CString;
 use std::fmt::Display;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -50,12 +51,13 @@ pub struct Builder {
     steps: Vec<Step>,
     next_slot: u8,
     has_proc: bool,
-    network: Option<Op>,
+    /// What waits for the network namespace, the step that enters it first.
+    waiting: Option<Vec<Step>>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false, network: None }
+        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false, waiting: None }
     }
 }
 
@@ -113,14 +115,21 @@ impl Builder {
 
     /// Leaves the network namespace to be entered as late as possible, by `op`.
     pub fn defer_network(&mut self, op: Op) {
-        self.network = Some(op);
+        self.waiting = Some(vec![Step { op, field: "linux.namespaces (network)".into() }]);
     }
 
-    /// Enters the network namespace, if that is still to be done: what comes now depends on it.
+    /// Has the steps that `compile` appends wait until the network namespace has been entered, if that is still to be done.
+    pub fn after_network<T>(&mut self, compile: impl FnOnce(&mut Self) -> T) -> T {
+        let Some(waiting) = self.waiting.take() else { return compile(self) };
+        let steps = mem::replace(&mut self.steps, waiting);
+        let compiled = compile(self);
+        self.waiting = Some(mem::replace(&mut self.steps, steps));
+        compiled
+    }
+
+    /// Enters the network namespace, if that is still to be done, and does what waits for it: what comes now depends on it.
     pub fn need_network(&mut self) {
-        if let Some(op) = self.network.take() {
-            self.push("linux.namespaces (network)", op);
-        }
+        self.steps.extend(self.waiting.take().into_iter().flatten());
     }
 
     /// Makes sure that a parked sandbox can do what is left when its request comes.

@@ -25,22 +25,24 @@ pub struct Sets {
 pub struct Held {
     /// The capabilities that this kernel knows.
     pub known: u64,
-    /// Init's bounding set.
+    /// Init's bounding set, with all that nobody asks for: that is to be dropped, whether it is there or not.
     pub bounding: u64,
     /// Init's permitted set.
     pub permitted: u64,
 }
 
 impl Held {
-    /// What this process has and hands on to a child in its own user namespace.
-    pub fn probe() -> Self {
-        let (mut known, mut bounding) = (0, 0);
-        for capability in 0..64 {
-            // The first that the kernel does not know is an error, EINVAL.
-            let Ok(in_set) = process::prctl(libc::PR_CAPBSET_READ, [capability, 0, 0, 0]) else { break };
-            known |= 1 << capability;
-            bounding |= (in_set as u64) << capability;
-        }
+    /// What this process has and hands on to a child in its own user namespace that is to have `asked` in its bounding set.
+    pub fn probe(asked: u64) -> Self {
+        let is_known = |capability: &usize| process::is_in_bounding_set(*capability).is_ok();
+        // Most kernels know as many as we do.
+        let here = CAPABILITIES.len();
+        let count = if is_known(&(here - 1)) && !is_known(&here) { here } else { (0..64).take_while(is_known).count() };
+        let known = (0..count).fold(0, |bits, capability| bits | 1 << capability);
+        let is_missing = |capability: &usize| {
+            (known & asked) >> capability & 1 == 1 && process::is_in_bounding_set(*capability) == Ok(false)
+        };
+        let bounding = (0..count).filter(is_missing).fold(known, |bits, capability| bits & !(1 << capability));
         // It cannot fail for oneself; if it did, init's capset would say what is refused.
         let permitted = process::capget().map_or(known, |(_, permitted, _)| permitted);
         Self { known, bounding, permitted }
@@ -90,6 +92,11 @@ pub fn sets(capabilities: Option<&LinuxCapabilities>, held: &Held, warnings: &mu
 /// What has to be dropped from the bounding set: one prctl(2) for each bit.
 pub fn dropped(sets: &Sets, held: &Held) -> u64 {
     held.bounding & !sets.bounding
+}
+
+/// What `capabilities` ask to have in the bounding set.
+pub fn asked_bounding(capabilities: Option<&LinuxCapabilities>) -> u64 {
+    capabilities.map_or(0, |asked| bits(asked.bounding()))
 }
 
 /// A set as the kernel has it.
@@ -192,7 +199,7 @@ mod tests {
 
     #[test]
     fn this_process_has_what_proc_says() {
-        let held = Held::probe();
+        let held = Held::probe(u64::MAX);
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let field = |name: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
@@ -202,11 +209,12 @@ mod tests {
         let last: u32 = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap().trim().parse().unwrap();
         assert_eq!(held.known.trailing_ones(), last + 1);
         assert_eq!(held.in_user_namespace().permitted, held.known);
+        assert_eq!(Held::probe(KILL).bounding & !KILL, held.known & !KILL);
     }
 
     #[test]
     fn the_kernel_takes_the_sets() {
-        let held = Held::probe();
+        let held = Held::probe(u64::MAX);
         if held.permitted & (CHOWN | KILL | 1 << 8) != CHOWN | KILL | 1 << 8 {
             eprintln!("skipped: this needs CAP_CHOWN, CAP_KILL and CAP_SETPCAP");
             return;

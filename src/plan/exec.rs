@@ -79,21 +79,19 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         process::memory_policy(&mut builder, linux)?;
         process::personality(&mut builder, linux)?;
     }
-    let exec = process::compile(
-        &mut builder,
-        process,
-        &process::Context {
-            keyring: input.keyring.map(Some),
-            preserve_fds: input.preserve_fds,
-            wait: super::Wait::Nothing,
-            start_hooks: None,
-            dumpable: false,
-            may_set_groups: input.may_set_groups,
-            seccomp: input.seccomp,
-            pidfd_socket: input.pidfd_socket,
-            host: input.host,
-        },
-    )?;
+    let context = process::Context {
+        keyring: input.keyring.map(Some),
+        preserve_fds: input.preserve_fds,
+        wait: super::Wait::Nothing,
+        start_hooks: None,
+        dumpable: false,
+        may_set_groups: input.may_set_groups,
+        seccomp: input.seccomp,
+        pidfd_socket: input.pidfd_socket,
+        host: input.host,
+    };
+    process::begin(&mut builder, process, &context)?;
+    let exec = process::compile(&mut builder, process, &context)?;
     Ok(Plan {
         clone_flags: 0,
         share_memory: false,

@@ -32,6 +32,7 @@ use crate::init::{Exec, Gate, Op, Slot, Step};
 use crate::spec::sysctl;
 use crate::sys::mount::Attributes;
 use builder::{Builder, cstring, slots};
+use mounts::Mounted;
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Process, Spec};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -235,25 +236,28 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let mut namespaces = namespaces::compile(&mut builder, input)?;
     outside.joined_user_namespace =
         namespaces.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWUSER).map(|joined| joined.slot);
-    file_system(&mut builder, input, process, &mut outside)?;
+    let context = process::Context {
+        // Sandboxes of one template have one Plan.
+        keyring: input.new_keyring.then_some((!matches!(input.wait, Wait::Lease { .. })).then_some(input.id)),
+        preserve_fds: input.preserve_fds,
+        wait: input.wait,
+        start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
+        dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
+        may_set_groups: namespaces.may_set_groups,
+        seccomp: input.seccomp,
+        pidfd_socket: input.pidfd_socket,
+        host: input.host,
+    };
+    let mounted = mounts(&mut builder, input, process, &mut outside)?;
+    names(&mut builder, input)?;
+    process::begin(&mut builder, process, &context)?;
+    // A helper may take as long for the namespace as all that came until here. The umount in changing the root waits for a kernel thread, which would have to
+    // wait for the helper.
     builder.need_network();
+    change_root(&mut builder, input)?;
+    finish_mounts(&mut builder, input, mounted)?;
     system(&mut builder, input)?;
-    let exec = process::compile(
-        &mut builder,
-        process,
-        &process::Context {
-            // Sandboxes of one template have one Plan.
-            keyring: input.new_keyring.then_some((!matches!(input.wait, Wait::Lease { .. })).then_some(input.id)),
-            preserve_fds: input.preserve_fds,
-            wait: input.wait,
-            start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
-            dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
-            may_set_groups: namespaces.may_set_groups,
-            seccomp: input.seccomp,
-            pidfd_socket: input.pidfd_socket,
-            host: input.host,
-        },
-    )?;
+    let exec = process::compile(&mut builder, process, &context)?;
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
     // namespace takes effect at once only for a process with memory of its own.
     namespaces.share_memory &=
@@ -278,22 +282,26 @@ fn has_hooks(hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> bool {
     hooks.is_some_and(|hooks| !hooks.is_empty())
 }
 
-/// The mounts, the terminal, the hooks that look at them, and the change of the root.
-fn file_system(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<()> {
-    let read_only_dev = mounts::compile(builder, input, outside)?;
-    overlay::working_directory(builder, process.cwd())?;
+/// The mounts, the terminal, the hooks that look at them, and what is hidden.
+fn mounts(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<Mounted> {
+    let mounted = mounts::compile(builder, input, outside)?;
+    builder.after_network(|builder| overlay::working_directory(builder, process.cwd()))?;
     let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };
     process::terminal(builder, process, terminal);
     network_devices(builder, input);
     create_hooks(builder, input)?;
-    change_root(builder, input)?;
-    mounts::hidden_paths(builder, input)?;
+    mounts::hidden_paths(builder, input, &mounted)?;
+    Ok(mounted)
+}
+
+/// What the mounts become in the end.
+fn finish_mounts(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) -> Result<()> {
     // After the last bind, which an unbindable mount would refuse.
     if let Some((propagation, recursive)) = mounts::root_propagation(input)? {
         let attributes = Attributes { propagation, ..Attributes::default() };
         builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: slots::ROOT, attributes, recursive });
     }
-    mounts::finish(builder, input, read_only_dev);
+    mounts::finish(builder, input, mounted);
     Ok(())
 }
 
@@ -342,14 +350,19 @@ fn create_hooks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     hooks::create_container(builder, input)
 }
 
-/// What the namespaces are given: names, kernel parameters, a memory policy.
-fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+/// `hostname` and `domainname`.
+fn names(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     if let Some(name) = input.spec.hostname().as_ref().filter(|name| !name.is_empty()) {
         builder.push("hostname", Op::Hostname { name: cstring("hostname", name)? });
     }
     if let Some(name) = input.spec.domainname().as_ref().filter(|name| !name.is_empty()) {
         builder.push("domainname", Op::Domainname { name: cstring("domainname", name)? });
     }
+    Ok(())
+}
+
+/// Kernel parameters, a memory policy and a personality.
+fn system(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let Some(linux) = input.linux() else { return Ok(()) };
     if let Some(sysctls) = linux.sysctl() {
         let mut sorted: Vec<_> = sysctls.iter().collect();

@@ -91,6 +91,11 @@ impl<'a> Entry<'a> {
         self.destination.as_os_str() == path
     }
 
+    /// The name of the destination, if that lies straight in the directory `parent`, which ends with a slash.
+    fn name_in(&self, parent: &str) -> Option<&str> {
+        self.destination.to_str()?.strip_prefix(parent).filter(|name| !name.contains('/'))
+    }
+
     fn path(&self) -> Result<CString> {
         cpath(format_args!("{}.destination", self.field), &self.destination)
     }
@@ -118,30 +123,61 @@ pub struct Outside {
     pub joined_user_namespace: Option<Slot>,
 }
 
-/// Compiles everything from the first mount to the last; the field of a new file system at /dev that is to be read-only in the end ([`finish`]).
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<Option<String>> {
+/// What was compiled of the mounts.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    /// The field of a new file system at /dev that is to be read-only in the end ([`finish`]).
+    read_only_dev: Option<String>,
+    /// Whether there is a procfs at /proc that does not wait for the network namespace.
+    has_proc: bool,
+}
+
+/// Compiles everything from the first mount to the last.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<Mounted> {
     let entries = Entry::all(input.spec, input.rootfs)?;
     root(builder, input)?;
-    for entry in &entries {
-        match entry.kind {
-            "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry)?,
-            "bind" if !entry.options.remount => bind(builder, input, entry, outside)?,
-            _ if entry.options.remount => remount(builder, entry)?,
-            _ => filesystem(builder, input, entry)?,
+    let (at_once, waiting) = entries.split_at(first_to_wait(input, &entries));
+    let mut new_dev = false;
+    let mut compile = |builder: &mut Builder, entry: &Entry<'_>| {
+        if entry.is_at("/dev") || entry.is_at("/") {
+            new_dev = is_dev_tmpfs(entry);
         }
-    }
+        let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
+        match entry.kind {
+            "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry),
+            "bind" if !entry.options.remount => bind(builder, input, entry, outside),
+            _ if entry.options.remount => remount(builder, entry),
+            _ => filesystem(builder, input, entry, in_dev),
+        }
+    };
+    at_once.iter().try_for_each(|entry| compile(builder, entry))?;
+    builder.after_network(|builder| waiting.iter().try_for_each(|entry| compile(builder, entry)))?;
+    let has_proc = at_once.iter().any(|entry| entry.kind == "proc" && entry.is_at("/proc"));
     let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
     if !host_dev {
         super::devices::compile(builder, input, entries.iter().any(is_dev_tmpfs))?;
     }
     let dev = entries.into_iter().find(is_dev_tmpfs);
-    Ok(dev.filter(|dev| dev.options.set & libc::MOUNT_ATTR_RDONLY != 0).map(|dev| dev.field))
+    let read_only_dev = dev.filter(|dev| dev.options.set & libc::MOUNT_ATTR_RDONLY != 0).map(|dev| dev.field);
+    Ok(Mounted { read_only_dev, has_proc })
 }
 
-/// Everything that is done to the mounts once all of them are there and the root has been changed; `dev` is the field of a /dev to
-/// be made read-only.
-pub(super) fn finish(builder: &mut Builder, input: &Input<'_>, dev: Option<String>) {
-    if let Some(field) = dev {
+/// From which of `entries` on they may wait for the network namespace: the first sysfs, which shows it, with all that come after it. Devices, the terminal and
+/// what is hidden below /proc come before them then, so none may wait if that could be in one of them.
+fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
+    let devices = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let apart = |entry: &Entry<'_>| {
+        !entry.is_at("/") && !entry.destination.starts_with("/dev") && !entry.destination.starts_with("/proc")
+    };
+    let first = entries.iter().position(|entry| entry.kind == "sysfs").unwrap_or(entries.len());
+    let may_wait =
+        devices.iter().all(|device| device.path().starts_with("/dev")) && entries.iter().skip(first).all(apart);
+    if may_wait { first } else { entries.len() }
+}
+
+/// Everything that is done to the mounts once all of them are there and the root has been changed.
+pub(super) fn finish(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) {
+    if let Some(field) = mounted.read_only_dev {
         // Only now: the device nodes had to be made in it.
         builder.push(field, set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
     }
@@ -240,8 +276,8 @@ pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>>
     }
 }
 
-/// A new file system: proc, tmpfs, devpts, sysfs, ...
-fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+/// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev.
+fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_dev: Option<&str>) -> Result<()> {
     if entry.kind == "sysfs" {
         // What it shows is the network namespace of who mounts it.
         builder.need_network();
@@ -263,6 +299,11 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Re
         new_filesystem(input.private_place(), &format!("{}.options", entry.field), kind, options, attributes, into)?
     };
     builder.push(entry.field.clone(), op);
+    if let Some(name) = in_dev {
+        // It is missing there, and finding that out and making it from the root down takes eleven calls.
+        let path = cstring(format_args!("{}.destination", entry.field), name)?;
+        builder.push(entry.field.clone(), Op::MakeDirectory { dir: slots::DEV, path, mode: 0o755 });
+    }
     builder.push(
         entry.field.clone(),
         Op::Target {
@@ -511,20 +552,37 @@ pub(super) fn propagate(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
 }
 
 /// `linux.maskedPaths` and `linux.readonlyPaths`.
-pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
+pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &Mounted) -> Result<()> {
     let Some(linux) = input.linux() else { return Ok(()) };
     let root = slots::ROOT;
+    let mut hide = |field: &'static str, path: &str, op: &dyn Fn(CString) -> Op| {
+        let op = op(cstring(field, path)?);
+        if mounted.is_complete_at(path) {
+            builder.push(field, op);
+        } else {
+            builder.after_network(|builder| builder.push(field, op));
+        }
+        Ok(())
+    };
     for path in linux.readonly_paths().iter().flatten() {
-        let path = cstring("linux.readonlyPaths", path)?;
-        builder.push("linux.readonlyPaths", Op::ReadOnly { root, path });
+        hide("linux.readonlyPaths", path, &|path| Op::ReadOnly { root, path })?;
     }
     let mut seen = BTreeSet::new();
     // A second mask would cover nothing but the first.
     for path in linux.masked_paths().iter().flatten().filter(|path| seen.insert(path.as_str())) {
-        let path = cstring("linux.maskedPaths", path)?;
-        builder.push("linux.maskedPaths", Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY });
+        hide("linux.maskedPaths", path, &|path| Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY })?;
     }
     Ok(())
+}
+
+impl Mounted {
+    /// Whether `path` is what it will be, though the network namespace may still have to be entered. What procfs has of networks is another file in
+    /// each of them (fs/proc/proc_net.c and net/sysctl_net.c of Linux), and a mount on the one does not hide the other.
+    fn is_complete_at(&self, path: &str) -> bool {
+        let on_proc = path.strip_prefix("/proc/").unwrap_or_default();
+        let is_plain = |name: &str| !matches!(name, "" | "." | ".." | "net" | "self" | "thread-self");
+        self.has_proc && on_proc.split('/').all(is_plain) && !on_proc.starts_with(|first: char| first.is_ascii_digit())
+    }
 }
 
 /// What the masks are made of, fetched while the host's /dev can still be reached.

@@ -39,13 +39,20 @@ pub struct Context<'a> {
     pub host: &'a Host,
 }
 
-/// Compiles the steps from the session on to just before exec, and what is executed.
+/// Compiles the steps that depend on no file: the session and the bounding set.
+pub fn begin(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<()> {
+    session(builder, process, context)?;
+    let drop = caps::dropped(&capability_sets(process, context.host), &context.host.capabilities);
+    builder.push("process.capabilities.bounding", Op::DropBounding { drop });
+    Ok(())
+}
+
+/// Compiles the steps after [`begin`] on to just before exec, and what is executed.
 ///
 /// The order is the one that rights allow: what needs capabilities comes before they go, the working directory and the
 /// program are looked up as the container's user, and a filter is loaded last so that it need not allow our own calls.
 pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<Exec> {
     let exec = exec(process)?;
-    session(builder, process, context)?;
     let is_parked = matches!(context.wait, Wait::Lease { .. });
     if is_parked && process.scheduler().is_some() {
         builder.push("(runtime)", Op::OwnScheduling);
@@ -301,9 +308,6 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     // With all rights first: a directory that only they open is allowed as cwd, as in runc.
     let cwd = cpath("process.cwd", process.cwd())?;
     builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
-    let held = &context.host.capabilities;
-    let drop = caps::dropped(&capability_sets(process, context.host), held);
-    builder.push("process.capabilities.bounding", Op::DropBounding { drop });
     let groups = user.additional_gids().clone().unwrap_or_default();
     if !context.may_set_groups && !groups.is_empty() {
         let problem = "cannot set any additional groups in a rootless container that maps one group alone: map more \
@@ -319,7 +323,8 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
             uid: user.uid(),
             gid: user.gid(),
             groups: context.may_set_groups.then_some(groups),
-            keep_caps: true,
+            // They go with root's ids alone (capabilities(7)).
+            keep_caps: user.uid() != 0,
         },
     );
     Ok(())

@@ -122,6 +122,11 @@ pub fn prctl(option: i32, args: [usize; 4]) -> Sys<usize> {
     unsafe { call!(libc::SYS_prctl, option, args[0], args[1], args[2], args[3]) }
 }
 
+/// Whether the capability of this number is in this process's bounding set (capabilities(7)); EINVAL if the kernel does not know it.
+pub fn is_in_bounding_set(capability: usize) -> Sys<bool> {
+    prctl(libc::PR_CAPBSET_READ, [capability, 0, 0, 0]).map(|is| is == 1)
+}
+
 /// Sets real, effective and saved user id of this process, without libc's all-threads protocol (setresuid(2)).
 pub fn setuid(uid: u32) -> Sys {
     // SAFETY: no memory is involved.
