@@ -2,6 +2,7 @@
 //!
 //! serde takes an array for a struct, with the members in the order of their declaration; runtime-spec does not.
 
+use crate::spec::load::places;
 use serde_json::Value;
 
 /// Members that are objects.
@@ -77,7 +78,7 @@ const SIMPLE: [&str; 14] = [
 /// Whether `text`, which is JSON, may have an array where it should have an object: a glance at what stands before each
 /// bracket, which every start can afford. A bracket in a string may look like one.
 pub(super) fn is_doubtful(text: &str) -> bool {
-    text.match_indices('[').any(|(at, _)| {
+    places(text.as_bytes(), b"[", b'[').any(|at| {
         let before = text.get(..at).unwrap_or_default().trim_ascii_end();
         match before.strip_suffix(':') {
             Some(name) => !is_list(name.trim_ascii_end()),
