@@ -576,12 +576,13 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &M
 }
 
 impl Mounted {
-    /// Whether `path` is what it will be, though the network namespace may still have to be entered. What procfs has of networks is another file in
-    /// each of them (fs/proc/proc_net.c and net/sysctl_net.c of Linux), and a mount on the one does not hide the other.
+    /// Whether `path` is what it will be, though the network namespace may still have to be entered: it lies straight in procfs, and is not one of its links.
+    /// What procfs has of networks further down, or by a link, is another file in each of them (fs/proc/proc_net.c and net/sysctl_net.c of Linux), and a
+    /// mount on the one does not hide the other.
     fn is_complete_at(&self, path: &str) -> bool {
-        let on_proc = path.strip_prefix("/proc/").unwrap_or_default();
-        let is_plain = |name: &str| !matches!(name, "" | "." | ".." | "net" | "self" | "thread-self");
-        self.has_proc && on_proc.split('/').all(is_plain) && !on_proc.starts_with(|first: char| first.is_ascii_digit())
+        let name = path.strip_prefix("/proc/").unwrap_or_default();
+        let is_other = matches!(name, "" | "." | ".." | "mounts" | "net" | "self" | "thread-self");
+        self.has_proc && !is_other && !name.contains('/') && !name.starts_with(|first: char| first.is_ascii_digit())
     }
 }
 
