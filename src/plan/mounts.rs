@@ -8,7 +8,7 @@ use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::path;
 use crate::spec::mount_options::{self, MountOptions};
 use crate::sys::mount::Attributes;
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{LinuxDevice, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
         !entry.is_at("/") && !entry.destination.starts_with("/dev") && !entry.destination.starts_with("/proc")
     };
     let first = entries.iter().position(|entry| entry.kind == "sysfs").unwrap_or(entries.len());
-    let may_wait =
-        devices.iter().all(|device| device.path().starts_with("/dev")) && entries.iter().skip(first).all(apart);
+    let in_dev = |device: &LinuxDevice| path::absolute(device.path()).starts_with("/dev");
+    let may_wait = devices.iter().all(in_dev) && entries.iter().skip(first).all(apart);
     if may_wait { first } else { entries.len() }
 }
 
