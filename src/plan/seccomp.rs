@@ -131,6 +131,7 @@ fn tables(profile: &Profile) -> Result<Tables> {
         tables.set(arch, number, number, id);
     }
     refuse_newer(&mut tables, profile)?;
+    forget_what_x32_lacks(&mut tables, profile);
     tables.join();
     Ok(tables)
 }
@@ -175,6 +176,29 @@ fn refuse_newer(tables: &mut Tables, profile: &Profile) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the numbers of x32 that are system calls of x86-64 alone the answer that they have there. The kernel lets them fail with ENOSYS
+/// whatever the filter allows (x32_sys_call(), arch/x86/entry/syscall_64.c, since Linux 5.4), so where a profile
+/// has them fail with an errno of its own, nobody but a program that looks at which errno can tell; and the
+/// program that tells those numbers apart is a fifth longer.
+fn forget_what_x32_lacks(tables: &mut Tables, profile: &Profile) {
+    if !profile.archs.contains(&Arch::ScmpArchX32) {
+        return;
+    }
+    let token = profile::audit(Arch::ScmpArchX32);
+    let refuses = |answer| answer & libc::SECCOMP_RET_ACTION_FULL == libc::SECCOMP_RET_ERRNO;
+    for number in profile::x86_64_alone() {
+        let (Some(here), Some(there)) = (tables.get(token, number), tables.get(token, number | X32_BIT)) else {
+            continue;
+        };
+        if let (Node::Answer(answer), Node::Answer(other)) = (tables.nodes.get(here), tables.nodes.get(there))
+            && (answer == libc::SECCOMP_RET_ALLOW || refuses(answer))
+            && refuses(other)
+        {
+            tables.set(token, number | X32_BIT, number | X32_BIT, here);
+        }
+    }
 }
 
 fn answer(tables: &mut Tables, action: ScmpAction) -> Result<decide::Id> {

@@ -18,7 +18,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, geteuid, mkdir, unlinkat};
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -38,13 +38,16 @@ const SLOTS: usize = 8;
 const BEGINNING: usize = 256;
 
 /// Changes whenever this program would compile a profile to something else than before.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The first bytes of a file.
 const MAGIC: [u8; 8] = *b"mrunbp3\n";
 
 /// The length of what precedes the program, in bytes.
 const HEADER: usize = 48;
+
+/// How much of a file is read at a time, in bytes: two pages.
+const WINDOW: usize = 8 << 10;
 
 /// A directory of compiled filters.
 #[derive(Debug)]
@@ -103,50 +106,41 @@ impl Cache {
     pub fn find(&self, text: &[u8]) -> Result<Option<(Filter, usize)>> {
         let mut trouble = None;
         for name in names(text) {
-            match self.read(&name) {
-                Ok(Some(bytes)) => {
-                    if let Some(found) = found(bytes, text) {
-                        return Ok(Some(found));
-                    }
-                }
-                Ok(None) => {}
+            match self.look(&name, text) {
+                Ok(Content::Of(filter, length)) => return Ok(Some((filter, length))),
+                Ok(Content::Nothing | Content::Anothers) => {}
                 Err(error) => trouble = trouble.or(Some(error)),
             }
         }
         trouble.map_or(Ok(None), Err)
     }
 
-    /// The bytes of a file, if it is there and not too large.
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    /// What the file `name` is to the profile at the beginning of `text`.
+    fn look(&self, name: &str, text: &[u8]) -> Result<Content> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         let file = match openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => file,
-            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ENOENT) => return Ok(Content::Nothing),
             Err(errno) => return Err(Error::system(format!("open {}", self.path.join(name).display()), errno)),
         };
         let stat = fstat(&file).doing(|| format!("fstat {}", self.path.join(name).display()))?;
         if !private(&stat) || stat.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
             return Err(distrusted(&self.path.join(name), "file"));
         }
-        if stat.st_size as u64 > MAX_BYTES {
-            return Ok(None);
+        let size = stat.st_size as u64;
+        if size > MAX_BYTES {
+            return Ok(Content::Nothing);
         }
-        // A file that was cut or has grown meanwhile fails the check of its lengths.
-        let mut bytes = vec![0; stat.st_size as usize];
-        match File::from(file).read_exact(&mut bytes) {
-            Ok(()) => Ok(Some(bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-            Err(error) => Err(Error::io(format!("read {}", self.path.join(name).display()), &error)),
-        }
+        compare(File::from(file), size as usize, text).doing(|| format!("read {}", self.path.join(name).display()))
     }
 
     /// The name of the file that `text` is kept in from now on: one that is missing or of no use, or its own, or else some other's.
     fn place(&self, text: &[u8]) -> String {
-        let is_anothers = |bytes: &[u8]| {
-            let stored = Stored::new(bytes);
-            stored.is_some_and(|stored| stored.text.len() != text.len() || !stored.is_for(bytes, text))
+        let is_free = |name: &String| match self.look(name, text) {
+            Ok(Content::Of(_, length)) => length == text.len(),
+            Ok(Content::Anothers) => false,
+            Ok(Content::Nothing) | Err(_) => true,
         };
-        let is_free = |name: &String| !matches!(self.read(name), Ok(Some(bytes)) if is_anothers(&bytes));
         names(text).find(is_free).unwrap_or_else(|| name(beginning(text), mix(text) as usize % SLOTS))
     }
 
@@ -297,18 +291,74 @@ fn encode(text: &[u8], filter: &Filter) -> Option<Vec<u8>> {
     Some([&MAGIC[..], &mix(&body).to_ne_bytes(), &body, text].concat())
 }
 
-/// The filter in the `bytes` of a file that was written for the profile at the beginning of `text`, and the profile's length.
-fn found(mut bytes: Vec<u8>, text: &[u8]) -> Option<(Filter, usize)> {
-    let stored = Stored::new(&bytes).filter(|stored| stored.is_for(&bytes, text))?;
-    // The memory that the text took is used again by what a start needs next (sys::arena), and touched only once.
-    bytes.truncate(stored.text.start);
-    bytes.shrink_to_fit();
-    Some((stored.filter(&bytes)?, stored.text.len()))
+/// What a file of the cache is to a profile.
+enum Content {
+    /// It was not written whole, or by another compiler.
+    Nothing,
+    /// It was written for another profile.
+    Anothers,
+    /// The profile's filter, and its length in bytes.
+    Of(Filter, usize),
+}
+
+/// Reads a file of `size` bytes and compares its text with the profile at the beginning of `text`, a window at a time, on the stack, where a
+/// start will need memory anyway: each page more takes 1.5 µs to find, to clear and to take away again.
+///
+/// # Errors
+/// As read(2).
+#[inline(never)]
+fn compare(mut file: impl Read, size: usize, text: &[u8]) -> io::Result<Content> {
+    let (mut window, mut longer) = ([0; WINDOW], Vec::new());
+    let mut bytes = &mut window[..size.min(WINDOW)];
+    if !fill(&mut file, bytes)? {
+        return Ok(Content::Nothing);
+    }
+    let Some(stored) = Stored::new(bytes).filter(|stored| stored.text.end == size) else {
+        return Ok(Content::Nothing);
+    };
+    // A filter of a thousand instructions.
+    if stored.text.start > bytes.len() {
+        longer.extend_from_slice(bytes);
+        longer.resize(stored.text.start, 0);
+        if !fill(&mut file, &mut longer[bytes.len()..])? {
+            return Ok(Content::Nothing);
+        }
+        bytes = &mut longer;
+    }
+    let Some(filter) = stored.filter(bytes) else { return Ok(Content::Nothing) };
+    // Without a text, every one would begin with it.
+    let Some(text) = text.get(..stored.text.len()).filter(|text| !text.is_empty()) else {
+        return Ok(Content::Anothers);
+    };
+    let (first, rest) = text.split_at(bytes.len() - stored.text.start);
+    if !same(&bytes[stored.text.start..], first) {
+        return Ok(Content::Anothers);
+    }
+    for next in rest.chunks(bytes.len()) {
+        let bytes = &mut bytes[..next.len()];
+        if !fill(&mut file, bytes)? {
+            return Ok(Content::Nothing);
+        }
+        if !same(bytes, next) {
+            return Ok(Content::Anothers);
+        }
+    }
+    Ok(Content::Of(filter, text.len()))
+}
+
+/// Fills `buffer`, if the file does not end before: it may have been cut since it was looked at.
+fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Where the parts of a file are in its bytes.
 struct Stored {
     flags: u32,
+    checksum: u64,
     program: Range<usize>,
     /// Where the listener goes, and what it is told.
     listener: Option<(Range<usize>, Option<Range<usize>>)>,
@@ -316,7 +366,7 @@ struct Stored {
 }
 
 impl Stored {
-    /// Of a file that this compiler wrote, if all but the text is as it was written.
+    /// Of a file that this compiler wrote, by its beginning.
     fn new(bytes: &[u8]) -> Option<Self> {
         let (head, _) = bytes.strip_prefix(&MAGIC)?.split_first_chunk::<{ HEADER - MAGIC.len() }>()?;
         let (checksum, words) = head.split_first_chunk::<8>()?;
@@ -337,23 +387,14 @@ impl Stored {
         let metadata = next(word() as usize)?;
         let text = next(word() as usize)?;
         let listener = (parts & 1 != 0).then(|| (path, (parts & 2 != 0).then_some(metadata)));
-        let is_right = text.end == bytes.len()
-            && bytes.get(MAGIC.len() + checksum.len()..text.start).map(mix) == Some(u64::from_ne_bytes(*checksum));
-        is_right.then_some(Self { flags, program, listener, text })
+        Some(Self { flags, checksum: u64::from_ne_bytes(*checksum), program, listener, text })
     }
 
-    /// Whether `text` is that of the profile, or goes on behind it.
-    fn is_for(&self, bytes: &[u8], text: &[u8]) -> bool {
-        // Without a text, every one would begin with it.
-        !self.text.is_empty()
-            && bytes
-                .get(self.text.clone())
-                .zip(text.get(..self.text.len()))
-                .is_some_and(|(stored, text)| same(stored, text))
-    }
-
-    /// The filter in `bytes`, which need not have the text any more.
+    /// The filter, if all that precedes the text in `bytes` is as it was written.
     fn filter(&self, bytes: &[u8]) -> Option<Filter> {
+        if bytes.get(MAGIC.len() + size_of_val(&self.checksum)..self.text.start).map(mix) != Some(self.checksum) {
+            return None;
+        }
         let listener = match &self.listener {
             Some((path, metadata)) => {
                 let metadata = match metadata {
@@ -400,7 +441,10 @@ mod tests {
     }
 
     fn decode(bytes: &[u8], text: &[u8]) -> Option<Filter> {
-        found(bytes.to_vec(), text).filter(|(_, length)| *length == text.len()).map(|(filter, _)| filter)
+        match compare(bytes, bytes.len(), text).unwrap() {
+            Content::Of(filter, length) if length == text.len() => Some(filter),
+            _ => None,
+        }
     }
 
     #[test]
@@ -411,6 +455,17 @@ mod tests {
             let filter = Filter { listener, ..filter() };
             cache.store(b"{text}", &filter).unwrap();
             assert_eq!(plain(&cache.load(b"{text}").unwrap().unwrap()), plain(&filter));
+        }
+        // More than is read at a time, of either or both.
+        let profile = |length: usize| format!("{{{}}}", "1".repeat(length - 2));
+        for text in [profile(8), profile(WINDOW - 1), profile(5 * WINDOW)] {
+            for length in [3, WINDOW / 8, 4000] {
+                let filter = Filter { program: filter().program.repeat(length / 3), ..filter() };
+                cache.store(text.as_bytes(), &filter).unwrap();
+                assert_eq!(plain(&cache.load(text.as_bytes()).unwrap().unwrap()), plain(&filter));
+                let other = format!("{}~", &text[..text.len() - 1]);
+                assert!(cache.load(other.as_bytes()).unwrap().is_none());
+            }
         }
         assert!(cache.load(b"{text }").unwrap().is_none());
         // Even a file that the hash finds is for its own text only.

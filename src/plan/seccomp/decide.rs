@@ -181,6 +181,12 @@ impl Tables {
         Ok(Self { nodes, archs: tables, other })
     }
 
+    /// The decision for `number` of `arch`, if the filter is for that.
+    pub fn get(&self, arch: u32, number: u32) -> Option<Id> {
+        let (_, ranges) = self.archs.iter().find(|(known, _)| *known == arch)?;
+        ranges.range(..=number).next_back().map(|(_, &id)| id)
+    }
+
     /// Makes `id` the decision for the numbers `first..=last` of `arch`.
     pub fn set(&mut self, arch: u32, first: u32, last: u32, id: Id) {
         let Some((_, ranges)) = self.archs.iter_mut().find(|(known, _)| *known == arch) else { return };

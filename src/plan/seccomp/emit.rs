@@ -52,8 +52,11 @@ pub(super) fn program(tables: &Tables) -> Result<Vec<sock_filter>> {
     let entries: Vec<(u32, Target)> =
         tables.archs.iter().map(|(arch, ranges)| (*arch, emitter.numbers(ranges))).collect();
     let mut otherwise = Target::Node(tables.other);
-    for (arch, entry) in entries.into_iter().rev() {
-        otherwise = Target::Code(emitter.jump(code::IF_EQUAL, arch, entry, otherwise));
+    for (i, (arch, entry)) in entries.iter().enumerate().rev() {
+        if i == 0 && entries[1..].iter().any(|(_, entry)| matches!(entry, Target::Code(_))) {
+            otherwise = Target::Code(emitter.give_up());
+        }
+        otherwise = Target::Code(emitter.jump(code::IF_EQUAL, *arch, *entry, otherwise));
     }
     emitter.push(code::LOAD, 0, 0, offset::ARCH);
     if emitter.reversed.len() > MAX_INSTRUCTIONS {
@@ -244,6 +247,14 @@ impl Emitter<'_> {
         };
         // What was written last is what follows.
         if let Target::Code(_) = entry { Target::Code(self.push(code::LOAD, 0, 0, offset::NUMBER)) } else { entry }
+    }
+
+    /// Goes on with what was written last, for the architectures but the first, after a look at an argument. The kernel does not know
+    /// arguments when it looks for the numbers that are always allowed, and gives up at once. So a 32-bit program's system
+    /// calls run the filter, and every start does without half of what it takes to find out about them.
+    fn give_up(&mut self) -> usize {
+        self.push(code::LOAD, 0, 0, offset::ARCH);
+        self.push(code::LOAD, 0, 0, offset::ARGUMENTS.start)
     }
 
     /// As [`Self::numbers`], for ranges below and above [`X32_BIT`], where it costs less that they share code.

@@ -326,6 +326,13 @@ pub(super) fn number(arch: Arch, name: &str) -> Option<u32> {
     }
 }
 
+/// The numbers of the system calls that x86-64 has and x32 has not, or by another number. Both tables are as libseccomp knows them, up to where
+/// all architectures go on with the same numbers (424, Linux 5.1).
+pub(super) fn x86_64_alone() -> impl Iterator<Item = u32> {
+    let is_call = |number: u32, arch| ScmpSyscall::from_raw_syscall(number as i32).get_name_by_arch(arch).is_ok();
+    (0..424).filter(move |number| is_call(*number, ScmpArch::X8664) && !is_call(number | X32_BIT, ScmpArch::X32))
+}
+
 fn newer(name: &str) -> Option<u32> {
     NEWER.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
