@@ -51,7 +51,7 @@ struct Target {
     entry: Entry,
     state: State,
     init: Process,
-    spec: Spec,
+    spec: Box<Spec>,
     /// Its root directory, as it has it.
     root: OwnedFd,
 }

@@ -83,7 +83,7 @@ pub struct Target {
     /// The same.
     pub pidfd: OwnedFd,
     /// Its configuration.
-    pub spec: Spec,
+    pub spec: Box<Spec>,
 }
 
 /// A process in a container, to be waited for by the caller.
@@ -99,7 +99,7 @@ pub struct Running {
 
 /// What the options and the container amount to, before anything exists.
 struct Prepared {
-    spec: Spec,
+    spec: Box<Spec>,
     filter: Option<seccomp::Filter>,
     machine: plan::Host,
     namespaces: i32,
@@ -173,8 +173,8 @@ fn prepare(
 ) -> Result<Prepared> {
     let mut spec = target.spec.clone();
     let mut notes = Vec::new();
-    let nothing = oci_spec::runtime::Process::default();
-    let process = process::resolve(&options.wanted, spec.process().as_ref().unwrap_or(&nothing), &mut notes)?;
+    let containers = spec.process_mut().take().unwrap_or_default();
+    let process = process::resolve(&options.wanted, &containers, &mut notes)?;
     spec::validate_process(&process)?;
     let process = sized(process, options);
     sealed::ensure(Some(&process))?;

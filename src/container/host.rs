@@ -72,10 +72,14 @@ pub(super) fn parse_cached(text: &[u8], root: &Path) -> Option<(Loaded, Filter)>
     let mut places = spec::seccomp_places(text).take(PLACES).peekable();
     places.peek()?;
     let cache = Cache::open_existing(&cache(root)).ok()?;
-    places.find_map(|start| {
-        let (filter, length) = cache.find(text.get(start..)?).ok()??;
-        Some((spec::parse_but_seccomp(text, start..start + length)?, told(filter)))
-    })
+    for start in places {
+        if let Ok(Some((filter, length))) = cache.find(text.get(start..)?)
+            && let Some(loaded) = spec::parse_but_seccomp(text, start..start + length)
+        {
+            return Some((loaded, told(filter)));
+        }
+    }
+    None
 }
 
 /// The filter for `profile`, from the cache below the state root where there is one. What the user should know is added to

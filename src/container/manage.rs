@@ -236,7 +236,7 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     };
     // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
     state.cgroup.kill(libc::SIGKILL)?;
-    remove_empty(entry, state, loaded.as_ref().map(|loaded| &loaded.spec))
+    remove_empty(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
 }
 
 /// Removes the cgroup of a container of which it is known that no process is left, and its group of resctrl.

@@ -78,8 +78,8 @@ pub fn restore(options: &restore::Options) -> Result<Created> {
 }
 
 /// What is looked at again once a container exists. Its mounts are most of a configuration.
-fn what_lasts(spec: &Spec) -> Spec {
-    let mut spec = spec.clone();
+fn what_lasts(spec: &Spec) -> Box<Spec> {
+    let mut spec = Box::new(spec.clone());
     spec.set_mounts(None);
     if let Some(linux) = spec.linux_mut() {
         linux.set_seccomp(None).set_masked_paths(None).set_readonly_paths(None).set_devices(None).set_sysctl(None);

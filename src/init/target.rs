@@ -54,17 +54,26 @@ fn check(target: RawFd, rule: Rule) -> Sys {
 pub fn in_parent(root: RawFd, path: &CStr, make: impl FnOnce(RawFd, &CStr) -> Sys) -> Sys {
     let bytes = path.to_bytes_with_nul();
     let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return make(root, path) };
-    let mut parent = Name::new();
-    parent.append(bytes.get(..slash).unwrap_or_default())?;
-    parent.append(b"/")?;
-    let dir = open_target(root, parent.as_cstr()?, Create::Directory, Rule::Any)?;
+    let dir = open_parent(root, bytes.get(..slash).unwrap_or_default())?;
     let name = CStr::from_bytes_with_nul(bytes.get(slash + 1..).unwrap_or_default()).map_err(|_| Errno::EINVAL)?;
     let result = make(dir, name);
     fs::close(dir);
     result
 }
 
-/// Makes the missing part of `path` inside `root` and opens the end of it.
+/// Opens the directory `path`, made where missing. Not part of who calls it: what is straight in an open directory needs no page of
+/// stack for a path.
+#[inline(never)]
+fn open_parent(root: RawFd, path: &[u8]) -> Sys<RawFd> {
+    let mut parent = Name::new();
+    parent.append(path)?;
+    parent.append(b"/")?;
+    open_target(root, parent.as_cstr()?, Create::Directory, Rule::Any)
+}
+
+/// Makes the missing part of `path` inside `root` and opens the end of it. What it needs three pages of stack for is there already, as
+/// a rule.
+#[inline(never)]
 fn make(root: RawFd, path: &CStr, create: Create) -> Sys<RawFd> {
     let mut rest = Name::new();
     rest.append(path.to_bytes())?;

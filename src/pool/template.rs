@@ -95,7 +95,7 @@ impl Template {
         let named = named.into_iter().map(identify).collect::<Result<_>>()?;
         let process = bundle.loaded.spec.process().as_ref();
         let has_terminal = process.is_some_and(|process| process.terminal().unwrap_or(false));
-        let spec = Arc::new(spec.clone());
+        let spec = Arc::from(spec.clone());
         Ok(Self {
             options,
             spec,

@@ -22,31 +22,35 @@ pub(super) struct Document {
     oci_version: String,
     root: Option<oci::Root>,
     mounts: Option<Vec<oci::Mount>>,
-    process: Option<Process>,
+    process: Option<Box<Process>>,
     hostname: Option<String>,
     domainname: Option<String>,
     hooks: Option<oci::Hooks>,
     annotations: Option<HashMap<String, String>>,
-    linux: Option<Linux>,
+    linux: Option<Box<Linux>>,
 }
 
 impl Document {
-    pub(super) fn finish(self, warnings: &mut Vec<Warning>) -> (oci::Spec, Option<Seccomp>) {
+    pub(super) fn finish(self, warnings: &mut Vec<Warning>) -> (Box<oci::Spec>, Option<Seccomp>) {
         let mut seccomp = None;
         // Its types can be made by way of their defaults only, which are another runtime's idea of a container: every
         // field is replaced, and the parts of the one default are used again, for they cost more than the parsing.
-        let mut spec = oci::Spec::default();
-        let process = spec.process_mut().take().unwrap_or_default();
-        let linux = spec.linux_mut().take().unwrap_or_default();
+        let mut spec = Box::<oci::Spec>::default();
         spec.set_version(self.oci_version)
             .set_root(self.root)
             .set_mounts(self.mounts)
-            .set_process(self.process.map(|read| read.finish(process, warnings)))
             .set_hostname(self.hostname)
             .set_domainname(self.domainname)
             .set_hooks(self.hooks)
-            .set_annotations(self.annotations)
-            .set_linux(self.linux.map(|read| read.finish(linux, &mut seccomp)));
+            .set_annotations(self.annotations);
+        match self.process {
+            Some(process) => process.finish(spec.process_mut().get_or_insert_default(), warnings),
+            None => *spec.process_mut() = None,
+        }
+        match self.linux {
+            Some(linux) => linux.finish(spec.linux_mut().get_or_insert_default(), &mut seccomp),
+            None => *spec.linux_mut() = None,
+        }
         (spec, seccomp)
     }
 }
@@ -59,7 +63,7 @@ struct Linux {
     uid_mappings: Option<Vec<oci::LinuxIdMapping>>,
     gid_mappings: Option<Vec<oci::LinuxIdMapping>>,
     sysctl: Option<HashMap<String, String>>,
-    resources: Option<Resources>,
+    resources: Option<Box<Resources>>,
     cgroups_path: Option<PathBuf>,
     namespaces: Option<Vec<oci::LinuxNamespace>>,
     devices: Option<Vec<oci::LinuxDevice>>,
@@ -76,14 +80,14 @@ struct Linux {
 
 impl Linux {
     /// All of it, into a `linux` of which nothing is kept.
-    fn finish(self, mut linux: oci::Linux, seccomp: &mut Option<Seccomp>) -> oci::Linux {
+    fn finish(self, linux: &mut oci::Linux, seccomp: &mut Option<Seccomp>) {
         *seccomp = self.seccomp;
         linux
             .set_net_devices(self.net_devices)
             .set_uid_mappings(self.uid_mappings)
             .set_gid_mappings(self.gid_mappings)
             .set_sysctl(self.sysctl)
-            .set_resources(self.resources.map(Resources::finish))
+            .set_resources(self.resources.map(|resources| resources.finish()))
             .set_cgroups_path(self.cgroups_path)
             .set_namespaces(self.namespaces)
             .set_devices(self.devices)
@@ -95,7 +99,6 @@ impl Linux {
             .set_memory_policy(self.memory_policy)
             .set_personality(self.personality)
             .set_time_offsets(self.time_offsets);
-        linux
     }
 }
 
@@ -209,7 +212,7 @@ struct Affinity {
 
 impl Process {
     /// All of it, into a `process` of which nothing is kept.
-    pub(super) fn finish(self, mut process: oci::Process, warnings: &mut Vec<Warning>) -> oci::Process {
+    pub(super) fn finish(self, process: &mut oci::Process, warnings: &mut Vec<Warning>) {
         let affinity = self.exec_cpu_affinity.map(|from| {
             let mut affinity = oci::ExecCPUAffinity::default();
             affinity.set_initial(from.initial).set_cpu_affinity_final(from.last);
@@ -231,7 +234,6 @@ impl Process {
             .set_io_priority(self.io_priority)
             .set_scheduler(self.scheduler)
             .set_exec_cpu_affinity(affinity);
-        process
     }
 }
 

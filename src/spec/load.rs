@@ -21,7 +21,7 @@ const MAX_BYTES: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The configuration, but for `linux.seccomp`, which is always `None` here.
-    pub spec: Spec,
+    pub spec: Box<Spec>,
     /// `linux.seccomp` as it was written: not parsed yet, for a filter cached by its text needs no parsing.
     pub seccomp: Option<Seccomp>,
     /// What has to be logged.
@@ -82,14 +82,20 @@ pub fn contains(text: &[u8], word: &[u8], rare: u8) -> bool {
     places(text, word, rare).next().is_some()
 }
 
-/// Where `word` is in `text`, looked for in the same way.
+/// Where `word` is in `text`, looked for in the same way: by that byte together with the one before it, if there is one.
 pub fn places<'a>(text: &'a [u8], word: &'a [u8], rare: u8) -> impl Iterator<Item = usize> + 'a {
     let place = word.iter().position(|byte| *byte == rare);
+    let pair = place.and_then(|place| word.get(place.checked_sub(1)?..)?.first_chunk::<2>());
+    let begin = if pair.is_some() { place.map(|place| place - 1) } else { place };
+    let next = move |text: &[u8]| match pair {
+        Some(pair) => search::find_pair(text, *pair),
+        None => search::find(text, rare),
+    };
     let mut from = 0;
     std::iter::from_fn(move || {
-        let place = place?;
-        while let Some(found) = search::find(text.get(from..)?, rare) {
-            let start = (from + found).checked_sub(place);
+        let begin = begin?;
+        while let Some(found) = next(text.get(from..)?) {
+            let start = (from + found).checked_sub(begin);
             from += found + 1;
             if let Some(start) = start.filter(|start| text.get(*start..).is_some_and(|found| found.starts_with(word))) {
                 return Some(start);

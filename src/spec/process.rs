@@ -32,8 +32,9 @@ fn by_itself(error: &Error) -> Error {
 pub fn parse_process(text: &[u8]) -> Result<(oci::Process, Vec<Warning>)> {
     let process: Process = json::read(Place::PROCESS, text)?;
     let mut warnings = Vec::new();
-    let process = process.finish(oci::Process::default(), &mut warnings);
-    Ok((process, warnings))
+    let mut finished = oci::Process::default();
+    process.finish(&mut finished, &mut warnings);
+    Ok((finished, warnings))
 }
 
 /// Reads the resources object at `path`, which may be a pipe, or on standard input where `path` is `None`.

@@ -226,7 +226,7 @@ unsafe extern "C" {
 fn populate(top: *const usize) {
     const MADV_POPULATE_WRITE: i32 = 23;
     const PAGE: usize = 4096;
-    const STACK: usize = 16 * PAGE;
+    const STACK: usize = 6 * PAGE;
     const HEAP: usize = 16 * PAGE;
     let first_of = |address: usize| address & !(PAGE - 1);
     for (address, size) in [(first_of(top as usize) - STACK, STACK), (first_of((&raw const ZEROES).addr()), HEAP)] {

@@ -29,7 +29,7 @@ fn machine() -> TempDir {
     root
 }
 
-fn spec(rdt: &Value) -> Spec {
+fn spec(rdt: &Value) -> Box<Spec> {
     let config = json!({"ociVersion": "1.3.0", "linux": {"intelRdt": rdt}});
     crate::spec::parse(config.to_string().as_bytes()).unwrap().spec
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::spec::{parse, validate, validate_rootless};
 use oci_spec::runtime::{LinuxNamespaceType as Kind, Spec};
 
-fn loaded(text: &str) -> Spec {
+fn loaded(text: &str) -> Box<Spec> {
     let loaded = parse(text.as_bytes()).unwrap();
     assert_eq!(loaded.warnings, []);
     assert_eq!(validate(&loaded.spec).unwrap(), []);
