@@ -664,6 +664,28 @@ fn what_is_hidden_of_the_network_is_the_containers_own() {
     }
 }
 
+/// Whatever comes before it, what is bound from procfs shows the container's network.
+#[test]
+fn what_is_bound_of_the_network_is_the_containers_own() {
+    let lab = lab!();
+    let bind = |source: &str, target: &str| json!({"destination": target, "type": "bind", "source": source, "options": ["bind"]});
+    for (index, has_sysfs) in [(1, true), (0, true), (1, false)] {
+        let output = lab.shell(
+            "ls /mnt/conf | sort; wc -l </net/dev; stat -Lc %i /own /proc/self/ns/net | uniq | wc -l",
+            |config| {
+                let mounts = config["mounts"].as_array_mut().unwrap();
+                mounts.retain(|mount| has_sysfs || !mount["destination"].as_str().unwrap().starts_with("/sys"));
+                mounts.insert(index, bind("/proc/self/ns/net", "/own"));
+                mounts.insert(index, bind("/proc/self/net/dev", "/net/dev"));
+                mounts.insert(index, bind("/proc/sys/net/ipv4", "/mnt"));
+            },
+        );
+        let words: Vec<&str> = output.stdout.split_whitespace().collect();
+        // Two lines of headings, and the loopback device.
+        assert_eq!(words, ["all", "default", "lo", "3", "1"], "{index} {has_sysfs}: {output:?}");
+    }
+}
+
 /// Mounts after a sysfs come after it, whatever comes before the network namespace: below it, from it and beside it.
 #[test]
 fn mounts_after_a_sysfs_find_it() {

@@ -143,6 +143,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
             new_dev = is_dev_tmpfs(entry);
         }
         let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
+        if shows_network(entry) {
+            builder.need_network();
+        }
         match entry.kind {
             "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry),
             "bind" if !entry.options.remount => bind(builder, input, entry, outside),
@@ -162,14 +165,21 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
     Ok(Mounted { read_only_dev, has_proc })
 }
 
-/// From which of `entries` on they may wait for the network namespace: the first sysfs, which shows it, with all that come after it. Devices, the terminal and
+/// Whether what is mounted may depend on the network namespace of who mounts it: a sysfs and some others show it, and so does what can be bound from
+/// procfs or sysfs, by whatever path. These are known not to.
+fn shows_network(entry: &Entry<'_>) -> bool {
+    let is_apart = matches!(entry.kind, "proc" | "tmpfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2" | "ramfs");
+    !entry.options.remount && !is_apart
+}
+
+/// From which of `entries` on they may wait for the network namespace: the first that may show it, with all that come after it. Devices, the terminal and
 /// what is hidden below /proc come before them then, so none may wait if that could be in one of them.
 fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
     let devices = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let apart = |entry: &Entry<'_>| {
         !entry.is_at("/") && !entry.destination.starts_with("/dev") && !entry.destination.starts_with("/proc")
     };
-    let first = entries.iter().position(|entry| entry.kind == "sysfs").unwrap_or(entries.len());
+    let first = entries.iter().position(shows_network).unwrap_or(entries.len());
     let in_dev = |device: &LinuxDevice| path::absolute(device.path()).starts_with("/dev");
     let may_wait = devices.iter().all(in_dev) && entries.iter().skip(first).all(apart);
     if may_wait { first } else { entries.len() }
@@ -278,10 +288,6 @@ pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>>
 
 /// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev.
 fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_dev: Option<&str>) -> Result<()> {
-    if entry.kind == "sysfs" {
-        // What it shows is the network namespace of who mounts it.
-        builder.need_network();
-    }
     if entry.kind != "proc" && entry.is_at("/proc") {
         let problem = "\"/proc\" cannot be mounted because it is not of type proc, and other files there would be \
                        taken for the kernel's: mount a procfs";
