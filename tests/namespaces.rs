@@ -328,3 +328,22 @@ fn a_cgroup_mount_shows_the_containers_cgroups_and_no_others() {
         assert!(!output.is_empty() && output.lines().all(|count| count == "1"), "{output}");
     }
 }
+
+/// The kernel settles whose they are when the network namespace is made: nobody's, before there is a root to be found in the user namespace.
+#[test]
+fn files_of_the_network_belong_to_the_containers_root() {
+    let lab = lab!();
+    let script =
+        "stat -c %u /proc/net/dev /sys/class/net/lo/mtu; echo 1400 >/sys/class/net/lo/mtu; cat /sys/class/net/lo/mtu";
+    let output = lab.shell(script, |config| {
+        with_user_namespace(config);
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        for mount in mounts.iter_mut().filter(|mount| mount["type"] == "sysfs") {
+            mount["options"] = json!([]);
+        }
+        for set in ["bounding", "effective", "permitted"] {
+            push(&mut config["process"]["capabilities"][set], json!("CAP_NET_ADMIN"));
+        }
+    });
+    assert_eq!(output.ok().split_whitespace().collect::<Vec<_>>(), ["0", "0", "1400"]);
+}

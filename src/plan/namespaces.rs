@@ -109,7 +109,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     builder.push("(runtime)", Op::Dumpable(false));
     found.may_set_groups = input.privileged || !input.creates_user_namespace() || maps_groups(input);
     if input.creates(LinuxNamespaceType::Network) {
-        network(builder, &mut found, input.wait);
+        network(builder, &mut found, input);
     }
     if input.creates(LinuxNamespaceType::Cgroup) {
         builder.push("linux.namespaces (cgroup)", Op::NewNamespaces { kinds: libc::CLONE_NEWCGROUP });
@@ -119,18 +119,29 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
 
 /// A network namespace that belongs to our own user namespace can be made by a helper, at the same time as the rest.
 /// What is made ahead is in no hurry.
-fn network(builder: &mut Builder, found: &mut Namespaces, wait: Wait) {
-    if matches!(wait, Wait::Lease { networked: true, .. }) {
+fn network(builder: &mut Builder, found: &mut Namespaces, input: &Input<'_>) {
+    let field = "linux.namespaces (network)";
+    let (is_ahead, is_lent) = match input.wait {
+        Wait::Lease { networked, .. } => (true, networked),
+        _ => (false, false),
+    };
+    found.network_helper = found.share_memory && found.stage.is_empty() && !is_ahead;
+    // Who owns its files below /proc and /sys the kernel decides when it is made: nobody, if no root is mapped yet (net/core/net_namespace.c).
+    let has_no_root = input.creates_user_namespace();
+    if is_lent || found.network_helper || has_no_root {
         found.clone_flags &= !(libc::CLONE_NEWNET as u64);
+    }
+    if is_lent {
         return;
     }
-    found.network_helper = found.share_memory && found.stage.is_empty() && !matches!(wait, Wait::Lease { .. });
     if found.network_helper {
-        found.clone_flags &= !(libc::CLONE_NEWNET as u64);
         builder.defer_network(Op::NewNetwork { helper: slots::NETWORK });
-    } else {
-        builder.push("linux.namespaces (network)", Op::LoopbackUp);
+        return;
     }
+    if has_no_root {
+        builder.push(field, Op::NewNamespaces { kinds: libc::CLONE_NEWNET });
+    }
+    builder.push(field, Op::LoopbackUp);
 }
 
 /// More than one group mapped means that newgidmap(1) wrote the map; a lone one that setgroups(2) had to be denied.
