@@ -33,7 +33,12 @@ pub fn write(path: &Path, pid: i32) -> Result<()> {
 /// # Errors
 /// What the file system says.
 pub fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(there) if !there.is_file() => Ok(()),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed.doing(|| format!("--pid-file: remove {}", path.display())),
     }
@@ -47,23 +52,38 @@ fn write_pid(mut file: File, pid: i32) -> io::Result<File> {
 /// Gives the open file its name, in the place of one that has it.
 fn name(file: &File, path: &Path) -> io::Result<()> {
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    loop {
-        match linkat(AT_FDCWD, &link, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
-            Err(Errno::EEXIST) => fs::remove_file(path)?,
-            linked => return linked.map_err(io::Error::from),
-        }
+    let link_to = |path: &Path| linkat(AT_FDCWD, &link, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
+    match link_to(path) {
+        // Who waits for the file finds the old one or the new one.
+        Err(Errno::EEXIST) => replace(path, |scratch| link_to(scratch).map_err(io::Error::from)),
+        linked => linked.map_err(io::Error::from),
     }
 }
 
 fn write_and_rename(path: &Path, pid: i32) -> io::Result<()> {
+    replace(path, |scratch| File::create_new(scratch).and_then(|file| write_pid(file, pid)).map(drop))
+}
+
+/// Has `make` make a file beside `path`, and puts it there; not in the place of a device or a pipe, which is meant to stay what it is.
+fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no regular file: give another path"));
+    }
     let mut scratch = OsString::from(".");
     scratch.push(path.file_name().unwrap_or_default());
     let scratch = path.with_file_name(scratch);
-    let written = File::create(&scratch).and_then(|file| write_pid(file, pid)).and_then(|_| fs::rename(&scratch, path));
-    if written.is_err() {
+    let make_anew = || match make(&scratch) {
+        // Of a runtime that was killed.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&scratch).and_then(|()| make(&scratch))
+        }
+        made => made,
+    };
+    let replaced = make_anew().and_then(|()| fs::rename(&scratch, path));
+    if replaced.is_err() {
         let _ = fs::remove_file(&scratch);
     }
-    written
+    replaced
 }
 
 #[cfg(test)]
@@ -81,6 +101,23 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), (pid + 1).to_string());
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+        let error = write(&path, 1).unwrap_err().to_string();
+        assert!(error.ends_with("it is there and no regular file: give another path"), "{error}");
+        assert!(write_and_rename(&path, 1).is_err());
+        remove(&path).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+        // A link is replaced, and not followed.
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        write(&link, 1).unwrap();
+        assert_eq!(fs::read_to_string(&link).unwrap(), "1");
     }
 
     #[test]
