@@ -8,7 +8,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, host, push};
+use common::{Bundle, Lab, host, output, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -358,4 +358,20 @@ fn delete_of_a_container_in_the_foreground() {
     assert!(before.elapsed() < Duration::from_secs(5), "delete waits for a deadline");
     scene.assert_nothing_left("deleted");
     assert_eq!(run.wait().unwrap().code(), Some(137));
+}
+
+#[test]
+fn a_process_that_cannot_be_looked_at_has_not_ended() {
+    let lab = traced_lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let pid = lab.started(&bundle);
+    for verb in ["state", "delete", "exec"] {
+        let command = lab.command(&[verb, &bundle.id]);
+        let mut traced = Command::new("strace");
+        traced.args(["-f", "-qq", "-o"]).arg(lab.path("trace")).args(["-P", &format!("/proc/{pid}/stat")]);
+        traced.args(["-e", "inject=open,openat:error=EMFILE"]).arg(command.get_program()).args(command.get_args());
+        let error = output(traced).failed();
+        assert!(error.contains(&format!("read /proc/{pid}/stat: too many open files")), "{verb}: {error}");
+        assert_eq!(lab.status(&bundle.id), "running", "{verb}");
+    }
 }

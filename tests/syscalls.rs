@@ -259,7 +259,7 @@ fn a_life() {
     within("start", &counts, &trace, [33, 0, 0]);
     anew(true);
     let (counts, trace) = least(&lab, None, || {}, &["exec", id, "/bin/true"]);
-    within("exec", &counts, &trace, [55, 62, 4]);
+    within("exec", &counts, &trace, [59, 63, 4]);
     let (counts, trace) = least(&lab, None, || {}, &["state", id]);
     within("state", &counts, &trace, [18, 0, 0]);
     let stopped = || {

@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{Bundle, Lab, eventually, eventually_is};
+use common::{Bundle, Lab, eventually, eventually_is, output, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
@@ -315,4 +316,43 @@ fn list_and_state_agree() {
     assert_eq!(lab.microrun(&["list", "-q"]).ok(), format!("{}\n{}", one.id, two.id));
     let table = lab.microrun(&["list"]).ok();
     assert!(table.starts_with("ID ") && table.lines().count() == 3 && table.contains(&one.id), "{table}");
+}
+
+/// `command`, whose caller ignores signals: SIGINT and SIGQUIT as a shell's in the background, SIGCHLD, without which a child that has ended is not waited for.
+fn ignoring(command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg("--ignore-signal=CHLD,HUP,INT,QUIT,PIPE,USR1,TERM,XFSZ")
+        .arg(command.get_program())
+        .args(command.get_args());
+    env
+}
+
+#[test]
+fn what_the_caller_ignores_is_not_ignored_inside() {
+    let lab = lab!();
+    // Not the real-time signals: the C library has what it spawns ignore two of them.
+    let ignored = "echo $((0x$(sed -n 's/^SigIgn:\\t//p' /proc/self/status) & 0x7fffffff))";
+    let nothing = "0";
+    let hook = lab.path("hook");
+    fs::write(&hook, format!("#!/bin/sh\ncat >/dev/null\n{ignored} >{}\n", lab.path("hooked").display())).unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    for in_user_namespace in [false, true] {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["sh", "-c", format!("{ignored}; exit 5")]);
+            config["hooks"] = json!({"prestart": [{"path": hook}]});
+            if in_user_namespace {
+                let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+                config["linux"]["uidMappings"] = map.clone();
+                config["linux"]["gidMappings"] = map;
+                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            }
+        });
+        let run = output(ignoring(&lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id])));
+        assert_eq!((run.code, run.stdout.as_str()), (5, nothing), "{in_user_namespace}: {run:?}");
+        assert_eq!(fs::read_to_string(lab.path("hooked")).unwrap().trim(), nothing);
+    }
+    let bundle = lab.sleeper(|_| {});
+    let exec = output(ignoring(&lab.command(&["exec", &bundle.id, "sh", "-c", &format!("{ignored}; exit 6")])));
+    assert_eq!((exec.code, exec.stdout.as_str()), (6, nothing), "{}", exec.stderr);
+    assert!(output(ignoring(&lab.command(&["ps", &bundle.id]))).ok().contains("sleep"));
 }

@@ -329,10 +329,6 @@ fn clone_into(
     }
     let report: Shared<Report> = Shared::new().doing(|| "map memory to share with the new process")?;
     let report = Arc::new(report);
-    if !prepared.must_be_recorded(options, target) && join.born_in().is_some() {
-        // Only hooks ask which pid it is, and here are none.
-        report.recorded.store(1, Ordering::Release);
-    }
     let manner = Manner {
         wait_for_start: false,
         timings: false,
@@ -357,25 +353,20 @@ impl Prepared {
     fn oom_score_adj(&self) -> Option<i32> {
         self.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj)
     }
-
-    /// Whether the runtime has something to do before the program may be executed.
-    fn must_be_recorded(&self, options: &Options, target: &Target) -> bool {
-        options.pid_file.is_some() || self.oom_score_adj().is_some() || target.state.resctrl.is_some()
-    }
 }
 
 /// From the clone to the meetings with the process; detached, to its exec.
 fn see_through(options: &Options, target: &Target, prepared: &Prepared, started: &Started) -> Result<()> {
     let Started { to_be_attached, plan, child, sync, report } = started;
-    if report.recorded.load(Ordering::Relaxed) == 0 {
-        if *to_be_attached {
-            target.state.cgroup.attach(child.pid)?;
-        }
-        record(options, target, prepared, *child)?;
-        report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
-        // The byte wakes a process that came first. One that is dead by now is found out below.
-        let _ = sys_fs::write(sync.as_raw_fd(), &[RECORDED]);
+    if *to_be_attached {
+        target.state.cgroup.attach(child.pid)?;
     }
+    let (_, ignored) = Process::with_ignored(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
+    report.ignored.store(ignored, Ordering::Release);
+    record(options, target, prepared, *child)?;
+    report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
+    // The byte wakes a process that came first. One that is dead by now is found out below.
+    let _ = sys_fs::write(sync.as_raw_fd(), &[RECORDED]);
     if options.detach || plan.steps.iter().any(|step| matches!(step.op, Op::Meet(_))) {
         let context = gates::Context {
             spec: &prepared.spec,

@@ -294,7 +294,7 @@ pub(super) fn admit(
     if let Some(group) = &state.resctrl {
         group.join(child.pid)?;
     }
-    record(options, prepared, entry, cgroup, child)?;
+    report.ignored.store(record(options, prepared, entry, cgroup, child)?, Ordering::Release);
     report.recorded.store(child.pid.unsigned_abs(), Ordering::Release);
     // The byte wakes an init that came first. The runtime finds out later about one that is dead by now.
     let _ = sys_fs::write(spawned.sync.as_raw_fd(), &[init::RECORDED]);
@@ -557,15 +557,15 @@ fn failures(plan: &Plan) -> Vec<String> {
     sentences.collect()
 }
 
-/// All that must be on disk, and in force, before init may execute the program.
+/// All that must be on disk, and in force, before init may execute the program. The signals that it ignores ([`Report::ignored`]).
 pub(super) fn record(
     options: &Options,
     prepared: &Prepared,
     entry: &Entry,
     cgroup: &Cgroup,
     child: Child,
-) -> Result<()> {
-    let process = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
+) -> Result<u32> {
+    let (process, ignored) = Process::with_ignored(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
     entry.record(process)?;
     cgroup.restrict_devices()?;
     entry.write("config.json", &prepared.bundle.text)?;
@@ -576,7 +576,7 @@ pub(super) fn record(
     if let Some(adjustment) = adjustment {
         set_oom_score_adj(child.pid, adjustment, options.rootless)?;
     }
-    Ok(())
+    Ok(ignored)
 }
 
 /// `process.oomScoreAdj`. Without the rights of root a value below the present one is refused; then the present one

@@ -318,7 +318,7 @@ impl Restore<'_> {
         self.entry.save(&self.state)?;
         let Some(cgroup) = &self.undo.cgroup else { return Ok(()) };
         self.undo.pid_file.clone_from(&self.options.container.pid_file);
-        launch::record(&self.options.container, &self.prepared, &self.entry, cgroup, child)
+        launch::record(&self.options.container, &self.prepared, &self.entry, cgroup, child).map(drop)
     }
 
     /// Hands the terminal's master on.

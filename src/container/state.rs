@@ -458,7 +458,8 @@ impl Entry {
     /// Files that cannot be read.
     pub fn status(&self, state: Option<&State>) -> Result<(Status, Option<Process>)> {
         let Some(init) = self.init()? else { return Ok((Status::Creating, None)) };
-        let Some(about) = init.look() else { return Ok((Status::Stopped, None)) };
+        let look = init.look().doing(|| format!("read /proc/{}/stat", init.pid))?;
+        let Some(about) = look else { return Ok((Status::Stopped, None)) };
         let may_be_started = self.start_socket().exists();
         let status = if may_be_started && super::start::is_awaited(self) {
             Status::Created
@@ -544,17 +545,26 @@ impl Process {
     /// # Errors
     /// ESRCH when there is none.
     pub fn of(pid: i32) -> Result<Self, Errno> {
-        Ok(Self { pid, start_time: stat(pid)?.start_time })
+        Self::with_ignored(pid).map(|(process, _)| process)
     }
 
-    /// Whether it still runs: a zombie does not.
-    pub fn is_alive(self) -> bool {
-        self.look().is_some()
+    /// As above, and which signals it ignores, but for real-time ones: bit n-1 is signal n.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn with_ignored(pid: i32) -> Result<(Self, u32), Errno> {
+        let stat = stat(pid)?;
+        Ok((Self { pid, start_time: stat.start_time }, stat.ignored))
     }
 
-    /// What the kernel tells of it, if it still runs.
-    fn look(self) -> Option<Stat> {
-        stat(self.pid).ok().filter(|stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X'))
+    /// What the kernel tells of it, if it still runs: a zombie does not.
+    fn look(self) -> Result<Option<Stat>, Errno> {
+        let still = |stat: &Stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X');
+        match stat(self.pid) {
+            Err(Errno::ESRCH) => Ok(None),
+            // Anything else, too many open files for example, says nothing of the process.
+            stat => Ok(Some(stat?).filter(still)),
+        }
     }
 
     /// Whether it is in its place, by what there is to know `about` it: past its execve(2), parked, or made by CRIU, which has another executable than
@@ -575,22 +585,28 @@ impl Process {
     /// ESRCH when it is gone, EPERM.
     pub fn signal(self, signal: i32) -> Result<(), Errno> {
         let pidfd = process::pidfd_open(self.pid)?;
-        let result = if self.is_alive() { process::pidfd_send_signal(pidfd, signal) } else { Err(Errno::ESRCH) };
+        let result = match self.look() {
+            Ok(Some(_)) => process::pidfd_send_signal(pidfd, signal),
+            Ok(None) => Err(Errno::ESRCH),
+            Err(errno) => Err(errno),
+        };
         crate::sys::fs::close(pidfd);
         result
     }
 }
 
-/// What proc_pid_stat(5) says of a process: its fields 3 and 22, and whether it has executed nothing yet and is no sandbox that waits in a pool.
+/// What proc_pid_stat(5) says of a process: its fields 3, 22 and 33, and whether it has executed nothing yet and is no sandbox that waits in a pool.
 struct Stat {
     state: u8,
     start_time: u64,
+    ignored: u32,
     may_be_made: bool,
 }
 
 fn stat(pid: i32) -> Result<Stat, Errno> {
     let path = CString::new(format!("/proc/{pid}/stat")).map_err(|_| Errno::ESRCH)?;
-    let file = own(sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0).map_err(|_| Errno::ESRCH)?);
+    let file = sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0);
+    let file = own(file.map_err(|errno| if errno == Errno::ENOENT { Errno::ESRCH } else { errno })?);
     let mut text = [0u8; 1024];
     let length = sys_fs::read(file.as_raw_fd(), &mut text)?;
     let text = text.get(..length).unwrap_or_default();
@@ -600,8 +616,9 @@ fn stat(pid: i32) -> Result<Stat, Errno> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().and_then(|field| field.bytes().next()).ok_or(Errno::ESRCH)?;
     let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let ignored = fields.nth(10).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
     let may_be_made = process::name_as_cloned(text).is_some_and(|name| name != park::NAME.to_bytes());
-    Ok(Stat { state, start_time, may_be_made })
+    Ok(Stat { state, start_time, ignored, may_be_made })
 }
 
 /// What `state` prints (runtime-spec runtime.md, "State", and runc's additions) and what hooks get on stdin.

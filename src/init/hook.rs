@@ -235,6 +235,8 @@ fn execute(hook: &Hook, caller: &Caller<'_>, files: &Files) -> Errno {
             fs::dup_onto(*file, number as RawFd)?;
         }
         fs::cloexec_from(3)?;
+        // Whatever the runtime or its caller ignores.
+        process::default_signals(u32::MAX >> 1);
         process::set_signal_mask(caller.signal_mask)
     })();
     match prepared {

@@ -120,8 +120,6 @@ pub fn run(init: &Init<'_>) -> ! {
         None => fs::close(init.sync_of_parent),
     }
     fs::umask(0);
-    // Rust's runtime ignores SIGPIPE, and ignored signals survive exec.
-    process::default_signal(libc::SIGPIPE);
     for (index, step) in init.steps.iter().enumerate() {
         init.report.step.store(index as u32 + 1, Ordering::Relaxed);
         if let Op::Park { lease } = step.op {
@@ -408,16 +406,17 @@ impl<'a> Executor<'a> {
     }
 
     /// The parent sets the flag and writes a byte; the byte is read only if the flag came too late. A parent that died
-    /// before leaves the end of the file.
+    /// before leaves the end of the file. Then signals are taken as they come by default: what the runtime ignores (SIGPIPE, SIGXFSZ), and
+    /// what its caller has it ignore, survives exec, and a shell cannot take it back.
     fn await_record(&self) -> Sys {
-        if self.report.recorded.load(Ordering::Acquire) != 0 {
-            return Ok(());
+        if self.report.recorded.load(Ordering::Acquire) == 0 {
+            let mut answer = [0u8; 1];
+            if fs::read(self.sync, &mut answer)? != 1 {
+                return Err(Errno::ECANCELED);
+            }
         }
-        let mut answer = [0u8; 1];
-        match fs::read(self.sync, &mut answer)? {
-            1 => Ok(()),
-            _ => Err(Errno::ECANCELED),
-        }
+        process::default_signals(self.report.ignored.load(Ordering::Acquire));
+        Ok(())
     }
 
     /// Waits for `start`, who is the one to tell from then on.

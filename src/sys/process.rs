@@ -299,10 +299,26 @@ pub fn set_signal_mask(mask: u64) -> Sys<u64> {
 
 /// Gives a signal its default action (rt_sigaction(2)).
 pub fn default_signal(signal: i32) {
-    // The kernel's struct sigaction: handler (SIG_DFL), flags, restorer, mask.
-    let default = [0u64; 4];
+    act_on(signal, libc::SIG_DFL);
+}
+
+/// Gives each signal whose bit is set in `which` (bit n-1 for signal n) its default action.
+pub fn default_signals(which: u32) {
+    (1..=32).filter(|signal| which >> (signal - 1) & 1 == 1).for_each(default_signal);
+}
+
+/// Has signals that the program counts on, or could not say anything about, come as it wants them, whatever its caller has it ignore: SIGCHLD, without which a
+/// child cannot be waited for, and SIGXFSZ, which ends a process where a write could fail (setrlimit(2), `RLIMIT_FSIZE`).
+pub fn expect_signals() {
+    act_on(libc::SIGCHLD, libc::SIG_DFL);
+    act_on(libc::SIGXFSZ, libc::SIG_IGN);
+}
+
+fn act_on(signal: i32, action: libc::sighandler_t) {
+    // The kernel's struct sigaction: handler, flags, restorer, mask.
+    let action = [action as u64, 0, 0, 0];
     // SAFETY: the kernel reads one struct sigaction.
-    let _ = unsafe { call!(libc::SYS_rt_sigaction, signal, default.as_ptr(), ptr::null::<u8>(), 8) };
+    let _ = unsafe { call!(libc::SYS_rt_sigaction, signal, action.as_ptr(), ptr::null::<u8>(), 8) };
 }
 
 /// This thread's process id in its own pid namespace (getpid(2)).

@@ -96,6 +96,8 @@ pub struct Report {
     pub no_longer_needed: AtomicI32,
     /// The child's pid as the parent sees it, once it has recorded it; the child executes nothing foreign before.
     pub recorded: AtomicU32,
+    /// Which signals the child was found to ignore by then: bit n-1 is signal n.
+    pub ignored: AtomicU32,
     /// How many of `words` there are.
     words_length: AtomicU32,
     /// Why the step failed, where an errno does not tell.
