@@ -39,8 +39,13 @@ pub(super) enum Outcome {
 pub(super) fn serve(context: &Context<'_>, sync: RawFd) -> Result<Outcome> {
     loop {
         let mut byte = [0u8];
-        if fs::read(sync, &mut byte).unwrap_or(0) == 0 {
-            return Ok(Outcome::Executed);
+        match fs::read(sync, &mut byte) {
+            // Reset: it has not read the last that it was sent (unix(7)).
+            Ok(0) | Err(Errno::ECONNRESET) => return Ok(Outcome::Executed),
+            Err(Errno::EINTR) => continue,
+            // It may be waiting for an answer.
+            Err(errno) => return Err(Error::system("read from the container's init", errno)),
+            Ok(_) => {}
         }
         if byte == [READY] {
             return Ok(Outcome::Ready);
@@ -52,8 +57,11 @@ pub(super) fn serve(context: &Context<'_>, sync: RawFd) -> Result<Outcome> {
             return Err(Error::new(Kind::System, format!("init sent {byte:?}, which means nothing")));
         };
         context.meet(gate, sync)?;
-        // An init that died meanwhile is found out by the next read.
-        let _ = fs::write(sync, &[gate.byte()]);
+        match fs::write(sync, &[gate.byte()]) {
+            // One that died meanwhile is found out by the next read.
+            Ok(_) | Err(Errno::EPIPE | Errno::ECONNRESET) => {}
+            Err(errno) => return Err(Error::system("write to the container's init", errno)),
+        }
     }
 }
 
