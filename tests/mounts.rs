@@ -769,3 +769,44 @@ fn a_read_only_file_system_may_be_asked_for_as_writable() {
         format!("mount -t tmpfs none {0}; mount -o remount,ro {0}; mount -o remount,bind,rw {0}", source.display());
     run_after(&lab, &setup, &bundle).ok();
 }
+
+/// Runs `script` with a root that may be written and that has a symbolic link "lroot" to itself.
+fn shell_with_link(lab: &Lab, script: &str, change: impl FnOnce(&mut Value)) -> Output {
+    let bundle = lab.bundle(|config| {
+        config["root"]["readonly"] = json!(false);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        change(config);
+    });
+    symlink("/", bundle.rootfs().join("lroot")).unwrap();
+    fs::create_dir(bundle.rootfs().join("secret")).unwrap();
+    fs::write(bundle.rootfs().join("secret/file"), "text").unwrap();
+    lab.run(&bundle, &[])
+}
+
+/// What would be mounted on the root would not be the root: that itself becomes read-only, by whatever path.
+#[test]
+fn the_root_may_be_a_read_only_path_but_not_a_masked_one() {
+    let lab = lab!();
+    for path in ["/", "//.", "/lroot", "/mnt/../"] {
+        let output =
+            shell_with_link(&lab, "touch /x; echo $?; touch /dev/x; echo $?; cat /secret/file | wc -c", |config| {
+                config["linux"]["readonlyPaths"] = json!([path, "/proc/sys"]);
+                // What is hidden after it is still hidden.
+                config["linux"]["maskedPaths"] = json!(["/secret"]);
+            });
+        assert_eq!(output.stdout, "1\n0\n0", "{path}: {output:?}");
+        let error = shell_with_link(&lab, "true", |config| config["linux"]["maskedPaths"] = json!([path])).failed();
+        assert!(error.contains("linux.maskedPaths: ") && error.contains("is the root"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn a_hidden_file_may_be_written_with_a_slash() {
+    let lab = lab!();
+    let script = "cat /secret/file | wc -c; echo x > /mnt/file; echo $?";
+    let output = shell_with_link(&lab, script, |config| {
+        config["linux"]["maskedPaths"] = json!(["/secret/./file/"]);
+        config["linux"]["readonlyPaths"] = json!(["/mnt/file/."]);
+    });
+    assert_eq!(output.stdout, "0\n1", "{output:?}");
+}

@@ -556,7 +556,9 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &M
     let Some(linux) = input.linux() else { return Ok(()) };
     let root = slots::ROOT;
     let mut hide = |field: &'static str, path: &str, op: &dyn Fn(CString) -> Op| {
-        let op = op(cstring(field, path)?);
+        // With a slash at the end the kernel finds no file. What ".." means depends on links before it, so that stays.
+        let tidy: PathBuf = Path::new(path).components().collect();
+        let op = op(cpath(field, &tidy)?);
         if mounted.is_complete_at(path) {
             builder.push(field, op);
         } else {
