@@ -810,3 +810,49 @@ fn a_hidden_file_may_be_written_with_a_slash() {
     });
     assert_eq!(output.stdout, "0\n1", "{output:?}");
 }
+
+/// A mount at "/" is the root from then on: what comes later goes there, and its options are those of the root.
+#[test]
+fn a_mount_may_become_the_root() {
+    let lab = lab!();
+    let other = lab.path("other");
+    common::make_rootfs(&other);
+    fs::write(other.join("other"), "").unwrap();
+    let script = "ls -d /other /mnt/file; cat /etc/secret | wc -c; touch /x; echo $?; ls /dev/null /proc/self/exe";
+    let source = source(&lab);
+    fs::write(other.join("etc/secret"), "text").unwrap();
+    for (propagation, user_namespace) in [("", false), ("rshared", false), ("", true)] {
+        let bundle = lab.bundle(|config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.insert(0, bind(&other, "/mnt/..", &["rbind", "ro"]));
+            add(config, bind(&source, "/mnt", &["bind"]));
+            config["root"]["readonly"] = json!(false);
+            config["linux"]["maskedPaths"] = json!(["/etc/secret"]);
+            config["linux"]["rootfsPropagation"] = json!(propagation);
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            if user_namespace {
+                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                for field in ["uidMappings", "gidMappings"] {
+                    config["linux"][field] = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+                }
+            }
+        });
+        let output = run_after(&lab, "mount --make-rshared /", &bundle);
+        let expected = "/mnt/file\n/other\n0\n1\n/dev/null\n/proc/self/exe";
+        assert_eq!(output.stdout, expected, "{propagation} {user_namespace}: {output:?}");
+        if propagation.is_empty() && !user_namespace {
+            assert_eq!(lab.run(&bundle, &["--no-pivot"]).stdout, expected);
+        }
+    }
+    // Of a file system that is read-only, too, once the places of all other mounts are there.
+    let output = lab.shell("/bin/sh -c 'touch /x; echo $?; ls /mnt'", |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.insert(0, json!({"destination": "/", "type": "tmpfs", "source": "tmpfs"}));
+        add(config, bind(&other.join("bin"), "/bin", &["bind"]));
+        add(config, bind(&source, "/mnt", &["bind"]));
+        config["root"]["readonly"] = json!(true);
+    });
+    assert_eq!(output.stdout, "1\nfile\nsub", "{output:?}");
+    let error = shell_with_link(&lab, "true", |config| add(config, bind(&other, "/lroot", &["bind"]))).failed();
+    assert!(error.contains("mounts[") && error.contains("leads to the root by a symbolic link"), "{error}");
+}

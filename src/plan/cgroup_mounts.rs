@@ -5,7 +5,7 @@
 
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
-use super::mounts::{Entry, filesystem_options, propagate};
+use super::mounts::{Entry, attach, filesystem_options, propagate};
 use crate::cgroup::Layout;
 use crate::cgroup::layout::{Mode, V1Mount};
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
             into: slots::TARGET,
         },
     );
-    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    attach(builder, entry, mount);
     propagate(builder, entry, mount);
     Ok(())
 }

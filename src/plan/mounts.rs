@@ -320,7 +320,7 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_de
             builder.push(entry.field.clone(), set(into, later));
         }
     }
-    builder.push(entry.field.clone(), Op::Attach { mount: into, target: slots::TARGET });
+    attach(builder, entry, into);
     propagate(builder, entry, into);
     Ok(())
 }
@@ -466,7 +466,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
             into: slots::TARGET,
         },
     );
-    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    attach(builder, entry, mount);
     let from_outside = mount != slots::MOUNT;
     if from_outside && input.namespace(LinuxNamespaceType::Mount).is_some() {
         // A copy of a shared mount is its peer: what the container mounts there would be mounted on the host, too.
@@ -542,6 +542,22 @@ fn remount(builder: &mut Builder, entry: &Entry<'_>) -> Result<()> {
     );
     propagate(builder, entry, slots::TARGET);
     Ok(())
+}
+
+/// Puts `mount` in its place, which is in [`slots::TARGET`]. One at "/" is the root from then on.
+pub(super) fn attach(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
+    let (field, root) = (&entry.field, slots::ROOT);
+    let is_root = entry.is_at("/");
+    if is_root {
+        // pivot_root(2) refuses a root that is mounted on a shared one.
+        let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+        builder.push(field.clone(), Op::SetAttributes { mount: root, attributes, recursive: false });
+    }
+    builder.push(field.clone(), Op::Attach { mount, target: slots::TARGET });
+    if is_root {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        builder.push(field.clone(), Op::OpenInRoot { root: mount, path: c"/".into(), flags, into: root });
+    }
 }
 
 pub(super) fn propagate(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
