@@ -856,3 +856,63 @@ fn a_mount_may_become_the_root() {
     let error = shell_with_link(&lab, "true", |config| add(config, bind(&other, "/lroot", &["bind"]))).failed();
     assert!(error.contains("mounts[") && error.contains("leads to the root by a symbolic link"), "{error}");
 }
+
+fn tmpfs(destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+}
+
+/// What comes below a read-only tmpfs has to be made there before.
+#[test]
+fn a_tmpfs_becomes_read_only_when_all_below_it_is_there() {
+    let lab = lab!();
+    let source = source(&lab);
+    let output = lab.shell(
+        "pwd; cat /run/x/file; ls /root; ls -l /run/null | cut -c1; for d in / /run /run/t /root /last; do touch $d/x; echo $?; done",
+        |config| {
+            add(config, tmpfs("/run", &["ro", "nosuid"]));
+            add(config, bind(&source.join("file"), "/run/x/file", &["bind"]));
+            add(config, tmpfs("/run/t", &[]));
+            add(config, tmpfs("/root", &["rro", "tmpcopyup"]));
+            add(config, tmpfs("/root/t", &["ro", "mode=700"]));
+            add(config, tmpfs("/last", &["ro"]));
+            config["root"]["readonly"] = json!(false);
+            config["process"]["cwd"] = json!("/run/cwd");
+            config["linux"]["devices"] = json!([{"path": "/run/null", "type": "c", "major": 1, "minor": 3}]);
+        },
+    );
+    assert_eq!(output.stdout, "/run/cwd\ntextt\nc\n0\n1\n0\n1\n1", "{output:?}");
+    // As the root itself, too.
+    let lines = "cd /; touch x 2>/dev/null; echo $?; ls /mnt";
+    let output = lab.shell(lines, |config| {
+        config["root"]["readonly"] = json!(false);
+        config["mounts"].as_array_mut().unwrap().insert(0, tmpfs("/", &["ro"]));
+        add(config, bind(&lab.path("bundle0/rootfs/bin"), "/bin", &["bind"]));
+        add(config, bind(&source, "/mnt", &["bind"]));
+    });
+    assert_eq!(output.stdout, "1\nfile\nsub", "{output:?}");
+}
+
+/// The last mount at /dev is what counts: it gets the device nodes, and its options say whether it is read-only.
+#[test]
+fn several_mounts_at_dev() {
+    let lab = lab!();
+    let dev =
+        |kind: &str, options: &[&str]| json!({"destination": "/dev", "type": kind, "source": kind, "options": options});
+    // What is mounted there after the tmpfs that is there already; whether a file can be made there.
+    for (mounts, writable) in [
+        (vec![dev("tmpfs", &["mode=755", "ro"])], false),
+        (vec![dev("tmpfs", &["ro"]), dev("tmpfs", &[])], true),
+        (vec![dev("tmpfs", &[]), dev("tmpfs", &["rro"])], false),
+        (vec![dev("ramfs", &[])], true),
+        (vec![dev("ramfs", &["ro"])], false),
+        (vec![dev("tmpfs", &["ro"]), dev("ramfs", &[])], true),
+    ] {
+        let output = lab.shell("ls -l /dev/null | cut -c1; touch /dev/x && echo made", |config| {
+            for mount in &mounts {
+                add(config, mount.clone());
+            }
+        });
+        let expected = if writable { "c\nmade" } else { "c" };
+        assert_eq!(output.stdout, expected, "{mounts:?}: {output:?}");
+    }
+}

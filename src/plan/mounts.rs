@@ -126,8 +126,8 @@ pub struct Outside {
 /// What was compiled of the mounts.
 #[derive(Debug)]
 pub(super) struct Mounted {
-    /// The field of a new file system at /dev that is to be read-only in the end ([`finish`]).
-    read_only_dev: Option<String>,
+    /// New file systems that are to be read-only in the end ([`finish`]): the field, and where the mount is.
+    read_only: Vec<(String, Slot)>,
     /// Whether there is a procfs at /proc that does not wait for the network namespace.
     has_proc: bool,
 }
@@ -138,8 +138,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
     root(builder, input)?;
     let (at_once, waiting) = entries.split_at(first_to_wait(input, &entries));
     let mut new_dev = false;
+    let mut read_only = Vec::new();
     let mut compile = |builder: &mut Builder, entry: &Entry<'_>| {
-        if entry.is_at("/dev") || entry.is_at("/") {
+        if (entry.is_at("/dev") || entry.is_at("/")) && !entry.options.remount {
             new_dev = is_dev_tmpfs(entry);
         }
         let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
@@ -147,7 +148,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
             "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry),
             "bind" if !entry.options.remount => bind(builder, input, entry, outside),
             _ if entry.options.remount => remount(builder, entry),
-            _ => filesystem(builder, input, entry, in_dev),
+            _ => filesystem(builder, input, entry, in_dev, &mut read_only),
         }
     };
     at_once.iter().try_for_each(|entry| compile(builder, entry))?;
@@ -155,11 +156,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
     let has_proc = at_once.iter().any(|entry| entry.kind == "proc" && entry.is_at("/proc"));
     let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
     if !host_dev {
-        super::devices::compile(builder, input, entries.iter().any(is_dev_tmpfs))?;
+        super::devices::compile(builder, input, new_dev)?;
     }
-    let dev = entries.into_iter().find(is_dev_tmpfs);
-    let read_only_dev = dev.filter(|dev| dev.options.set & libc::MOUNT_ATTR_RDONLY != 0).map(|dev| dev.field);
-    Ok(Mounted { read_only_dev, has_proc })
+    Ok(Mounted { read_only, has_proc })
 }
 
 /// From which of `entries` on they may wait for the network namespace: the first sysfs, which shows it, with all that come after it. Devices, the terminal and
@@ -177,9 +176,9 @@ fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
 
 /// Everything that is done to the mounts once all of them are there and the root has been changed.
 pub(super) fn finish(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) {
-    if let Some(field) = mounted.read_only_dev {
-        // Only now: the device nodes had to be made in it.
-        builder.push(field, set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
+    for (field, mount) in mounted.read_only {
+        // Only now: device nodes and places of other mounts had to be made in it.
+        builder.push(field, set(mount, libc::MOUNT_ATTR_RDONLY));
     }
     if input.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         builder.push("root.readonly", set(slots::ROOT, libc::MOUNT_ATTR_RDONLY));
@@ -276,8 +275,15 @@ pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>>
     }
 }
 
-/// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev.
-fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_dev: Option<&str>) -> Result<()> {
+/// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev. If something may still have to be
+/// written there, `read_only` gets it instead of its being read-only at once.
+fn filesystem(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entry: &Entry<'_>,
+    in_dev: Option<&str>,
+    read_only: &mut Vec<(String, Slot)>,
+) -> Result<()> {
     if entry.kind == "sysfs" {
         // What it shows is the network namespace of who mounts it.
         builder.need_network();
@@ -287,11 +293,23 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_de
                        taken for the kernel's: mount a procfs";
         return Err(Error::config(&entry.field, problem));
     }
-    let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
+    let mut attributes = entry.options.set | entry.options.set_all;
+    let may_be_written = entry.kind == "tmpfs" || entry.is_at("/dev");
+    let waits = may_be_written && attributes & libc::MOUNT_ATTR_RDONLY != 0;
+    let into = match is_dev_tmpfs(entry) {
+        true => slots::DEV,
+        false if waits => builder.slot(&entry.field)?,
+        false => slots::MOUNT,
+    };
+    if into == slots::DEV {
+        // The one before is covered.
+        read_only.retain(|(_, mount)| *mount != into);
+    }
+    if waits {
+        attributes &= !libc::MOUNT_ATTR_RDONLY;
+        read_only.push((entry.field.clone(), into));
+    }
     let options = filesystem_options(input, entry)?;
-    // Read-only comes last where something is still to be written.
-    let later = if entry.options.copy_up || into == slots::DEV { libc::MOUNT_ATTR_RDONLY } else { 0 };
-    let attributes = (entry.options.set | entry.options.set_all) & !later;
     let op = if entry.kind == "tmpfs" && !entry.options.data.iter().any(|(key, _)| key == "mode") {
         Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
     } else {
@@ -316,9 +334,6 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_de
     );
     if entry.options.copy_up {
         builder.push(entry.field.clone(), Op::CopyUp { from: slots::TARGET, to: into });
-        if entry.options.set & later != 0 {
-            builder.push(entry.field.clone(), set(into, later));
-        }
     }
     attach(builder, entry, into);
     propagate(builder, entry, into);
