@@ -916,3 +916,68 @@ fn several_mounts_at_dev() {
         assert_eq!(output.stdout, expected, "{mounts:?}: {output:?}");
     }
 }
+
+/// A mount of type cgroup, and the lines of mountinfo for what is there of cgroups: a file system of its own or binds of the host's.
+fn cgroups(lab: &Lab, namespace: bool, options: &[&str], setup: &str) -> Vec<Mounted> {
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("shared");
+        if namespace {
+            push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+        }
+        add(config, json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+    });
+    let mut mounts = parse(&run_after(lab, setup, &bundle).ok());
+    mounts.retain(|mounted| mounted.kind.starts_with("cgroup"));
+    assert!(!mounts.is_empty(), "{mounts:?}");
+    mounts
+}
+
+/// What is mounted on a cgroup of the container, a mask for instance, must not be mounted on the host's.
+#[test]
+fn a_mount_of_cgroups_is_no_peer_of_the_hosts() {
+    let lab = lab!();
+    for mounted in cgroups(&lab, false, &[], "mount --make-rshared /") {
+        assert_eq!(mounted.propagation, "", "{mounted:?}");
+    }
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("shared");
+        add(config, json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+        let files: Vec<String> = common::hierarchies()
+            .iter()
+            .map(|hierarchy| match hierarchy.strip_prefix("/sys/fs/cgroup") {
+                Ok(name) => Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs"),
+                Err(_) => "/sys/fs/cgroup/cgroup.procs".into(),
+            })
+            .map(|path| path.to_str().unwrap().to_owned())
+            .collect();
+        config["linux"]["maskedPaths"] = json!(files);
+        config["process"]["args"] = json!(["grep", "-c", "cgroup.procs", "/proc/self/mountinfo"]);
+    });
+    let setup = "mount --make-rshared /; \"$0\" \"$@\"; ! grep cgroup.procs /proc/self/mountinfo; exit";
+    let masked = run_after(&lab, setup, &bundle).ok();
+    assert_eq!(masked, common::hierarchies().len().to_string());
+}
+
+#[test]
+fn a_mount_of_cgroups_takes_all_options() {
+    let lab = lab!();
+    for namespace in [false, true] {
+        for (options, wanted) in [
+            (&["rro", "rnosuid", "rnodev", "noexec"][..], &["ro", "nosuid", "nodev", "noexec"][..]),
+            (&["noatime"], &["rw", "noatime", "!nosuid"]),
+            (&["strictatime"], &["!noatime", "!relatime"]),
+            (&["rnoatime", "strictatime", "ro", "rrw"], &["noatime", "rw"]),
+        ] {
+            for mounted in cgroups(&lab, namespace, options, "true") {
+                for option in wanted {
+                    let (name, expected) = option.strip_prefix('!').map_or((*option, true), |name| (name, false));
+                    assert_eq!(mounted.has(name), expected, "{namespace} {options:?}: {option} of {mounted:?}");
+                }
+            }
+        }
+    }
+    // A new file system keeps access times in one way only, too.
+    let mounts = mounts_of(&lab, |config| add(config, tmpfs("/mnt", &["rnoatime", "strictatime"])));
+    assert!(at(&mounts, "/mnt").has("noatime"), "{mounts:?}");
+}

@@ -249,10 +249,9 @@ pub fn new_filesystem_at(place: &CStr, source: &CStr, kind: &CStr, flags: u64, d
 
 /// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
 pub fn make_mount_private(setter: &mut Setter, path: &CStr) -> Sys {
-    let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
     let mut place = fs::open(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     loop {
-        match setter.set(place, false, &attributes) {
+        match setter.propagate(place, libc::MS_PRIVATE) {
             Err(Errno::EINVAL) => {
                 let parent = fs::open(place, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
                 let (here, above) = (fs::stat(place)?, fs::stat(parent)?);

@@ -293,7 +293,7 @@ fn filesystem(
                        taken for the kernel's: mount a procfs";
         return Err(Error::config(&entry.field, problem));
     }
-    let mut attributes = entry.options.set | entry.options.set_all;
+    let mut attributes = entry.options.of_new_mount();
     let may_be_written = entry.kind == "tmpfs" || entry.is_at("/dev");
     let waits = may_be_written && attributes & libc::MOUNT_ATTR_RDONLY != 0;
     let into = match is_dev_tmpfs(entry) {
@@ -401,7 +401,8 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
     if let Some(source) = entry.source {
         options.push((c"source".to_owned(), Some(cpath(format_args!("{}.source", entry.field), source)?)));
     }
-    if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 && entry.source.is_some_and(|source| source.starts_with("/dev"))
+    if entry.options.of_new_mount() & libc::MOUNT_ATTR_RDONLY != 0
+        && entry.source.is_some_and(|source| source.starts_with("/dev"))
     {
         // A device that is read-only itself can be mounted in no other way.
         options.push((c"ro".to_owned(), None));
@@ -519,7 +520,7 @@ fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attribut
     Some(Attributes { set, clear: clear & !(set & !mount_options::ATIME), ..Attributes::default() })
 }
 
-fn attributes(set: u64, clear: u64) -> Attributes {
+pub(super) fn attributes(set: u64, clear: u64) -> Attributes {
     // The kernel wants the whole access time field cleared when it is set to something.
     let atime = if set & mount_options::ATIME != 0 { mount_options::ATIME } else { 0 };
     Attributes { set, clear: clear | atime, ..Attributes::default() }
