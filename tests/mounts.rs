@@ -981,3 +981,55 @@ fn a_mount_of_cgroups_takes_all_options() {
     let mounts = mounts_of(&lab, |config| add(config, tmpfs("/mnt", &["rnoatime", "strictatime"])));
     assert!(at(&mounts, "/mnt").has("noatime"), "{mounts:?}");
 }
+
+#[test]
+fn a_remount_needs_no_source() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/mnt", &[]));
+        add(config, json!({"destination": "/mnt", "options": ["remount", "bind", "ro"]}));
+    });
+    assert!(at(&mounts, "/mnt").has("ro"), "{mounts:?}");
+    let error = lab.shell("true", |config| add(config, json!({"destination": "/mnt", "options": ["bind", "ro"]})));
+    assert!(error.failed().contains(".source: is missing"));
+}
+
+/// Without "bind" a remount changes the file system, too.
+#[test]
+fn a_remount_takes_options_of_file_systems() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/dev/shm", &["size=64k", "nosuid"]));
+        add(config, tmpfs("/dev/shm", &["remount", "size=1m", "sync"]));
+        add(
+            config,
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["remount", "hidepid=2"]}),
+        );
+        add(config, tmpfs("/mnt", &["size=64k"]));
+        add(config, json!({"destination": "/mnt", "source": "/", "options": ["remount", "bind", "size=1m"]}));
+    });
+    let superblock = |place: &str, option: &str| at(&mounts, place).superblock.split(',').any(|has| has == option);
+    assert!(superblock("/dev/shm", "size=1024k") && superblock("/dev/shm", "sync"), "{mounts:#?}");
+    assert!(at(&mounts, "/dev/shm").has("nosuid"), "{mounts:#?}");
+    assert!(superblock("/proc", "hidepid=invisible") || superblock("/proc", "hidepid=2"), "{mounts:#?}");
+    assert!(superblock("/mnt", "size=64k"), "{mounts:#?}");
+    let error = lab.shell("true", |config| add(config, tmpfs("/dev", &["remount", "nosuchoption"]))).failed();
+    assert!(
+        error.contains("mounts[4]") && error.contains("nosuchoption") && error.contains("invalid argument"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_remount_reaches_what_is_mounted_below() {
+    let lab = lab!();
+    if common::kernel() < (5, 12) {
+        skip!("the attributes of all mounts below another need Linux 5.12");
+    }
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/mnt", &[]));
+        add(config, tmpfs("/mnt/below", &[]));
+        add(config, tmpfs("/mnt", &["remount", "rnodev"]));
+    });
+    assert!(at(&mounts, "/mnt").has("nodev") && at(&mounts, "/mnt/below").has("nodev"), "{mounts:#?}");
+}

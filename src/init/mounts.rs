@@ -239,6 +239,17 @@ pub fn new_filesystem(
     made
 }
 
+/// Gives the file system of `mount` other options.
+pub fn reconfigure(mount: RawFd, options: &[(CString, Option<CString>)]) -> Sys {
+    let context = mount::fspick(mount)?;
+    let changed = options
+        .iter()
+        .try_for_each(|(key, value)| mount::fsconfig_set(context, key, value.as_deref()))
+        .and_then(|()| mount::fsconfig_reconfigure(context));
+    fs::close(context);
+    changed
+}
+
 /// A new file system by mount(2), detached: mounted at `place`, copied, and taken away from there.
 pub fn new_filesystem_at(place: &CStr, source: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Sys<RawFd> {
     mount::mount_filesystem(source, place, kind, flags, data)?;

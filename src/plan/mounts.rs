@@ -145,9 +145,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
         }
         let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
         match entry.kind {
-            "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry),
-            "bind" if !entry.options.remount => bind(builder, input, entry, outside),
             _ if entry.options.remount => remount(builder, entry),
+            "cgroup" | "cgroup2" => cgroup_mounts::compile(builder, input, entry),
+            "bind" => bind(builder, input, entry, outside),
             _ => filesystem(builder, input, entry, in_dev, &mut read_only),
         }
     };
@@ -396,7 +396,6 @@ pub(super) fn new_filesystem(
 
 /// Keys and values for fsconfig(2).
 pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
-    let option = |text: &str| cstring(format_args!("{}.options", entry.field), text);
     let mut options = Vec::new();
     if let Some(source) = entry.source {
         options.push((c"source".to_owned(), Some(cpath(format_args!("{}.source", entry.field), source)?)));
@@ -407,17 +406,19 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
         // A device that is read-only itself can be mounted in no other way.
         options.push((c"ro".to_owned(), None));
     }
-    for flag in &entry.options.superblock {
-        options.push((option(flag)?, None));
-    }
-    for (key, value) in &entry.options.data {
-        let value = value.as_deref().map(option).transpose()?;
-        options.push((option(key)?, value));
-    }
+    options.extend(own_options(entry)?);
     if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host) {
         options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
     }
     Ok(options)
+}
+
+/// Those that are the file system's own, for fsconfig(2).
+fn own_options(entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
+    let option = |text: &str| cstring(format_args!("{}.options", entry.field), text);
+    let flags = entry.options.superblock.iter().map(|flag| Ok((option(flag)?, None)));
+    let data = entry.options.data.iter();
+    flags.chain(data.map(|(key, value)| Ok((option(key)?, value.as_deref().map(option).transpose()?)))).collect()
 }
 
 /// A file or directory of the host.
@@ -468,10 +469,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         };
         builder.push(entry.field.clone(), op);
     }
-    if entry.options.set_all != 0 || entry.options.clear_all != 0 {
-        let attributes = attributes(entry.options.set_all, entry.options.clear_all);
-        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
-    }
+    attributes_of_all(builder, entry, mount);
     builder.push(
         entry.field.clone(),
         Op::Target {
@@ -526,6 +524,14 @@ pub(super) fn attributes(set: u64, clear: u64) -> Attributes {
     Attributes { set, clear: clear | atime, ..Attributes::default() }
 }
 
+/// What is said of the mount and all below it.
+fn attributes_of_all(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
+    if entry.options.set_all != 0 || entry.options.clear_all != 0 {
+        let attributes = attributes(entry.options.set_all, entry.options.clear_all);
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
+    }
+}
+
 /// The slot of the user namespace that an id-mapped mount is to have.
 fn id_map(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &mut Outside) -> Result<Slot> {
     let linux = input.linux();
@@ -548,15 +554,15 @@ fn remount(builder: &mut Builder, entry: &Entry<'_>) -> Result<()> {
         entry.field.clone(),
         Op::OpenInRoot { root: slots::ROOT, path: entry.path()?, flags: libc::O_PATH, into: slots::TARGET },
     );
-    builder.push(
-        entry.field.clone(),
-        Op::SetAttributes {
-            mount: slots::TARGET,
-            attributes: attributes(entry.options.set, entry.options.clear),
-            recursive: false,
-        },
-    );
-    propagate(builder, entry, slots::TARGET);
+    let mount = slots::TARGET;
+    let options = own_options(entry)?;
+    if entry.options.bind.is_none() && !options.is_empty() {
+        builder.push(entry.field.clone(), Op::Reconfigure { mount, options });
+    }
+    let attributes = attributes(entry.options.set, entry.options.clear);
+    builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: false });
+    attributes_of_all(builder, entry, mount);
+    propagate(builder, entry, mount);
     Ok(())
 }
 
