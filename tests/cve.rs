@@ -414,7 +414,8 @@ fn cve_2021_43784_a_field_of_any_length_is_whole_or_refused() {
         Box::new(|config| add(config, tmpfs(&"/a".repeat(35_000)))),
         Box::new(|config| add(config, bind(Path::new(&format!("/{steps}etc")), "/mnt"))),
         Box::new(|config| config["process"]["cwd"] = json!(format!("/{steps}tmp"))),
-        Box::new(|config| push(&mut config["linux"]["maskedPaths"], json!(format!("/{steps}etc")))),
+        // "." is left out of such a path before it is used, ".." is not.
+        Box::new(|config| push(&mut config["linux"]["maskedPaths"], json!(format!("/{}etc", "../".repeat(35_000))))),
         Box::new(|config| config["process"]["apparmorProfile"] = json!(long)),
         Box::new(|config| {
             push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
@@ -428,6 +429,10 @@ fn cve_2021_43784_a_field_of_any_length_is_whole_or_refused() {
         let said: String = output.stderr.chars().take(200).collect();
         assert_eq!((output.code, output.stdout.as_str()), (1, ""), "{said} …");
     }
+    let output = lab.shell("ls /mnt | wc -l", |config| {
+        push(&mut config["linux"]["maskedPaths"], json!(format!("/{steps}mnt")));
+    });
+    assert_eq!(output.ok(), "0");
     // A whole one is a value that the program gets.
     let output =
         lab.shell("echo ${#LONG}", |config| push(&mut config["process"]["env"], json!(format!("LONG={long}"))));

@@ -256,6 +256,8 @@ fn mounts_have_their_attributes_without_mount_setattr() {
         push(&mut config["mounts"], bind("/tmp", directory.to_str().unwrap(), &["rbind", "ro", "nosuid", "noexec"]));
         push(&mut config["mounts"], bind("/mnt/file", file.to_str().unwrap(), &["bind", "ro", "nodev"]));
         push(&mut config["mounts"], bind("/root", directory.to_str().unwrap(), &["bind", "noatime", "private"]));
+        let cgroups = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "noatime"]});
+        push(&mut config["mounts"], cgroups);
         config["mounts"][1]["options"].as_array_mut().unwrap().push(json!("ro"));
         config["linux"]["rootfsPropagation"] = json!("rprivate");
     };

@@ -791,3 +791,267 @@ fn a_read_only_file_system_may_be_asked_for_as_writable() {
         format!("mount -t tmpfs none {0}; mount -o remount,ro {0}; mount -o remount,bind,rw {0}", source.display());
     run_after(&lab, &setup, &bundle).ok();
 }
+
+/// Runs `script` with a root that may be written and that has a symbolic link "lroot" to itself.
+fn shell_with_link(lab: &Lab, script: &str, change: impl FnOnce(&mut Value)) -> Output {
+    let bundle = lab.bundle(|config| {
+        config["root"]["readonly"] = json!(false);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        change(config);
+    });
+    symlink("/", bundle.rootfs().join("lroot")).unwrap();
+    fs::create_dir(bundle.rootfs().join("secret")).unwrap();
+    fs::write(bundle.rootfs().join("secret/file"), "text").unwrap();
+    lab.run(&bundle, &[])
+}
+
+/// What would be mounted on the root would not be the root: that itself becomes read-only, by whatever path.
+#[test]
+fn the_root_may_be_a_read_only_path_but_not_a_masked_one() {
+    let lab = lab!();
+    for path in ["/", "//.", "/lroot", "/mnt/../"] {
+        let output =
+            shell_with_link(&lab, "touch /x; echo $?; touch /dev/x; echo $?; cat /secret/file | wc -c", |config| {
+                config["linux"]["readonlyPaths"] = json!([path, "/proc/sys"]);
+                // What is hidden after it is still hidden.
+                config["linux"]["maskedPaths"] = json!(["/secret"]);
+            });
+        assert_eq!(output.stdout, "1\n0\n0", "{path}: {output:?}");
+        let error = shell_with_link(&lab, "true", |config| config["linux"]["maskedPaths"] = json!([path])).failed();
+        assert!(error.contains("linux.maskedPaths: ") && error.contains("is the root"), "{path}: {error}");
+    }
+}
+
+#[test]
+fn a_hidden_file_may_be_written_with_a_slash() {
+    let lab = lab!();
+    let script = "cat /secret/file | wc -c; echo x > /mnt/file; echo $?";
+    let output = shell_with_link(&lab, script, |config| {
+        config["linux"]["maskedPaths"] = json!(["/secret/./file/"]);
+        config["linux"]["readonlyPaths"] = json!(["/mnt/file/."]);
+    });
+    assert_eq!(output.stdout, "0\n1", "{output:?}");
+}
+
+/// A mount at "/" is the root from then on: what comes later goes there, and its options are those of the root.
+#[test]
+fn a_mount_may_become_the_root() {
+    let lab = lab!();
+    let other = lab.path("other");
+    common::make_rootfs(&other);
+    fs::write(other.join("other"), "").unwrap();
+    let script = "ls -d /other /mnt/file; cat /etc/secret | wc -c; touch /x; echo $?; ls /dev/null /proc/self/exe";
+    let source = source(&lab);
+    fs::write(other.join("etc/secret"), "text").unwrap();
+    for (propagation, user_namespace) in [("", false), ("rshared", false), ("", true)] {
+        let bundle = lab.bundle(|config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            mounts.insert(0, bind(&other, "/mnt/..", &["rbind", "ro"]));
+            add(config, bind(&source, "/mnt", &["bind"]));
+            config["root"]["readonly"] = json!(false);
+            config["linux"]["maskedPaths"] = json!(["/etc/secret"]);
+            config["linux"]["rootfsPropagation"] = json!(propagation);
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            if user_namespace {
+                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                for field in ["uidMappings", "gidMappings"] {
+                    config["linux"][field] = json!([{"containerID": 0, "hostID": 0, "size": 65_536}]);
+                }
+            }
+        });
+        let output = run_after(&lab, "mount --make-rshared /", &bundle);
+        let expected = "/mnt/file\n/other\n0\n1\n/dev/null\n/proc/self/exe";
+        assert_eq!(output.stdout, expected, "{propagation} {user_namespace}: {output:?}");
+        if propagation.is_empty() && !user_namespace {
+            assert_eq!(lab.run(&bundle, &["--no-pivot"]).stdout, expected);
+        }
+    }
+    // Of a file system that is read-only, too, once the places of all other mounts are there.
+    let output = lab.shell("/bin/sh -c 'touch /x; echo $?; ls /mnt'", |config| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.insert(0, json!({"destination": "/", "type": "tmpfs", "source": "tmpfs"}));
+        add(config, bind(&other.join("bin"), "/bin", &["bind"]));
+        add(config, bind(&source, "/mnt", &["bind"]));
+        config["root"]["readonly"] = json!(true);
+    });
+    assert_eq!(output.stdout, "1\nfile\nsub", "{output:?}");
+    let error = shell_with_link(&lab, "true", |config| add(config, bind(&other, "/lroot", &["bind"]))).failed();
+    assert!(error.contains("mounts[") && error.contains("leads to the root by a symbolic link"), "{error}");
+}
+
+fn tmpfs(destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+}
+
+/// What comes below a read-only tmpfs has to be made there before.
+#[test]
+fn a_tmpfs_becomes_read_only_when_all_below_it_is_there() {
+    let lab = lab!();
+    let source = source(&lab);
+    let output = lab.shell(
+        "pwd; cat /run/x/file; ls /root; ls -l /run/null | cut -c1; for d in / /run /run/t /root /last; do touch $d/x; echo $?; done",
+        |config| {
+            add(config, tmpfs("/run", &["ro", "nosuid"]));
+            add(config, bind(&source.join("file"), "/run/x/file", &["bind"]));
+            add(config, tmpfs("/run/t", &[]));
+            add(config, tmpfs("/root", &["rro", "tmpcopyup"]));
+            add(config, tmpfs("/root/t", &["ro", "mode=700"]));
+            add(config, tmpfs("/last", &["ro"]));
+            config["root"]["readonly"] = json!(false);
+            config["process"]["cwd"] = json!("/run/cwd");
+            config["linux"]["devices"] = json!([{"path": "/run/null", "type": "c", "major": 1, "minor": 3}]);
+        },
+    );
+    assert_eq!(output.stdout, "/run/cwd\ntextt\nc\n0\n1\n0\n1\n1", "{output:?}");
+    // As the root itself, too.
+    let lines = "cd /; touch x 2>/dev/null; echo $?; ls /mnt";
+    let output = lab.shell(lines, |config| {
+        config["root"]["readonly"] = json!(false);
+        config["mounts"].as_array_mut().unwrap().insert(0, tmpfs("/", &["ro"]));
+        add(config, bind(&lab.path("bundle0/rootfs/bin"), "/bin", &["bind"]));
+        add(config, bind(&source, "/mnt", &["bind"]));
+    });
+    assert_eq!(output.stdout, "1\nfile\nsub", "{output:?}");
+}
+
+/// The last mount at /dev is what counts: it gets the device nodes, and its options say whether it is read-only.
+#[test]
+fn several_mounts_at_dev() {
+    let lab = lab!();
+    let dev =
+        |kind: &str, options: &[&str]| json!({"destination": "/dev", "type": kind, "source": kind, "options": options});
+    // What is mounted there after the tmpfs that is there already; whether a file can be made there.
+    for (mounts, writable) in [
+        (vec![dev("tmpfs", &["mode=755", "ro"])], false),
+        (vec![dev("tmpfs", &["ro"]), dev("tmpfs", &[])], true),
+        (vec![dev("tmpfs", &[]), dev("tmpfs", &["rro"])], false),
+        (vec![dev("ramfs", &[])], true),
+        (vec![dev("ramfs", &["ro"])], false),
+        (vec![dev("tmpfs", &["ro"]), dev("ramfs", &[])], true),
+    ] {
+        let output = lab.shell("ls -l /dev/null | cut -c1; touch /dev/x && echo made", |config| {
+            for mount in &mounts {
+                add(config, mount.clone());
+            }
+        });
+        let expected = if writable { "c\nmade" } else { "c" };
+        assert_eq!(output.stdout, expected, "{mounts:?}: {output:?}");
+    }
+}
+
+/// A mount of type cgroup, and the lines of mountinfo for what is there of cgroups: a file system of its own or binds of the host's.
+fn cgroups(lab: &Lab, namespace: bool, options: &[&str], setup: &str) -> Vec<Mounted> {
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("shared");
+        if namespace {
+            push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+        }
+        add(config, json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+    });
+    let mut mounts = parse(&run_after(lab, setup, &bundle).ok());
+    mounts.retain(|mounted| mounted.kind.starts_with("cgroup"));
+    assert!(!mounts.is_empty(), "{mounts:?}");
+    mounts
+}
+
+/// What is mounted on a cgroup of the container, a mask for instance, must not be mounted on the host's.
+#[test]
+fn a_mount_of_cgroups_is_no_peer_of_the_hosts() {
+    let lab = lab!();
+    for mounted in cgroups(&lab, false, &[], "mount --make-rshared /") {
+        assert_eq!(mounted.propagation, "", "{mounted:?}");
+    }
+    let bundle = lab.bundle(|config| {
+        config["linux"]["rootfsPropagation"] = json!("shared");
+        add(config, json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+        let files: Vec<String> = common::hierarchies()
+            .iter()
+            .map(|hierarchy| match hierarchy.strip_prefix("/sys/fs/cgroup") {
+                Ok(name) => Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs"),
+                Err(_) => "/sys/fs/cgroup/cgroup.procs".into(),
+            })
+            .map(|path| path.to_str().unwrap().to_owned())
+            .collect();
+        config["linux"]["maskedPaths"] = json!(files);
+        config["process"]["args"] = json!(["grep", "-c", "cgroup.procs", "/proc/self/mountinfo"]);
+    });
+    let setup = "mount --make-rshared /; \"$0\" \"$@\"; ! grep cgroup.procs /proc/self/mountinfo; exit";
+    let masked = run_after(&lab, setup, &bundle).ok();
+    assert_eq!(masked, common::hierarchies().len().to_string());
+}
+
+#[test]
+fn a_mount_of_cgroups_takes_all_options() {
+    let lab = lab!();
+    for namespace in [false, true] {
+        for (options, wanted) in [
+            (&["rro", "rnosuid", "rnodev", "noexec"][..], &["ro", "nosuid", "nodev", "noexec"][..]),
+            (&["noatime"], &["rw", "noatime", "!nosuid"]),
+            (&["strictatime"], &["!noatime", "!relatime"]),
+            (&["rnoatime", "strictatime", "ro", "rrw"], &["noatime", "rw"]),
+        ] {
+            for mounted in cgroups(&lab, namespace, options, "true") {
+                for option in wanted {
+                    let (name, expected) = option.strip_prefix('!').map_or((*option, true), |name| (name, false));
+                    assert_eq!(mounted.has(name), expected, "{namespace} {options:?}: {option} of {mounted:?}");
+                }
+            }
+        }
+    }
+    // A new file system keeps access times in one way only, too.
+    let mounts = mounts_of(&lab, |config| add(config, tmpfs("/mnt", &["rnoatime", "strictatime"])));
+    assert!(at(&mounts, "/mnt").has("noatime"), "{mounts:?}");
+}
+
+#[test]
+fn a_remount_needs_no_source() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/mnt", &[]));
+        add(config, json!({"destination": "/mnt", "options": ["remount", "bind", "ro"]}));
+    });
+    assert!(at(&mounts, "/mnt").has("ro"), "{mounts:?}");
+    let error = lab.shell("true", |config| add(config, json!({"destination": "/mnt", "options": ["bind", "ro"]})));
+    assert!(error.failed().contains(".source: is missing"));
+}
+
+/// Without "bind" a remount changes the file system, too.
+#[test]
+fn a_remount_takes_options_of_file_systems() {
+    let lab = lab!();
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/dev/shm", &["size=64k", "nosuid"]));
+        add(config, tmpfs("/dev/shm", &["remount", "size=1m", "sync"]));
+        add(
+            config,
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["remount", "hidepid=2"]}),
+        );
+        add(config, tmpfs("/mnt", &["size=64k"]));
+        add(config, json!({"destination": "/mnt", "source": "/", "options": ["remount", "bind", "size=1m"]}));
+    });
+    let superblock = |place: &str, option: &str| at(&mounts, place).superblock.split(',').any(|has| has == option);
+    assert!(superblock("/dev/shm", "size=1024k") && superblock("/dev/shm", "sync"), "{mounts:#?}");
+    assert!(at(&mounts, "/dev/shm").has("nosuid"), "{mounts:#?}");
+    assert!(superblock("/proc", "hidepid=invisible") || superblock("/proc", "hidepid=2"), "{mounts:#?}");
+    assert!(superblock("/mnt", "size=64k"), "{mounts:#?}");
+    let error = lab.shell("true", |config| add(config, tmpfs("/dev", &["remount", "nosuchoption"]))).failed();
+    assert!(
+        error.contains("mounts[4]") && error.contains("nosuchoption") && error.contains("invalid argument"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_remount_reaches_what_is_mounted_below() {
+    let lab = lab!();
+    if common::kernel() < (5, 12) {
+        skip!("the attributes of all mounts below another need Linux 5.12");
+    }
+    let mounts = mounts_of(&lab, |config| {
+        add(config, tmpfs("/mnt", &[]));
+        add(config, tmpfs("/mnt/below", &[]));
+        add(config, tmpfs("/mnt", &["remount", "rnodev"]));
+    });
+    assert!(at(&mounts, "/mnt").has("nodev") && at(&mounts, "/mnt/below").has("nodev"), "{mounts:#?}");
+}

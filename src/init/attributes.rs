@@ -51,6 +51,18 @@ impl Setter {
         }
     }
 
+    /// Changes how the mount propagates that `place` is the root of.
+    ///
+    /// # Errors
+    /// As [`Setter::set`]; EINVAL where it is the root of none; without mount_setattr(2), of one that is attached nowhere, too.
+    pub fn propagate(&mut self, place: RawFd, propagation: u64) -> Sys {
+        let attributes = Attributes { propagation, ..Attributes::default() };
+        match mount::set_attributes(place, c"", 0, &attributes) {
+            Err(Errno::ENOSYS) => self.mount(place, propagation),
+            result => result,
+        }
+    }
+
     /// As [`super::mounts::set_locked`], for one mount.
     ///
     /// # Errors
@@ -70,24 +82,27 @@ impl Setter {
     }
 
     fn set_by_mount(&mut self, mount: RawFd, recursive: bool, attributes: &Attributes) -> Sys {
-        let Attributes { set, clear, propagation, .. } = *attributes;
-        if propagation != 0 {
-            self.mount(mount, propagation | if recursive { libc::MS_REC } else { 0 })?;
-        }
-        if set | clear == 0 {
-            return Ok(());
-        }
-        if recursive || set & libc::MOUNT_ATTR_IDMAP != 0 {
+        let Attributes { set, clear, .. } = *attributes;
+        if recursive && set | clear != 0 || set & libc::MOUNT_ATTR_IDMAP != 0 {
             return Err(Errno::ENOSYS);
         }
-        match self.mount(mount, remount_flags(mount, set, clear)?) {
+        match self.change(mount, recursive, attributes) {
             // mount(2) does not reach mounts that are detached.
-            Err(Errno::EINVAL) if self.owed.is_none() => {
+            Err(Errno::EINVAL) if self.owed.is_none() && !recursive => {
                 self.owed = Some((mount, *attributes));
                 Ok(())
             }
             result => result,
         }
+    }
+
+    /// One call of mount(2) for the propagation, one for the rest, as far as they are wanted.
+    fn change(&mut self, mount: RawFd, recursive: bool, attributes: &Attributes) -> Sys {
+        let Attributes { set, clear, propagation, .. } = *attributes;
+        if propagation != 0 {
+            self.mount(mount, propagation | if recursive { libc::MS_REC } else { 0 })?;
+        }
+        if set | clear == 0 { Ok(()) } else { self.mount(mount, remount_flags(mount, set, clear)?) }
     }
 
     /// Attaches `mount` at the place that `target` holds, and gives it what it is owed.
@@ -97,9 +112,7 @@ impl Setter {
     pub fn attach(&mut self, mount: RawFd, target: RawFd) -> Sys {
         mount::attach(mount, target)?;
         match self.owed.take() {
-            Some((owed, Attributes { set, clear, .. })) if owed == mount => {
-                self.mount(mount, remount_flags(mount, set, clear)?)
-            }
+            Some((owed, attributes)) if owed == mount => self.change(mount, false, &attributes),
             other => {
                 self.owed = other;
                 Ok(())

@@ -129,7 +129,12 @@ impl Masks {
     /// Covers `path` with `null`, if it is a file, or `empty`. The first file and the first directory get the stand-ins
     /// themselves, all others copies of these: a mount that is attached nowhere can be copied only since Linux 6.15.
     pub fn cover(&mut self, root: RawFd, path: &CStr, null: RawFd, empty: RawFd) -> Sys {
-        let Some(place) = existing(root, path)? else { return Ok(()) };
+        let Some((place, is_root)) = existing(root, path)? else { return Ok(()) };
+        if is_root {
+            // The mask would lie on what stays the root, and hide nothing.
+            fs::close(place);
+            return Err(Errno::EBUSY);
+        }
         let (stand_in, attached) = match is_directory(place)? {
             true => (empty, &mut self.directory_is_attached),
             false => (null, &mut self.file_is_attached),
@@ -147,11 +152,19 @@ impl Masks {
     }
 }
 
-/// Binds `path` over itself, read-only with all below it; without mount_setattr(2) what is mounted below it stays as it is.
+/// Binds `path` over itself, read-only with all below it; without mount_setattr(2) what is mounted below it stays as it is. Where it is
+/// the root, that is made read-only itself, as in runc without what is mounted below: what lay on top would not be the root.
 pub fn make_read_only(setter: &mut Setter, root: RawFd, path: &CStr) -> Sys {
-    let Some(place) = existing(root, path)? else { return Ok(()) };
-    let tree = mount::open_tree_clone(place, c"", below(true))?;
     let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
+    let place = match existing(root, path)? {
+        None => return Ok(()),
+        Some((place, false)) => place,
+        Some((place, true)) => {
+            fs::close(place);
+            return setter.set(root, false, &attributes);
+        }
+    };
+    let tree = mount::open_tree_clone(place, c"", below(true))?;
     let result = match setter.set(tree, true, &attributes) {
         Err(Errno::ENOSYS) => setter.set(tree, false, &attributes),
         result => result,
@@ -185,9 +198,9 @@ pub fn change_root(root: RawFd) -> Sys {
     fs::chdir(c"/")
 }
 
-/// Opens what exists inside the root; `None` when it does not.
-fn existing(root: RawFd, path: &CStr) -> Sys<Option<RawFd>> {
-    match target::open_in_root(root, path, libc::O_PATH) {
+/// Opens what exists inside the root, and tells whether it is the root; `None` when it does not exist.
+fn existing(root: RawFd, path: &CStr) -> Sys<Option<(RawFd, bool)>> {
+    match target::open_place(root, path) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(errno),
@@ -196,7 +209,7 @@ fn existing(root: RawFd, path: &CStr) -> Sys<Option<RawFd>> {
 
 /// The mode of what is at `path`, in the digits that a tmpfs takes; `None` when there is nothing.
 fn mode_of(root: RawFd, path: &CStr) -> Sys<Option<[u8; 5]>> {
-    let Some(place) = existing(root, path)? else { return Ok(None) };
+    let Some((place, _)) = existing(root, path)? else { return Ok(None) };
     let stat = fs::stat(place);
     fs::close(place);
     let mode = stat?.st_mode;
@@ -226,6 +239,17 @@ pub fn new_filesystem(
     made
 }
 
+/// Gives the file system of `mount` other options.
+pub fn reconfigure(mount: RawFd, options: &[(CString, Option<CString>)]) -> Sys {
+    let context = mount::fspick(mount)?;
+    let changed = options
+        .iter()
+        .try_for_each(|(key, value)| mount::fsconfig_set(context, key, value.as_deref()))
+        .and_then(|()| mount::fsconfig_reconfigure(context));
+    fs::close(context);
+    changed
+}
+
 /// A new file system by mount(2), detached: mounted at `place`, copied, and taken away from there.
 pub fn new_filesystem_at(place: &CStr, source: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Sys<RawFd> {
     mount::mount_filesystem(source, place, kind, flags, data)?;
@@ -236,10 +260,9 @@ pub fn new_filesystem_at(place: &CStr, source: &CStr, kind: &CStr, flags: u64, d
 
 /// Makes the mount that `path` lies on private: the nearest ancestor that is the root of a mount.
 pub fn make_mount_private(setter: &mut Setter, path: &CStr) -> Sys {
-    let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
     let mut place = fs::open(fs::CWD, path, libc::O_PATH | libc::O_DIRECTORY, 0)?;
     loop {
-        match setter.set(place, false, &attributes) {
+        match setter.propagate(place, libc::MS_PRIVATE) {
             Err(Errno::EINVAL) => {
                 let parent = fs::open(place, c"..", libc::O_PATH | libc::O_DIRECTORY, 0)?;
                 let (here, above) = (fs::stat(place)?, fs::stat(parent)?);

@@ -204,6 +204,8 @@ pub enum Op {
     },
     /// As [`Op::NewFilesystem`], a tmpfs that has the mode of what it is going to cover, if there is something: the directory at `path`.
     TmpfsLike { root: Slot, path: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
+    /// fspick, fsconfig: other options for a file system that is mounted already.
+    Reconfigure { mount: Slot, options: Vec<(CString, Option<CString>)> },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
     /// As above, but flags that it has from the host are not taken back, nor how it keeps access times changed.
@@ -450,6 +452,10 @@ impl fmt::Display for Op {
                 write!(f, "fsopen(\"tmpfs\")")?;
                 write_options(f, options)?;
                 write!(f, " mode=that of {root}{}, fsmount({}) -> {into}", text(path), attribute_names(*attributes))
+            }
+            Self::Reconfigure { mount, options } => {
+                write!(f, "fspick({mount})")?;
+                write_options(f, options)
             }
             Self::SetAttributes { mount, attributes, recursive } => {
                 write!(f, "mount_setattr({mount}{}", if *recursive { ", AT_RECURSIVE" } else { "" })?;

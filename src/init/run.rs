@@ -248,6 +248,7 @@ impl<'a> Executor<'a> {
             Op::TmpfsLike { root, path, options, attributes, into } => {
                 self.put(*into, mounts::tmpfs_like(self.at(*root), path, options, *attributes))
             }
+            Op::Reconfigure { mount, options } => mounts::reconfigure(self.at(*mount), options),
             Op::SetAttributes { mount, attributes, recursive } => {
                 self.setter.set(self.slots.get(*mount), *recursive, attributes)
             }

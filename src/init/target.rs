@@ -24,15 +24,43 @@ pub fn open_in_root(root: RawFd, path: &CStr, flags: i32) -> Sys<RawFd> {
     fs::open_resolved(root, path, flags, 0, IN_ROOT)
 }
 
+/// Opens what exists at `path` inside `root` as an `O_PATH` descriptor, and tells whether that is the root itself. Only "/", ".." and
+/// symbolic links lead there: for other paths one call is enough.
+pub fn open_place(root: RawFd, path: &CStr) -> Sys<(RawFd, bool)> {
+    let may_be_root = path == c"/" || path.to_bytes().ends_with(b"..");
+    let (place, may_be_root) = match fs::open_resolved(root, path, libc::O_PATH, 0, PLAIN) {
+        Err(Errno::ELOOP) => (open_in_root(root, path, libc::O_PATH)?, true),
+        result => (result?, may_be_root),
+    };
+    if !may_be_root {
+        return Ok((place, false));
+    }
+    match is_same(place, root) {
+        Ok(is_root) => Ok((place, is_root)),
+        Err(errno) => {
+            fs::close(place);
+            Err(errno)
+        }
+    }
+}
+
+/// Whether two descriptors hold the same directory of the same mount.
+fn is_same(one: RawFd, other: RawFd) -> Sys<bool> {
+    Ok(fs::identity(one)? == fs::identity(other)?)
+}
+
 /// Opens the destination of a mount as an `O_PATH` descriptor, made first where it is missing.
 pub fn open_target(root: RawFd, path: &CStr, create: Create, rule: Rule) -> Sys<RawFd> {
-    let resolve = if rule == Rule::PlainDirectory { PLAIN } else { IN_ROOT };
     let directory = if create == Create::Directory { libc::O_DIRECTORY } else { 0 };
-    let target = match fs::open_resolved(root, path, libc::O_PATH | directory, 0, resolve) {
-        Err(Errno::ENOENT) => make(root, path, create)?,
-        result => result?,
+    let open = |resolve| match fs::open_resolved(root, path, libc::O_PATH | directory, 0, resolve) {
+        Err(Errno::ENOENT) => make(root, path, create),
+        result => result,
     };
-    match check(target, rule) {
+    let (target, by_link) = match open(PLAIN) {
+        Err(Errno::ELOOP) if rule != Rule::PlainDirectory => (open(IN_ROOT)?, true),
+        result => (result?, false),
+    };
+    match check(target, rule, by_link.then_some(root)) {
         Ok(()) => Ok(target),
         Err(errno) => {
             fs::close(target);
@@ -41,10 +69,19 @@ pub fn open_target(root: RawFd, path: &CStr, create: Create, rule: Rule) -> Sys<
     }
 }
 
-/// Whether an opened destination is what `rule` wants.
-fn check(target: RawFd, rule: Rule) -> Sys {
-    if rule == Rule::OffProc && fs::file_system(target)? == PROC_SUPER_MAGIC {
+/// Whether an opened destination is what `rule` wants. A mount must not get onto `root` by a symbolic link: the Plan, which goes on
+/// with what is below, would not know.
+fn check(target: RawFd, rule: Rule, root: Option<RawFd>) -> Sys {
+    if rule != Rule::OffProc {
+        return Ok(());
+    }
+    if fs::file_system(target)? == PROC_SUPER_MAGIC {
         return Err(Errno::EPERM);
+    }
+    if let Some(root) = root
+        && is_same(target, root)?
+    {
+        return Err(Errno::EBUSY);
     }
     Ok(())
 }

@@ -5,11 +5,12 @@
 
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
-use super::mounts::{Entry, filesystem_options, propagate};
+use super::mounts::{Entry, attach, attributes, filesystem_options, propagate};
 use crate::cgroup::Layout;
 use crate::cgroup::layout::{Mode, V1Mount};
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Slot, Source};
+use crate::sys::mount::Attributes;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
 
@@ -36,7 +37,7 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
             into: slots::TARGET,
         },
     );
-    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    attach(builder, entry, mount);
     propagate(builder, entry, mount);
     Ok(())
 }
@@ -50,14 +51,14 @@ fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Resul
             Op::NewFilesystem {
                 kind: c"cgroup2".into(),
                 options: filesystem_options(input, entry)?,
-                attributes: entry.options.set,
+                attributes: entry.options.of_new_mount(),
                 into: slots::MOUNT,
             },
         );
     } else if let Some(directory) = input.cgroup_directory("") {
         bind(builder, entry, directory, slots::MOUNT)?;
     } else {
-        let attributes = entry.options.set | libc::MOUNT_ATTR_RDONLY;
+        let attributes = entry.options.of_new_mount() | libc::MOUNT_ATTR_RDONLY;
         builder.push(entry.field.clone(), tmpfs(attributes, slots::MOUNT));
     }
     place(builder, entry, slots::MOUNT)
@@ -66,7 +67,8 @@ fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Resul
 fn bind(builder: &mut Builder, entry: &Entry<'_>, directory: &Path, into: Slot) -> Result<()> {
     let source = Source::Path(cpath(&entry.field, directory)?);
     builder.push(entry.field.clone(), Op::CloneTree { source, recursive: false, into });
-    let attributes = crate::sys::mount::Attributes { set: entry.options.set, ..Default::default() };
+    // A copy of a shared mount is its peer: what is mounted on it, a mask for instance, would be mounted on the host, too.
+    let attributes = Attributes { propagation: libc::MS_PRIVATE, ..attributes(entry.options.of_new_mount(), 0) };
     builder.push(entry.field.clone(), Op::SetAttributes { mount: into, attributes, recursive: false });
     Ok(())
 }
@@ -89,7 +91,8 @@ fn directory(mount: &V1Mount) -> String {
 /// cgroup v1: a tmpfs with a directory for each hierarchy, and links where one hierarchy has several controllers.
 fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     let field = &entry.field;
-    builder.push(field.clone(), tmpfs(entry.options.set & !libc::MOUNT_ATTR_RDONLY, slots::OTHER));
+    let attributes = entry.options.of_new_mount();
+    builder.push(field.clone(), tmpfs(attributes & !libc::MOUNT_ATTR_RDONLY, slots::OTHER));
     place(builder, entry, slots::OTHER)?;
     let namespaced = input.namespace(LinuxNamespaceType::Cgroup).is_some();
     for mount in &input.layout.v1 {
@@ -107,12 +110,7 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
             }
             builder.push(
                 field.clone(),
-                Op::NewFilesystem {
-                    kind: c"cgroup".into(),
-                    options,
-                    attributes: entry.options.set,
-                    into: slots::MOUNT,
-                },
+                Op::NewFilesystem { kind: c"cgroup".into(), options, attributes, into: slots::MOUNT },
             );
         } else {
             bind(builder, entry, own, slots::MOUNT)?;
@@ -130,8 +128,8 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
         bind(builder, entry, path, slots::MOUNT)?;
         sub_mount(builder, entry, "unified")?;
     }
-    if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 {
-        let attributes = crate::sys::mount::Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Default::default() };
+    if attributes & libc::MOUNT_ATTR_RDONLY != 0 {
+        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
         builder.push(field.clone(), Op::SetAttributes { mount: slots::OTHER, attributes, recursive: false });
     }
     Ok(())

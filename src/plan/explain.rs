@@ -149,6 +149,10 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             Kind::System,
             format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),
         ),
+        Op::Mask { path, .. } if errno == Errno::EBUSY => {
+            let path = path.to_string_lossy();
+            Error::new(Kind::Config, format!("{}: {path:?} is the root, which cannot be hidden: remove it", step.field))
+        }
         Op::MakeDevice { device, .. } if errno == Errno::EEXIST => {
             let path = device.path.to_string_lossy();
             let problem = format!("{path:?} exists already and is not that device: remove it from the rootfs");
@@ -193,6 +197,9 @@ fn target_problem(path: &str, rule: crate::init::Rule, errno: Errno) -> String {
         }
         (Rule::PlainDirectory, Errno::ELOOP | Errno::ENOTDIR) => {
             format!("{path:?} must be mounted on ordinary directory: remove the symbolic link or file from the rootfs")
+        }
+        (Rule::OffProc, Errno::EBUSY) => {
+            format!("the destination {path:?} leads to the root by a symbolic link: make \"/\" the destination")
         }
         (_, Errno::ENOTDIR) => {
             format!("the destination {path:?}: not a directory: source and destination must be of one kind")

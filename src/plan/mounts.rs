@@ -126,8 +126,8 @@ pub struct Outside {
 /// What was compiled of the mounts.
 #[derive(Debug)]
 pub(super) struct Mounted {
-    /// The field of a new file system at /dev that is to be read-only in the end ([`finish`]).
-    read_only_dev: Option<String>,
+    /// New file systems that are to be read-only in the end ([`finish`]): the field, and where the mount is.
+    read_only: Vec<(String, Slot)>,
     /// Whether there is a procfs at /proc that does not wait for the network namespace.
     has_proc: bool,
 }
@@ -138,8 +138,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
     root(builder, input)?;
     let (at_once, waiting) = entries.split_at(first_to_wait(input, &entries));
     let mut new_dev = false;
+    let mut read_only = Vec::new();
     let mut compile = |builder: &mut Builder, entry: &Entry<'_>| {
-        if entry.is_at("/dev") || entry.is_at("/") {
+        if (entry.is_at("/dev") || entry.is_at("/")) && !entry.options.remount {
             new_dev = is_dev_tmpfs(entry);
         }
         let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
@@ -147,10 +148,10 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
             builder.need_network();
         }
         match entry.kind {
-            "cgroup" | "cgroup2" if entry.options.bind.is_none() => cgroup_mounts::compile(builder, input, entry),
-            "bind" if !entry.options.remount => bind(builder, input, entry, outside),
             _ if entry.options.remount => remount(builder, entry),
-            _ => filesystem(builder, input, entry, in_dev),
+            "cgroup" | "cgroup2" => cgroup_mounts::compile(builder, input, entry),
+            "bind" => bind(builder, input, entry, outside),
+            _ => filesystem(builder, input, entry, in_dev, &mut read_only),
         }
     };
     at_once.iter().try_for_each(|entry| compile(builder, entry))?;
@@ -158,11 +159,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
     let has_proc = at_once.iter().any(|entry| entry.kind == "proc" && entry.is_at("/proc"));
     let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
     if !host_dev {
-        super::devices::compile(builder, input, entries.iter().any(is_dev_tmpfs))?;
+        super::devices::compile(builder, input, new_dev)?;
     }
-    let dev = entries.into_iter().find(is_dev_tmpfs);
-    let read_only_dev = dev.filter(|dev| dev.options.set & libc::MOUNT_ATTR_RDONLY != 0).map(|dev| dev.field);
-    Ok(Mounted { read_only_dev, has_proc })
+    Ok(Mounted { read_only, has_proc })
 }
 
 /// Whether what is mounted may depend on the network namespace of who mounts it: a sysfs and some others show it, and so does what can be bound from
@@ -187,9 +186,9 @@ fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
 
 /// Everything that is done to the mounts once all of them are there and the root has been changed.
 pub(super) fn finish(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) {
-    if let Some(field) = mounted.read_only_dev {
-        // Only now: the device nodes had to be made in it.
-        builder.push(field, set(slots::DEV, libc::MOUNT_ATTR_RDONLY));
+    for (field, mount) in mounted.read_only {
+        // Only now: device nodes and places of other mounts had to be made in it.
+        builder.push(field, set(mount, libc::MOUNT_ATTR_RDONLY));
     }
     if input.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
         builder.push("root.readonly", set(slots::ROOT, libc::MOUNT_ATTR_RDONLY));
@@ -286,18 +285,37 @@ pub(super) fn root_propagation(input: &Input<'_>) -> Result<Option<(u64, bool)>>
     }
 }
 
-/// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev.
-fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_dev: Option<&str>) -> Result<()> {
+/// A new file system: proc, tmpfs, devpts, sysfs, ... `in_dev` is the name of its place in a new /dev. If something may still have to be
+/// written there, `read_only` gets it instead of its being read-only at once.
+fn filesystem(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entry: &Entry<'_>,
+    in_dev: Option<&str>,
+    read_only: &mut Vec<(String, Slot)>,
+) -> Result<()> {
     if entry.kind != "proc" && entry.is_at("/proc") {
         let problem = "\"/proc\" cannot be mounted because it is not of type proc, and other files there would be \
                        taken for the kernel's: mount a procfs";
         return Err(Error::config(&entry.field, problem));
     }
-    let into = if is_dev_tmpfs(entry) { slots::DEV } else { slots::MOUNT };
+    let mut attributes = entry.options.of_new_mount();
+    let may_be_written = entry.kind == "tmpfs" || entry.is_at("/dev");
+    let waits = may_be_written && attributes & libc::MOUNT_ATTR_RDONLY != 0;
+    let into = match is_dev_tmpfs(entry) {
+        true => slots::DEV,
+        false if waits => builder.slot(&entry.field)?,
+        false => slots::MOUNT,
+    };
+    if into == slots::DEV {
+        // The one before is covered.
+        read_only.retain(|(_, mount)| *mount != into);
+    }
+    if waits {
+        attributes &= !libc::MOUNT_ATTR_RDONLY;
+        read_only.push((entry.field.clone(), into));
+    }
     let options = filesystem_options(input, entry)?;
-    // Read-only comes last where something is still to be written.
-    let later = if entry.options.copy_up || into == slots::DEV { libc::MOUNT_ATTR_RDONLY } else { 0 };
-    let attributes = (entry.options.set | entry.options.set_all) & !later;
     let op = if entry.kind == "tmpfs" && !entry.options.data.iter().any(|(key, _)| key == "mode") {
         Op::TmpfsLike { root: slots::ROOT, path: entry.path()?, options, attributes, into }
     } else {
@@ -322,11 +340,8 @@ fn filesystem(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, in_de
     );
     if entry.options.copy_up {
         builder.push(entry.field.clone(), Op::CopyUp { from: slots::TARGET, to: into });
-        if entry.options.set & later != 0 {
-            builder.push(entry.field.clone(), set(into, later));
-        }
     }
-    builder.push(entry.field.clone(), Op::Attach { mount: into, target: slots::TARGET });
+    attach(builder, entry, into);
     propagate(builder, entry, into);
     Ok(())
 }
@@ -387,27 +402,29 @@ pub(super) fn new_filesystem(
 
 /// Keys and values for fsconfig(2).
 pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
-    let option = |text: &str| cstring(format_args!("{}.options", entry.field), text);
     let mut options = Vec::new();
     if let Some(source) = entry.source {
         options.push((c"source".to_owned(), Some(cpath(format_args!("{}.source", entry.field), source)?)));
     }
-    if entry.options.set & libc::MOUNT_ATTR_RDONLY != 0 && entry.source.is_some_and(|source| source.starts_with("/dev"))
+    if entry.options.of_new_mount() & libc::MOUNT_ATTR_RDONLY != 0
+        && entry.source.is_some_and(|source| source.starts_with("/dev"))
     {
         // A device that is read-only itself can be mounted in no other way.
         options.push((c"ro".to_owned(), None));
     }
-    for flag in &entry.options.superblock {
-        options.push((option(flag)?, None));
-    }
-    for (key, value) in &entry.options.data {
-        let value = value.as_deref().map(option).transpose()?;
-        options.push((option(key)?, value));
-    }
+    options.extend(own_options(entry)?);
     if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host) {
         options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
     }
     Ok(options)
+}
+
+/// Those that are the file system's own, for fsconfig(2).
+fn own_options(entry: &Entry<'_>) -> Result<Vec<(CString, Option<CString>)>> {
+    let option = |text: &str| cstring(format_args!("{}.options", entry.field), text);
+    let flags = entry.options.superblock.iter().map(|flag| Ok((option(flag)?, None)));
+    let data = entry.options.data.iter();
+    flags.chain(data.map(|(key, value)| Ok((option(key)?, value.as_deref().map(option).transpose()?)))).collect()
 }
 
 /// A file or directory of the host.
@@ -458,10 +475,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
         };
         builder.push(entry.field.clone(), op);
     }
-    if entry.options.set_all != 0 || entry.options.clear_all != 0 {
-        let attributes = attributes(entry.options.set_all, entry.options.clear_all);
-        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
-    }
+    attributes_of_all(builder, entry, mount);
     builder.push(
         entry.field.clone(),
         Op::Target {
@@ -472,7 +486,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
             into: slots::TARGET,
         },
     );
-    builder.push(entry.field.clone(), Op::Attach { mount, target: slots::TARGET });
+    attach(builder, entry, mount);
     let from_outside = mount != slots::MOUNT;
     if from_outside && input.namespace(LinuxNamespaceType::Mount).is_some() {
         // A copy of a shared mount is its peer: what the container mounts there would be mounted on the host, too.
@@ -510,10 +524,18 @@ fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attribut
     Some(Attributes { set, clear: clear & !(set & !mount_options::ATIME), ..Attributes::default() })
 }
 
-fn attributes(set: u64, clear: u64) -> Attributes {
+pub(super) fn attributes(set: u64, clear: u64) -> Attributes {
     // The kernel wants the whole access time field cleared when it is set to something.
     let atime = if set & mount_options::ATIME != 0 { mount_options::ATIME } else { 0 };
     Attributes { set, clear: clear | atime, ..Attributes::default() }
+}
+
+/// What is said of the mount and all below it.
+fn attributes_of_all(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
+    if entry.options.set_all != 0 || entry.options.clear_all != 0 {
+        let attributes = attributes(entry.options.set_all, entry.options.clear_all);
+        builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: true });
+    }
 }
 
 /// The slot of the user namespace that an id-mapped mount is to have.
@@ -538,16 +560,32 @@ fn remount(builder: &mut Builder, entry: &Entry<'_>) -> Result<()> {
         entry.field.clone(),
         Op::OpenInRoot { root: slots::ROOT, path: entry.path()?, flags: libc::O_PATH, into: slots::TARGET },
     );
-    builder.push(
-        entry.field.clone(),
-        Op::SetAttributes {
-            mount: slots::TARGET,
-            attributes: attributes(entry.options.set, entry.options.clear),
-            recursive: false,
-        },
-    );
-    propagate(builder, entry, slots::TARGET);
+    let mount = slots::TARGET;
+    let options = own_options(entry)?;
+    if entry.options.bind.is_none() && !options.is_empty() {
+        builder.push(entry.field.clone(), Op::Reconfigure { mount, options });
+    }
+    let attributes = attributes(entry.options.set, entry.options.clear);
+    builder.push(entry.field.clone(), Op::SetAttributes { mount, attributes, recursive: false });
+    attributes_of_all(builder, entry, mount);
+    propagate(builder, entry, mount);
     Ok(())
+}
+
+/// Puts `mount` in its place, which is in [`slots::TARGET`]. One at "/" is the root from then on.
+pub(super) fn attach(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
+    let (field, root) = (&entry.field, slots::ROOT);
+    let is_root = entry.is_at("/");
+    if is_root {
+        // pivot_root(2) refuses a root that is mounted on a shared one.
+        let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+        builder.push(field.clone(), Op::SetAttributes { mount: root, attributes, recursive: false });
+    }
+    builder.push(field.clone(), Op::Attach { mount, target: slots::TARGET });
+    if is_root {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        builder.push(field.clone(), Op::OpenInRoot { root: mount, path: c"/".into(), flags, into: root });
+    }
 }
 
 pub(super) fn propagate(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
@@ -562,7 +600,9 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &M
     let Some(linux) = input.linux() else { return Ok(()) };
     let root = slots::ROOT;
     let mut hide = |field: &'static str, path: &str, op: &dyn Fn(CString) -> Op| {
-        let op = op(cstring(field, path)?);
+        // With a slash at the end the kernel finds no file. What ".." means depends on links before it, so that stays.
+        let tidy: PathBuf = Path::new(path).components().collect();
+        let op = op(cpath(field, &tidy)?);
         if mounted.is_complete_at(path) {
             builder.push(field, op);
         } else {

@@ -150,6 +150,11 @@ pub struct MountOptions {
 }
 
 impl MountOptions {
+    /// `MOUNT_ATTR_*` of a new mount, which has none below it: what is said of all mounts comes last, as it does where there are some.
+    pub fn of_new_mount(&self) -> u64 {
+        self.set & !self.clear_all | self.set_all
+    }
+
     /// Parses the list of options. Of options that contradict each other the last one counts, as in mount(8).
     ///
     /// # Errors
@@ -262,6 +267,15 @@ mod tests {
         assert_eq!(options.set_all, libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID);
         assert_eq!(options.set, 0);
         assert_eq!(options.propagation, [(libc::MS_PRIVATE, true)]);
+    }
+
+    #[test]
+    fn what_is_said_of_all_mounts_counts_for_a_new_one() {
+        assert_eq!(parse(&["rro", "nosuid"]).of_new_mount(), libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID);
+        assert_eq!(parse(&["ro", "rrw"]).of_new_mount(), 0);
+        // Two ways to keep access times at once are none.
+        assert_eq!(parse(&["rnoatime", "strictatime"]).of_new_mount(), NOATIME);
+        assert_eq!(parse(&["noatime", "rrelatime"]).of_new_mount(), RELATIME);
     }
 
     #[test]

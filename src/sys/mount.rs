@@ -1,4 +1,4 @@
-//! Mounts by descriptor: fsopen(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+//! Mounts by descriptor: fsopen(2), fspick(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
 
 use super::fs::{Sys, null};
 use super::raw::call;
@@ -10,6 +10,7 @@ use std::ptr;
 const FSCONFIG_SET_FLAG: u32 = 0;
 const FSCONFIG_SET_STRING: u32 = 1;
 const FSCONFIG_CMD_CREATE: u32 = 6;
+const FSCONFIG_CMD_RECONFIGURE: u32 = 7;
 
 /// The attributes of a mount, as mount_setattr(2) takes them (struct mount_attr).
 #[repr(C)]
@@ -32,7 +33,15 @@ pub fn fsopen(name: &CStr) -> Sys<RawFd> {
     unsafe { call!(libc::SYS_fsopen, name.as_ptr(), FSOPEN_CLOEXEC) }.map(|fd| fd as RawFd)
 }
 
-/// Sets a parameter of a file system that is being made; without a value it is a flag (fsconfig(2)).
+/// The file system of the mount that `mount` is the root of, to be configured anew (fspick(2)).
+pub fn fspick(mount: RawFd) -> Sys<RawFd> {
+    const FSPICK_CLOEXEC: u32 = 1;
+    const FSPICK_EMPTY_PATH: u32 = 8;
+    // SAFETY: the string is static.
+    unsafe { call!(libc::SYS_fspick, mount, c"".as_ptr(), FSPICK_CLOEXEC | FSPICK_EMPTY_PATH) }.map(|fd| fd as RawFd)
+}
+
+/// Sets a parameter of a file system that is being made or changed; without a value it is a flag (fsconfig(2)).
 pub fn fsconfig_set(fs: RawFd, key: &CStr, value: Option<&CStr>) -> Sys {
     let (command, value) = match value {
         Some(value) => (FSCONFIG_SET_STRING, value.as_ptr()),
@@ -46,6 +55,12 @@ pub fn fsconfig_set(fs: RawFd, key: &CStr, value: Option<&CStr>) -> Sys {
 pub fn fsconfig_create(fs: RawFd) -> Sys {
     // SAFETY: the command takes no strings.
     unsafe { call!(libc::SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, null(), null(), 0) }.map(drop)
+}
+
+/// Changes the superblock (FSCONFIG_CMD_RECONFIGURE of fsconfig(2)).
+pub fn fsconfig_reconfigure(fs: RawFd) -> Sys {
+    // SAFETY: the command takes no strings.
+    unsafe { call!(libc::SYS_fsconfig, fs, FSCONFIG_CMD_RECONFIGURE, null(), null(), 0) }.map(drop)
 }
 
 /// A detached mount of the file system, with `MOUNT_ATTR_*` attributes (fsmount(2)).

@@ -30,6 +30,7 @@ pub(super) fn mounts(check: &mut Check<'_>) -> Result<()> {
 #[derive(Default)]
 struct Traits<'a> {
     bind: bool,
+    remount: bool,
     id_mapped: bool,
     copy_up: bool,
     data: Option<&'a str>,
@@ -41,6 +42,7 @@ impl<'a> Traits<'a> {
         for option in mount.options().iter().flatten() {
             match mount_options::effect(option) {
                 Some(Effect::Bind(_)) => traits.bind = true,
+                Some(Effect::Remount) => traits.remount = true,
                 Some(Effect::IdMap(_)) => traits.id_mapped = true,
                 Some(Effect::CopyUp) => traits.copy_up = true,
                 Some(_) => {}
@@ -60,7 +62,8 @@ fn bind(check: &mut Check<'_>, index: usize, mount: &Mount, traits: &Traits<'_>)
         let problem = format!("{option:?} is an option of file systems, which a bind mount cannot take: left out");
         check.warn(format!("mounts[{index}].options"), problem);
     }
-    if mount.source().as_deref().is_none_or(|source| source.as_os_str().is_empty()) {
+    // A remount has no use for one.
+    if !traits.remount && mount.source().as_deref().is_none_or(|source| source.as_os_str().is_empty()) {
         return Err(Error::config(format_args!("mounts[{index}].source"), "is missing: a bind mount needs it"));
     }
     Ok(())
