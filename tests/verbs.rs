@@ -7,8 +7,9 @@ mod common;
 use common::{Bundle, Lab, eventually, eventually_is};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
@@ -111,6 +112,41 @@ fn pause_and_resume() {
     assert_eq!(status(&lab, &bundle), "running");
     lab.microrun(&["pause", &bundle.id]).ok();
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
+}
+
+/// `pause` does not wait for what somebody else has thawed or ended by then.
+#[test]
+fn a_pause_that_is_overtaken() {
+    let lab = lab!();
+    if let Err(why) = common::require_strace() {
+        skip!("{why}");
+    }
+    for (verb, words) in [
+        (&["resume"][..], "was thawed while it was being paused"),
+        (&["kill"], ""),
+        (&["delete", "--force"], "container not running"),
+    ] {
+        let (bundle, _) = sleeper(&lab, |_| {});
+        // Long enough after telling the kernel for the other verb to come in between.
+        let pause = lab.command(&["pause", &bundle.id]);
+        let mut slow = Command::new("strace");
+        slow.args(["-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=1000000"]);
+        slow.arg(pause.get_program()).args(pause.get_args());
+        let mut slow = Ended(slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        eventually_is(|| status(&lab, &bundle), &"paused".to_owned());
+        let signal: &[&str] = if verb[0] == "kill" { &["KILL"] } else { &[] };
+        lab.microrun(&[verb, &[bundle.id.as_str()], signal].concat()).ok();
+        let began = Instant::now();
+        let ended = slow.0.wait().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(8), "{verb:?}: it sat out its time");
+        let mut said = String::new();
+        slow.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!ended.success() && said.contains(words), "{verb:?}: {ended} {said}");
+        if verb[0] == "resume" {
+            assert_eq!(status(&lab, &bundle), "running");
+        }
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    }
 }
 
 #[test]
