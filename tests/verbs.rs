@@ -114,6 +114,49 @@ fn pause_and_resume() {
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
 }
 
+/// A created container is paused first of all, and created again when it is resumed.
+#[test]
+fn pause_and_resume_before_start() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.created(&bundle);
+    let paused = || {
+        lab.microrun(&["pause", &bundle.id]).ok();
+        assert_eq!(status(&lab, &bundle), "paused");
+    };
+    paused();
+    for (verb, words) in [
+        (&["start"][..], "cannot start a container in the paused state: resume it first"),
+        (&["pause"], "container not running"),
+        (&["delete"], "that is not stopped: paused"),
+        (&["checkpoint", "--image-path", "/nosuch"], "cannot be checkpointed in created state"),
+    ] {
+        let said = lab.microrun(&[verb, &[bundle.id.as_str()]].concat()).failed();
+        assert!(said.contains(words), "{verb:?}: {said}");
+    }
+    let said = lab.exec(&bundle, &[], &["true"]).failed();
+    assert!(said.contains("cannot exec in a paused container"), "{said}");
+    lab.microrun(&["update", "--pids-limit", "30", &bundle.id]).ok();
+    lab.microrun(&["resume", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "created");
+    assert!(lab.microrun(&["resume", &bundle.id]).failed().contains("container not paused"));
+    paused();
+    lab.microrun(&["resume", &bundle.id]).ok();
+    lab.microrun(&["start", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "running");
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+
+    lab.created(&bundle);
+    paused();
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    eventually_is(|| status(&lab, &bundle), &"stopped".to_owned());
+    lab.microrun(&["delete", &bundle.id]).ok();
+    lab.created(&bundle);
+    paused();
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
+
 /// `pause` does not wait for what somebody else has thawed or ended by then.
 #[test]
 fn a_pause_that_is_overtaken() {

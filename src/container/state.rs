@@ -106,7 +106,7 @@ pub enum Status {
     Created,
     /// The program runs.
     Running,
-    /// Its processes are frozen.
+    /// Its processes are frozen, whether it has been started or not.
     Paused,
     /// Init is gone.
     Stopped,
@@ -460,15 +460,17 @@ impl Entry {
         let Some(init) = self.init()? else { return Ok((Status::Creating, None)) };
         let Some(about) = init.look() else { return Ok((Status::Stopped, None)) };
         let may_be_started = self.start_socket().exists();
+        let is_frozen = || state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false));
         let status = if may_be_started && super::start::is_awaited(self) {
-            Status::Created
+            // As in runc: it is frozen first of all, and created again once it is thawed.
+            if is_frozen() { Status::Paused } else { Status::Created }
         } else if may_be_started && self.is_locked()? {
             // Nobody listens yet. (When nobody listens any more, `start` is about to remove the socket, without a lock.)
             Status::Creating
         } else if !may_be_started && !init.is_in_place(&about) && self.is_locked()? {
             // By `run`, which has it locked. (Who has been started by `start` is in its place, and nobody has it locked.)
             Status::Creating
-        } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
+        } else if is_frozen() {
             Status::Paused
         } else {
             Status::Running
