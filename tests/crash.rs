@@ -26,20 +26,10 @@ fn points() -> usize {
 /// How long the kernel may take to end processes that were killed. It is measured so that nothing waits for a deadline.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Whether strace is there and may trace.
-fn require_strace() -> Result<(), String> {
-    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
-    match traced {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(format!("strace cannot trace here ({status})")),
-        Err(error) => Err(format!("needs strace ({error})")),
-    }
-}
-
 /// A laboratory with strace, or the end of the test.
 macro_rules! traced_lab {
     () => {{
-        if let Err(why) = require_strace() {
+        if let Err(why) = common::require_strace() {
             skip!("{why}");
         }
         lab!()

@@ -182,6 +182,30 @@ fn a_container_that_is_not_there_to_join() {
     assert!(stopped.code == 255 && stopped.stderr.contains("cannot exec in a stopped container"), "{stopped:?}");
 }
 
+/// The kernel says "out of memory" of a pid namespace whose init has ended (clone(2)).
+#[test]
+fn a_container_that_ends_while_it_is_joined() {
+    let lab = lab!();
+    if let Err(why) = common::require_strace() {
+        skip!("{why}");
+    }
+    let bundle = lab.sleeper(|_| {});
+    let exec = lab.command(&["exec", &bundle.id, "true"]);
+    let trace = lab.path("trace");
+    let mut slow = Command::new("strace");
+    slow.args(["-f", "-o", trace.to_str().unwrap(), "-e", "trace=setns,clone3"]);
+    // Between the stage, which enters the namespaces, and the process that it clones.
+    slow.args(["-e", "inject=clone3:delay_enter=1000000"]).arg(exec.get_program()).args(exec.get_args());
+    let slow = slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually(|| fs::read_to_string(&trace).is_ok_and(|text| text.contains("setns(")));
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    let ended = slow.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(255) && said.contains("cannot exec in a stopped container"), "{ended:?}");
+    let trace = fs::read_to_string(trace).unwrap();
+    assert!(trace.contains("ENOMEM"), "{trace}");
+}
+
 #[test]
 fn a_failing_pid_file_leaves_no_process() {
     let lab = lab!();

@@ -254,6 +254,22 @@ fn signals_reach_the_container() {
     assert_eq!(fs::read_to_string(&out).unwrap(), "ready\nterm\n");
 }
 
+/// The pool has the container locked to its end.
+#[test]
+fn limits_are_changed_while_the_command_waits() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo ready; sleep 1000", |_| {});
+    let out = bundle.path.join("out");
+    let id = format!("{}-given", bundle.id);
+    let mut command = pool.command(&run_args(&bundle, &[&id]));
+    let mut running = command.stdout(fs::File::create(&out).unwrap()).spawn().unwrap();
+    eventually(|| fs::read_to_string(&out).unwrap() == "ready\n");
+    pool.microrun(&["update", "--pids-limit", "20", &id]).ok();
+    pool.microrun(&["kill", &id, "KILL"]).ok();
+    assert_eq!(running.wait().unwrap().code(), Some(137));
+    eventually(|| pool.microrun(&["list", "-q"]).ok().is_empty());
+}
+
 #[test]
 fn what_cannot_wait_is_refused_with_the_field() {
     let pool = pool!();

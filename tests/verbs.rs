@@ -7,9 +7,10 @@ mod common;
 use common::{Bundle, Lab, eventually, eventually_is, output, push};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
@@ -112,6 +113,182 @@ fn pause_and_resume() {
     assert_eq!(status(&lab, &bundle), "running");
     lab.microrun(&["pause", &bundle.id]).ok();
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
+}
+
+/// A created container is paused first of all, and created again when it is resumed.
+#[test]
+fn pause_and_resume_before_start() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.created(&bundle);
+    let paused = || {
+        lab.microrun(&["pause", &bundle.id]).ok();
+        assert_eq!(status(&lab, &bundle), "paused");
+    };
+    paused();
+    for (verb, words) in [
+        (&["start"][..], "cannot start a container in the paused state: resume it first"),
+        (&["pause"], "container not running"),
+        (&["delete"], "that is not stopped: paused"),
+        (&["checkpoint", "--image-path", "/nosuch"], "cannot be checkpointed in created state"),
+    ] {
+        let said = lab.microrun(&[verb, &[bundle.id.as_str()]].concat()).failed();
+        assert!(said.contains(words), "{verb:?}: {said}");
+    }
+    let said = lab.exec(&bundle, &[], &["true"]).failed();
+    assert!(said.contains("cannot exec in a paused container"), "{said}");
+    lab.microrun(&["update", "--pids-limit", "30", &bundle.id]).ok();
+    lab.microrun(&["resume", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "created");
+    assert!(lab.microrun(&["resume", &bundle.id]).failed().contains("container not paused"));
+    paused();
+    lab.microrun(&["resume", &bundle.id]).ok();
+    lab.microrun(&["start", &bundle.id]).ok();
+    assert_eq!(status(&lab, &bundle), "running");
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+
+    lab.created(&bundle);
+    paused();
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    eventually_is(|| status(&lab, &bundle), &"stopped".to_owned());
+    lab.microrun(&["delete", &bundle.id]).ok();
+    lab.created(&bundle);
+    paused();
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
+
+/// `pause` does not wait for what somebody else has thawed or ended by then.
+#[test]
+fn a_pause_that_is_overtaken() {
+    let lab = lab!();
+    if let Err(why) = common::require_strace() {
+        skip!("{why}");
+    }
+    for (verb, words) in [
+        (&["resume"][..], "was thawed while it was being paused"),
+        (&["kill"], ""),
+        (&["delete", "--force"], "container not running"),
+    ] {
+        let (bundle, _) = sleeper(&lab, |_| {});
+        // Long enough after telling the kernel for the other verb to come in between.
+        let pause = lab.command(&["pause", &bundle.id]);
+        let mut slow = Command::new("strace");
+        slow.args(["-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=1000000"]);
+        slow.arg(pause.get_program()).args(pause.get_args());
+        let mut slow = Ended(slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        eventually_is(|| status(&lab, &bundle), &"paused".to_owned());
+        let signal: &[&str] = if verb[0] == "kill" { &["KILL"] } else { &[] };
+        lab.microrun(&[verb, &[bundle.id.as_str()], signal].concat()).ok();
+        let began = Instant::now();
+        let ended = slow.0.wait().unwrap();
+        assert!(began.elapsed() < Duration::from_secs(8), "{verb:?}: it sat out its time");
+        let mut said = String::new();
+        slow.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!ended.success() && said.contains(words), "{verb:?}: {ended} {said}");
+        if verb[0] == "resume" {
+            assert_eq!(status(&lab, &bundle), "running");
+        }
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    }
+}
+
+/// `run` in the foreground has the container locked to its end, or a pool for it.
+#[test]
+fn an_update_of_what_runs_in_the_foreground() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut run = Ended(command.stdin(Stdio::null()).spawn().unwrap());
+    eventually_is(|| status(&lab, &bundle), &"running".to_owned());
+    let pid = serde_json::from_str::<Value>(&lab.microrun(&["state", &bundle.id]).ok()).unwrap()["pid"].as_i64();
+    lab.microrun(&["update", "--pids-limit", "20", &bundle.id]).ok();
+    let pids = limit(pid.unwrap().try_into().unwrap(), ("pids", "pids.max"), "pids.max");
+    assert_eq!(pids, "20");
+    // Of updates at once none is lost.
+    let updates: Vec<Child> = [["--cpu-quota", "60000"], ["--cpu-period", "90000"], ["--memory", "64M"]]
+        .iter()
+        .map(|options| {
+            let args = [&["update"], &options[..], &[bundle.id.as_str()]].concat();
+            lab.command(&args).stdin(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    for mut update in updates {
+        assert!(update.wait().unwrap().success());
+    }
+    let directory = lab.path("run").join(&bundle.id);
+    let state: Value = serde_json::from_slice(&fs::read(directory.join("state.json")).unwrap()).unwrap();
+    let resources = &state["resources"];
+    assert_eq!(resources["cpu"]["quota"], 60000, "{resources}");
+    assert_eq!(resources["cpu"]["period"], 90000, "{resources}");
+    assert_eq!(resources["memory"]["limit"], 64 << 20, "{resources}");
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    assert_eq!(run.0.wait().unwrap().code(), Some(137));
+    assert!(!directory.exists());
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
+
+/// Whichever is first, an update of a container that is deleted ends, and leaves nothing.
+#[test]
+fn an_update_while_the_container_is_deleted() {
+    let lab = lab!();
+    for _ in 0..20 {
+        let (bundle, _) = sleeper(&lab, |_| {});
+        let mut command = lab.command(&["update", "--pids-limit", "20", &bundle.id]);
+        let updates: Vec<Child> =
+            (0..3).map(|_| command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()).collect();
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+        for update in updates {
+            let ended = update.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr);
+            let is_told = ["container not running", "container does not exist", "being created or deleted"];
+            assert!(ended.status.success() || is_told.iter().any(|words| said.contains(words)), "{said}");
+        }
+        assert!(!lab.path("run").join(&bundle.id).exists());
+        assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+    }
+}
+
+/// A file system of the test's own, with a container that is deleted before it.
+struct Mounted<'a>(&'a Lab, String, std::path::PathBuf);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let Self(lab, id, path) = self;
+        lab.microrun(&["delete", "--force", id]);
+        common::host("umount", &[path.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn limits_that_cannot_be_recorded_are_not_set() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["resources"]["pids"] = json!({"limit": 40});
+    });
+    let run = lab.path("run");
+    common::host("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", run.to_str().unwrap()]);
+    let _mounted = Mounted(&lab, bundle.id.clone(), run.clone());
+    let pid = lab.started(&bundle);
+    let pids = || limit(pid, ("pids", "pids.max"), "pids.max");
+    assert_eq!(pids(), "40");
+    let full = run.join("full");
+    assert!(fs::write(&full, vec![0; 2 << 20]).is_err());
+    let said = lab.microrun(&["update", "--pids-limit", "30", &bundle.id]).failed();
+    assert!(said.contains("state.json: no space left on device"), "{said}");
+    assert_eq!(pids(), "40");
+    fs::remove_file(full).unwrap();
+    let files = || {
+        let mut names: Vec<_> =
+            fs::read_dir(run.join(&bundle.id)).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(files(), ["config.json", "init", "state.json"]);
+    lab.microrun(&["update", "--pids-limit", "30", &bundle.id]).ok();
+    assert_eq!(pids(), "30");
+    assert_eq!(files(), ["config.json", "init", "state.json"]);
 }
 
 #[test]

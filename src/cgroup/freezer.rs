@@ -6,14 +6,28 @@ use crate::error::{Doing, Kind};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a container may take to freeze: a process in an uninterruptible sleep does not.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether somebody has thawed what is to freeze: no event tells of that.
+const TICK: Duration = Duration::from_millis(10);
 /// How often the v1 freezer is told again to freeze a cgroup that it finds FREEZING.
 const V1_TRIES: u32 = 1000;
+
+/// What came of freezing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Every process is stopped.
+    Frozen,
+    /// Somebody else has let the processes go on.
+    Thawed,
+    /// No process is left, or the cgroup is gone.
+    Empty,
+}
 
 impl Handle {
     /// The directory whose switch stops the container's processes.
@@ -24,14 +38,37 @@ impl Handle {
     /// Stops every process of the container where it is, and returns when all are stopped.
     ///
     /// # Errors
-    /// A kernel without a freezer, or processes that do not stop within 10 s; then they go on.
+    /// A kernel without a freezer, or processes that do not stop within 10 s; then they go on. Processes that somebody
+    /// thaws or ends meanwhile.
     pub fn freeze(&self) -> Result<()> {
-        let frozen = match (&self.unified, self.v1.get("freezer")) {
-            (Some(directory), _) => freeze_v2(directory),
-            (None, Some(directory)) => freeze_v1(directory),
-            (None, None) => Err(no_freezer()),
+        let problem = match self.try_freeze()? {
+            Outcome::Frozen => return Ok(()),
+            Outcome::Thawed => {
+                "the container was thawed while it was being paused, by a resume or by a signal that ends it: see its \
+                 state"
+            }
+            Outcome::Empty => "container not running: no process is left in its cgroup",
         };
-        frozen.or_else(|error| self.thaw().and(Err(error)))
+        Err(Error::new(Kind::WrongState, problem))
+    }
+
+    /// As [`Handle::freeze`], for who can do with any outcome.
+    pub(super) fn try_freeze(&self) -> Result<Outcome> {
+        let (directory, outcome) = match (&self.unified, self.v1.get("freezer")) {
+            (Some(directory), _) => (directory, freeze_v2(directory)),
+            (None, Some(directory)) => (directory, freeze_v1(directory)),
+            (None, None) => return Err(no_freezer()),
+        };
+        match outcome {
+            Err(_) if !directory.exists() => Ok(Outcome::Empty),
+            Err(error) => self.thaw().and(Err(error)),
+            Ok(Outcome::Empty) => {
+                // It may be gone at any moment.
+                let _ = self.thaw();
+                Ok(Outcome::Empty)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Lets the container's processes go on.
@@ -59,14 +96,10 @@ impl Handle {
     /// # Errors
     /// A cgroup that exists but cannot be read.
     pub fn is_frozen(&self) -> Result<bool> {
-        if let Some(directory) = &self.unified {
-            let file = directory.join("cgroup.freeze");
-            match fs::read_to_string(&file) {
-                Ok(text) if text.trim() == "1" => return Ok(true),
-                Ok(_) => {}
-                Err(error) if tree::is_gone(&error) => {}
-                Err(error) => return Err(Error::io(format!("read {}", file.display()), &error)),
-            }
+        if let Some(directory) = &self.unified
+            && is_set_v2(directory)?
+        {
+            return Ok(true);
         }
         Ok(self.v1.get("freezer").is_some_and(|directory| frozen_v1(directory)))
     }
@@ -86,12 +119,37 @@ fn set(directory: &Path, file: &str, value: &str) -> Result<()> {
     }
 }
 
-fn freeze_v2(directory: &Path) -> Result<()> {
+fn freeze_v2(directory: &Path) -> Result<Outcome> {
+    let deadline = Instant::now() + TIMEOUT;
     set(directory, "cgroup.freeze", "1")?;
     let file = directory.join("cgroup.events");
     let events = tree::open_file(&file).doing(|| format!("open {}", file.display()))?;
-    let frozen = tree::wait_event(&events, Instant::now() + TIMEOUT, |text| text.contains("frozen 1"));
-    if frozen.doing(|| format!("wait for {}", file.display()))? { Ok(()) } else { Err(does_not_freeze(directory)) }
+    let is_empty = |text: &str| text.contains("populated 0");
+    let is_over = |text: &str| is_empty(text) || text.contains("frozen 1");
+    while Instant::now() < deadline {
+        let waited = tree::wait_event(&events, deadline.min(Instant::now() + TICK), is_over);
+        if waited.doing(|| format!("wait for {}", file.display()))? {
+            // What cannot be read any more has been removed.
+            let is_empty = tree::reread(&events).map_or(true, |text| is_empty(&text));
+            return Ok(if is_empty { Outcome::Empty } else { Outcome::Frozen });
+        }
+        if !is_set_v2(directory)? {
+            return Ok(if directory.exists() { Outcome::Thawed } else { Outcome::Empty });
+        }
+    }
+    Err(does_not_freeze(directory))
+}
+
+/// Whether the switch is on; that of a cgroup that is gone is not.
+fn is_set_v2(directory: &Path) -> Result<bool> {
+    let file = directory.join("cgroup.freeze");
+    // It says one digit, and `start` reads it too: so one read(2).
+    let mut digit = [0];
+    match fs::File::open(&file).and_then(|mut file| file.read(&mut digit)) {
+        Ok(_) => Ok(digit == *b"1"),
+        Err(error) if tree::is_gone(&error) => Ok(false),
+        Err(error) => Err(Error::io(format!("read {}", file.display()), &error)),
+    }
 }
 
 fn does_not_freeze(directory: &Path) -> Error {
@@ -102,25 +160,39 @@ fn does_not_freeze(directory: &Path) -> Error {
 
 /// The v1 freezer does not catch processes that are forked while it works; they are caught by telling it again. It
 /// gives no notice of its progress. Now and then all go on for a moment, for the same reason as in a traffic jam.
-fn freeze_v1(directory: &Path) -> Result<()> {
+fn freeze_v1(directory: &Path) -> Result<Outcome> {
+    set(directory, "freezer.state", "FROZEN")?;
     for attempt in 1..=V1_TRIES {
-        set(directory, "freezer.state", "FROZEN")?;
-        let file = directory.join("freezer.state");
-        if fs::read_to_string(&file).doing(|| format!("read {}", file.display()))?.trim() == "FROZEN" {
-            return Ok(());
-        }
         if attempt % 50 == 0 {
             set(directory, "freezer.state", "THAWED")?;
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(TICK);
+            set(directory, "freezer.state", "FROZEN")?;
         } else {
             thread::yield_now();
         }
+        let file = directory.join("freezer.state");
+        let state = fs::read_to_string(&file).doing(|| format!("read {}", file.display()))?;
+        if !is_own_v1(directory, &state) {
+            return Ok(Outcome::Thawed);
+        }
+        if state.trim() == "FROZEN" {
+            let left =
+                tree::pids(directory, true).doing(|| format!("read the processes of {}", directory.display()))?;
+            return Ok(if left.is_empty() { Outcome::Empty } else { Outcome::Frozen });
+        }
+        // Right after the look: who thaws it between the two is not noticed.
+        set(directory, "freezer.state", "FROZEN")?;
     }
     Err(does_not_freeze(directory))
 }
 
 fn frozen_v1(directory: &Path) -> bool {
     let state = fs::read_to_string(directory.join("freezer.state")).unwrap_or_default();
+    is_own_v1(directory, &state)
+}
+
+/// Whether freezer.state says that this cgroup is to be frozen.
+fn is_own_v1(directory: &Path, state: &str) -> bool {
     // FREEZING and FROZEN also tell of a cgroup above; self_freezing (Linux 3.10) tells of this one.
     let own = fs::read_to_string(directory.join("freezer.self_freezing")).map_or(true, |text| text.trim() == "1");
     matches!(state.trim(), "FROZEN" | "FREEZING") && own

@@ -1,6 +1,7 @@
 //! A container's cgroups as saved in state.json, and what can be done with them: list, join, kill, wait, remove.
 //! Freezing, statistics, events and updates have files of their own.
 
+use super::freezer::Outcome;
 use super::plan::Driver;
 use super::systemd::Unit;
 use super::tree;
@@ -91,8 +92,9 @@ impl Handle {
             return Ok(());
         }
         let paused = self.is_frozen()?;
-        if !paused {
-            self.freeze()?;
+        // Who thaws it meanwhile wants its processes to go on; they get the signal all the same.
+        if !paused && self.try_freeze()? == Outcome::Empty {
+            return Ok(());
         }
         let sent = self.send(signal);
         if !paused || signal == libc::SIGKILL {

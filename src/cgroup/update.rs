@@ -126,23 +126,22 @@ fn merge_weights(
 }
 
 impl Handle {
-    /// Changes the limits of the container from `old` to what [`merge`] makes of `old` and `new`, which is returned
-    /// to be saved, with this handle. On a hybrid machine, a limit whose v1 controller the container has not joined
-    /// makes it join: its processes are moved while it is frozen.
+    /// Changes the limits of the container from `old` to `merged`, which [`merge`] has made of them. On a hybrid machine, a
+    /// limit whose v1 controller the container has not joined makes it join, and this handle is to be saved: its processes
+    /// are moved while it is frozen.
     ///
     /// # Errors
     /// What the kernel refuses, as one sentence; then the old limits are written again.
-    pub fn update(&mut self, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
-        let merged = merge(old, new);
+    pub fn update(&mut self, old: &LinuxResources, merged: &LinuxResources) -> Result<()> {
         let layout = Layout::probe(Needs { controllers: true, ..Needs::default() })?;
-        if let Err(error) = self.apply(&merged, &layout) {
+        if let Err(error) = self.apply(merged, &layout) {
             // The old limits held before; that they hold again is all that can be tried.
             return Err(match self.apply(old, &layout) {
                 Ok(()) => error,
                 Err(other) => error.and(format!("set the old limits again: {other}")),
             });
         }
-        Ok(merged)
+        Ok(())
     }
 
     fn apply(&mut self, resources: &LinuxResources, layout: &Layout) -> Result<()> {

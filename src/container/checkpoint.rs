@@ -8,6 +8,7 @@ use super::criu::rpc::{self, Features, Notice, Switch, Task};
 use super::criu::{self, Choices, Directories, Session};
 use super::manage;
 use super::prepare;
+use super::start;
 use super::state::{Entry, Process, State, Status, Store};
 use super::stdio;
 use crate::error::{Doing, Error, Kind, Result};
@@ -97,7 +98,10 @@ impl Options {
 fn find(options: &Options) -> Result<Target> {
     let entry = options.store.find(&options.id)?;
     let state = entry.load()?;
-    let init = match entry.status(Some(&state))? {
+    let (status, init) = entry.status(Some(&state))?;
+    // A created container that is paused has no program yet either.
+    let status = if status == Status::Paused && start::is_awaited(&entry) { Status::Created } else { status };
+    let init = match (status, init) {
         (Status::Running | Status::Paused, Some(init)) => init,
         (status, _) => {
             let problem = format!("Container cannot be checkpointed in {} state", status.name());

@@ -4,15 +4,14 @@ use super::resctrl::{self, stats::IntelRdt};
 use super::state::{Entry, Process, State, Status, Store};
 use crate::cgroup::events::{Event, Events};
 use crate::cgroup::stats::Stats;
+use crate::cgroup::update::merge;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec;
 use crate::sys::pidfd;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -73,28 +72,57 @@ pub struct Schemata {
 /// Changes the limits of a container to what `change` says on top of those that it has.
 ///
 /// # Errors
-/// A container that does not run, or what the kernel refuses; then the old limits hold.
+/// A container that does not run, what the kernel refuses, or a state.json that cannot be written; then the old limits hold.
 pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schemata) -> Result<()> {
-    let (entry, _, status, _) = find(store, id)?;
-    if status == Status::Stopped {
-        return Err(not_running());
+    let (entry, _, status, init) = find(store, id)?;
+    match status {
+        Status::Stopped => return Err(not_running()),
+        // Who makes it writes its state.json and its limits.
+        Status::Creating => {
+            let problem = "cannot update a container that is still being created: wait for that";
+            return Err(Error::new(Kind::WrongState, problem));
+        }
+        Status::Created | Status::Running | Status::Paused => {}
     }
+    // Nobody keeps the container from ending meanwhile.
+    let has_ended = || init.is_some_and(|init| !init.is_alive());
+    update_alone(&entry, change, schemata).map_err(|error| if has_ended() { not_running() } else { error })
+}
+
+fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Schemata) -> Result<()> {
     // Two updates at once would each start from what the other does not know.
-    let locking = || format!("lock {}", entry.path().display());
-    let directory = File::open(entry.path()).doing(locking)?;
-    let _lock = Flock::lock(directory, FlockArg::LockExclusive).map_err(|(_, errno)| errno).doing(locking)?;
+    let Some(_lock) = entry.lock_state()? else { return Err(not_running()) };
     let mut state = entry.load()?;
     if *schemata != Schemata::default() {
         let resctrl = resctrl::mount_point().unwrap_or_else(|| resctrl::USUAL.into());
         update_schemata(&resctrl, &state, schemata)?;
     }
-    let old = match state.resources.take() {
+    let old = match state.resources.clone() {
         Some(resources) => resources,
-        None => configured(&entry)?,
+        None => configured(entry)?,
     };
-    let merged = state.cgroup.update(&old, change)?;
+    change_limits(entry, &mut state, &old, change)
+}
+
+/// Changes the limits from `old` to what `change` says on top of them, and records that.
+pub(super) fn change_limits(
+    entry: &Entry,
+    state: &mut State,
+    old: &LinuxResources,
+    change: &LinuxResources,
+) -> Result<()> {
+    let merged = merge(old, change);
+    // Before anything has changed: the disk may be full.
+    let staged = entry.stage(&State { resources: Some(merged.clone()), ..state.clone() })?;
+    let cgroup = state.cgroup.clone();
+    state.cgroup.update(old, &merged)?;
     state.resources = Some(merged);
-    entry.save(&state)
+    if state.cgroup == cgroup {
+        staged.commit()
+    } else {
+        // It has joined another, on a hybrid machine.
+        entry.save(state)
+    }
 }
 
 /// `linux.resources` of the container's config.json.

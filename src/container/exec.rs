@@ -34,6 +34,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long an init may take to end after its pid namespace has become unusable: it waits for all others there.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -340,6 +344,8 @@ fn clone_into(
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
     let spawned = launch::spawn(&plan, slots, birth, &report, manner, None).map_err(|error| match error.errno() {
         Some(Errno::ESRCH) => stopped(),
+        // What clone(2) says of a pid namespace whose init is ending.
+        Some(Errno::ENOMEM) if sys_process::ends_within(target.pidfd.as_raw_fd(), ENDING).unwrap_or(false) => stopped(),
         _ => error,
     })?;
     Ok(Started { to_be_attached: false, plan, child: spawned.child, sync: spawned.sync, report })

@@ -76,7 +76,7 @@ pub fn list(store: &Store) -> Result<Listing> {
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let entry = store.find(id)?;
     let state = entry.load()?;
-    let (status, init) = entry.status(Some(&state))?;
+    let (_, init) = entry.status(Some(&state))?;
     if all {
         return state.cgroup.kill(signal);
     }
@@ -92,8 +92,8 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
         Err(Errno::ESRCH) => Err(Error::new(Kind::WrongState, "container not running")),
         sent => sent.doing(|| format!("send signal {signal} to the container's init")),
     }?;
-    if status == Status::Paused && signal == libc::SIGKILL {
-        // A frozen v1 cgroup keeps its processes from dying.
+    // A frozen v1 cgroup keeps its processes from dying. It may have been frozen since the status was looked at.
+    if signal == libc::SIGKILL && state.cgroup.is_frozen().unwrap_or(false) {
         state.cgroup.thaw()?;
     }
     Ok(())

@@ -164,8 +164,7 @@ impl Resident {
         let state = &mut self.target.state;
         let configured = || self.target.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
         let old = state.resources.clone().or_else(configured).unwrap_or_else(control::no_limits);
-        state.resources = Some(state.cgroup.update(&old, change)?);
-        self.entry.save(state)
+        control::change_limits(&self.entry, state, &old, change)
     }
 
     /// What it uses.

@@ -103,6 +103,7 @@ fn not_created(status: Status) -> Error {
     let problem = match status {
         Status::Stopped => "cannot start a container that has stopped",
         Status::Creating => "cannot start a container that is still being created: wait for that",
+        Status::Paused => "cannot start a container in the paused state: resume it first",
         _ => "cannot start an already running container",
     };
     Error::new(Kind::WrongState, problem)

@@ -106,7 +106,7 @@ pub enum Status {
     Created,
     /// The program runs.
     Running,
-    /// Its processes are frozen.
+    /// Its processes are frozen, whether it has been started or not.
     Paused,
     /// Init is gone.
     Stopped,
@@ -235,6 +235,10 @@ pub fn new_id() -> String {
 /// The files that a container's directory has as a rule.
 const USUAL: [&str; 3] = ["state.json", "init", "config.json"];
 
+/// How often a directory is emptied before it is given up: an `update` that does not know yet that the container is gone may
+/// put its state.json there.
+const REMOVALS: u32 = 10;
+
 /// A container's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -257,12 +261,36 @@ pub enum Locking {
     Gone,
 }
 
+/// A state.json that is written, and waits to take the place of the one before. Dropped, it is removed.
+#[derive(Debug)]
+pub struct Staged {
+    scratch: PathBuf,
+    path: PathBuf,
+}
+
+impl Staged {
+    /// Puts it in its place. All that takes room has been done.
+    ///
+    /// # Errors
+    /// What the file system says; ENOENT if the container has been removed, even if another has its name by now.
+    pub fn commit(self) -> Result<()> {
+        fs::rename(&self.scratch, &self.path).doing(|| format!("write {}", self.path.display()))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // It is not there any more if it is in its place.
+        let _ = fs::remove_file(&self.scratch);
+    }
+}
+
 impl Lock {
-    /// The right to the container of this locked directory; `None` if it was removed meanwhile. Another container may have
-    /// its name by now, and is not locked.
-    fn of(directory: OwnedFd) -> Result<Option<Self>, Errno> {
-        // A removed directory has no link left (rmdir(2)).
-        Ok((fstat(&directory)?.st_nlink > 0).then_some(Self(directory)))
+    /// The right to the container of this locked directory, or to change this state.json; `None` if it was removed meanwhile.
+    /// Another one may have its name by now, and is not locked.
+    fn of(locked: OwnedFd) -> Result<Option<Self>, Errno> {
+        // What is removed has no link left (rmdir(2), unlink(2), rename(2)).
+        Ok((fstat(&locked)?.st_nlink > 0).then_some(Self(locked)))
     }
 
     /// The descriptor that holds it, to be handed to another process or table of descriptors.
@@ -396,9 +424,49 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn save(&self, state: &State) -> Result<()> {
-        let text = serde_json::to_vec(state)
-            .map_err(|error| Error::new(Kind::System, format!("write {}/state.json: {error}", self.path.display())))?;
-        self.write("state.json", &text)
+        self.write("state.json", &self.json(state)?)
+    }
+
+    fn json(&self, state: &State) -> Result<Vec<u8>> {
+        serde_json::to_vec(state)
+            .map_err(|error| Error::new(Kind::System, format!("write {}/state.json: {error}", self.path.display())))
+    }
+
+    /// Locks state.json for who is going to [`Entry::stage`] another: as soon as nobody else has it locked, who has it only
+    /// for the time of a change. `None` if the container is gone.
+    ///
+    /// It is not the lock of the container, which a `run` in the foreground holds to the end.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn lock_state(&self) -> Result<Option<Lock>> {
+        let path = self.path.join("state.json");
+        let locking = || format!("lock {}", path.display());
+        loop {
+            let file: OwnedFd = match fs::File::open(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                file => file.doing(locking)?.into(),
+            };
+            sys_fs::retry(|| sys_fs::lock(file.as_raw_fd(), libc::LOCK_EX)).doing(locking)?;
+            // Otherwise another file has taken its place meanwhile, or the container has been removed.
+            if let Some(lock) = Lock::of(file).doing(locking)? {
+                return Ok(Some(lock));
+            }
+        }
+    }
+
+    /// Writes what is to become state.json, by who has [`Entry::lock_state`].
+    ///
+    /// # Errors
+    /// What the file system says; then nothing is left of it.
+    pub fn stage(&self, state: &State) -> Result<Staged> {
+        let staged = Staged { scratch: self.path.join(".state.json.staged"), path: self.path.join("state.json") };
+        let written = self.json(state).and_then(|text| {
+            let mut options = fs::OpenOptions::new();
+            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);
+            file.and_then(|mut file| file.write_all(&text)).doing(|| format!("write {}", staged.path.display()))
+        });
+        written.map(|()| staged)
     }
 
     /// Reads state.json.
@@ -461,15 +529,17 @@ impl Entry {
         let look = init.look().doing(|| format!("read /proc/{}/stat", init.pid))?;
         let Some(about) = look else { return Ok((Status::Stopped, None)) };
         let may_be_started = self.start_socket().exists();
+        let is_frozen = || state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false));
         let status = if may_be_started && super::start::is_awaited(self) {
-            Status::Created
+            // As in runc: it is frozen first of all, and created again once it is thawed.
+            if is_frozen() { Status::Paused } else { Status::Created }
         } else if may_be_started && self.is_locked()? {
             // Nobody listens yet. (When nobody listens any more, `start` is about to remove the socket, without a lock.)
             Status::Creating
         } else if !may_be_started && !init.is_in_place(&about) && self.is_locked()? {
             // By `run`, which has it locked. (Who has been started by `start` is in its place, and nobody has it locked.)
             Status::Creating
-        } else if state.is_some_and(|state| state.cgroup.is_frozen().unwrap_or(false)) {
+        } else if is_frozen() {
             Status::Paused
         } else {
             Status::Running
@@ -513,9 +583,13 @@ impl Entry {
             return Ok(());
         }
         self.detach_root()?;
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed.doing(|| format!("remove {}", self.path.display())),
+        let mut again = 1..REMOVALS;
+        loop {
+            match fs::remove_dir_all(&self.path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && again.next().is_some() => {}
+                removed => return removed.doing(|| format!("remove {}", self.path.display())),
+            }
         }
     }
 
@@ -557,7 +631,12 @@ impl Process {
         Ok((Self { pid, start_time: stat.start_time }, stat.ignored))
     }
 
-    /// What the kernel tells of it, if it still runs: a zombie does not.
+    /// Whether it still runs, as far as can be told: a zombie does not.
+    pub fn is_alive(self) -> bool {
+        !matches!(self.look(), Ok(None))
+    }
+
+    /// What the kernel tells of it, if it still runs.
     fn look(self) -> Result<Option<Stat>, Errno> {
         let still = |stat: &Stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X');
         match stat(self.pid) {

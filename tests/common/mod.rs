@@ -110,6 +110,19 @@ pub fn host(program: &str, args: &[&str]) -> String {
     output(command).ok()
 }
 
+/// Whether strace is there and may trace.
+///
+/// # Errors
+/// Why it cannot.
+pub fn require_strace() -> Result<(), String> {
+    let traced = Command::new("strace").args(["-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    match traced {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("strace cannot trace here ({status})")),
+        Err(error) => Err(format!("needs strace ({error})")),
+    }
+}
+
 /// A laboratory.
 pub struct Lab {
     dir: TempDir,

@@ -1,12 +1,14 @@
 //! Needs root.
 
 use super::{request, resources};
+use crate::Result;
 use crate::cgroup::events::Event;
 use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
 use crate::cgroup::layout::{Layout, Mode, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Request, compile};
 use crate::cgroup::tree;
+use crate::cgroup::update::merge;
 use oci_spec::runtime::LinuxResources;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -208,6 +210,12 @@ fn sleeper(handle: &Handle) -> Child {
     child
 }
 
+/// Changes the limits from `old` to what `new` says on top of them: those in force then.
+fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
+    let merged = merge(old, new);
+    handle.update(old, &merged).map(|()| merged)
+}
+
 #[test]
 fn processes_are_listed_frozen_killed_and_waited_for() {
     if !may_run() {
@@ -335,7 +343,7 @@ fn an_update_joins_the_controllers_that_it_needs() {
     let old = resources("{}");
     let new =
         resources(r#"{"memory": {"limit": 33554432}, "pids": {"limit": 7}, "cpu": {"quota": 50000, "cpus": "0"}}"#);
-    let merged = handle.update(&old, &new).unwrap();
+    let merged = update(&mut handle, &old, &new).unwrap();
     let read = |controller: &str, file: &str| fs::read_to_string(handle.v1[controller].join(file)).unwrap();
     assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432\n");
     assert_eq!(read("memory", "cgroup.procs").trim(), child.id().to_string());
@@ -347,7 +355,7 @@ fn an_update_joins_the_controllers_that_it_needs() {
     // Of an update that fails halfway, nothing remains.
     let new = resources(r#"{"memory": {"limit": 67108864}, "cpu": {"quota": 5}}"#);
     let mut same = handle.clone();
-    let error = same.update(&merged, &new).unwrap_err().to_string();
+    let error = update(&mut same, &merged, &new).unwrap_err().to_string();
     assert!(error.contains("linux.resources.cpu.quota"), "{error}");
     assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432\n");
 
@@ -358,7 +366,7 @@ fn an_update_joins_the_controllers_that_it_needs() {
             println!("no swap accounting: swap limits are not tested");
             break;
         }
-        handle.update(&merged, &new).unwrap();
+        update(&mut handle, &merged, &new).unwrap();
     }
     child.kill().unwrap();
     child.wait().unwrap();
@@ -387,7 +395,7 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
         handle.destroy().unwrap();
         return;
     }
-    let update = |handle: &mut Handle, json: &str| handle.update(&old, &resources(json));
+    let update = |handle: &mut Handle, json: &str| update(handle, &old, &resources(json));
     let merged = update(&mut handle, r#"{"cpu": {"quota": 20000, "burst": 1000}, "pids": {"limit": 9}}"#).unwrap();
     assert_eq!(
         (read("cpu.max").as_str(), read("pids.max").as_str(), read("memory.max").as_str()),
@@ -504,7 +512,7 @@ fn systemd_makes_limits_and_removes_the_cgroup() {
     let error = plan.require_unused().unwrap_err().to_string();
     assert!(error.contains("container's cgroup is not empty"), "{error}");
     let new = resources(r#"{"pids": {"limit": 7}, "cpu": {"quota": -1}}"#);
-    handle.update(&old, &new).unwrap();
+    update(&mut handle, &old, &new).unwrap();
     assert_eq!((read("pids.max").as_str(), show(&unit.name, "TasksMax").as_str()), ("7", "7"));
     assert_eq!((read("cpu.max").as_str(), show(&unit.name, "CPUQuotaPerSecUSec").as_str()), ("max 100000", "infinity"));
     assert_eq!(read("memory.max"), "33554432");
