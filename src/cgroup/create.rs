@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// A container's cgroups, just made, before its init is in them.
 ///
@@ -174,7 +175,8 @@ impl Cgroup {
     }
 
     fn undo_made(&mut self) -> Vec<Error> {
-        self.made.drain(..).rev().filter_map(|path| tree::remove(&path).err()).collect()
+        let deadline = Instant::now() + tree::REMOVAL_TIMEOUT;
+        self.made.drain(..).rev().filter_map(|path| tree::remove(&path, deadline).err()).collect()
     }
 
     /// Makes one directory, sets its limits and opens it for joining. The process `init` is put there at once; with

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Where a container's cgroups are. It holds no descriptor and may outlive the cgroups.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,15 +129,24 @@ impl Handle {
         })
     }
 
-    /// Removes the cgroups and all that was made inside them. Processes that are still exiting are waited for; those
-    /// of a systemd unit are ended by systemd.
+    /// Removes the cgroups and all that was made inside them, once their processes have been killed. Those that are still
+    /// exiting are waited for; those of a systemd unit are ended by systemd.
     ///
     /// # Errors
     /// A directory that still holds processes, or that the kernel will not remove; a systemd that does not answer.
     pub fn destroy(&self) -> Result<()> {
+        self.destroy_within(tree::REMOVAL_TIMEOUT)
+    }
+
+    /// As [`Handle::destroy`], with less patience: `patience` for all of the processes together.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn destroy_within(&self, patience: Duration) -> Result<()> {
         let mut first_error = self.unit.as_ref().map_or(Ok(()), Unit::stop);
+        let deadline = Instant::now() + patience;
         for directory in self.directories() {
-            let removed = tree::remove(directory);
+            let removed = tree::remove(directory, deadline);
             if first_error.is_ok() {
                 first_error = removed;
             }

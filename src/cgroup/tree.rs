@@ -15,8 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long [`remove`] waits for processes that have been killed to be gone.
-const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long processes that have been killed may take to be gone.
+pub const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// rwxr-xr-x.
 const MODE: Mode = Mode::from_bits_truncate(0o755);
@@ -121,12 +121,11 @@ fn own_pids(directory: &Path) -> io::Result<Vec<i32>> {
 }
 
 /// Removes `path` and all cgroups below it; what is gone already is no error. Processes that have been killed but have
-/// not ended yet are waited for.
+/// not ended yet are waited for until `deadline`.
 ///
 /// # Errors
 /// Processes that do not end, or what rmdir(2) says.
-pub fn remove(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + REMOVAL_TIMEOUT;
+pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
     remove_before(path, deadline).map_err(|errno| match errno {
         Errno::EBUSY => {
             let left = pids(path, true).map_or(0, |pids| pids.len());

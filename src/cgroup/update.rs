@@ -14,6 +14,7 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, Lin
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The limits in force after an update by `new` of a container with the limits `old`.
 ///
@@ -205,7 +206,7 @@ impl Handle {
         let directory = mount.mount.join(relative);
         create::make_v1(&mount.mount, &directory, controller == "cpuset")?;
         if let Err(error) = self.move_into(&directory) {
-            return Err(match tree::remove(&directory) {
+            return Err(match tree::remove(&directory, Instant::now() + tree::REMOVAL_TIMEOUT) {
                 Ok(()) => error,
                 Err(other) => error.and(other),
             });

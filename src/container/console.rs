@@ -5,8 +5,13 @@ use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use crate::sys::{fs, own, signalfd};
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
+use std::ffi::CStr;
+use std::io::{self, IsTerminal};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Our own terminal in raw mode but for the processing of output, put back when dropped.
 ///
@@ -38,7 +43,8 @@ impl Drop for Raw {
     }
 }
 
-/// Serves the terminal until init has ended and everything it wrote has been passed on. All signals must be blocked.
+/// Serves the terminal until init has ended and everything it wrote has been passed on; who is to read that is waited for until a
+/// signal that programs are ended with. Neither end being slow holds up the other, signals or the end. All signals must be blocked.
 ///
 /// # Errors
 /// What the kernel refuses.
@@ -58,61 +64,160 @@ pub fn relay<T>(
     mut ended: impl FnMut(&mut RawFd) -> Result<Option<T>>,
 ) -> Result<T> {
     let signals = own(signalfd::open(u64::MAX).doing(|| "make a descriptor for signals")?);
+    // It is ours alone.
+    fcntl(terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "have the terminal not block")?;
     let _raw = Raw::new();
     resize(terminal);
-    let mut exit = None;
-    let mut reading_stdin = true;
-    let mut reading_terminal = true;
-    let mut buffer = vec![0u8; 16 * 1024];
-    loop {
-        if let Some(exit) = exit.take_if(|_| !reading_terminal) {
-            return Ok(exit);
-        }
-        let watch = |fd: RawFd, wanted: bool| libc::pollfd {
-            fd: if wanted { fd } else { -1 },
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        let mut fds = [
-            watch(signals.as_raw_fd(), exit.is_none()),
-            watch(terminal.as_raw_fd(), reading_terminal),
-            watch(libc::STDIN_FILENO, reading_stdin && exit.is_none()),
-            watch(news, exit.is_none() && news >= 0),
-        ];
+    let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));
+    let mut input = Flow::new(stdin.fd(), terminal.as_raw_fd());
+    let mut output = Flow::new(terminal.as_raw_fd(), stdout.fd());
+    let exit = loop {
+        let readable = |fd| watch(fd, libc::POLLIN);
+        let mut fds = [readable(signals.as_raw_fd()), readable(news), output.awaited(), input.awaited()];
         match process::poll(&mut fds, None) {
             Err(Errno::EINTR) => continue,
             result => result.doing(|| "wait for the terminal")?,
         };
-        let [signal, output, input, told] = fds.map(|fd| fd.revents != 0);
-        if (signal && handle_signal(pidfd, terminal, &signals)?) || told {
-            exit = ended(&mut news)?;
+        let [signal, told, goes_out, goes_in] = fds.map(|fd| fd.revents);
+        output.go_on(goes_out);
+        input.go_on(goes_in);
+        if ((signal != 0 && handle_signal(pidfd, terminal, &signals)?) || told != 0)
+            && let Some(exit) = ended(&mut news)?
+        {
+            break exit;
         }
-        if output {
-            // EIO: nobody has the other side open any more.
-            reading_terminal = copy(terminal.as_raw_fd(), libc::STDOUT_FILENO, &mut buffer);
-        }
-        if input {
-            reading_stdin = copy(libc::STDIN_FILENO, terminal.as_raw_fd(), &mut buffer);
-        }
-        if let Some(exit) = exit.take_if(|_| !output) {
-            // Init is gone and nothing was waiting; what its children may still write is not waited for.
-            return Ok(exit);
-        }
-    }
+    };
+    // What has not been read of the input by now never will be.
+    output.drain(signals.as_raw_fd());
+    Ok(exit)
 }
 
-/// Passes on what is left in the terminal of a process that has ended.
+/// Passes on what is left in the terminal of a process that has ended. All signals must be blocked.
 pub(super) fn drain(terminal: &OwnedFd) {
-    let mut buffer = vec![0u8; 4096];
-    while copy(terminal.as_raw_fd(), libc::STDOUT_FILENO, &mut buffer) {}
+    if let Ok(signals) = signalfd::open(u64::MAX).map(own) {
+        let stdout = End::of(&io::stdout(), libc::O_WRONLY);
+        Flow::new(terminal.as_raw_fd(), stdout.fd()).drain(signals.as_raw_fd());
+    }
 }
 
-/// Passes on what is there; whether more may come.
-fn copy(from: RawFd, to: RawFd, buffer: &mut [u8]) -> bool {
-    match fs::read(from, buffer) {
-        Ok(0) | Err(_) => false,
-        Ok(count) => fs::write(to, buffer.get(..count).unwrap_or_default()).is_ok(),
+/// What is passed on at a time: a pipe that polls as writable has room for so much (pipe(7), `PIPE_BUF`).
+const PIECE: usize = 4096;
+
+/// Bytes on their way in one direction. Nothing is read before all that was read has been written: who is slow at one end
+/// is waited for at the other, and only there.
+struct Flow {
+    from: RawFd,
+    to: RawFd,
+    buffer: Vec<u8>,
+    /// What of `buffer` is to be written.
+    pending: Range<usize>,
+    /// False once `from` has ended, or `to` takes no more.
+    is_open: bool,
+}
+
+impl Flow {
+    fn new(from: RawFd, to: RawFd) -> Self {
+        Self { from, to, buffer: vec![0; PIECE], pending: 0..0, is_open: true }
     }
+
+    /// What is to be polled until it can go on.
+    fn awaited(&self) -> libc::pollfd {
+        match (self.is_open, self.pending.is_empty()) {
+            (true, true) => watch(self.from, libc::POLLIN),
+            (true, false) => watch(self.to, libc::POLLOUT),
+            (false, _) => watch(-1, 0),
+        }
+    }
+
+    /// Reads or writes once if what was awaited has come, which `events` says (poll(2)).
+    fn go_on(&mut self, events: i16) {
+        if events == 0 {
+            return;
+        }
+        let passed = if self.pending.is_empty() {
+            fs::read(self.from, &mut self.buffer).inspect(|count| self.pending = 0..*count)
+        } else {
+            let piece = self.buffer.get(self.pending.clone()).unwrap_or_default();
+            fs::write_some(self.to, piece).inspect(|count| self.pending.start += count)
+        };
+        self.is_open = match passed {
+            Ok(count) => count > 0,
+            // Somebody else was faster, unless it does not poll as ready at all: a full terminal that nobody has open any more.
+            Err(Errno::EAGAIN) => events & (libc::POLLIN | libc::POLLOUT) != 0,
+            // EIO of a terminal's master: nobody has the other side open any more.
+            Err(_) => false,
+        };
+    }
+
+    /// Passes on what is there. More is not waited for, but who is to take it is, unless one of `signals` asks to end.
+    fn drain(&mut self, mut signals: RawFd) {
+        while self.is_open {
+            let is_patient = signals >= 0 && !self.pending.is_empty();
+            let mut fds = [watch(signals, libc::POLLIN), self.awaited()];
+            match process::poll(&mut fds, (!is_patient).then_some(Duration::ZERO)) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            let [signal, goes_on] = fds.map(|fd| fd.revents);
+            self.go_on(goes_on);
+            if signal != 0 && asks_to_end(signals) {
+                signals = -1;
+            }
+        }
+    }
+}
+
+fn watch(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+/// Stdin or stdout.
+enum End {
+    /// Opened anew: what we were given may be open elsewhere, where it may have to block.
+    Own(OwnedFd),
+    Given(RawFd),
+}
+
+impl End {
+    /// `stream`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets and of what
+    /// belongs to others it cannot, and they are trusted to take a [`PIECE`] if they poll as writable.
+    fn of(stream: &(impl AsRawFd + IsTerminal), mode: i32) -> Self {
+        let fd = stream.as_raw_fd();
+        let opened = is_pipe_or_terminal(stream).then(|| {
+            let name = fs::link_of(fd);
+            let name = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::EINVAL)?;
+            fs::open(fs::CWD, name, mode | libc::O_NONBLOCK | libc::O_NOCTTY, 0)
+        });
+        match opened {
+            Some(Ok(opened)) => Self::Own(own(opened)),
+            _ => Self::Given(fd),
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        match self {
+            Self::Own(fd) => fd.as_raw_fd(),
+            Self::Given(fd) => *fd,
+        }
+    }
+}
+
+/// Whether to open `stream` once more is to get the same once more. Of the master of a terminal that would make another one.
+fn is_pipe_or_terminal(stream: &(impl AsRawFd + IsTerminal)) -> bool {
+    /// /dev/ptmx (Documentation/admin-guide/devices.txt).
+    const MASTER: u64 = libc::makedev(5, 2);
+    fs::stat(stream.as_raw_fd()).is_ok_and(|status| match status.st_mode & libc::S_IFMT {
+        libc::S_IFIFO => true,
+        libc::S_IFCHR => status.st_rdev != MASTER && stream.is_terminal(),
+        _ => false,
+    })
+}
+
+/// Whether the next signal is one of those that programs are ended with. One that cannot be read counts as such.
+fn asks_to_end(signals: RawFd) -> bool {
+    signalfd::next(signals)
+        .map_or(true, |signal| matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM))
 }
 
 /// Whether a child has ended.

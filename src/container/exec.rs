@@ -389,10 +389,12 @@ fn see_through(options: &Options, target: &Target, prepared: &Prepared, started:
 fn finish(started: &Started, terminal: Option<OwnedFd>) -> Result<i32> {
     let Started { plan, child, report, .. } = started;
     let terminal = terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
-    let exit = match &terminal {
-        Some(terminal) => console::serve(*child, terminal)?,
-        None => wait::foreground(*child, None).doing(|| "wait for the process")?,
+    let waited = match &terminal {
+        Some(terminal) => console::serve(*child, terminal),
+        None => wait::foreground(*child, None).doing(|| "wait for the process"),
     };
+    // Nobody would look after it any more.
+    let exit = waited.inspect_err(|_| wait::end(*child))?;
     match launch::failure_of_reaped(plan, report) {
         Some(error) => Err(launch::in_foreground(error, plan, report)),
         None => Ok(exit.status()),

@@ -15,6 +15,7 @@ use super::pid_file;
 use super::prepare::{Options, Prepared};
 use super::resctrl;
 use super::state::{Entry, Lock, Process, State, Status};
+use super::wait;
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
@@ -33,7 +34,6 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// A container whose init exists.
 #[derive(Debug)]
@@ -90,9 +90,6 @@ pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Res
     }
 }
 
-/// How long a killed process has for its end.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// What has been made so far, to be removed when the rest fails.
 pub(super) struct Undo {
     entry: Entry,
@@ -126,12 +123,7 @@ impl Undo {
     pub fn everything(self) -> Vec<Error> {
         let helper = self.helper.as_ref().map(|(helper, _)| *helper);
         for child in [self.child, helper].into_iter().flatten() {
-            // One that has ended and was waited for is what is wanted.
-            let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-            if process::wait(child.pid, 0) == Err(Errno::ECHILD) {
-                // It is this process's sibling.
-                let _ = process::ends_within(child.pidfd, PATIENCE);
-            }
+            wait::end(child);
             sys_fs::close(child.pidfd);
         }
         let mut left = Vec::new();

@@ -19,6 +19,10 @@ use std::time::Duration;
 /// How long a killed init may take to be gone, as long as runc waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long others may take to leave the cgroups of a container that has ended by itself: an `exec` that came too late is gone in
+/// milliseconds, and whom somebody has put there is not the container's to kill.
+const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2);
+
 /// What `state ID` reports.
 ///
 /// # Errors
@@ -236,24 +240,38 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     };
     // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
     state.cgroup.kill(libc::SIGKILL)?;
-    remove_empty(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
+    state.cgroup.destroy()?;
+    remove_resctrl(state)?;
+    finish(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
 }
 
-/// Removes the cgroup of a container of which it is known that no process is left, and its group of resctrl.
+/// Removes the cgroup of a container of which it is known that no process is left but those that have been killed, and its
+/// group of resctrl.
 ///
 /// # Errors
 /// What cannot be removed.
 pub fn remove_groups(state: &State) -> Result<()> {
-    state.cgroup.destroy()?;
+    // With a pid namespace nobody had to be killed: the kernel has ended all before init could be waited for.
+    let patience = if state.shares_pids { PATIENCE } else { PATIENCE_WITH_OTHERS };
+    state.cgroup.destroy_within(patience)?;
+    remove_resctrl(state)
+}
+
+fn remove_resctrl(state: &State) -> Result<()> {
     state.resctrl.iter().try_for_each(resctrl::Group::destroy)
 }
 
-/// As [`remove`], for a container of which it is known that no process is left.
+/// As [`remove`], for a container of which it is known that no process is left but those that have been killed.
 ///
 /// # Errors
 /// What cannot be removed.
 pub fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     remove_groups(state)?;
+    finish(entry, state, spec)
+}
+
+/// Removes what there is besides groups, and runs the poststop hooks.
+fn finish(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     entry.remove()?;
     let hooks = spec.map(|spec| hooks_of(spec, Hooks::poststop)).unwrap_or_default();
     Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))

@@ -13,9 +13,9 @@ use super::criu::rpc::{self, Features, Notice, Switch, Task};
 use super::criu::{self, Choices, Directories, Session};
 use super::launch::{self, Undo};
 use super::prepare::{self, Bundle, Prepared, Stdio};
-use super::run::Finished;
+use super::run::{self, Finished};
 use super::state::{Entry, Lock, State, Status};
-use super::{checkpoint, hooks, manage, netdev, notify, stdio, wait};
+use super::{checkpoint, hooks, netdev, notify, stdio, wait};
 use crate::cgroup::Layout;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Slots, Step};
@@ -63,18 +63,22 @@ pub fn restore(options: &Options) -> Result<Finished> {
     if !options.container.foreground {
         return Ok(finished);
     }
-    let exit = match &terminal {
-        Some(terminal) => super::console::serve(child, terminal)?,
-        None => wait::foreground(child, None).doing(|| "wait for the container")?,
+    let waited = match &terminal {
+        Some(terminal) => super::console::serve(child, terminal),
+        None => wait::foreground(child, None).doing(|| "wait for the container"),
     };
-    finished.status = exit.status();
-    let spec = &prepared.bundle.loaded.spec;
-    if !makes_namespace(spec, LinuxNamespaceType::Pid) {
-        state.cgroup.kill(libc::SIGKILL)?;
+    if waited.is_err() {
+        run::end(child, &state);
     }
-    let removed = manage::remove_empty(&entry, &state, Some(spec))?;
-    finished.warnings.extend(removed.iter().map(Error::to_string));
-    Ok(finished)
+    let problems = run::remove(&entry, &state, &prepared.bundle.loaded.spec);
+    match waited {
+        Err(error) => Err(problems.into_iter().fold(error, Error::and)),
+        Ok(exit) => {
+            finished.status = exit.status();
+            finished.warnings.extend(problems.iter().map(Error::to_string));
+            Ok(finished)
+        }
+    }
 }
 
 /// A container that runs again.

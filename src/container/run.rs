@@ -2,9 +2,12 @@
 
 use super::launch::{self, Launched};
 use super::prepare::{self, Options};
+use super::state::{Entry, State};
 use super::{manage, pid_file, wait};
 use crate::error::{Doing, Error, Result};
+use crate::sys::clone::Child;
 use crate::sys::process;
+use oci_spec::runtime::Spec;
 use std::mem::ManuallyDrop;
 
 /// What became of a `run`.
@@ -61,7 +64,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
             // The container ends here (runtime-spec runtime.md, "Lifecycle").
             let _ = process::wait(launched.child.pid, 0);
             let pid_file = options.pid_file.as_deref().map_or(Ok(()), pid_file::remove);
-            return Err(remove(&launched)?.into_iter().chain(pid_file.err()).fold(error, Error::and));
+            return Err(remove_launched(&launched).into_iter().chain(pid_file.err()).fold(error, Error::and));
         }
         if let Some(notify) = notify {
             notify.forward(launched.child.pidfd, launched.child.pid.unsigned_abs());
@@ -71,11 +74,15 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     }
     // A service manager follows the process that it started, which is this one.
     let notify = notify.and_then(|notify| notify.forward_meanwhile(launched.child.pidfd, std::process::id()));
-    let exit = match &launched.terminal {
-        Some(terminal) => super::console::serve(launched.child, terminal)?,
+    let waited = match &launched.terminal {
+        Some(terminal) => super::console::serve(launched.child, terminal),
         None => wait::foreground(launched.child, launched.helper.as_ref().map(|(helper, _)| *helper))
-            .doing(|| "wait for the container")?,
+            .doing(|| "wait for the container"),
     };
+    if waited.is_err() {
+        // Nobody would look after it any more.
+        end(launched.child, &launched.state);
+    }
     // What the container said last is still passed on.
     if let Some(thread) = notify {
         let _ = thread.join();
@@ -84,27 +91,41 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
     let failed = launch::failure_of_reaped(plan, &launched.report);
     let failed = failed.map(|error| launch::in_foreground(error, plan, &launched.report));
     let timings = timings(&launched);
-    let failed = failed.or(poststart.err());
-    let removed = if failed.is_some() || !keep { remove(&launched)? } else { Vec::new() };
-    match failed {
-        Some(error) => Err(removed.into_iter().fold(error, Error::and)),
-        None => {
-            warnings.extend(removed.iter().map(Error::to_string));
+    let outcome = match failed.or(poststart.err()) {
+        Some(error) => waited.and(Err(error)),
+        None => waited,
+    };
+    let problems = if outcome.is_err() || !keep { remove_launched(&launched) } else { Vec::new() };
+    match outcome {
+        Err(error) => Err(problems.into_iter().fold(error, Error::and)),
+        Ok(exit) => {
+            warnings.extend(problems.iter().map(Error::to_string));
             Ok(Finished { status: exit.status(), warnings, timings })
         }
     }
 }
 
-/// Removes a container whose init has ended. The kernel has ended all others in its pid namespace with it (pid_namespaces(7)).
-fn remove(launched: &Launched) -> Result<Vec<Error>> {
-    let spec = &launched.prepared.bundle.loaded.spec;
-    if launched.prepared.plan.clone_flags & libc::CLONE_NEWPID as u64 == 0 {
-        launched.state.cgroup.kill(libc::SIGKILL)?;
-    }
+/// Ends a container that cannot be waited for any more.
+pub(super) fn end(init: Child, state: &State) {
+    // A frozen one would not die, on v1. One without a freezer is not frozen.
+    let _ = state.cgroup.thaw();
+    wait::end(init);
+}
+
+/// Removes a container whose init has ended, for somebody who wants to know how that ended, whatever becomes of the rest: what could
+/// not be removed, which is left for `delete`, and the errors of poststop hooks.
+pub(super) fn remove(entry: &Entry, state: &State, spec: &Spec) -> Vec<Error> {
+    // The kernel has ended all others in init's pid namespace with it (pid_namespaces(7)).
+    let killed = if state.shares_pids { state.cgroup.kill(libc::SIGKILL) } else { Ok(()) };
+    let removed = killed.and_then(|()| manage::remove_empty(entry, state, Some(spec)));
+    removed.unwrap_or_else(|error| vec![error])
+}
+
+fn remove_launched(launched: &Launched) -> Vec<Error> {
     if let Some(parts) = launched.prepared.bundle.parts.as_ref().filter(|_| launched.entry.was_visited()) {
         parts.spoil();
     }
-    manage::remove_empty(&launched.entry, &launched.state, Some(spec))
+    remove(&launched.entry, &launched.state, &launched.prepared.bundle.loaded.spec)
 }
 
 fn timings(launched: &Launched) -> Vec<Timing> {

@@ -161,11 +161,14 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
         Err(Instead::Unknown) => return Ok(Got::Unknown),
         Err(Instead::Nothing(why)) => return Ok(Got::Nothing(why)),
     };
-    let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
-    if let Err(error) = written {
+    let give_up = |error| {
         let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
         remove_orphan(wanted.store, &id);
-        return Err(error);
+        error
+    };
+    let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
+    if let Err(error) = written {
+        return Err(give_up(error));
     }
     if wanted.detached {
         return Ok(Got::Done(0));
@@ -174,7 +177,8 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
         None => request::follow(answers.as_raw_fd(), pidfd.into_raw_fd(), &mut Id::new(), &mut [0; request::ANSWER]),
         Some(terminal) => console::relay(&terminal, pidfd.as_raw_fd(), answers.as_raw_fd(), |news| {
             Ok(request::end(news, pidfd.as_raw_fd()))
-        })?,
+        })
+        .map_err(give_up)?,
     };
     match outcome {
         Outcome::Ended(code) => Ok(Got::Done(code)),

@@ -115,13 +115,18 @@ pub fn read_at(fd: RawFd, buffer: &mut [u8], offset: usize) -> Sys<usize> {
 /// Writes all of `data`; control files take it in one call.
 pub fn write(fd: RawFd, mut data: &[u8]) -> Sys {
     while !data.is_empty() {
-        let written = retry(|| {
-            // SAFETY: the kernel reads at most data.len() bytes of data.
-            unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }
-        })?;
+        let written = write_some(fd, data)?;
         data = data.get(written..).unwrap_or(&[]);
     }
     Ok(())
+}
+
+/// Writes once; the number of bytes, which may be less than `data` has.
+pub fn write_some(fd: RawFd, data: &[u8]) -> Sys<usize> {
+    retry(|| {
+        // SAFETY: the kernel reads at most data.len() bytes of data.
+        unsafe { call!(libc::SYS_write, fd, data.as_ptr(), data.len()) }
+    })
 }
 
 /// A file in memory, `O_CLOEXEC` (memfd_create(2)).

@@ -69,7 +69,8 @@ impl Drop for Parent {
     fn drop(&mut self) {
         let layout = Layout::probe(Needs::ALL).unwrap();
         for mount in layout.v1.iter().map(|v1| &v1.mount).chain(&layout.unified) {
-            let _ = crate::cgroup::tree::remove(&mount.join(self.0.strip_prefix("/").unwrap()));
+            let _ =
+                tree::remove(&mount.join(self.0.strip_prefix("/").unwrap()), Instant::now() + tree::REMOVAL_TIMEOUT);
         }
     }
 }

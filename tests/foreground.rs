@@ -1,0 +1,265 @@
+//! A command in the foreground has no other task than its container: it hears signals and the container's end whatever its
+//! stdin and stdout do, returns the program's exit code whatever cannot be removed, and leaves nothing behind if it fails.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
+mod common;
+
+use common::{Bundle, Lab};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Long enough for a pipe or a terminal to be full.
+const WHILE: Duration = Duration::from_millis(500);
+
+/// A bundle whose program is `script`, on a terminal.
+fn on_terminal(lab: &Lab, script: &str) -> Bundle {
+    lab.bundle(|config| {
+        config["process"]["terminal"] = json!(true);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    })
+}
+
+fn flood() -> Stdio {
+    File::open("/dev/zero").unwrap().into()
+}
+
+/// `run` of `bundle` in the background.
+fn spawn(lab: &Lab, bundle: &Bundle, stdin: Stdio, stdout: Stdio) -> Running {
+    let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    Running(command.stdin(stdin).stdout(stdout).spawn().unwrap())
+}
+
+/// A command that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn terminate(&self) {
+        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).unwrap();
+    }
+
+    /// Reads until `word` has come.
+    #[track_caller]
+    fn hear(&mut self, word: &str) {
+        let mut text = Vec::new();
+        while !text.ends_with(word.as_bytes()) {
+            let mut letter = [0];
+            self.0.stdout.as_mut().unwrap().read_exact(&mut letter).unwrap();
+            text.extend(letter);
+        }
+    }
+
+    /// Its exit code, if it ends at all.
+    #[track_caller]
+    fn code(&mut self) -> i32 {
+        let mut code = None;
+        common::eventually(|| {
+            code = self.0.try_wait().unwrap();
+            code.is_some()
+        });
+        code.unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn input_that_nobody_reads_does_not_hide_the_end() {
+    let lab = lab!();
+    let script = "stty raw -echo; sleep 1; exit 5";
+    let bundle = on_terminal(&lab, script);
+    assert_eq!(spawn(&lab, &bundle, flood(), Stdio::null()).code(), 5);
+    assert_eq!(lab.status(&bundle.id), "");
+
+    let bundle = lab.sleeper(|_| {});
+    let mut command = lab.command(&["exec", "-t", &bundle.id, "sh", "-c", script]);
+    let mut exec = Running(command.stdin(flood()).stdout(Stdio::null()).spawn().unwrap());
+    assert_eq!(exec.code(), 5);
+}
+
+#[test]
+fn input_that_nobody_reads_does_not_hold_signals_up() {
+    let lab = lab!();
+    let script = "stty raw -echo; trap 'exit 3' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut run = spawn(&lab, &on_terminal(&lab, script), flood(), Stdio::piped());
+    run.hear("ready");
+    sleep(WHILE);
+    run.terminate();
+    assert_eq!(run.code(), 3);
+}
+
+/// Floods its terminal with numbered lines. Its init hears signals all the same.
+const FLOOD: &str = "trap 'exit 3' TERM; (n=0; while :; do n=$((n + 1)); echo $n; done) & while :; do sleep 0.1; done";
+
+#[test]
+fn output_that_nobody_reads_does_not_hold_signals_up() {
+    let lab = lab!();
+    let bundle = on_terminal(&lab, FLOOD);
+    let mut run = spawn(&lab, &bundle, Stdio::null(), Stdio::piped());
+    run.hear("1\n");
+    sleep(WHILE);
+    run.terminate();
+    common::eventually(|| lab.status(&bundle.id) == "stopped");
+    // Nothing is lost of what it wrote.
+    let mut text = String::new();
+    run.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+    let (whole, _cut) = text.rsplit_once('\n').unwrap();
+    let numbers = whole.lines().map(|line| line.parse::<usize>().unwrap());
+    assert!(numbers.eq(2..2 + whole.lines().count()));
+    assert_eq!(run.code(), 3);
+}
+
+/// A container that has ended is not kept for a reader who never reads: a second signal ends the command.
+#[test]
+fn output_that_nobody_reads_does_not_hold_the_end_up() {
+    let lab = lab!();
+    let bundle = on_terminal(&lab, FLOOD);
+    // Others may share what the command writes to, and so it stays as it is: a terminal here, and a pipe.
+    let pair = nix::pty::openpty(None, None).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    for stdout in [Stdio::from(pair.slave), Stdio::from(writer)] {
+        let mut run = spawn(&lab, &bundle, Stdio::null(), stdout);
+        common::eventually(|| lab.status(&bundle.id) == "running");
+        sleep(WHILE);
+        run.terminate();
+        common::eventually(|| lab.status(&bundle.id) == "stopped");
+        assert!(run.0.try_wait().unwrap().is_none(), "what the program wrote is not waited for");
+        run.terminate();
+        assert_eq!(run.code(), 3);
+        assert_eq!(lab.status(&bundle.id), "");
+    }
+    drop((pair.master, reader));
+}
+
+/// Processes of somebody else in a container's cgroups, in all hierarchies.
+struct Outsider(Child);
+
+impl Outsider {
+    fn enter(cgroups: &[PathBuf]) -> Self {
+        let outsider = Self(Command::new("sleep").arg("100").spawn().unwrap());
+        for cgroup in cgroups {
+            fs::write(cgroup.join("cgroup.procs"), outsider.0.id().to_string()).unwrap();
+        }
+        outsider
+    }
+}
+
+impl Drop for Outsider {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn what_cannot_be_removed_does_not_change_the_exit_code() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", "read x; exit 5"]);
+        config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+        config["linux"]["resources"]["pids"] = json!({"limit": 64});
+    });
+    let log = lab.path("log");
+    let root = lab.path("run");
+    let mut command = Command::new(lab.path("microrun"));
+    command.arg("--root").arg(root).arg("--log").arg(&log).args(["run", "--bundle"]).arg(&bundle.path).arg(&bundle.id);
+    let mut run = Running(command.stdin(Stdio::piped()).spawn().unwrap());
+    common::eventually(|| lab.status(&bundle.id) == "running");
+    let outsider = Outsider::enter(&lab.cgroups_of(&bundle));
+    let before = Instant::now();
+    drop(run.0.stdin.take());
+    assert_eq!(run.code(), 5);
+    assert!(before.elapsed() < Duration::from_secs(8), "it took {:?}", before.elapsed());
+    let said = fs::read_to_string(log).unwrap();
+    assert!(said.contains("remove the cgroup") && said.contains("processes are still in it"), "{said}");
+    // What is left is for `delete`.
+    assert_eq!(lab.status(&bundle.id), "stopped");
+    drop(outsider);
+    lab.microrun(&["delete", &bundle.id]).ok();
+    assert!(lab.cgroups_of(&bundle).is_empty());
+}
+
+/// `delete` has no exit code of a program to return: it fails while something is left.
+#[test]
+fn delete_says_what_cannot_be_removed() {
+    let lab = lab!();
+    let hierarchies = common::hierarchies();
+    if hierarchies.len() < 2 {
+        skip!("needs v1: whoever is in the one cgroup of v2 is killed");
+    }
+    let bundle = lab.bundle(|config| config["linux"]["resources"]["pids"] = json!({"limit": 64}));
+    lab.started(&bundle);
+    common::eventually(|| lab.status(&bundle.id) == "stopped");
+    // Not the one by which the container's processes are found and killed.
+    let others: Vec<PathBuf> =
+        lab.cgroups_of(&bundle).into_iter().filter(|cgroup| cgroup.starts_with("/sys/fs/cgroup/pids")).collect();
+    if others.is_empty() {
+        skip!("needs the pids controller on v1");
+    }
+    let outsider = Outsider::enter(&others);
+    let refused = lab.microrun(&["delete", &bundle.id]).failed();
+    assert!(refused.contains("remove the cgroup"), "{refused}");
+    drop(outsider);
+    lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+/// Runs a container for which the kernel refuses `call` to the command that waits for it; what that says. Nothing may be left.
+#[track_caller]
+fn refused(lab: &Lab, verb: &str, call: &str, change: impl FnOnce(&mut Value)) -> String {
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "50"]);
+        change(config);
+    });
+    let command = match verb {
+        "run" => lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]),
+        _ => {
+            lab.started(&bundle);
+            lab.command(&["exec", "-t", &bundle.id, "sleep", "51"])
+        }
+    };
+    let mut traced = Command::new("strace");
+    traced.args(["-o", "/dev/null", "-e", &format!("inject={call}:error=ENOMEM")]);
+    traced.arg(command.get_program()).args(command.get_args());
+    let said = common::output(traced).failed();
+    if verb == "run" {
+        assert_eq!(lab.status(&bundle.id), "", "{call}: {said}");
+        assert!(lab.cgroups_of(&bundle).is_empty(), "{call}: {said}");
+    } else {
+        let left = lab.microrun(&["ps", &bundle.id]).ok();
+        assert!(!left.contains("sleep 51"), "{call}: {said}\n{left}");
+    }
+    said
+}
+
+#[test]
+fn an_error_of_waiting_ends_the_container() {
+    let lab = lab!();
+    if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {
+        skip!("needs strace, and leave to trace");
+    }
+    for (verb, call, doing) in [
+        ("run", "signalfd4", "make a descriptor for signals"),
+        ("run", "ppoll", "wait for the terminal"),
+        ("exec", "signalfd4", "make a descriptor for signals"),
+    ] {
+        let said = refused(&lab, verb, call, |config| config["process"]["terminal"] = json!(verb == "run"));
+        assert!(said.contains(doing) && said.contains("out of memory"), "{said}");
+    }
+    // SIGCHLD has it call wait4, of the helper that made the network namespace at the latest.
+    for call in ["rt_sigtimedwait", "wait4"] {
+        let said = refused(&lab, "run", call, |config| config["process"]["args"] = json!(["sleep", "1"]));
+        assert!(said.contains("wait for the container") && said.contains("out of memory"), "{said}");
+    }
+}
