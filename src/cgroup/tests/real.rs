@@ -217,6 +217,38 @@ fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Re
     handle.update(old, &merged).map(|()| merged)
 }
 
+/// With either freezer, where the machine has it.
+#[test]
+fn what_has_no_process_is_not_frozen() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let whole = parent.plan("{}").create().unwrap().handle().clone();
+    let v1 = Handle { unified: None, ..whole.clone() };
+    let both = [whole.clone(), v1];
+    let handles = || both.iter().filter(|handle| handle.freezer().is_some());
+    let refused = |handle: &Handle| {
+        let error = handle.freeze().unwrap_err().to_string();
+        assert!(error.starts_with("container not running"), "{error}");
+        assert!(!handle.is_frozen().unwrap());
+        handle.kill(libc::SIGTERM).unwrap();
+    };
+    handles().for_each(refused);
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    whole.attach(child.id() as i32).unwrap();
+    for handle in handles() {
+        handle.freeze().unwrap();
+        assert!(handle.is_frozen().unwrap());
+        handle.thaw().unwrap();
+        assert!(!handle.is_frozen().unwrap());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    whole.destroy().unwrap();
+    handles().for_each(refused);
+}
+
 #[test]
 fn processes_are_listed_frozen_killed_and_waited_for() {
     if !may_run() {
