@@ -1055,3 +1055,29 @@ fn a_remount_reaches_what_is_mounted_below() {
     });
     assert!(at(&mounts, "/mnt").has("nodev") && at(&mounts, "/mnt/below").has("nodev"), "{mounts:#?}");
 }
+
+/// What the container mounts on its own cgroup is mounted on the host's, if both share their mounts.
+#[test]
+fn a_cgroup_on_which_something_is_mounted_is_not_waited_for() {
+    let lab = lab!();
+    let Some(hierarchy) = common::hierarchies().into_iter().find(|hierarchy| hierarchy.join("cgroup.procs").exists())
+    else {
+        skip!("no cgroup hierarchy is mounted");
+    };
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.started(&bundle);
+    let Some(cgroup) = lab.cgroups_of(&bundle).into_iter().find(|cgroup| cgroup.starts_with(&hierarchy)) else {
+        skip!("the container has no cgroup in {}", hierarchy.display());
+    };
+    common::host("mount", &["-t", "tmpfs", "cover", cgroup.to_str().unwrap()]);
+    let began = std::time::Instant::now();
+    let error = lab.microrun(&["delete", "--force", &bundle.id]);
+    let took = began.elapsed();
+    common::host("umount", &[cgroup.to_str().unwrap()]);
+    let sentence = format!("remove the cgroup {} (something is mounted on it: unmount that first)", cgroup.display());
+    assert!(error.code != 0 && error.stderr.contains(&sentence), "{error:?}");
+    // It is 10 s for processes that do not end.
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert!(lab.cgroups_of(&bundle).is_empty());
+}

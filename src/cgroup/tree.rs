@@ -12,11 +12,16 @@ use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long processes that have been killed may take to be gone.
 pub const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long to wait where no event can be waited for.
+const TICK: Duration = Duration::from_millis(1);
 
 /// rwxr-xr-x.
 const MODE: Mode = Mode::from_bits_truncate(0o755);
@@ -127,6 +132,11 @@ fn own_pids(directory: &Path) -> io::Result<Vec<i32>> {
 /// Processes that do not end, or what rmdir(2) says.
 pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
     remove_before(path, deadline).map_err(|errno| match errno {
+        Errno::EBUSY if is_covered(path) => {
+            let doing =
+                format!("remove the cgroup {} (something is mounted on it: unmount that first)", path.display());
+            Error::system(doing, errno)
+        }
         Errno::EBUSY => {
             let left = pids(path, true).map_or(0, |pids| pids.len());
             let doing =
@@ -138,6 +148,7 @@ pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
 }
 
 fn remove_before(path: &Path, deadline: Instant) -> Result<(), Errno> {
+    let mut was_empty = false;
     loop {
         match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
@@ -148,14 +159,25 @@ fn remove_before(path: &Path, deadline: Instant) -> Result<(), Errno> {
                     Err(error) if is_gone(&error) => return Ok(()),
                     Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
                 }
-                if !wait_empty(path, deadline)? {
+                if was_empty && (is_covered(path) || Instant::now() >= deadline) || !wait_empty(path, deadline)? {
                     return Err(Errno::EBUSY);
                 }
+                if was_empty {
+                    // Nothing tells when what is empty is not busy any more.
+                    thread::sleep(TICK);
+                }
+                was_empty = true;
             }
             // A read-only mount says so even of what is not there.
             Err(errno) => return if path.exists() { Err(errno) } else { Ok(()) },
         }
     }
+}
+
+/// Whether something else is mounted on the cgroup's directory.
+fn is_covered(path: &Path) -> bool {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|directory| directory.dev()).ok();
+    path.parent().is_some_and(|parent| device(path) != device(parent)) && path.exists()
 }
 
 /// Waits until no process is left in `path` or below it, or until `deadline`; says whether it is empty.
