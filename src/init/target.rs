@@ -364,6 +364,24 @@ mod tests {
     }
 
     #[test]
+    fn no_link_leads_a_mount_onto_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        symlink("/", dir.path().join("link")).unwrap();
+        symlink("new/..", dir.path().join("dangling")).unwrap();
+        let root = root_of(dir.path());
+        for path in [c"/link", c"/dangling"] {
+            assert_eq!(open_target(root, path, Create::Directory, Rule::OffProc), Err(Errno::EBUSY), "{path:?}");
+            assert!(open_target(root, path, Create::Directory, Rule::Any).is_ok(), "{path:?}");
+        }
+        assert!(open_target(root, c"/", Create::Directory, Rule::OffProc).is_ok());
+        for (path, is_root) in
+            [(c"/", true), (c"/link", true), (c"/new/..", true), (c"/new", false), (c"/link/new", false)]
+        {
+            assert_eq!(open_place(root, path).unwrap().1, is_root, "{path:?}");
+        }
+    }
+
+    #[test]
     fn procfs_is_no_place_for_a_mount() {
         let root = fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).unwrap();
         assert_eq!(open_target(root, c"/proc/sys", Create::Directory, Rule::OffProc), Err(Errno::EPERM));

@@ -78,7 +78,10 @@ impl Builder {
     /// When the config asks for more descriptors at once than there are slots; `field` is blamed.
     pub fn slot(&mut self, field: &str) -> Result<Slot> {
         if usize::from(self.next_slot) >= crate::init::Slots::COUNT {
-            return Err(Error::config(field, "asks for too many mounts from outside the container: use fewer"));
+            return Err(Error::config(
+                field,
+                "asks for more mounts from outside the container, or read-only ones, than can be held at once: use fewer",
+            ));
         }
         self.next_slot += 1;
         Ok(Slot(self.next_slot - 1))
