@@ -121,6 +121,7 @@ pub(super) fn change_limits(
         staged.commit()
     } else {
         // It has joined another, on a hybrid machine.
+        entry.note_joined(&state.cgroup)?;
         entry.save(state)
     }
 }

@@ -267,6 +267,9 @@ fn remove_resctrl(state: &State) -> Result<()> {
 /// What cannot be removed.
 pub fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     remove_groups(state)?;
+    if let Some(cgroup) = entry.joined() {
+        cgroup.destroy_within(PATIENCE_WITH_OTHERS)?;
+    }
     finish(entry, state, spec)
 }
 

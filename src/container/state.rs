@@ -43,6 +43,9 @@ const MAX_ID: usize = 1024;
 /// The file that says that others have been in the container.
 const VISITED: &str = "visited";
 
+/// Has the container's cgroups, if there are more of them than there were.
+const JOINED: &str = "joined";
+
 /// What state.json holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -559,6 +562,24 @@ impl Entry {
     /// Whether that has been noted.
     pub fn was_visited(&self) -> bool {
         self.path.join(VISITED).exists()
+    }
+
+    /// Notes where the container's cgroups are since `update` has made it join others: who waits for its end, and is going to remove them,
+    /// knows of the first alone.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn note_joined(&self, cgroup: &Handle) -> Result<()> {
+        let text = serde_json::to_vec(cgroup);
+        let text =
+            text.map_err(|error| Error::new(Kind::System, format!("write {}/{JOINED}: {error}", self.path.display())))?;
+        self.write(JOINED, &text)
+    }
+
+    /// What has been noted of that.
+    pub fn joined(&self) -> Option<Handle> {
+        let text = fs::read(self.path.join(JOINED)).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// Removes the directory, which is the open one of `lock`, if there is nothing in it but what every container has; whether it is gone. What is left is
