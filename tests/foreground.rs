@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Long enough for a pipe or a terminal to be full.
 const WHILE: Duration = Duration::from_millis(500);
@@ -178,10 +178,8 @@ fn what_cannot_be_removed_does_not_change_the_exit_code() {
     let mut run = Running(command.stdin(Stdio::piped()).spawn().unwrap());
     common::eventually(|| lab.status(&bundle.id) == "running");
     let outsider = Outsider::enter(&lab.cgroups_of(&bundle));
-    let before = Instant::now();
     drop(run.0.stdin.take());
     assert_eq!(run.code(), 5);
-    assert!(before.elapsed() < Duration::from_secs(8), "it took {:?}", before.elapsed());
     let said = fs::read_to_string(log).unwrap();
     assert!(said.contains("remove the cgroup") && said.contains("processes are still in it"), "{said}");
     // What is left is for `delete`.

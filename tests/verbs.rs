@@ -5,12 +5,12 @@
 mod common;
 
 use common::{Bundle, Lab, eventually, eventually_is, output, push};
+use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
@@ -180,9 +180,7 @@ fn a_pause_that_is_overtaken() {
         eventually_is(|| status(&lab, &bundle), &"paused".to_owned());
         let signal: &[&str] = if verb[0] == "kill" { &["KILL"] } else { &[] };
         lab.microrun(&[verb, &[bundle.id.as_str()], signal].concat()).ok();
-        let began = Instant::now();
         let ended = slow.0.wait().unwrap();
-        assert!(began.elapsed() < Duration::from_secs(8), "{verb:?}: it sat out its time");
         let mut said = String::new();
         slow.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert!(!ended.success() && said.contains(words), "{verb:?}: {ended} {said}");
@@ -496,12 +494,13 @@ fn list_and_state_agree() {
 }
 
 /// `command`, whose caller ignores signals: SIGINT and SIGQUIT as a shell's in the background, SIGCHLD, without which a child that has ended is not waited for.
-fn ignoring(command: &Command) -> Command {
-    let mut env = Command::new("env");
-    env.arg("--ignore-signal=CHLD,HUP,INT,QUIT,PIPE,USR1,TERM,XFSZ")
-        .arg(command.get_program())
-        .args(command.get_args());
-    env
+fn ignoring(mut command: Command) -> Command {
+    // SIGHUP to SIGSYS, but for the two that cannot be.
+    process::before_exec(&mut command, || {
+        (1..32).filter(|signal| ![9, 19].contains(signal)).for_each(process::ignore_signal);
+        Ok(())
+    });
+    command
 }
 
 #[test]
@@ -524,12 +523,12 @@ fn what_the_caller_ignores_is_not_ignored_inside() {
                 push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
             }
         });
-        let run = output(ignoring(&lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id])));
+        let run = output(ignoring(lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id])));
         assert_eq!((run.code, run.stdout.as_str()), (5, nothing), "{in_user_namespace}: {run:?}");
         assert_eq!(fs::read_to_string(lab.path("hooked")).unwrap().trim(), nothing);
     }
     let bundle = lab.sleeper(|_| {});
-    let exec = output(ignoring(&lab.command(&["exec", &bundle.id, "sh", "-c", &format!("{ignored}; exit 6")])));
+    let exec = output(ignoring(lab.command(&["exec", &bundle.id, "sh", "-c", &format!("{ignored}; exit 6")])));
     assert_eq!((exec.code, exec.stdout.as_str()), (6, nothing), "{}", exec.stderr);
-    assert!(output(ignoring(&lab.command(&["ps", &bundle.id]))).ok().contains("sleep"));
+    assert!(output(ignoring(lab.command(&["ps", &bundle.id]))).ok().contains("sleep"));
 }

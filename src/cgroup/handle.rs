@@ -84,6 +84,7 @@ impl Handle {
         {
             match tree::put(directory, "cgroup.kill", "1") {
                 Ok(()) | Err(Errno::ENODEV) => return Ok(()),
+                Err(Errno::ENOENT) if tree::is_covered(directory) => return Err(tree::covered(directory)),
                 Err(Errno::ENOENT) if directory.exists() => {}
                 Err(Errno::ENOENT) => return Ok(()),
                 Err(errno) => return Err(Error::system(format!("write {}/cgroup.kill", directory.display()), errno)),

@@ -132,11 +132,7 @@ fn own_pids(directory: &Path) -> io::Result<Vec<i32>> {
 /// Processes that do not end, or what rmdir(2) says.
 pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
     remove_before(path, deadline).map_err(|errno| match errno {
-        Errno::EBUSY if is_covered(path) => {
-            let doing =
-                format!("remove the cgroup {} (something is mounted on it: unmount that first)", path.display());
-            Error::system(doing, errno)
-        }
+        Errno::EBUSY if is_covered(path) => covered(path),
         Errno::EBUSY => {
             let left = pids(path, true).map_or(0, |pids| pids.len());
             let doing =
@@ -174,8 +170,14 @@ fn remove_before(path: &Path, deadline: Instant) -> Result<(), Errno> {
     }
 }
 
+/// What there is to say of a cgroup that cannot be reached.
+pub fn covered(path: &Path) -> Error {
+    let doing = format!("remove the cgroup {} (something is mounted on it: unmount that first)", path.display());
+    Error::system(doing, Errno::EBUSY)
+}
+
 /// Whether something else is mounted on the cgroup's directory.
-fn is_covered(path: &Path) -> bool {
+pub fn is_covered(path: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|directory| directory.dev()).ok();
     path.parent().is_some_and(|parent| device(path) != device(parent)) && path.exists()
 }

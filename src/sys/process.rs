@@ -310,8 +310,13 @@ pub fn default_signals(which: u32) {
 /// Has signals that the program counts on, or could not say anything about, come as it wants them, whatever its caller has it ignore: SIGCHLD, without which a
 /// child cannot be waited for, and SIGXFSZ, which ends a process where a write could fail (setrlimit(2), `RLIMIT_FSIZE`).
 pub fn expect_signals() {
-    act_on(libc::SIGCHLD, libc::SIG_DFL);
-    act_on(libc::SIGXFSZ, libc::SIG_IGN);
+    default_signal(libc::SIGCHLD);
+    ignore_signal(libc::SIGXFSZ);
+}
+
+/// Has a signal do nothing (rt_sigaction(2)).
+pub fn ignore_signal(signal: i32) {
+    act_on(signal, libc::SIG_IGN);
 }
 
 fn act_on(signal: i32, action: libc::sighandler_t) {
