@@ -6,11 +6,13 @@
 mod common;
 
 use common::{Bundle, Lab};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -121,23 +123,40 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
     assert_eq!(run.code(), 3);
 }
 
+/// `end`, which takes nothing more until somebody reads.
+fn full(end: impl Into<OwnedFd>) -> Stdio {
+    let mut end = File::from(end.into());
+    fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    for size in [4096, 1] {
+        while end.write(&vec![b'x'; size]).is_ok() {}
+    }
+    fcntl(&end, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    end.into()
+}
+
 /// A container that has ended is not kept for a reader who never reads: a second signal ends the command.
 #[test]
 fn output_that_nobody_reads_does_not_hold_the_end_up() {
     let lab = lab!();
-    let bundle = on_terminal(&lab, FLOOD);
+    let script = "trap 'exit 3' TERM; echo said; echo >/dev/ready; while :; do sleep 0.1; done";
+    let bundle = on_terminal(&lab, script);
     // Others may share what the command writes to, and so it stays as it is: a terminal here, and a pipe.
     let pair = nix::pty::openpty(None, None).unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
-    for stdout in [Stdio::from(pair.slave), Stdio::from(writer)] {
+    for stdout in [full(pair.slave), full(writer)] {
         let mut run = spawn(&lab, &bundle, Stdio::null(), stdout);
-        common::eventually(|| lab.status(&bundle.id) == "running");
-        sleep(WHILE);
+        common::eventually(|| lab.exec(&bundle, &[], &["cat", "/dev/ready"]).code == 0);
         run.terminate();
         common::eventually(|| lab.status(&bundle.id) == "stopped");
-        assert!(run.0.try_wait().unwrap().is_none(), "what the program wrote is not waited for");
-        run.terminate();
-        assert_eq!(run.code(), 3);
+        let mut ended = run.0.try_wait().unwrap();
+        assert!(ended.is_none(), "what the program wrote is not waited for");
+        // The first may come before the command knows of the end, and is the container's then.
+        common::eventually(|| {
+            run.terminate();
+            ended = run.0.try_wait().unwrap();
+            ended.is_some()
+        });
+        assert_eq!(ended.unwrap().code(), Some(3));
         assert_eq!(lab.status(&bundle.id), "");
     }
     drop((pair.master, reader));
