@@ -8,10 +8,11 @@ mod common;
 use common::{Bundle, Lab};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -123,15 +124,21 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
     assert_eq!(run.code(), 3);
 }
 
-/// `end`, which takes nothing more until somebody reads.
-fn full(end: impl Into<OwnedFd>) -> Stdio {
-    let mut end = File::from(end.into());
+/// An end of a pipe that takes nothing more until somebody reads.
+fn full(end: PipeWriter) -> Stdio {
+    let mut end = File::from(OwnedFd::from(end));
     fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     for size in [4096, 1] {
         while end.write(&vec![b'x'; size]).is_ok() {}
     }
     fcntl(&end, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     end.into()
+}
+
+/// A terminal whose output is stopped, as by Ctrl-S: a full one would take more when the kernel has moved what it holds.
+fn stopped(terminal: OwnedFd) -> Stdio {
+    tcflow(&terminal, FlowArg::TCOOFF).unwrap();
+    terminal.into()
 }
 
 /// A container that has ended is not kept for a reader who never reads: a second signal ends the command.
@@ -143,11 +150,11 @@ fn output_that_nobody_reads_does_not_hold_the_end_up() {
     // Others may share what the command writes to, and so it stays as it is: a terminal here, and a pipe.
     let pair = nix::pty::openpty(None, None).unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
-    for stdout in [full(pair.slave), full(writer)] {
+    for stdout in [stopped(pair.slave), full(writer)] {
         let mut run = spawn(&lab, &bundle, Stdio::null(), stdout);
         common::eventually(|| lab.exec(&bundle, &[], &["cat", "/dev/ready"]).code == 0);
         run.terminate();
-        common::eventually(|| lab.status(&bundle.id) == "stopped");
+        common::eventually_is(|| lab.status(&bundle.id), &"stopped".to_owned());
         let mut ended = run.0.try_wait().unwrap();
         assert!(ended.is_none(), "what the program wrote is not waited for");
         // The first may come before the command knows of the end, and is the container's then.
