@@ -308,6 +308,27 @@ fn no_new_privileges() {
 }
 
 #[test]
+fn the_filter_of_the_first_container_is_kept() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["true"]);
+        config["linux"]["seccomp"] = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    });
+    // Where the state root is not there yet, as after a boot.
+    let root = lab.path("run/of its own");
+    let run = |id| {
+        lab.microrun(&["--root", root.to_str().unwrap(), "run", "--bundle", bundle.path.to_str().unwrap(), id]).ok()
+    };
+    run(&bundle.id);
+    let kept: Vec<_> = fs::read_dir(root.join(".seccomp")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    // What only explains makes nothing.
+    let another = lab.path("run/another");
+    lab.microrun(&["--root", another.to_str().unwrap(), "explain", bundle.path.to_str().unwrap()]).ok();
+    assert!(!another.exists());
+}
+
+#[test]
 fn annotations_are_reported() {
     let lab = lab!();
     let bundle = lab.bundle(|config| {

@@ -219,6 +219,7 @@ pub(super) fn prepare_ahead(options: &Options) -> Result<(Prepared, Ahead)> {
 }
 
 fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle, Facts)> {
+    let is_start = ahead.is_some();
     let activation = options.activation.as_ref().map_or(0, |activation| activation.descriptors);
     require_inherited(activation, options.preserve_fds)?;
     let path = sys_fs::real_path(&options.bundle).doing(|| format!("find the bundle {}", options.bundle.display()))?;
@@ -256,7 +257,13 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
     let rootfs = rootfs(&loaded.spec, &path)?;
     let filter = match cached {
         Some(filter) => Some(filter),
-        None => host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?,
+        None => {
+            // The filter of the very first container is kept as well.
+            if is_start && loaded.seccomp.is_some() {
+                options.store.make()?;
+            }
+            host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?
+        }
     };
     let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };
     let facts = Facts::probe(options, &bundle)?;

@@ -145,6 +145,15 @@ impl Store {
         &self.root
     }
 
+    /// Makes the root if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn make(&self) -> Result<()> {
+        let doing = || format!("create the state directory {}", self.root.display());
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.root).doing(doing)
+    }
+
     /// Takes the id: makes the container's directory.
     ///
     /// # Errors
@@ -155,8 +164,7 @@ impl Store {
         let make = || fs::DirBuilder::new().mode(0o711).create(&path);
         let made = match make() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let root = || format!("create the state directory {}", self.root.display());
-                fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.root).doing(root)?;
+                self.make()?;
                 make()
             }
             made => made,
@@ -335,7 +343,7 @@ impl Entry {
         let (from, to) = (sys_fs::c_path(&self.path).doing(doing)?, sys_fs::c_path(&path).doing(doing)?);
         let moved = match sys_fs::rename_new(&from, &to) {
             Err(Errno::ENOENT) => {
-                fs::DirBuilder::new().recursive(true).mode(0o711).create(&store.root).doing(doing)?;
+                store.make()?;
                 sys_fs::rename_new(&from, &to)
             }
             moved => moved,
