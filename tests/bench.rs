@@ -71,6 +71,11 @@ fn remains(pid: u32) -> Vec<String> {
     found
 }
 
+/// Whether `process` is in a mount namespace of the measurement by the process `pid`.
+fn in_views_of(pid: u32, process: u32) -> bool {
+    fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap().contains(&format!("microrun-bench-{pid} "))
+}
+
 /// A process that ends with its test.
 struct Guard(Child);
 
@@ -192,20 +197,27 @@ fn what_a_killed_one_has_left_goes_with_the_next() {
     for pid in [killed.0.id(), living.0.id()] {
         common::eventually(|| remains(pid).len() > common::hierarchies().len());
     }
-    let mut container = Guard(Command::new("sleep").arg("1000").spawn().unwrap());
+    let container = Guard(Command::new("sleep").arg("1000").spawn().unwrap());
     // A cpuset of v1 takes nobody before it has CPUs and nodes.
     for hierarchy in common::hierarchies().into_iter().filter(|hierarchy| !hierarchy.ends_with("cpuset")) {
         let cgroup = hierarchy.join(format!("microrun-bench-{}/microrun-0", killed.0.id()));
         fs::create_dir_all(&cgroup).unwrap();
         fs::write(cgroup.join("cgroup.procs"), container.0.id().to_string()).unwrap();
     }
+    // A command that is at work, where it finds its state.
+    let namespace = format!("-m/proc/{}/ns/mnt", killed.0.id());
+    let stray = Guard(Command::new("nsenter").args([&namespace, "sleep", "1000"]).spawn().unwrap());
+    common::eventually(|| in_views_of(killed.0.id(), stray.0.id()));
     killed.0.kill().unwrap();
     killed.0.wait().unwrap();
     let quick = ["--quick", "--only", "process", "--rounds", "1", "--gap", "0", "--parts", "latency"];
     let (code, text, errors) = said(&mut bench(&directory, &quick));
     assert_eq!(code, Some(0), "{text}{errors}");
     assert_eq!(remains(killed.0.id()), Vec::<String>::new());
-    assert_eq!(container.0.wait().unwrap().signal(), Some(libc::SIGKILL));
+    for mut ended in [container, stray] {
+        let signal = || ended.0.try_wait().unwrap().and_then(|status| status.signal());
+        common::eventually_is(signal, &Some(libc::SIGKILL));
+    }
     assert!(!remains(living.0.id()).is_empty());
     interrupt(&living.0);
     assert_eq!(living.0.wait().unwrap().code(), Some(130));

@@ -5,6 +5,7 @@
 //! measurement.
 
 use crate::cgroup::{Driver, Handle};
+use crate::sys::pidfd;
 use crate::sys::process::{self, SchedAttr};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -13,6 +14,7 @@ use std::error::Error;
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// What can fail here fails with a sentence.
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -256,14 +258,15 @@ fn lock(dir: &Path) -> Option<Flock<File>> {
     Flock::lock(File::open(dir).ok()?, FlockArg::LockExclusiveNonblock).ok()
 }
 
-/// Removes what measurements that were killed have left: their directories, their cgroups, and containers in those. What
-/// resists stays for the next one.
+/// Removes what measurements that were killed have left: their directories, their cgroups, containers in those, and commands
+/// that were at work. What resists stays for the next one.
 fn remove_remains() {
     for dir in entries(&std::env::temp_dir()) {
         let Some(name) = dir.file_name().and_then(|name| name.to_str()).filter(|name| name.starts_with(PREFIX)) else {
             continue;
         };
         let Some(_lock) = lock(&dir) else { continue };
+        end_those_in_views_of(name);
         let (unified, v1): (Vec<_>, Vec<_>) = cgroup_mounts().into_iter().partition(|mount| mount.unified);
         let of = |mount: &CgroupMount| {
             (mount.path.file_name().map(|of| of.to_string_lossy().into_owned()), mount.path.join(name))
@@ -276,6 +279,25 @@ fn remove_remains() {
             let _ = cgroups.kill(libc::SIGKILL).and_then(|()| cgroups.destroy());
         }
         let _ = fs::remove_dir(&dir);
+    }
+}
+
+/// Kills all processes that have the directory of the measurement `name` mounted, which only its views have. Once it is removed, they
+/// would make it anew, outside.
+fn end_those_in_views_of(name: &str) {
+    let mut killed = Vec::new();
+    for process in entries(Path::new("/proc")) {
+        let pid = process.file_name().and_then(|pid| pid.to_str()?.parse().ok());
+        // The descriptor first: what is read then is this process's, or nothing.
+        if let Some(Ok(pidfd)) = pid.map(pidfd::open)
+            && super::machine::read(&process.join("mountinfo").to_string_lossy()).contains(&format!("/{name} "))
+            && process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL).is_ok()
+        {
+            killed.push(pidfd);
+        }
+    }
+    for pidfd in killed {
+        let _ = process::is_readable(pidfd.as_raw_fd(), Duration::from_secs(10));
     }
 }
 
@@ -362,7 +384,7 @@ pub fn await_orphans(kept: &[i32]) {
         if children().iter().all(|pid| kept.contains(pid)) {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
