@@ -111,10 +111,12 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
     let lab = lab!();
     let bundle = on_terminal(&lab, FLOOD);
     let mut run = spawn(&lab, &bundle, Stdio::null(), Stdio::piped());
+    // However slowly it writes: a pipe of one page takes nothing more as long as there is anything in it.
+    fcntl(run.0.stdout.as_ref().unwrap(), FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
     run.hear("1\n");
     sleep(WHILE);
     run.terminate();
-    common::eventually(|| lab.status(&bundle.id) == "stopped");
+    common::eventually_is(|| lab.status(&bundle.id), &"stopped".to_owned());
     // Nothing is lost of what it wrote.
     let mut text = String::new();
     run.0.stdout.take().unwrap().read_to_string(&mut text).unwrap();
