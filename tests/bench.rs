@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::program;
+use common::{Guard, program};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -74,16 +74,6 @@ fn remains(pid: u32) -> Vec<String> {
 /// Whether `process` is in a mount namespace of the measurement by the process `pid`.
 fn in_views_of(pid: u32, process: u32) -> bool {
     fs::read_to_string(format!("/proc/{process}/mountinfo")).unwrap().contains(&format!("microrun-bench-{pid} "))
-}
-
-/// A process that ends with its test.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn interrupt(child: &Child) {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Bundle, Lab};
+use common::{Bundle, Guard, Lab};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ fn flood() -> Stdio {
 /// `run` of `bundle` in the background.
 fn spawn(lab: &Lab, bundle: &Bundle, stdin: Stdio, stdout: Stdio) -> Running {
     let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
-    Running(command.stdin(stdin).stdout(stdout).spawn().unwrap())
+    Running(Guard(command.stdin(stdin).stdout(stdout).spawn().unwrap()))
 }
 
-/// A command that does not outlive its test.
-struct Running(Child);
+/// A command in the foreground.
+struct Running(Guard);
 
 impl Running {
     fn terminate(&self) {
@@ -71,13 +71,6 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn input_that_nobody_reads_does_not_hide_the_end() {
     let lab = lab!();
@@ -88,7 +81,7 @@ fn input_that_nobody_reads_does_not_hide_the_end() {
 
     let bundle = lab.sleeper(|_| {});
     let mut command = lab.command(&["exec", "-t", &bundle.id, "sh", "-c", script]);
-    let mut exec = Running(command.stdin(flood()).stdout(Stdio::null()).spawn().unwrap());
+    let mut exec = Running(Guard(command.stdin(flood()).stdout(Stdio::null()).spawn().unwrap()));
     assert_eq!(exec.code(), 5);
 }
 
@@ -171,24 +164,13 @@ fn output_that_nobody_reads_does_not_hold_the_end_up() {
     drop((pair.master, reader));
 }
 
-/// Processes of somebody else in a container's cgroups, in all hierarchies.
-struct Outsider(Child);
-
-impl Outsider {
-    fn enter(cgroups: &[PathBuf]) -> Self {
-        let outsider = Self(Command::new("sleep").arg("100").spawn().unwrap());
-        for cgroup in cgroups {
-            fs::write(cgroup.join("cgroup.procs"), outsider.0.id().to_string()).unwrap();
-        }
-        outsider
+/// A process of somebody else in `cgroups`.
+fn outsider(cgroups: &[PathBuf]) -> Guard {
+    let outsider = Guard(Command::new("sleep").arg("100").spawn().unwrap());
+    for cgroup in cgroups {
+        fs::write(cgroup.join("cgroup.procs"), outsider.id().to_string()).unwrap();
     }
-}
-
-impl Drop for Outsider {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+    outsider
 }
 
 #[test]
@@ -203,9 +185,9 @@ fn what_cannot_be_removed_does_not_change_the_exit_code() {
     let root = lab.path("run");
     let mut command = Command::new(lab.path("microrun"));
     command.arg("--root").arg(root).arg("--log").arg(&log).args(["run", "--bundle"]).arg(&bundle.path).arg(&bundle.id);
-    let mut run = Running(command.stdin(Stdio::piped()).spawn().unwrap());
+    let mut run = Running(Guard(command.stdin(Stdio::piped()).spawn().unwrap()));
     common::eventually(|| lab.status(&bundle.id) == "running");
-    let outsider = Outsider::enter(&lab.cgroups_of(&bundle));
+    let outsider = outsider(&lab.cgroups_of(&bundle));
     drop(run.0.stdin.take());
     assert_eq!(run.code(), 5);
     let said = fs::read_to_string(log).unwrap();
@@ -234,7 +216,7 @@ fn delete_says_what_cannot_be_removed() {
     if others.is_empty() {
         skip!("needs the pids controller on v1");
     }
-    let outsider = Outsider::enter(&others);
+    let outsider = outsider(&others);
     let refused = lab.microrun(&["delete", &bundle.id]).failed();
     assert!(refused.contains("remove the cgroup"), "{refused}");
     drop(outsider);
@@ -272,8 +254,8 @@ fn refused(lab: &Lab, verb: &str, call: &str, change: impl FnOnce(&mut Value)) -
 #[test]
 fn an_error_of_waiting_ends_the_container() {
     let lab = lab!();
-    if !Command::new("strace").args(["-o", "/dev/null", "true"]).status().is_ok_and(|status| status.success()) {
-        skip!("needs strace, and leave to trace");
+    if let Err(why) = common::require_strace() {
+        skip!("{why}");
     }
     for (verb, call, doing) in [
         ("run", "signalfd4", "make a descriptor for signals"),

@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, host, output};
+use common::{Bundle, Guard, Lab, Output, host, output};
 use serde_json::{Value, json};
-use std::process::{Child, Command};
+use std::process::Command;
 
 /// A [`Lab`] on a machine where devices can be made, or the end of the test.
 macro_rules! network_lab {
@@ -126,11 +126,11 @@ fn a_device_that_is_not_there_is_named() {
 }
 
 /// A network namespace in which somebody sleeps.
-struct Sleeper(Child);
+struct Sleeper(Guard);
 
 impl Sleeper {
     fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap();
+        let child = Guard(Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap());
         let namespace = format!("/proc/{}/ns/net", child.id());
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         common::eventually(|| std::fs::read_link(&namespace).is_ok_and(|link| link != own));
@@ -146,13 +146,6 @@ impl Sleeper {
         let mut args = vec!["-t", &pid, "-n", "ip"];
         args.extend(words.split(' '));
         host("nsenter", &args)
-    }
-}
-
-impl Drop for Sleeper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

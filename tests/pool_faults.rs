@@ -147,11 +147,8 @@ impl Killing {
 /// How the ends of sandboxes that never began can be brought about: before the request is read, after that, and when the program is
 /// to be executed.
 fn early_ends() -> Vec<Option<&'static str>> {
-    let can_trace =
-        Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status().is_ok_and(|one| one.success());
-    if !can_trace {
-        println!("partly skipped: needs strace, which can trace");
-    }
+    let traced = common::require_strace();
+    let can_trace = traced.inspect_err(|why| println!("partly skipped: {why}")).is_ok();
     [None, Some("rt_sigprocmask"), Some("execve")].into_iter().filter(|call| call.is_none() || can_trace).collect()
 }
 

@@ -7,7 +7,7 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, Lab, eventually, host};
+use common::{Bundle, Guard, Lab, eventually, host};
 use prost::Message;
 use std::fs;
 use std::io::{Read, Write};
@@ -261,20 +261,9 @@ fn a_pool_that_does_not_answer_is_not_waited_for() {
 }
 
 /// Starts and lets go of network namespaces for as long as it is there, as a machine does that starts and ends containers.
-struct Others(std::process::Child);
-
-impl Others {
-    fn begin() -> Self {
-        let script = "while :; do unshare --net true; sleep 0.01; done";
-        Self(Command::new("setsid").args(["sh", "-c", script]).spawn().unwrap())
-    }
-}
-
-impl Drop for Others {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn others() -> Guard {
+    let script = "while :; do unshare --net true; sleep 0.01; done";
+    Guard(Command::new("setsid").args(["sh", "-c", script]).spawn().unwrap())
 }
 
 /// What docs/shim.md says of it: `MICRORUN=dist/microrun MICRORUN_SHIM=dist/containerd-shim-microrun-v1 cargo test --test shim --
@@ -293,7 +282,7 @@ fn what_a_pool_saves() {
     for (name, gap, is_busy) in
         [("back to back", 0, false), ("100 ms apart", 100, false), ("20 ms apart, with others", 20, true)]
     {
-        let others = is_busy.then(Others::begin);
+        let others = is_busy.then(others);
         let mut times = [Vec::new(), Vec::new()];
         for round in 0..2 * ROUNDS {
             shim.options.clone_from(&ways[round % 2]);

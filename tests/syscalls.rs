@@ -156,15 +156,6 @@ fn summary(trace: &str) -> String {
     often.into_iter().map(|((pid, name), count)| format!("  {pid} {name} {count}\n")).collect()
 }
 
-/// Why there cannot be a trace.
-fn cannot_trace() -> Option<String> {
-    match Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).output() {
-        Ok(ended) if ended.status.success() => None,
-        Ok(ended) => Some(format!("strace cannot trace: {}", String::from_utf8_lossy(&ended.stderr).trim())),
-        Err(error) => Some(format!("needs strace: {error}")),
-    }
-}
-
 /// The configuration that `spec --action` writes, of a program that is there.
 fn hello(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
     let bundle = lab.bundle(|config| {
@@ -199,7 +190,7 @@ fn v1_hierarchies() -> usize {
 #[test]
 fn a_cold_start() {
     let lab = lab!();
-    if let Some(why) = cannot_trace() {
+    if let Err(why) = common::require_strace() {
         skip!("{why}");
     }
     if !is_hybrid() {
@@ -214,7 +205,7 @@ fn a_cold_start() {
 #[test]
 fn a_cold_start_on_v2() {
     let lab = lab!();
-    if let Some(why) = cannot_trace() {
+    if let Err(why) = common::require_strace() {
         skip!("{why}");
     }
     if is_unified() {
@@ -233,7 +224,7 @@ fn a_cold_start_on_v2() {
 #[test]
 fn a_life() {
     let lab = lab!();
-    if let Some(why) = cannot_trace() {
+    if let Err(why) = common::require_strace() {
         skip!("{why}");
     }
     if !is_hybrid() {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, eventually, eventually_is, output, push};
+use common::{Bundle, Guard, Lab, eventually, eventually_is, output, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs;
@@ -176,7 +176,7 @@ fn a_pause_that_is_overtaken() {
         let mut slow = Command::new("strace");
         slow.args(["-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=1000000"]);
         slow.arg(pause.get_program()).args(pause.get_args());
-        let mut slow = Ended(slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+        let mut slow = Guard(slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         eventually_is(|| status(&lab, &bundle), &"paused".to_owned());
         let signal: &[&str] = if verb[0] == "kill" { &["KILL"] } else { &[] };
         lab.microrun(&[verb, &[bundle.id.as_str()], signal].concat()).ok();
@@ -197,7 +197,7 @@ fn an_update_of_what_runs_in_the_foreground() {
     let lab = lab!();
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
     let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
-    let mut run = Ended(command.stdin(Stdio::null()).spawn().unwrap());
+    let mut run = Guard(command.stdin(Stdio::null()).spawn().unwrap());
     eventually_is(|| status(&lab, &bundle), &"running".to_owned());
     let pid = serde_json::from_str::<Value>(&lab.microrun(&["state", &bundle.id]).ok()).unwrap()["pid"].as_i64();
     lab.microrun(&["update", "--pids-limit", "20", &bundle.id]).ok();
@@ -386,16 +386,6 @@ fn stats_in_runcs_words() {
     assert!(lab.microrun(&["events", "--interval", "0s", &bundle.id]).failed().contains("interval"));
 }
 
-/// Ends a child of the test when the test ends.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
     let lab = lab!();
@@ -407,7 +397,7 @@ fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
         return;
     }
     let mut command = lab.command(&["events", "--interval", "50ms", &bundle.id]);
-    let mut child = Ended(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut child = Guard(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.next().unwrap().starts_with(r#"{"type":"stats","#));
     let hog = lab.microrun(&["exec", &bundle.id, "sh", "-c", "x=$(dd if=/dev/zero bs=1M count=64 | tr '\\0' x)"]);

@@ -1,13 +1,13 @@
 //! --lazy-pages: memory that comes when it is used, and what CRIU is told of it.
 
-use crate::common::{BUSYBOX, Lab, eventually};
+use crate::common::{BUSYBOX, Guard, Lab, eventually};
 use crate::{Counter, criu, in_silence, lab, pid_of, skip};
 use prost::Message;
 use serde_json::json;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 /// CRIU's `criu_req`, as far as it is looked at (images/rpc.proto).
 #[derive(Clone, PartialEq, Message)]
@@ -193,7 +193,7 @@ fn pages_come_when_they_are_used() {
     let dump = lab.command(&[&args[..], &[from.id()]].concat());
     script.arg(dump.get_program()).args(dump.get_args()).stdin(Stdio::null());
     let log = File::create(lab.path("dump")).unwrap();
-    let mut dump = Helper(script.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    let mut dump = Helper(Guard(script.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()));
     let said = || fs::read_to_string(lab.path("dump")).unwrap();
     eventually(|| fs::metadata(&status).is_ok_and(|file| file.len() == 1) || dump.has_ended());
     assert!(!dump.has_ended(), "{}", said());
@@ -204,7 +204,8 @@ fn pages_come_when_they_are_used() {
     let mut pages = Command::new("criu");
     pages.args(["lazy-pages", "--page-server", "--address", "127.0.0.1", "--port", &port.to_string()]);
     pages.args(["-D", images, "-W", work.to_str().unwrap(), "-o", "lazy.log"]);
-    let mut pages = Helper(pages.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let mut pages =
+        Helper(Guard(pages.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()));
     eventually(|| work.join("lazy-pages.socket").exists());
     let to = Counter::running(&lab, REMEMBERS, |config| {
         config["root"]["path"] = json!(from.bundle.rootfs());
@@ -233,19 +234,12 @@ fn pages_come_when_they_are_used() {
     lab.microrun(&["delete", "--force", to.id()]).ok();
 }
 
-/// A process that ends with the test, at the latest.
-struct Helper(Child);
+/// A process beside the test.
+struct Helper(Guard);
 
 impl Helper {
     fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

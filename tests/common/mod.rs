@@ -11,11 +11,12 @@ use serde_json::{Value, json};
 use std::cell::Cell;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -108,6 +109,30 @@ pub fn host(program: &str, args: &[&str]) -> String {
     let mut command = Command::new(program);
     command.args(args);
     output(command).ok()
+}
+
+/// A process that does not outlive its test.
+pub struct Guard(pub Child);
+
+impl Deref for Guard {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl DerefMut for Guard {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        let _ = self.wait();
+    }
 }
 
 /// Whether strace is there and may trace.
