@@ -435,12 +435,13 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn save(&self, state: &State) -> Result<()> {
-        self.write("state.json", &self.json(state)?)
+        self.write("state.json", &self.json("state.json", state)?)
     }
 
-    fn json(&self, state: &State) -> Result<Vec<u8>> {
-        serde_json::to_vec(state)
-            .map_err(|error| Error::new(Kind::System, format!("write {}/state.json: {error}", self.path.display())))
+    /// The text of the file `name`.
+    fn json(&self, name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+        serde_json::to_vec(value)
+            .map_err(|error| Error::new(Kind::System, format!("write {}/{name}: {error}", self.path.display())))
     }
 
     /// Locks state.json for who is going to [`Entry::stage`] another: as soon as nobody else has it locked, who has it only
@@ -472,7 +473,7 @@ impl Entry {
     /// What the file system says; then nothing is left of it.
     pub fn stage(&self, state: &State) -> Result<Staged> {
         let staged = Staged { scratch: self.path.join(".state.json.staged"), path: self.path.join("state.json") };
-        let written = self.json(state).and_then(|text| {
+        let written = self.json("state.json", state).and_then(|text| {
             let mut options = fs::OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);
             file.and_then(|mut file| file.write_all(&text)).doing(|| format!("write {}", staged.path.display()))
@@ -578,10 +579,7 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn note_joined(&self, cgroup: &Handle) -> Result<()> {
-        let text = serde_json::to_vec(cgroup);
-        let text =
-            text.map_err(|error| Error::new(Kind::System, format!("write {}/{JOINED}: {error}", self.path.display())))?;
-        self.write(JOINED, &text)
+        self.write(JOINED, &self.json(JOINED, cgroup)?)
     }
 
     /// What has been noted of that.
