@@ -9,7 +9,7 @@ use crate::init;
 use crate::spec::{contains, places};
 use crate::sys::clone::{self, Child, Loan};
 use crate::sys::shared::{Report, Shared};
-use crate::sys::{fs as sys_fs, process};
+use crate::sys::{cpus, fs as sys_fs, process};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,7 +59,7 @@ impl Ahead {
         let request = clone::Request { flags: clone::SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
         let helper = clone::spawn(&request, init::help_with_network, Arc::clone(&self.report))
             .doing(|| "linux.namespaces (network): clone a helper")?;
-        process::move_to_another_cpu(helper.0.pid);
+        cpus::move_to_another(helper.0.pid);
         // The helper has it too, and closes it last.
         copy.into_iter().for_each(sys_fs::close);
         self.helper = Some(helper);

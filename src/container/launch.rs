@@ -218,6 +218,9 @@ fn launch_into(
         sibling: false,
         scheduling: None,
     };
+    if undo.helper.is_some() {
+        init::work_beside(&report);
+    }
     let mut spawned = spawn(plan, slots, birth, &report, manner, None)?;
     let child = spawned.child;
     undo.loan = spawned.loan.take();
@@ -227,6 +230,7 @@ fn launch_into(
     drop(kept.given);
     undo.pid_file.clone_from(&options.pid_file);
     admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
+    init::worked_beside(&report);
     let terminal_socket = kept.terminal;
     let context = gates::Context {
         spec: &prepared.bundle.loaded.spec,

@@ -2,7 +2,7 @@
 
 use crate::sys::fs::{self, Sys};
 use crate::sys::shared::{Report, Shared};
-use crate::sys::{net, process};
+use crate::sys::{cpus, net, process};
 use nix::errno::Errno;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,7 +47,8 @@ pub fn help(report: &Shared<Report>) -> ! {
             Ok(()) => {
                 process::set_and_wake(word, state::READY);
                 // The CPU that it was moved to may be init's by now, which must not wait for the helper's end: a kernel seldom interrupts itself.
-                process::allow_cpus_of(report.runtime.load(Ordering::Relaxed));
+                cpus::allow_those_of(report.runtime.load(Ordering::Relaxed));
+                bring_who_works(report);
                 close_what_is_no_longer_needed(report);
                 // However slow the machine is: who waits here for nobody ends with the runtime.
                 while process::wait_while(word, state::READY).is_err() {}
@@ -56,6 +57,34 @@ pub fn help(report: &Shared<Report>) -> ! {
         }
     }
     process::exit(0)
+}
+
+/// A value of [`Report::beside`]: the thread is being brought. Others are the thread's id, and 0 for none.
+const BRINGING: u32 = u32::MAX;
+
+/// The runtime: from now on this thread works beside init. With two CPUs, of which the helper has one, they share the other: first the one works
+/// and then the other, though the helper's may be idle by then.
+pub fn work_beside(report: &Report) {
+    report.beside.store(process::gettid(), Ordering::Release);
+}
+
+/// The runtime: it has done so, and uses the CPUs that it used before.
+pub fn worked_beside(report: &Report) {
+    let thread = report.beside.load(Ordering::Acquire);
+    if thread == BRINGING || report.beside.compare_exchange(thread, 0, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // A helper that is killed now does not say any more that it is done.
+        let _ = process::wait_while(&report.beside, BRINGING);
+    }
+}
+
+/// The helper, whose CPU is about to be idle: who works beside init does so here.
+fn bring_who_works(report: &Report) {
+    let thread = report.beside.load(Ordering::Acquire);
+    let claimed = report.beside.compare_exchange(thread, BRINGING, Ordering::AcqRel, Ordering::Acquire);
+    if thread != 0 && claimed.is_ok() {
+        cpus::bring_here(thread.cast_signed());
+        process::set_and_wake(&report.beside, 0);
+    }
 }
 
 /// What takes the kernel a while to close: here nobody waits for it.

@@ -9,6 +9,7 @@
 pub mod arena;
 pub mod bpf;
 pub mod clone;
+pub mod cpus;
 #[cfg(target_env = "musl")]
 pub mod entry;
 pub mod fs;

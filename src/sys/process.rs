@@ -66,38 +66,6 @@ pub fn set_and_wake(word: &AtomicU32, value: u32) {
     let _ = unsafe { call!(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }
 
-/// Moves the process `pid` to another CPU than this one, so that it starts at once: a new process is queued behind the
-/// one that made it. Whether there is another one that it may use.
-pub fn move_to_another_cpu(pid: i32) -> bool {
-    let (mut allowed, mut cpu) = ([0u64; 16], 0u32);
-    // SAFETY: the kernel writes one int, and at most the size of the mask.
-    let known = unsafe {
-        call!(libc::SYS_getcpu, &raw mut cpu, ptr::null::<u8>(), ptr::null::<u8>())
-            .and_then(|_| call!(libc::SYS_sched_getaffinity, 0, size_of_val(&allowed), allowed.as_mut_ptr()))
-    };
-    if known.is_err() {
-        return false;
-    }
-    if let Some(word) = allowed.get_mut(cpu as usize / 64) {
-        *word &= !(1 << (cpu % 64));
-    }
-    if allowed.iter().all(|word| *word == 0) {
-        return false;
-    }
-    // SAFETY: the kernel reads the mask.
-    unsafe { call!(libc::SYS_sched_setaffinity, pid, size_of_val(&allowed), allowed.as_ptr()) }.is_ok()
-}
-
-/// Lets this process run wherever the process `pid` may.
-pub fn allow_cpus_of(pid: i32) {
-    let mut allowed = [0u64; 16];
-    // SAFETY: the kernel writes at most the size of the mask, and reads as much.
-    let _ = unsafe {
-        call!(libc::SYS_sched_getaffinity, pid, size_of_val(&allowed), allowed.as_mut_ptr())
-            .and_then(|size| call!(libc::SYS_sched_setaffinity, 0, size, allowed.as_ptr()))
-    };
-}
-
 /// Starts a session (setsid(2)).
 pub fn setsid() -> Sys {
     // SAFETY: no memory is involved.
@@ -330,6 +298,12 @@ fn act_on(signal: i32, action: libc::sighandler_t) {
 pub fn getpid() -> i32 {
     // SAFETY: no memory is involved; getpid cannot fail.
     unsafe { call!(libc::SYS_getpid) }.unwrap_or(0) as i32
+}
+
+/// The id of this thread (gettid(2)).
+pub fn gettid() -> u32 {
+    // SAFETY: no memory is involved; gettid cannot fail.
+    unsafe { call!(libc::SYS_gettid) }.unwrap_or(0) as u32
 }
 
 /// The process id of who made this process, in its own pid namespace (getppid(2)).
@@ -711,20 +685,6 @@ pub fn signal_description(signal: i32) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_process_that_was_moved_may_go_where_others_may() {
-        let allowed = || nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).unwrap();
-        let before = allowed();
-        if !move_to_another_cpu(nix::unistd::gettid().as_raw()) {
-            println!("skipped: needs two CPUs");
-            return;
-        }
-        assert_ne!(allowed(), before);
-        allow_cpus_of(getppid());
-        let parent = nix::sched::sched_getaffinity(nix::unistd::getppid()).unwrap();
-        assert_eq!(allowed(), parent);
-    }
 
     #[test]
     fn what_has_executed_nothing_is_told_by_its_flags_and_name() {

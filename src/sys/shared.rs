@@ -90,6 +90,8 @@ pub struct Report {
     pub detail: AtomicU32,
     /// Who makes the network namespace, and how far that is: see [`crate::init`].
     pub network: AtomicU32,
+    /// The thread of the runtime that works beside init, for the helper to bring to its own CPU: see [`crate::init`].
+    pub beside: AtomicU32,
     /// The runtime's pid.
     pub runtime: AtomicI32,
     /// A descriptor that the helper closes, once it has time; 0 for none.
