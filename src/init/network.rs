@@ -116,3 +116,31 @@ pub(super) fn enter(report: &Report, helper: RawFd) -> Sys {
         failed => Err(Errno::from_raw((failed & !state::FAILED) as i32)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_worked_beside_init_is_not_being_brought_any_more() {
+        let report = Shared::<Report>::of_this_memory();
+        let beside = || report.beside.load(Ordering::Acquire);
+        work_beside(&report);
+        assert_eq!(beside(), process::gettid());
+        bring_who_works(&report);
+        assert_eq!(beside(), 0);
+        worked_beside(&report);
+        work_beside(&report);
+        worked_beside(&report);
+        assert_eq!(beside(), 0);
+        // The helper finds nobody any more.
+        bring_who_works(&report);
+        assert_eq!(beside(), 0);
+        std::thread::scope(|scope| {
+            report.beside.store(BRINGING, Ordering::Release);
+            scope.spawn(|| process::set_and_wake(&report.beside, 0));
+            worked_beside(&report);
+            assert_eq!(beside(), 0);
+        });
+    }
+}
