@@ -79,9 +79,8 @@ pub fn worked_beside(report: &Report) {
 
 /// The helper, whose CPU is about to be idle: who works beside init does so here.
 fn bring_who_works(report: &Report) {
-    let thread = report.beside.load(Ordering::Acquire);
-    let claimed = report.beside.compare_exchange(thread, BRINGING, Ordering::AcqRel, Ordering::Acquire);
-    if thread != 0 && claimed.is_ok() {
+    let claim = |thread| (thread != 0).then_some(BRINGING);
+    if let Ok(thread) = report.beside.fetch_update(Ordering::AcqRel, Ordering::Acquire, claim) {
         cpus::bring_here(thread.cast_signed());
         process::set_and_wake(&report.beside, 0);
     }
