@@ -11,6 +11,9 @@ use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+/// How often a file that others put in the way is replaced.
+const REPLACEMENTS: usize = 10;
+
 /// Writes the decimal pid, at once or not at all.
 ///
 /// # Errors
@@ -35,13 +38,9 @@ pub fn write(path: &Path, pid: i32) -> Result<()> {
 pub fn remove(path: &Path) -> Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(there) if !there.is_file() => Ok(()),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
+        _ => remove_file(path),
     };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.doing(|| format!("--pid-file: remove {}", path.display())),
-    }
+    removed.doing(|| format!("--pid-file: remove {}", path.display()))
 }
 
 fn write_pid(mut file: File, pid: i32) -> io::Result<File> {
@@ -53,35 +52,47 @@ fn write_pid(mut file: File, pid: i32) -> io::Result<File> {
 fn name(file: &File, path: &Path) -> io::Result<()> {
     let link = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let link_to = |path: &Path| linkat(AT_FDCWD, &link, AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
-    match link_to(path) {
-        // Who waits for the file finds the old one or the new one.
-        Err(Errno::EEXIST) => replace(path, |scratch| link_to(scratch).map_err(io::Error::from)),
-        linked => linked.map_err(io::Error::from),
+    let mut again = 1..REPLACEMENTS;
+    loop {
+        match link_to(path) {
+            // For a moment there is none, as before a container's first start; another name, to rename, would stay after a crash.
+            Err(Errno::EEXIST) if again.next().is_some() => {
+                require_replaceable(path)?;
+                remove_file(path)?;
+            }
+            linked => return linked.map_err(io::Error::from),
+        }
     }
 }
 
-fn write_and_rename(path: &Path, pid: i32) -> io::Result<()> {
-    replace(path, |scratch| File::create_new(scratch).and_then(|file| write_pid(file, pid)).map(drop))
-}
-
-/// Has `make` make a file beside `path`, and puts it there; not in the place of a device or a pipe, which is meant to stay what it is.
-fn replace(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<()> {
+/// Makes sure that there is no device or pipe at `path`, which is meant to stay what it is.
+fn require_replaceable(path: &Path) -> io::Result<()> {
     if fs::symlink_metadata(path).is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no regular file: give another path"));
     }
+    Ok(())
+}
+
+/// Removes the file, if it is there.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Has a file made beside `path`, and puts it there.
+fn write_and_rename(path: &Path, pid: i32) -> io::Result<()> {
+    require_replaceable(path)?;
     let mut scratch = OsString::from(".");
     scratch.push(path.file_name().unwrap_or_default());
     let scratch = path.with_file_name(scratch);
-    let make_anew = || match make(&scratch) {
-        // Of a runtime that was killed.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(&scratch).and_then(|()| make(&scratch))
-        }
-        made => made,
-    };
-    let replaced = make_anew().and_then(|()| fs::rename(&scratch, path));
+    // Of a runtime that was killed.
+    remove_file(&scratch)?;
+    let written = File::create_new(&scratch).and_then(|file| write_pid(file, pid));
+    let replaced = written.and_then(|_| fs::rename(&scratch, path));
     if replaced.is_err() {
-        let _ = fs::remove_file(&scratch);
+        let _ = remove_file(&scratch);
     }
     replaced
 }
