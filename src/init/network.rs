@@ -70,8 +70,8 @@ pub fn work_beside(report: &Report) {
 
 /// The runtime: it has done so, and uses the CPUs that it used before.
 pub fn worked_beside(report: &Report) {
-    let thread = report.beside.load(Ordering::Acquire);
-    if thread == BRINGING || report.beside.compare_exchange(thread, 0, Ordering::AcqRel, Ordering::Acquire).is_err() {
+    let done = |thread| (thread != BRINGING).then_some(0);
+    if report.beside.fetch_update(Ordering::AcqRel, Ordering::Acquire, done).is_err() {
         // A helper that is killed now does not say any more that it is done.
         let _ = process::wait_while(&report.beside, BRINGING);
     }
