@@ -6,7 +6,7 @@ use super::slots::{Slot, Slots};
 use super::{console, mounts, program, rights, target};
 use crate::sys::fs::{self, Sys};
 use crate::sys::shared::Report;
-use crate::sys::{clone, mount, process, socket};
+use crate::sys::{clone, cpus, mount, process, socket};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -301,7 +301,7 @@ impl<'a> Executor<'a> {
             Op::Scheduler { attributes } => process::sched_setattr(attributes),
             Op::OwnScheduling => self.scheduling.map_or(Ok(()), |own| process::sched_setattr(&own)),
             Op::IoPriority { value } => process::ioprio_set(*value),
-            Op::Affinity { mask } => process::sched_setaffinity(mask),
+            Op::Affinity { mask } => cpus::bind(0, mask),
             Op::MemoryPolicy { mode, nodes } => process::set_mempolicy(*mode, nodes),
             Op::Umask { mask } => {
                 fs::umask(*mask);

@@ -210,12 +210,6 @@ pub fn sched_getattr() -> Sys<SchedAttr> {
     Ok(attributes)
 }
 
-/// Binds this thread to the CPUs whose bits are set in `mask` (sched_setaffinity(2)).
-pub fn sched_setaffinity(mask: &[u64]) -> Sys {
-    // SAFETY: the kernel reads the mask's bytes.
-    unsafe { call!(libc::SYS_sched_setaffinity, 0, size_of_val(mask), mask.as_ptr()) }.map(drop)
-}
-
 /// Sets the I/O class and priority of this thread (ioprio_set(2)), `value` as IOPRIO_PRIO_VALUE makes it.
 pub fn ioprio_set(value: i32) -> Sys {
     const IOPRIO_WHO_PROCESS: i32 = 1;
