@@ -204,6 +204,10 @@ fn paths_that_are_no_paths() {
     refused(&lab, &bundle, &["linux.namespaces[0].path: open /nowhere: no such file or directory"]);
     let bundle = lab.bundle(|config| set(config, "/linux/namespaces/0/path", json!("/etc/passwd")));
     refused(&lab, &bundle, &["linux.namespaces[0].path: /etc/passwd is not a namespace of this type: give"]);
+    let fifo = lab.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let bundle = lab.bundle(|config| set(config, "/linux/namespaces/0/path", json!(fifo)));
+    refused(&lab, &bundle, &["linux.namespaces[0].path: ", "fifo is not a namespace of this type: give"]);
 }
 
 /// ".." in paths is resolved inside: of the rootfs, of the cgroup hierarchy.

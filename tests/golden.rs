@@ -57,6 +57,7 @@ fn facts(layout: Layout) -> Facts {
             has_kcore: true,
             apparmor: true,
             selinux: true,
+            foreign_cgroup_namespace: false,
             capabilities: Held { known: all, bounding: all, permitted: all },
         },
         layout,

@@ -303,30 +303,66 @@ fn an_id_that_is_not_mapped_is_refused_by_name() {
     }
 }
 
+/// How often the container's init is in each cgroup that is shown at the top of a hierarchy.
+const INIT_IN_CGROUPS: &str = "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -f $d/cgroup.procs ] && [ ! -L $d ] && \
+                               grep -c -x 1 $d/cgroup.procs; done; true";
+
+fn with_cgroup_mount(config: &mut Value) {
+    let options = json!(["nosuid", "noexec", "nodev", "ro"]);
+    push(&mut config["mounts"], json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options}));
+}
+
 #[test]
 fn a_cgroup_mount_shows_the_containers_cgroups_and_no_others() {
     let lab = lab!();
     for (namespace, path) in [(false, true), (true, true), (false, false)] {
         let output = lab
-            .shell(
-                "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do [ -f $d/cgroup.procs ] && [ ! -L $d ] && \
-                 grep -c -x 1 $d/cgroup.procs; done; true",
-                |config| {
-                    if namespace {
-                        push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
-                    }
-                    if !path {
-                        config["linux"]["cgroupsPath"] = Value::Null;
-                    }
-                    let options = json!(["nosuid", "noexec", "nodev", "ro"]);
-                    let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "options": options});
-                    push(&mut config["mounts"], mount);
-                },
-            )
+            .shell(INIT_IN_CGROUPS, |config| {
+                if namespace {
+                    push(&mut config["linux"]["namespaces"], json!({"type": "cgroup"}));
+                }
+                if !path {
+                    config["linux"]["cgroupsPath"] = Value::Null;
+                }
+                with_cgroup_mount(config);
+            })
             .ok();
-        // The container's init is in each cgroup that is shown at the top of a hierarchy.
         assert!(!output.is_empty() && output.lines().all(|count| count == "1"), "{output}");
     }
+}
+
+/// What such a cgroup namespace shows may not be mounted: in its place come the container's own cgroups, as in runc on v2.
+#[test]
+fn a_cgroup_mount_beside_a_cgroup_namespace_of_another_user_namespace_shows_the_containers_cgroups() {
+    let lab = lab!();
+    let (users, others) = (sleeper(&lab), sleeper(&lab));
+    for joined_user_namespace in [false, true] {
+        let output = lab
+            .shell(INIT_IN_CGROUPS, |config| {
+                if joined_user_namespace {
+                    let path = format!("/proc/{users}/ns/user");
+                    push(&mut config["linux"]["namespaces"], json!({"type": "user", "path": path}));
+                } else {
+                    with_user_namespace(config);
+                }
+                let path = format!("/proc/{others}/ns/cgroup");
+                push(&mut config["linux"]["namespaces"], json!({"type": "cgroup", "path": path}));
+                with_cgroup_mount(config);
+            })
+            .ok();
+        assert!(!output.is_empty() && output.lines().all(|count| count == "1"), "{output}");
+    }
+    // One that belongs to it is shown.
+    let output = lab
+        .shell("grep -c ' - cgroup' /proc/self/mountinfo; true", |config| {
+            for kind in ["user", "cgroup"] {
+                let path = format!("/proc/{others}/ns/{kind}");
+                push(&mut config["linux"]["namespaces"], json!({"type": kind, "path": path}));
+            }
+            with_cgroup_mount(config);
+        })
+        .ok();
+    assert_ne!(output.trim(), "0");
 }
 
 /// The kernel settles whose they are when the network namespace is made: nobody's, before there is a root to be found in the user namespace.

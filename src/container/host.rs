@@ -6,9 +6,12 @@ use crate::path;
 use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
 use crate::spec::{self, Loaded, Seccomp};
+use crate::sys::{fs as sys_fs, own, process};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// What [`crate::plan::compile`] has to know.
@@ -24,9 +27,26 @@ pub(super) fn facts(spec: &Spec) -> Host {
         selinux: (wanted(process.and_then(|process| process.selinux_label().as_ref()))
             || wanted(spec.linux().as_ref().and_then(|linux| linux.mount_label().as_ref())))
             && has_selinux(),
+        foreign_cgroup_namespace: has_foreign_cgroup_namespace(spec),
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }
+}
+
+/// Whether `spec` names a user namespace and a cgroup namespace that belongs to another one. What cannot be looked at is said when it is to be joined.
+fn has_foreign_cgroup_namespace(spec: &Spec) -> bool {
+    let open = |kind| {
+        let path = spec::namespace(spec, kind).filter(|path| !path.as_os_str().is_empty())?;
+        // It may be anything, a FIFO for instance.
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+    };
+    let inode = |fd| sys_fs::stat(fd).map(|stat| stat.st_ino);
+    let Some(users) = open(LinuxNamespaceType::User) else { return false };
+    open(LinuxNamespaceType::Cgroup).is_some_and(|cgroups| {
+        // The owner of one from outside our own user namespace is not told (EPERM).
+        let owner = process::owning_user_namespace(cgroups.as_raw_fd()).map(own);
+        owner.and_then(|owner| Ok(inode(owner.as_raw_fd())? != inode(users.as_raw_fd())?)).unwrap_or(true)
+    })
 }
 
 /// The mounts of procfs and sysfs outside `rootfs`, the latest first.

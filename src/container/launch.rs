@@ -388,7 +388,8 @@ pub(super) fn owned(fd: RawFd) -> OwnedFd {
 
 fn open_namespace(joined: &plan::Joined) -> Result<OwnedFd> {
     let path = crate::plan::builder::cpath(&joined.field, &joined.path)?;
-    let fd = sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY, 0)
+    // Whoever opens a FIFO waits for a writer otherwise.
+    let fd = sys_fs::open(sys_fs::CWD, &path, libc::O_RDONLY | libc::O_NONBLOCK, 0)
         .doing(|| format!("{}.path: open {}", joined.field, joined.path.display()))?;
     let namespace = owned(fd);
     let kind = process::namespace_kind(fd);

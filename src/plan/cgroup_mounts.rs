@@ -11,7 +11,6 @@ use crate::cgroup::layout::{Mode, V1Mount};
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Slot, Source};
 use crate::sys::mount::Attributes;
-use oci_spec::runtime::LinuxNamespaceType;
 use std::path::{Path, PathBuf};
 
 /// Compiles one such mount. On a machine with v2 alone both types mean v2, as in runc.
@@ -42,10 +41,10 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
     Ok(())
 }
 
-/// cgroup v2: a mount of its own shows the root of the cgroup namespace; without one, the container's directory is
+/// cgroup v2: a mount of its own shows the root of the cgroup namespace; where that may not be, the container's directory is
 /// bound, or nothing shown if it has none.
 fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
-    if input.namespace(LinuxNamespaceType::Cgroup).is_some() {
+    if input.may_mount_cgroups() {
         builder.push(
             entry.field.clone(),
             Op::NewFilesystem {
@@ -94,7 +93,7 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
     let attributes = entry.options.of_new_mount();
     builder.push(field.clone(), tmpfs(attributes & !libc::MOUNT_ATTR_RDONLY, slots::OTHER));
     place(builder, entry, slots::OTHER)?;
-    let namespaced = input.namespace(LinuxNamespaceType::Cgroup).is_some();
+    let namespaced = input.may_mount_cgroups();
     for mount in &input.layout.v1 {
         let controller = mount.controllers.first().map_or("", String::as_str);
         let Some(own) = input.cgroup_directory(controller) else { continue };

@@ -96,6 +96,7 @@ mod tests {
         has_kcore: true,
         apparmor: true,
         selinux: true,
+        foreign_cgroup_namespace: false,
         capabilities: Held { known: 0, bounding: 0, permitted: 0 },
     };
 

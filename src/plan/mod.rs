@@ -46,6 +46,8 @@ pub struct Host {
     pub apparmor: bool,
     /// Whether SELinux is enabled.
     pub selinux: bool,
+    /// Whether linux.namespaces names a user namespace and a cgroup namespace that belongs to another one.
+    pub foreign_cgroup_namespace: bool,
     /// The capabilities that init has to grant.
     pub capabilities: caps::Held,
 }
@@ -165,6 +167,16 @@ impl<'a> Input<'a> {
 
     fn has_user_namespace(&self) -> bool {
         self.namespace(LinuxNamespaceType::User).is_some()
+    }
+
+    /// Whether there is a cgroup namespace over which the container's user namespace has rights: only then can what it shows be mounted
+    /// (cgroup_init_fs_context() in kernel/cgroup/cgroup.c).
+    fn may_mount_cgroups(&self) -> bool {
+        match self.namespace(LinuxNamespaceType::Cgroup) {
+            None => false,
+            Some(None) => true,
+            Some(Some(_)) => !self.creates_user_namespace() && !self.host.foreign_cgroup_namespace,
+        }
     }
 }
 

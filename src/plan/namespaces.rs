@@ -85,8 +85,8 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
         let in_stage = match kind {
             // These two take effect for children.
             libc::CLONE_NEWPID | libc::CLONE_NEWUSER => true,
-            // From inside a cgroup namespace nobody is put into a cgroup outside (cgroups(7), nsdelegate).
-            libc::CLONE_NEWCGROUP => input.creates_user_namespace() && first,
+            // From inside a cgroup namespace nobody is put into a cgroup outside (cgroups(7), nsdelegate). From inside a user namespace only its own are joined.
+            libc::CLONE_NEWCGROUP => first && !input.may_mount_cgroups(),
             _ => first,
         };
         if in_stage {

@@ -22,6 +22,13 @@ pub fn namespace_kind(fd: RawFd) -> Sys<i32> {
     unsafe { call!(libc::SYS_ioctl, fd, NS_GET_NSTYPE) }.map(|kind| kind as i32)
 }
 
+/// The user namespace that the namespace `fd` belongs to, `O_CLOEXEC` (ioctl_ns(2), NS_GET_USERNS).
+pub fn owning_user_namespace(fd: RawFd) -> Sys<RawFd> {
+    const NS_GET_USERNS: u32 = 0xb701;
+    // SAFETY: the request takes no argument.
+    unsafe { call!(libc::SYS_ioctl, fd, NS_GET_USERNS) }.map(|fd| fd as RawFd)
+}
+
 /// The mount namespace of the process that `pidfd` refers to, `O_CLOEXEC` (PIDFD_GET_MNT_NAMESPACE, Linux 6.11).
 pub fn mount_namespace(pidfd: RawFd) -> Sys<RawFd> {
     const PIDFD_GET_MNT_NAMESPACE: u32 = 0xff03;
