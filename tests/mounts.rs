@@ -1077,3 +1077,24 @@ fn a_cgroup_on_which_something_is_mounted_is_not_waited_for() {
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
     assert!(lab.cgroups_of(&bundle).is_empty());
 }
+
+/// What the runtime has copied for init is not in use by the runtime, which waits for the container's end.
+#[test]
+fn a_mount_that_the_runtime_has_copied_can_be_unmounted_inside() {
+    let lab = lab!();
+    if common::kernel() < (6, 3) {
+        skip!("before Linux 6.3 a tmpfs cannot be id-mapped");
+    }
+    let source = source(&lab);
+    let output = lab.shell("umount /mnt && echo unmounted", |config| {
+        let mut mount = bind(&source, "/mnt", &["bind", "idmap"]);
+        for field in ["uidMappings", "gidMappings"] {
+            mount[field] = json!([{"containerID": 0, "hostID": 0, "size": 1000}]);
+        }
+        add(config, mount);
+        for set in ["bounding", "effective", "permitted"] {
+            push(&mut config["process"]["capabilities"][set], json!("CAP_SYS_ADMIN"));
+        }
+    });
+    assert_eq!(output.ok(), "unmounted");
+}

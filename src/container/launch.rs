@@ -191,12 +191,12 @@ fn launch_into(
         }
     }
     let mut slots = Slots::default();
-    let kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    let mut kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     if !plan.shares_memory() {
         ahead.share_with_copies()?;
     }
     let report = Arc::clone(&ahead.report);
-    run_outside(plan, &mut slots, &report)?;
+    run_outside(plan, &mut slots, &report, &mut kept.given)?;
     match parts.and_then(|parts| parts.network.as_ref()) {
         _ if !plan.network_helper => {}
         Some(network) => {
@@ -417,10 +417,17 @@ pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
     }
 }
 
-pub(super) fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report) -> Result<()> {
+/// Copies the mounts that init only puts in place. Kept here they would be in use, and could not be unmounted inside: they go to `given`.
+pub(super) fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report, given: &mut Vec<OwnedFd>) -> Result<()> {
     let nothing = Exec::none();
-    init::run_here(&plan.outside.steps, slots, &nothing, report)
-        .map_err(|(index, errno)| explain::failure(&plan.outside.steps, &nothing, index, errno))
+    let steps = &plan.outside.steps;
+    let result = init::run_here(steps, slots, &nothing, report);
+    let copies = steps.iter().filter_map(|step| match step.op {
+        init::Op::CloneTree { into, .. } => Some(slots.get(into)),
+        _ => None,
+    });
+    given.extend(copies.filter(|copy| *copy >= 0).map(owned));
+    result.map_err(|(index, errno)| explain::failure(steps, &nothing, index, errno))
 }
 
 /// How a clone is treated.

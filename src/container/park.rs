@@ -187,11 +187,11 @@ fn park_into(
         entry.save(&state)?;
     }
     let mut slots = Slots::default();
-    let kept = launch::open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    let mut kept = launch::open_slots(options, plan, &entry, cgroup, &mut slots)?;
     let (lease, lease_of_child) = socket::packets().doing(|| "make a socket pair")?;
     slots.set(slots::LEASE, lease_of_child.as_raw_fd());
     let report = ahead::report(plan.shares_memory())?;
-    launch::run_outside(plan, &mut slots, &report)?;
+    launch::run_outside(plan, &mut slots, &report, &mut kept.given)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner = Manner {
