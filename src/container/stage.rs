@@ -36,11 +36,14 @@ struct Staged {
 /// The step that failed, or what clone3(2) answered.
 pub(super) fn spawn(request: &Request, init: Arc<Cradle>) -> Result<Child> {
     let doing = || "start a process that joins the namespaces";
-    let request = Request { flags: request.flags | libc::CLONE_PARENT as u64, exit_signal: 0, ..*request };
+    let (cgroup_of_stage, cgroup) =
+        if init.plan.stage_in_cgroup { (request.cgroup, None) } else { (None, request.cgroup) };
+    let request = Request { flags: request.flags | libc::CLONE_PARENT as u64, cgroup, exit_signal: 0 };
     let staged = Arc::new(Staged { request, init, found: Shared::new().doing(doing)? });
     let Staged { init, found, .. } = &*staged;
     let memory = if joins_time(&init.plan) { 0 } else { clone::SHARE_MEMORY };
-    let stage = Request { flags: libc::CLONE_FILES as u64 | memory, cgroup: None, exit_signal: libc::SIGCHLD };
+    let flags = libc::CLONE_FILES as u64 | memory;
+    let stage = Request { flags, cgroup: cgroup_of_stage, exit_signal: libc::SIGCHLD };
     let (child, _loan) = clone::spawn(&stage, run, Arc::clone(&staged)).doing(doing)?;
     let ended = process::wait(child.pid, 0);
     fs::close(child.pidfd);

@@ -99,6 +99,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         outside: Outside::default(),
         network_helper: false,
         stage: stage.finish(),
+        // The container's cgroup is inside of its cgroup namespace.
+        stage_in_cgroup: false,
         steps: builder.finish(),
         cgroup_slots,
         exec,

@@ -193,6 +193,9 @@ pub struct Plan {
     pub outside: Outside,
     /// Steps of the process between runtime and init; empty when there is none.
     pub stage: Vec<Step>,
+    /// Whether it is this process that is born in the container's cgroup, and init inherits that: the one enters a cgroup namespace from whose inside the other may not be
+    /// put there (cgroups(7), nsdelegate).
+    pub stage_in_cgroup: bool,
     /// Whether a helper is to make the network namespace at the same time ([`crate::init::help_with_network`]).
     pub network_helper: bool,
     /// Steps of init.
@@ -284,6 +287,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         outside,
         network_helper: namespaces.network_helper,
         stage: namespaces.stage,
+        stage_in_cgroup: namespaces.stage_in_cgroup,
         steps: builder.finish(),
         cgroup_slots,
         exec,

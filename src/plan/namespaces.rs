@@ -28,6 +28,7 @@ pub(super) struct Namespaces {
     pub share_memory: bool,
     pub joined: Vec<Joined>,
     pub stage: Vec<Step>,
+    pub stage_in_cgroup: bool,
     pub network_helper: bool,
     /// Whether setgroups(2) is allowed.
     pub may_set_groups: bool,
@@ -57,6 +58,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
         share_memory: !input.has_user_namespace() && input.namespace(LinuxNamespaceType::Time).is_none(),
         joined: Vec::new(),
         stage: Vec::new(),
+        stage_in_cgroup: false,
         network_helper: false,
         may_set_groups: true,
     };
@@ -90,6 +92,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             _ => first,
         };
         if in_stage {
+            found.stage_in_cgroup |= kind == libc::CLONE_NEWCGROUP;
             found.stage.push(Step { op: step, field: field.into() });
         } else {
             builder.push(field, step);
