@@ -58,6 +58,7 @@ fn facts(layout: Layout) -> Facts {
             apparmor: true,
             selinux: true,
             foreign_cgroup_namespace: false,
+            makes_root_namespaces: false,
             capabilities: Held { known: all, bounding: all, permitted: all },
         },
         layout,
@@ -87,6 +88,7 @@ type Change = fn(&mut Options, &mut Facts);
 /// different about it.
 fn cases() -> Vec<(&'static str, Option<String>, Layout, Change)> {
     let as_it_is: Change = |_, _| {};
+    let root_namespaces: Change = |_, facts| facts.host.makes_root_namespaces = true;
     let create: Change = |options, _| (options.wait, options.foreground) = (Wait::Start, false);
     vec![
         ("runc.v2", Some(default::runc(true)), unified(), as_it_is),
@@ -106,6 +108,9 @@ fn cases() -> Vec<(&'static str, Option<String>, Layout, Change)> {
         ("runc.overlay", Some(default::runc(true)), unified(), |options, _| {
             options.overlay = Some(Overlay::Directory("/upper".into()));
         }),
+        ("runc.root-namespace", Some(default::runc(true)), unified(), root_namespaces),
+        ("binds", None, unified(), as_it_is),
+        ("binds.root-namespace", None, unified(), root_namespaces),
         ("runc.few-capabilities", Some(default::runc(true)), unified(), |_, facts| {
             facts.host.capabilities.permitted = 1 << 5;
             facts.host.has_kcore = false;
@@ -277,6 +282,74 @@ fn differences_are_told_line_by_line() {
     assert_eq!(difference(&lines("a b c"), &lines("a b c")), "");
     assert_eq!(difference(&lines("a b c d"), &lines("a x c d e")), "    a\n  - b\n  + x\n    d\n  + e\n");
     assert_eq!(difference(&lines("a b"), &lines("b")), "  - a\n");
+}
+
+/// What needs the host's mounts, in the order that config.json has or for somebody who looks at them, has them.
+#[test]
+fn a_mount_namespace_begins_with_the_root_where_nothing_needs_more() {
+    type Changes = (fn(&mut Value), Change);
+    let begins_with_root = |layout: Layout, (change_config, change): Changes| {
+        let mut config: Value = serde_json::from_str(&default::runc(true)).unwrap();
+        change_config(&mut config);
+        let (mut options, mut facts) = (options(), facts(layout));
+        facts.host.makes_root_namespaces = true;
+        change(&mut options, &mut facts);
+        let text = explained(&config.to_string(), &options, &facts);
+        assert!(text.contains("execve"), "{text}");
+        let (is_new, is_copy) = (text.contains("NAMESPACE|RECURSIVE"), text.contains("NEWNS|NEWPID"));
+        assert_ne!(is_new, is_copy, "{text}");
+        assert_eq!(text.contains("pivot_root") || text.contains("MS_MOVE"), is_copy, "{text}");
+        is_new
+    };
+    fn add(config: &mut Value, list: &str, item: Value) {
+        config.pointer_mut(list).and_then(Value::as_array_mut).unwrap().push(item);
+    }
+    let nothing: Change = |_, _| {};
+    assert!(begins_with_root(unified(), (|_| {}, nothing)));
+    let others: [Changes; 14] = [
+        (|_| {}, |_, facts| facts.host.makes_root_namespaces = false),
+        (|_| {}, |_, facts| facts.host.capabilities.permitted &= !(1 << 27)),
+        (|_| {}, |options, _| options.overlay = Some(Overlay::Directory("/upper".into()))),
+        (
+            |_| {},
+            |options, facts| {
+                options.no_pivot = true;
+                facts.kernel_views = Some(Vec::new());
+            },
+        ),
+        (|config| config["hooks"] = json!({"prestart": [{"path": "/bin/true"}]}), nothing),
+        (|config| config["hooks"] = json!({"createRuntime": [{"path": "/bin/true"}]}), nothing),
+        (|config| config["hooks"] = json!({"createContainer": [{"path": "/bin/true"}]}), nothing),
+        (|config| config["linux"]["rootfsPropagation"] = json!("shared"), nothing),
+        (|config| config["linux"]["rootfsPropagation"] = json!("private"), nothing),
+        (|config| config["linux"]["mountLabel"] = json!("system_u:object_r:container_file_t:s0"), nothing),
+        (|config| add(config, "/mounts", json!({"destination": "/", "type": "tmpfs"})), nothing),
+        (|config| add(config, "/mounts", json!({"destination": "/a", "type": "ext4", "source": "/dev/sda"})), nothing),
+        (|config| add(config, "/mounts", json!({"destination": "/a", "type": "bind", "source": "rootfs/b"})), nothing),
+        (
+            |config| {
+                let option = format!("size={}", "0".repeat(256));
+                add(config, "/mounts", json!({"destination": "/a", "type": "tmpfs", "options": [option]}));
+            },
+            nothing,
+        ),
+    ];
+    for (index, changes) in others.into_iter().enumerate() {
+        assert!(!begins_with_root(unified(), changes), "{index}");
+    }
+    assert!(!begins_with_root(hybrid(), (|_| {}, nothing)));
+    let same: [Changes; 4] = [
+        (|config| config["linux"]["rootfsPropagation"] = json!("rslave"), nothing),
+        (|config| config["hooks"] = json!({"startContainer": [{"path": "/bin/true"}]}), nothing),
+        (|config| add(config, "/mounts", json!({"destination": "/a", "type": "bind", "source": "/b"})), nothing),
+        (
+            |config| add(config, "/mounts", json!({"destination": "/tmp", "type": "tmpfs", "options": ["remount"]})),
+            nothing,
+        ),
+    ];
+    for (index, changes) in same.into_iter().enumerate() {
+        assert!(begins_with_root(unified(), changes), "{index}");
+    }
 }
 
 /// The places of all values below `value`.

@@ -31,9 +31,6 @@ pub const FLAGS: &[Flag] = &[
     ),
 ];
 
-/// The inode of the initial user namespace (linux/nsfs.h, USER_NS_INIT_INO).
-const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
-
 /// What the global options say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Global {
@@ -126,7 +123,7 @@ fn is_called_root() -> bool {
 
 /// Root, and in the initial user namespace.
 fn is_real_root() -> bool {
-    geteuid().is_root() && pidfd::own_user_namespace().is_ok_and(|inode| inode == INITIAL_USER_NAMESPACE)
+    geteuid().is_root() && pidfd::in_initial_user_namespace()
 }
 
 #[cfg(test)]

@@ -184,7 +184,7 @@ fn prepare(
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
     warnings.extend(notes.iter().map(Warning::to_string));
-    let machine = host::facts(&spec);
+    let machine = host::facts(&spec, None);
     warnings.extend(prepare::left_out(&spec, &machine));
     let time = if target.state.own_time { CLONE_NEWTIME } else { 0 };
     let namespaces = namespaces(&spec, target.init.pid) | time;

@@ -3,10 +3,11 @@
 use crate::error::{Doing, Result};
 use crate::log;
 use crate::path;
+use crate::plan::builder::cpath;
 use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
 use crate::spec::{self, Loaded, Seccomp};
-use crate::sys::{fs as sys_fs, own, process};
+use crate::sys::{fs as sys_fs, mount, own, pidfd, process};
 use nix::errno::Errno;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs::{self, OpenOptions};
@@ -14,8 +15,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What [`crate::plan::compile`] has to know.
-pub(super) fn facts(spec: &Spec) -> Host {
+/// What [`crate::plan::compile`] has to know; of the process alone, that joins a container, where there is no `bundle`.
+pub(super) fn facts(spec: &Spec, bundle: Option<&Path>) -> Host {
     let process = spec.process().as_ref();
     let asked = process.and_then(|process| process.capabilities().as_ref());
     let held = caps::Held::probe(caps::asked_bounding(asked));
@@ -28,9 +29,30 @@ pub(super) fn facts(spec: &Spec) -> Host {
             || wanted(spec.linux().as_ref().and_then(|linux| linux.mount_label().as_ref())))
             && has_selinux(),
         foreign_cgroup_namespace: has_foreign_cgroup_namespace(spec),
+        makes_root_namespaces: bundle.is_some_and(|bundle| makes_root_namespaces(spec, bundle)),
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }
+}
+
+/// See [`Host`].
+fn makes_root_namespaces(spec: &Spec, bundle: &Path) -> bool {
+    let binds = spec.mounts().iter().flatten().filter(|mount| spec::is_bind(mount));
+    let mut sources = binds.map(|mount| bundle.join(mount.source().as_deref().unwrap_or(Path::new(""))));
+    spec::makes_namespace(spec, LinuxNamespaceType::Mount)
+        && !spec::has_namespace(spec, LinuxNamespaceType::User)
+        && mount::has_open_tree_namespace()
+        && pidfd::in_initial_user_namespace()
+        && sources.all(|source| is_the_same_for_all(&source))
+}
+
+/// Whether `path` leads to the same whoever looks it up: neither into a procfs nor by one of its links, to somebody's namespaces or root.
+fn is_the_same_for_all(path: &Path) -> bool {
+    let path = cpath("mounts", path).ok();
+    let opened = path.and_then(|path| {
+        sys_fs::open_resolved(sys_fs::CWD, &path, libc::O_PATH, 0, libc::RESOLVE_NO_MAGICLINKS).map(own).ok()
+    });
+    opened.is_some_and(|file| sys_fs::file_system(file.as_raw_fd()).is_ok_and(|kind| kind != libc::PROC_SUPER_MAGIC))
 }
 
 /// Whether `spec` names a user namespace and a cgroup namespace that belongs to another one. What cannot be looked at is said when it is to be joined.

@@ -160,7 +160,7 @@ impl Facts {
             )?,
             resctrl: resctrl::find(spec, &options.id)?,
             kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
-            host: host::facts(spec),
+            host: host::facts(spec, Some(&bundle.path)),
             stdio: (!matches!(options.wait, Wait::Lease { .. })).then(|| stdio_names(options, spec)),
             uid: nix::unistd::geteuid().as_raw(),
             now: crate::clock::now(),

@@ -5,6 +5,7 @@ use super::op::{Create, DeviceNode, Rule};
 use super::target;
 use crate::sys::fs::{self, Sys};
 use crate::sys::mount::{self, Attributes};
+use crate::sys::process;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
@@ -279,6 +280,15 @@ pub fn make_mount_private(setter: &mut Setter, path: &CStr) -> Sys {
             }
         }
     }
+}
+
+/// Enters a new mount namespace of nothing but the mounts at `path`, of which its root is open then.
+pub fn root_namespace(path: &CStr) -> Sys<RawFd> {
+    let namespace = mount::open_tree_namespace(path)?;
+    let entered = process::setns(namespace, libc::CLONE_NEWNS);
+    fs::close(namespace);
+    entered?;
+    fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0)
 }
 
 /// Makes `root` the root of the namespace and drops the old one. A `shared` old root becomes a slave before.

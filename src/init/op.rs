@@ -187,6 +187,8 @@ pub enum Op {
     RootPropagation { propagation: u64 },
     /// mount(2) MS_PRIVATE on the mount that holds the rootfs: pivot_root refuses a shared parent.
     ParentPrivate { path: CString },
+    /// open_tree(2) with OPEN_TREE_NAMESPACE, setns(2): a mount namespace of nothing but the tree at `path`, and its root.
+    RootNamespace { path: CString, into: Slot },
     /// open_tree(2) with OPEN_TREE_CLONE.
     CloneTree { source: Source, recursive: bool, into: Slot },
     /// fsopen, fsconfig, fsmount: a detached file system.
@@ -435,6 +437,9 @@ impl fmt::Display for Op {
                 write!(f, "mount_setattr(\"/\", AT_RECURSIVE, {})", propagation_name(*propagation))
             }
             Self::ParentPrivate { path } => write!(f, "mount_setattr(mount of {:?}, private)", text(path)),
+            Self::RootNamespace { path, into } => {
+                write!(f, "open_tree({:?}, NAMESPACE|RECURSIVE), setns(NEWNS), open(\"/\") -> {into}", text(path))
+            }
             Self::CloneTree { source, recursive, into } => {
                 write!(f, "open_tree({source}, CLONE{}) -> {into}", if *recursive { "|RECURSIVE" } else { "" })
             }

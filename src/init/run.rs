@@ -231,6 +231,7 @@ impl<'a> Executor<'a> {
             Op::BecomeRoot => process::setgid(0).and_then(|()| process::setuid(0)),
             Op::RootPropagation { propagation } => mounts::propagate_root(*propagation),
             Op::ParentPrivate { path } => mounts::make_mount_private(&mut self.setter, path),
+            Op::RootNamespace { path, into } => self.put(*into, mounts::root_namespace(path)),
             Op::CloneTree { source, recursive, into } => {
                 let (dir, path) = match source {
                     Source::Path(path) => (fs::CWD, path.as_c_str()),

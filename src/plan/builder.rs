@@ -51,17 +51,30 @@ pub struct Builder {
     steps: Vec<Step>,
     next_slot: u8,
     has_proc: bool,
+    /// Whether the mount namespace begins with the root alone, and not with a copy of the host's mounts: see `mounts::may_begin_with_root`.
+    pub begins_with_root: bool,
     /// What waits for the network namespace, the step that enters it first.
     waiting: Option<Vec<Step>>,
 }
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { steps: Vec::with_capacity(128), next_slot: slots::FIRST_FREE, has_proc: false, waiting: None }
+        Self {
+            steps: Vec::with_capacity(128),
+            next_slot: slots::FIRST_FREE,
+            has_proc: false,
+            begins_with_root: false,
+            waiting: None,
+        }
     }
 }
 
 impl Builder {
+    /// An empty list, for a mount namespace that begins so.
+    pub fn new(begins_with_root: bool) -> Self {
+        Self { begins_with_root, ..Self::default() }
+    }
+
     /// Appends `op`, which `field` asks for.
     pub fn push(&mut self, field: impl Into<Cow<'static, str>>, op: Op) {
         self.steps.push(Step { op, field: field.into() });

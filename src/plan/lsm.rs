@@ -97,6 +97,7 @@ mod tests {
         apparmor: true,
         selinux: true,
         foreign_cgroup_namespace: false,
+        makes_root_namespaces: false,
         capabilities: Held { known: 0, bounding: 0, permitted: 0 },
     };
 

@@ -48,6 +48,9 @@ pub struct Host {
     pub selinux: bool,
     /// Whether linux.namespaces names a user namespace and a cgroup namespace that belongs to another one.
     pub foreign_cgroup_namespace: bool,
+    /// Whether a mount namespace can be made of the root alone (`OPEN_TREE_NAMESPACE`): the kernel can, this process is in the initial user namespace,
+    /// without which no procfs could be mounted there, and no mount is a bind of something in a procfs, which may depend on who looks it up.
+    pub makes_root_namespaces: bool,
     /// The capabilities that init has to grant.
     pub capabilities: caps::Held,
 }
@@ -241,7 +244,9 @@ impl Plan {
 /// A field that is invalid or contradicts another.
 pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let process = &*input.process()?;
-    let mut builder = Builder::default();
+    let entries = mounts::Entry::all(input.spec, input.rootfs)?;
+    let begins_with_root = mounts::may_begin_with_root(input, &entries)?;
+    let mut builder = Builder::new(begins_with_root);
     let mut outside = Outside::default();
     let cgroup_slots = builder.join_cgroups(input.cgroups_to_join)?;
     if input.cgroup_awaits_init {
@@ -263,7 +268,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         pidfd_socket: input.pidfd_socket,
         host: input.host,
     };
-    let mounted = mounts(&mut builder, input, process, &mut outside)?;
+    let mounted = mounts(&mut builder, input, process, &entries, &mut outside)?;
     names(&mut builder, input)?;
     process::begin(&mut builder, process, &context)?;
     // A helper may take as long for the namespace as all that came until here. The umount in changing the root waits for a kernel thread, which would have to
@@ -294,13 +299,25 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     })
 }
 
+/// Whether there are hooks that run while the root is still the host's.
+fn runs_hooks_before_the_root(hooks: &Hooks) -> bool {
+    let kinds = [hooks.prestart(), hooks.create_runtime(), hooks.create_container()];
+    kinds.into_iter().any(|hooks| has_hooks(hooks.as_ref()))
+}
+
 fn has_hooks(hooks: Option<&Vec<oci_spec::runtime::Hook>>) -> bool {
     hooks.is_some_and(|hooks| !hooks.is_empty())
 }
 
 /// The mounts, the terminal, the hooks that look at them, and what is hidden.
-fn mounts(builder: &mut Builder, input: &Input<'_>, process: &Process, outside: &mut Outside) -> Result<Mounted> {
-    let mounted = mounts::compile(builder, input, outside)?;
+fn mounts(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    process: &Process,
+    entries: &[mounts::Entry<'_>],
+    outside: &mut Outside,
+) -> Result<Mounted> {
+    let mounted = mounts::compile(builder, input, entries, outside)?;
     builder.after_network(|builder| overlay::working_directory(builder, process.cwd()))?;
     let terminal = process::Terminal { is_console: true, is_served: input.terminal_served };
     process::terminal(builder, process, terminal);
@@ -324,6 +341,9 @@ fn finish_mounts(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) -> 
 /// Makes [`slots::ROOT`] the root.
 fn change_root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let root = slots::ROOT;
+    if builder.begins_with_root {
+        return Ok(());
+    }
     if input.namespace(LinuxNamespaceType::Mount).is_none() {
         builder.push("root.path", Op::ChangeRoot { root });
         return Ok(());

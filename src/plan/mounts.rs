@@ -3,6 +3,7 @@
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
 use super::cgroup_mounts;
+use crate::cgroup::layout::Mode;
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Rule, Slot, Source, Step};
 use crate::path;
@@ -11,6 +12,7 @@ use crate::sys::mount::Attributes;
 use oci_spec::runtime::{LinuxDevice, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The directory in the container's state directory where the root is, for a container without a mount namespace.
@@ -133,10 +135,14 @@ pub(super) struct Mounted {
 }
 
 /// Compiles everything from the first mount to the last.
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Outside) -> Result<Mounted> {
-    let entries = Entry::all(input.spec, input.rootfs)?;
+pub(super) fn compile(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entries: &[Entry<'_>],
+    outside: &mut Outside,
+) -> Result<Mounted> {
     root(builder, input)?;
-    let (at_once, waiting) = entries.split_at(first_to_wait(input, &entries));
+    let (at_once, waiting) = entries.split_at(first_to_wait(builder, input, entries));
     let mut new_dev = false;
     let mut read_only = Vec::new();
     let mut compile = |builder: &mut Builder, entry: &Entry<'_>| {
@@ -144,7 +150,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
             new_dev = is_dev_tmpfs(entry);
         }
         let in_dev = entry.name_in("/dev/").filter(|_| new_dev);
-        if shows_network(entry) {
+        if shows_network(builder, entry) {
             builder.need_network();
         }
         match entry.kind {
@@ -166,19 +172,20 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, outside: &mut Ou
 
 /// Whether what is mounted may depend on the network namespace of who mounts it: a sysfs and some others show it, and so does what can be bound from
 /// procfs or sysfs, by whatever path. These are known not to.
-fn shows_network(entry: &Entry<'_>) -> bool {
-    let is_apart = matches!(entry.kind, "proc" | "tmpfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2" | "ramfs");
+fn shows_network(builder: &Builder, entry: &Entry<'_>) -> bool {
+    let is_apart = matches!(entry.kind, "proc" | "tmpfs" | "devpts" | "mqueue" | "cgroup" | "cgroup2" | "ramfs")
+        || entry.kind == "bind" && builder.begins_with_root;
     !entry.options.remount && !is_apart
 }
 
 /// From which of `entries` on they may wait for the network namespace: the first that may show it, with all that come after it. Devices, the terminal and
 /// what is hidden below /proc come before them then, so none may wait if that could be in one of them.
-fn first_to_wait(input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
+fn first_to_wait(builder: &Builder, input: &Input<'_>, entries: &[Entry<'_>]) -> usize {
     let devices = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let apart = |entry: &Entry<'_>| {
         !entry.is_at("/") && !entry.destination.starts_with("/dev") && !entry.destination.starts_with("/proc")
     };
-    let first = entries.iter().position(shows_network).unwrap_or(entries.len());
+    let first = entries.iter().position(|entry| shows_network(builder, entry)).unwrap_or(entries.len());
     let in_dev = |device: &LinuxDevice| path::absolute(device.path()).starts_with("/dev");
     let may_wait = devices.iter().all(in_dev) && entries.iter().skip(first).all(apart);
     if may_wait { first } else { entries.len() }
@@ -213,6 +220,12 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     }
     let propagation = root_propagation(input)?;
     let of_host = host_propagation(propagation);
+    if builder.begins_with_root {
+        prepare_masks(builder, input);
+        builder.push("root.path", Op::RootNamespace { path, into: slots::ROOT });
+        builder.push("linux.rootfsPropagation", Op::RootPropagation { propagation: of_host });
+        return Ok(());
+    }
     builder.push("linux.rootfsPropagation", Op::RootPropagation { propagation: of_host });
     if matches!(propagation, Some((libc::MS_SHARED, _))) {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
@@ -230,6 +243,45 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     builder.push("root.path", Op::OpenHost { path, flags, into: slots::TARGET });
     builder.push("root.path", Op::Attach { mount: slots::ROOT, target: slots::TARGET });
     Ok(())
+}
+
+/// Whether the container's mount namespace may be made of the root alone. What is looked up on the host is looked up before, so there must be nothing that is to be found
+/// in another order, or by somebody who expects the host's mounts to be there until the root is changed: hooks.
+pub(super) fn may_begin_with_root(input: &Input<'_>, entries: &[Entry<'_>]) -> Result<bool> {
+    /// They are mounted without a look at a path.
+    const WITHOUT_PATHS: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "ramfs"];
+    /// Each may take two slots for what is looked up before.
+    const MANY: usize = 100;
+    /// mknod(2), which otherwise is replaced by binds of the host's devices (capabilities(7)).
+    const CAP_MKNOD: u64 = 1 << 27;
+    if !input.host.makes_root_namespaces
+        || !input.creates(LinuxNamespaceType::Mount)
+        || input.has_user_namespace()
+        || input.overlay.is_some()
+        || input.no_pivot.is_some()
+        || input.host.capabilities.permitted & CAP_MKNOD == 0
+        || input.hooks().is_some_and(super::runs_hooks_before_the_root)
+        || input.linux().is_some_and(|linux| linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()))
+        || !matches!(root_propagation(input)?, None | Some((libc::MS_SLAVE, _)))
+        || entries.len() > MANY
+    {
+        return Ok(false);
+    }
+    let fits = |entry: &Entry<'_>| {
+        let is_short = |text: &[u8]| text.len() <= LONGEST_VALUE;
+        let mut values = entry.options.data.iter().filter_map(|(_, value)| value.as_deref().map(str::as_bytes));
+        let is_found_before = match entry.kind {
+            _ if entry.options.remount => true,
+            "bind" => entry.source.is_some_and(|source| !input.bundle.join(source).starts_with(input.rootfs)),
+            "cgroup" | "cgroup2" => input.layout.mode == Mode::Unified && input.may_mount_cgroups(),
+            kind => {
+                WITHOUT_PATHS.contains(&kind)
+                    && entry.source.is_none_or(|source| is_short(source.as_os_str().as_bytes()))
+            }
+        };
+        is_found_before && !entry.is_at("/") && values.all(is_short)
+    };
+    Ok(entries.iter().all(fits))
 }
 
 /// How the host's mounts, and copies of them, propagate in the container's mount namespace.
@@ -437,7 +489,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     let id_mapped = entry.options.idmap.is_some() || entry.mappings.is_some();
     // What the runtime copies, init only puts in place. But a source inside the root may be one of the mounts made here.
     let inside = path.starts_with(input.rootfs);
-    let mount = if (id_mapped || input.mounts_from_outside()) && !inside {
+    let mount = if (id_mapped || input.mounts_from_outside() || builder.begins_with_root) && !inside {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
         outside.steps.push(Step { op, field: entry.field.clone().into() });
@@ -641,6 +693,11 @@ fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
             field,
             Op::CloneTree { source: Source::Path(c"/dev/null".into()), recursive: false, into: slots::NULL },
         );
+        if builder.begins_with_root {
+            // The copy of a shared mount is its peer: what is mounted on it would be mounted on the host's.
+            let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
+            builder.push(field, Op::SetAttributes { mount: slots::NULL, attributes, recursive: false });
+        }
         builder.push(
             field,
             Op::NewFilesystem {

@@ -75,6 +75,8 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             }
             // These two are made by unshare(2), later.
             None if kind == libc::CLONE_NEWCGROUP || kind == CLONE_NEWTIME => {}
+            // It is made of the root.
+            None if kind == libc::CLONE_NEWNS && builder.begins_with_root => {}
             None => found.clone_flags |= kind as u64,
         }
     }

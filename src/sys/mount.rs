@@ -2,6 +2,7 @@
 
 use super::fs::{Sys, null};
 use super::raw::call;
+use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
@@ -76,6 +77,26 @@ pub fn open_tree_clone(dir: RawFd, path: &CStr, flags: u32) -> Sys<RawFd> {
     let flags = flags | libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
     // SAFETY: path outlives the call.
     unsafe { call!(libc::SYS_open_tree, dir, path.as_ptr(), flags) }.map(|fd| fd as RawFd)
+}
+
+/// Flag of open_tree(2), Linux 7.0.
+const OPEN_TREE_NAMESPACE: u32 = 2;
+
+/// A new mount namespace whose root is a copy of the tree of mounts at `path`, and which has no others (open_tree(2) with `OPEN_TREE_NAMESPACE`,
+/// Linux 7.0): setns(2) enters it. Copies are peers of the mounts that they are copies of.
+pub fn open_tree_namespace(path: &CStr) -> Sys<RawFd> {
+    let flags = OPEN_TREE_NAMESPACE | libc::OPEN_TREE_CLOEXEC | libc::AT_RECURSIVE as u32;
+    // SAFETY: path outlives the call.
+    unsafe { call!(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) }.map(|fd| fd as RawFd)
+}
+
+/// Whether the kernel has [`open_tree_namespace`], and lets this process use it. One that does not know the flag refuses it before it looks at the
+/// descriptor.
+pub fn has_open_tree_namespace() -> bool {
+    let flags = OPEN_TREE_NAMESPACE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH as u32;
+    // SAFETY: the string is static.
+    let opened = unsafe { call!(libc::SYS_open_tree, -1, c"".as_ptr(), flags) };
+    opened.err() == Some(Errno::EBADF)
 }
 
 /// Attaches the mount `mount` at the place that `target` holds: descriptors only, no path (move_mount(2)).

@@ -4,6 +4,9 @@ use nix::errno::Errno;
 use nix::sys::stat::{fstat, stat};
 use std::os::fd::{AsRawFd, OwnedFd};
 
+/// The inode of the initial user namespace (linux/nsfs.h, USER_NS_INIT_INO).
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
 /// A descriptor of the process `pid` (pidfd_open(2), Linux 5.3), close-on-exec. It polls readable once the process has
 /// ended.
 ///
@@ -34,4 +37,9 @@ pub fn user_namespace(pid: i32, pidfd: Option<&OwnedFd>) -> Result<u64, Errno> {
 pub fn own_user_namespace() -> Result<u64, Errno> {
     let pid = super::process::getpid();
     user_namespace(pid, open(pid).ok().as_ref())
+}
+
+/// Whether this process is in the initial user namespace.
+pub fn in_initial_user_namespace() -> bool {
+    own_user_namespace().is_ok_and(|inode| inode == INITIAL_USER_NAMESPACE)
 }
