@@ -7,8 +7,9 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, Guard, Lab, eventually, host};
+use common::{Bundle, Guard, Lab, eventually, host, limit};
 use prost::Message;
+use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -59,6 +60,14 @@ struct ProcessRequest {
     id: String,
     #[prost(uint32, tag = "3")]
     signal: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct UpdateTaskRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(message, optional, tag = "2")]
+    resources: Option<Any>,
 }
 
 /// The answers to Create, Start and Wait
@@ -190,7 +199,7 @@ impl Shim {
 }
 
 fn sleeper(lab: &Lab) -> Bundle {
-    lab.bundle(|config| config["process"]["args"] = serde_json::json!(["sleep", "1000"]))
+    lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]))
 }
 
 /// One container of a shim of its own; its network namespace.
@@ -209,6 +218,49 @@ fn network_of_one(lab: &Lab, pool: &Path, options: &str) -> String {
 fn a_container_is_created_run_and_deleted_without_a_pool() {
     let lab = lab!();
     network_of_one(&lab, &lab.path("none/socket"), "");
+}
+
+/// Each changes the limits that the other has set, not those that it knows of itself.
+#[test]
+fn the_shim_and_the_command_line_update_the_same_container() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["resources"]["cpu"] = json!({"shares": 512});
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    shim.run(&bundle);
+    let directory = shim.root.join(NAMESPACE).join(&bundle.id);
+    // As the kernel has it, which weighs by another scale on v2, and as it is recorded.
+    let shares = || {
+        let state: Value = serde_json::from_slice(&fs::read(directory.join("state.json")).unwrap()).unwrap();
+        let init = fs::read_link(directory.join("init")).unwrap();
+        let kernel = limit(init.to_str().unwrap().split(' ').next().unwrap(), ("cpu", "cpu.shares"), "cpu.weight");
+        (kernel, state["resources"]["cpu"]["shares"].clone())
+    };
+    let root = shim.root.join(NAMESPACE);
+    let by_command = |option: &str, value: &str| {
+        let microrun = lab.path("microrun");
+        host(microrun.to_str().unwrap(), &["--root", root.to_str().unwrap(), "update", option, value, &bundle.id])
+    };
+    let by_shim = |shim: &mut Shim, resources: Value| {
+        let value = resources.to_string().into_bytes();
+        let resources = Some(Any { type_url: "LinuxResources".into(), value });
+        shim.call("Update", &UpdateTaskRequest { id: bundle.id.clone(), resources });
+    };
+    let begun = shares();
+    by_command("--cpu-share", "2048");
+    let by_one = shares();
+    assert!(by_one.0 != begun.0 && by_one.1 == 2048, "{begun:?} {by_one:?}");
+    by_shim(&mut shim, json!({"cpu": {"quota": 50000}}));
+    assert_eq!(shares(), by_one);
+    by_shim(&mut shim, json!({"cpu": {"shares": 8192}}));
+    let by_other = shares();
+    assert!(by_other.0 != by_one.0 && by_other.1 == 8192, "{by_one:?} {by_other:?}");
+    by_command("--cpu-quota", "60000");
+    assert_eq!(shares(), by_other);
+    shim.delete(&bundle);
+    shim.end(&bundle);
 }
 
 #[test]

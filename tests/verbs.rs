@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, eventually, eventually_is, output, push};
+use common::{Bundle, Guard, Lab, eventually, eventually_is, limit, output, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs;
@@ -24,22 +24,6 @@ fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
 
 fn status(lab: &Lab, bundle: &Bundle) -> String {
     lab.status(&bundle.id)
-}
-
-/// The value of a limit of the process `pid`: `v1` is controller and file, `v2` a file.
-fn limit(pid: i32, (controller, v1): (&str, &str), v2: &str) -> String {
-    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let path = |wanted: &str| {
-        cgroups.lines().find_map(|line| {
-            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-            controllers.split(',').any(|name| name == wanted).then(|| path.to_owned())
-        })
-    };
-    let unified = format!("/sys/fs/cgroup{}/{v2}", path("").unwrap_or_default());
-    let file = fs::read_to_string(unified);
-    let file =
-        file.or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{controller}{}/{v1}", path(controller).unwrap())));
-    file.unwrap().trim().to_owned()
 }
 
 #[test]
@@ -198,10 +182,10 @@ fn an_update_of_what_runs_in_the_foreground() {
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
     let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     let mut run = Guard(command.stdin(Stdio::null()).spawn().unwrap());
-    eventually_is(|| status(&lab, &bundle), &"running".to_owned());
+    eventually_is(|| (run.0.try_wait().unwrap(), status(&lab, &bundle)), &(None, "running".to_owned()));
     let pid = serde_json::from_str::<Value>(&lab.microrun(&["state", &bundle.id]).ok()).unwrap()["pid"].as_i64();
     lab.microrun(&["update", "--pids-limit", "20", &bundle.id]).ok();
-    let pids = limit(pid.unwrap().try_into().unwrap(), ("pids", "pids.max"), "pids.max");
+    let pids = limit(pid.unwrap(), ("pids", "pids.max"), "pids.max");
     assert_eq!(pids, "20");
     // Of updates at once none is lost.
     let updates: Vec<Child> = [["--cpu-quota", "60000"], ["--cpu-period", "90000"], ["--memory", "64M"]]
@@ -224,6 +208,25 @@ fn an_update_of_what_runs_in_the_foreground() {
     assert_eq!(run.0.wait().unwrap().code(), Some(137));
     assert!(!directory.exists());
     assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
+
+/// Who has ended does not take away what the next one writes.
+#[test]
+fn updates_one_after_another_are_all_recorded() {
+    let lab = lab!();
+    let (bundle, _) = sleeper(&lab, |_| {});
+    for _ in 0..50 {
+        let mut command = lab.command(&["update", "--pids-limit", "20", &bundle.id]);
+        let updates: Vec<Child> = (0..8).map(|_| command.stdin(Stdio::null()).spawn().unwrap()).collect();
+        for mut update in updates {
+            assert!(update.wait().unwrap().success());
+        }
+    }
+    lab.microrun(&["update", "--pids-limit", "19", &bundle.id]).ok();
+    let directory = lab.path("run").join(&bundle.id);
+    let state: Value = serde_json::from_slice(&fs::read(directory.join("state.json")).unwrap()).unwrap();
+    assert_eq!(state["resources"]["pids"]["limit"], 19, "{state}");
+    assert!(!directory.join(".state.json.staged").exists());
 }
 
 /// Whichever is first, an update of a container that is deleted ends, and leaves nothing.

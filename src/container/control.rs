@@ -24,6 +24,10 @@ fn find(store: &Store, id: &str) -> Result<(Entry, State, Status, Option<Process
     let entry = store.find(id)?;
     let state = entry.load()?;
     let (status, init) = entry.status(Some(&state))?;
+    if status == Status::Creating {
+        // Or it is being removed, state.json first, and then says so.
+        entry.load()?;
+    }
     Ok((entry, state, status, init))
 }
 
@@ -86,10 +90,14 @@ pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schem
     }
     // Nobody keeps the container from ending meanwhile.
     let has_ended = || init.is_some_and(|init| !init.is_alive());
-    update_alone(&entry, change, schemata).map_err(|error| if has_ended() { not_running() } else { error })
+    update_alone(&entry, change, schemata).map(drop).map_err(|error| if has_ended() { not_running() } else { error })
 }
 
-fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Schemata) -> Result<()> {
+/// Does that for a container that is not known to have ended, and returns the state that is recorded now.
+///
+/// # Errors
+/// As [`update`].
+pub(super) fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Schemata) -> Result<State> {
     // Two updates at once would each start from what the other does not know.
     let Some(_lock) = entry.lock_state()? else { return Err(not_running()) };
     let mut state = entry.load()?;
@@ -101,29 +109,21 @@ fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Schemata) -> 
         Some(resources) => resources,
         None => configured(entry)?,
     };
-    change_limits(entry, &mut state, &old, change)
-}
-
-/// Changes the limits from `old` to what `change` says on top of them, and records that.
-pub(super) fn change_limits(
-    entry: &Entry,
-    state: &mut State,
-    old: &LinuxResources,
-    change: &LinuxResources,
-) -> Result<()> {
-    let merged = merge(old, change);
+    let merged = merge(&old, change);
     // Before anything has changed: the disk may be full.
     let staged = entry.stage(&State { resources: Some(merged.clone()), ..state.clone() })?;
     let cgroup = state.cgroup.clone();
-    state.cgroup.update(old, &merged)?;
+    state.cgroup.update(&old, &merged)?;
     state.resources = Some(merged);
     if state.cgroup == cgroup {
-        staged.commit()
+        staged.commit()?;
     } else {
         // It has joined another, on a hybrid machine.
+        drop(staged);
         entry.note_joined(&state.cgroup)?;
-        entry.save(state)
+        entry.stage(&state)?.commit()?;
     }
+    Ok(state)
 }
 
 /// `linux.resources` of the container's config.json.
@@ -134,7 +134,7 @@ fn configured(entry: &Entry) -> Result<LinuxResources> {
 }
 
 /// Resources that limit nothing: `LinuxResources::default()` has device rules.
-pub(super) fn no_limits() -> LinuxResources {
+fn no_limits() -> LinuxResources {
     let mut resources = LinuxResources::default();
     resources.set_devices(None);
     resources

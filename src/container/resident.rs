@@ -161,10 +161,9 @@ impl Resident {
     /// # Errors
     /// What the kernel refuses; then the old limits hold.
     pub fn update(&mut self, change: &LinuxResources) -> Result<()> {
-        let state = &mut self.target.state;
-        let configured = || self.target.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        let old = state.resources.clone().or_else(configured).unwrap_or_else(control::no_limits);
-        control::change_limits(&self.entry, state, &old, change)
+        // From the record: the command line may have changed them meanwhile.
+        self.target.state = control::update_alone(&self.entry, change, &control::Schemata::default())?;
+        Ok(())
     }
 
     /// What it uses.

@@ -277,6 +277,7 @@ pub enum Locking {
 pub struct Staged {
     scratch: PathBuf,
     path: PathBuf,
+    is_in_place: bool,
 }
 
 impl Staged {
@@ -284,15 +285,20 @@ impl Staged {
     ///
     /// # Errors
     /// What the file system says; ENOENT if the container has been removed, even if another has its name by now.
-    pub fn commit(self) -> Result<()> {
-        fs::rename(&self.scratch, &self.path).doing(|| format!("write {}", self.path.display()))
+    pub fn commit(mut self) -> Result<()> {
+        fs::rename(&self.scratch, &self.path).doing(|| format!("write {}", self.path.display()))?;
+        self.is_in_place = true;
+        Ok(())
     }
 }
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        // It is not there any more if it is in its place.
-        let _ = fs::remove_file(&self.scratch);
+        // Once it is in its place, a file with that name is the next one's.
+        if !self.is_in_place {
+            // Who removes the container removes this as well.
+            let _ = fs::remove_file(&self.scratch);
+        }
     }
 }
 
@@ -472,7 +478,8 @@ impl Entry {
     /// # Errors
     /// What the file system says; then nothing is left of it.
     pub fn stage(&self, state: &State) -> Result<Staged> {
-        let staged = Staged { scratch: self.path.join(".state.json.staged"), path: self.path.join("state.json") };
+        let (scratch, path) = (self.path.join(".state.json.staged"), self.path.join("state.json"));
+        let staged = Staged { scratch, path, is_in_place: false };
         let written = self.json("state.json", state).and_then(|text| {
             let mut options = fs::OpenOptions::new();
             let file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);

@@ -111,6 +111,22 @@ pub fn host(program: &str, args: &[&str]) -> String {
     output(command).ok()
 }
 
+/// A limit of a running process as the kernel has it: `v1` is controller and file, `v2` a file.
+pub fn limit(pid: impl std::fmt::Display, (controller, v1): (&str, &str), v2: &str) -> String {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let path = |wanted: &str| {
+        cgroups.lines().find_map(|line| {
+            let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+            controllers.split(',').any(|name| name == wanted).then(|| path.to_owned())
+        })
+    };
+    let file = match path(controller) {
+        Some(path) => format!("/sys/fs/cgroup/{controller}{path}/{v1}"),
+        None => format!("/sys/fs/cgroup{}/{v2}", path("").unwrap()),
+    };
+    fs::read_to_string(&file).map_err(|error| format!("{file}: {error}")).unwrap().trim().to_owned()
+}
+
 /// A process that does not outlive its test.
 pub struct Guard(pub Child);
 

@@ -2,9 +2,8 @@
 
 use super::{Cri, SLEEP};
 use crate::cases;
-use crate::common::eventually;
+use crate::common::{self, eventually};
 use crate::runner::Case;
-use crate::world;
 use serde_json::json;
 
 pub fn cases() -> Vec<Case<Cri>> {
@@ -13,7 +12,7 @@ pub fn cases() -> Vec<Case<Cri>> {
 
 /// A limit of a running container as the kernel has it: `v1` is controller and file, `v2` a file.
 fn limit(cri: &Cri, id: &str, v1: (&str, &str), v2: &str) -> String {
-    world::limit(cri.pid(id), v1, v2)
+    common::limit(cri.pid(id), v1, v2)
 }
 
 const MEMORY: (&str, &str) = ("memory", "memory.limit_in_bytes");

@@ -1,13 +1,12 @@
 //! Limits, and what a container uses.
 
 use super::{Podman, SLEEP};
-use crate::common::eventually;
+use crate::common::{self, eventually};
 use crate::runner::skip;
-use crate::world;
 
 /// A limit of a running container as the kernel has it: `v1` is controller and file, `v2` a file.
 fn limit(podman: &Podman, name: &str, v1: (&str, &str), v2: &str) -> String {
-    world::limit(podman.inspect(name, "{{.State.Pid}}"), v1, v2)
+    common::limit(podman.inspect(name, "{{.State.Pid}}"), v1, v2)
 }
 
 const MEMORY: (&str, &str) = ("memory", "memory.limit_in_bytes");
