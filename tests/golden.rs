@@ -306,9 +306,10 @@ fn a_mount_namespace_begins_with_the_root_where_nothing_needs_more() {
     }
     let nothing: Change = |_, _| {};
     assert!(begins_with_root(unified(), (|_| {}, nothing)));
-    let others: [Changes; 14] = [
+    let others: [Changes; 15] = [
         (|_| {}, |_, facts| facts.host.makes_root_namespaces = false),
         (|_| {}, |_, facts| facts.host.capabilities.permitted &= !(1 << 27)),
+        (|_| {}, |_, facts| facts.host.capabilities.permitted &= !(1 << 18)),
         (|_| {}, |options, _| options.overlay = Some(Overlay::Directory("/upper".into()))),
         (
             |_| {},

@@ -252,14 +252,14 @@ pub(super) fn may_begin_with_root(input: &Input<'_>, entries: &[Entry<'_>]) -> R
     const WITHOUT_PATHS: [&str; 6] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "ramfs"];
     /// Each may take two slots for what is looked up before.
     const MANY: usize = 100;
-    /// mknod(2), which otherwise is replaced by binds of the host's devices (capabilities(7)).
-    const CAP_MKNOD: u64 = 1 << 27;
+    /// CAP_SYS_CHROOT, without which no mount namespace is entered (setns(2)), and CAP_MKNOD, without which devices are binds of the host's.
+    const NEEDED: u64 = 1 << 18 | 1 << 27;
     if !input.host.makes_root_namespaces
         || !input.creates(LinuxNamespaceType::Mount)
         || input.has_user_namespace()
         || input.overlay.is_some()
         || input.no_pivot.is_some()
-        || input.host.capabilities.permitted & CAP_MKNOD == 0
+        || input.host.capabilities.permitted & NEEDED != NEEDED
         || input.hooks().is_some_and(super::runs_hooks_before_the_root)
         || input.linux().is_some_and(|linux| linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()))
         || !matches!(root_propagation(input)?, None | Some((libc::MS_SLAVE, _)))
