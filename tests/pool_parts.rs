@@ -443,6 +443,24 @@ fn await_inspection(pool: &Pool, used: u64) {
     eventually(|| parts(pool)["usedNetworks"] == used);
 }
 
+/// Each leaves the same mark.
+#[test]
+fn processes_that_enter_a_network_of_the_pool_at_once_do_not_hinder_each_other() {
+    let pool = pool!("--parts", "1", "--reuse-netns");
+    let bundle = known(&pool, 1, "sleep 1000", |_| {});
+    started(&pool, &bundle, &bundle.id, "run");
+    let mark = pool.lab.path("run").join(&bundle.id).join("visited");
+    for _ in 0..20 {
+        let mut command = pool.command(&["exec", &bundle.id, "true"]);
+        let entering: Vec<_> = (0..8).map(|_| command.stdin(Stdio::null()).spawn().unwrap()).collect();
+        for mut process in entering {
+            assert!(process.wait().unwrap().success());
+        }
+        fs::remove_file(&mark).unwrap();
+    }
+    pool.microrun(&["delete", "--force", &bundle.id]).ok();
+}
+
 const NAME: &str = "readlink /proc/self/ns/net";
 
 #[test]

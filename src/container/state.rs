@@ -8,8 +8,8 @@
 //! | `visited` | by `exec`, in a network namespace of a pool | nothing: it is not to be used again |
 //! | `start.sock` | by `create`, removed by `start` | where a created init waits |
 //!
-//! mkdir(2) decides who creates an id. Every file is written beside its name and renamed, so a reader finds it whole or
-//! not at all. Whoever makes or removes the container holds a [`Lock`] of the directory meanwhile; no lock is shared by
+//! mkdir(2) decides who creates an id. Every file that holds anything is written beside its name and renamed, so a reader
+//! finds it whole or not at all. Whoever makes or removes the container holds a [`Lock`] of the directory meanwhile; no lock is shared by
 //! two containers.
 
 use super::resctrl;
@@ -418,7 +418,7 @@ impl Entry {
         self.path.join("config.json")
     }
 
-    /// Writes `data` to the file `name`, at once or not at all.
+    /// Writes `data` to the file `name`, at once or not at all; nobody else writes it meanwhile.
     ///
     /// # Errors
     /// What the file system says.
@@ -572,7 +572,10 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn note_visit(&self) -> Result<()> {
-        self.write(VISITED, b"")
+        // At once, for many may do so, and without a scratch file: there is nothing in it to be read.
+        let path = self.path.join(VISITED);
+        let mark = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        mark.map(drop).doing(|| format!("write {}", path.display()))
     }
 
     /// Whether that has been noted.
