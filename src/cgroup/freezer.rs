@@ -60,7 +60,7 @@ impl Handle {
             (None, None) => return Err(no_freezer()),
         };
         match outcome {
-            Err(_) if !directory.exists() => Ok(Outcome::Empty),
+            Err(_) if is_gone(directory) => Ok(Outcome::Empty),
             Err(error) => self.thaw().and(Err(error)),
             Ok(Outcome::Empty) => {
                 // It may be gone at any moment.
@@ -71,7 +71,7 @@ impl Handle {
         }
     }
 
-    /// Lets the container's processes go on.
+    /// Lets the container's processes go on. In a cgroup that is gone there are none.
     ///
     /// # Errors
     /// A kernel without a freezer, or one that refuses.
@@ -80,12 +80,12 @@ impl Handle {
             return Err(no_freezer());
         }
         if let Some(directory) = &self.unified {
-            set(directory, "cgroup.freeze", "0")?;
+            unset(directory, "cgroup.freeze", "0")?;
         }
         // On a hybrid machine it may have been frozen on the v1 side by someone else.
         match self.v1.get("freezer") {
             Some(directory) if self.unified.is_none() || frozen_v1(directory) => {
-                set(directory, "freezer.state", "THAWED")
+                unset(directory, "freezer.state", "THAWED")
             }
             _ => Ok(()),
         }
@@ -109,9 +109,21 @@ fn no_freezer() -> Error {
     Error::new(Kind::System, "cannot toggle freezer: cgroups not configured for container")
 }
 
+/// Whether the cgroup has been removed: its files go before the directory.
+fn is_gone(directory: &Path) -> bool {
+    !directory.join("cgroup.procs").exists()
+}
+
+fn unset(directory: &Path, file: &str, value: &str) -> Result<()> {
+    match set(directory, file, value) {
+        Err(_) if is_gone(directory) => Ok(()),
+        result => result,
+    }
+}
+
 fn set(directory: &Path, file: &str, value: &str) -> Result<()> {
     match tree::put(directory, file, value) {
-        Err(Errno::ENOENT) if directory.exists() => {
+        Err(Errno::ENOENT) if !is_gone(directory) && !directory.join(file).exists() => {
             let problem = format!("this kernel has no {file} in {}: Linux 5.2 or later is needed", directory.display());
             Err(Error::new(Kind::System, problem))
         }
@@ -134,7 +146,7 @@ fn freeze_v2(directory: &Path) -> Result<Outcome> {
             return Ok(if is_empty { Outcome::Empty } else { Outcome::Frozen });
         }
         if !is_set_v2(directory)? {
-            return Ok(if directory.exists() { Outcome::Thawed } else { Outcome::Empty });
+            return Ok(if is_gone(directory) { Outcome::Empty } else { Outcome::Thawed });
         }
     }
     Err(does_not_freeze(directory))

@@ -179,7 +179,8 @@ pub fn covered(path: &Path) -> Error {
 /// Whether something else is mounted on the cgroup's directory.
 pub fn is_covered(path: &Path) -> bool {
     let device = |path: &Path| fs::symlink_metadata(path).map(|directory| directory.dev()).ok();
-    path.parent().is_some_and(|parent| device(path) != device(parent)) && path.exists()
+    // What is gone covers nothing.
+    path.parent().zip(device(path)).is_some_and(|(parent, own)| device(parent) != Some(own))
 }
 
 /// Waits until no process is left in `path` or below it, or until `deadline`; says whether it is empty.

@@ -119,10 +119,17 @@ struct Prepared {
 pub fn exec(options: &Options) -> Result<Finished> {
     prepare::require_inherited(0, options.preserve_fds)?;
     let (target, profile) = find(options)?;
+    // Nobody keeps the container from ending meanwhile, or from being deleted. An init that is about to end has no
+    // namespaces any more (setns(2): ESRCH).
+    let has_ended = |error: &Error| error.errno() == Some(Errno::ESRCH) || !target.init.is_alive();
+    exec_by(options, &target, profile).map_err(|error| if has_ended(&error) { stopped() } else { error })
+}
+
+fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Result<Finished> {
     let mut warnings = Vec::new();
     let filter = host::seccomp(profile.as_ref(), options.store.root(), &mut warnings)?;
-    let prepared = prepare(options, &target, filter, warnings)?;
-    let (started, terminal) = start(options, &target, &prepared)?;
+    let prepared = prepare(options, target, filter, warnings)?;
+    let (started, terminal) = start(options, target, &prepared)?;
     let status = if options.detach { 0 } else { finish(&started, terminal).inspect_err(|_| started.end())? };
     Ok(Finished { status, warnings: prepared.warnings })
 }
@@ -162,7 +169,8 @@ fn find(options: &Options) -> Result<(Target, Option<Seccomp>)> {
             Err(Error::new(Kind::WrongState, problem))
         }
         (_, Some(alive)) if alive == init => {
-            let loaded = spec::load_file(&entry.config())?;
+            let loaded = spec::load_file(&entry.config());
+            let loaded = loaded.map_err(|error| if init.is_alive() { error } else { stopped() })?;
             Ok((Target { state, init, pidfd, spec: loaded.spec }, loaded.seccomp))
         }
         _ => Err(stopped()),
