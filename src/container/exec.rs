@@ -119,10 +119,8 @@ struct Prepared {
 pub fn exec(options: &Options) -> Result<Finished> {
     prepare::require_inherited(0, options.preserve_fds)?;
     let (target, profile) = find(options)?;
-    // Nobody keeps the container from ending meanwhile, or from being deleted. An init that is about to end has no
-    // namespaces any more (setns(2): ESRCH).
-    let has_ended = |error: &Error| error.errno() == Some(Errno::ESRCH) || !target.init.is_alive();
-    exec_by(options, &target, profile).map_err(|error| if has_ended(&error) { stopped() } else { error })
+    // Nobody keeps the container from ending meanwhile, or from being deleted.
+    exec_by(options, &target, profile).map_err(|error| if target.init.is_ending() { stopped() } else { error })
 }
 
 fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Result<Finished> {

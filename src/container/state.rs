@@ -673,6 +673,11 @@ impl Process {
         !matches!(self.look(), Ok(None))
     }
 
+    /// Whether it has ended or does so now: it has no namespaces any more, and no process can be made in its pid namespace.
+    pub fn is_ending(self) -> bool {
+        matches!(self.look(), Ok(None) | Ok(Some(Stat { is_ending: true, .. })))
+    }
+
     /// What the kernel tells of it, if it still runs.
     fn look(self) -> Result<Option<Stat>, Errno> {
         let still = |stat: &Stat| stat.start_time == self.start_time && !matches!(stat.state, b'Z' | b'X');
@@ -711,9 +716,13 @@ impl Process {
     }
 }
 
-/// What proc_pid_stat(5) says of a process: its fields 3, 22 and 33, and whether it has executed nothing yet and is no sandbox that waits in a pool.
+/// A flag of a process that ends (Linux, include/linux/sched.h; proc_pid_stat(5), field 9).
+const PF_EXITING: u32 = 0x4;
+
+/// What proc_pid_stat(5) says of a process: its fields 3, 9, 22 and 33, and whether it has executed nothing yet and is no sandbox that waits in a pool.
 struct Stat {
     state: u8,
+    is_ending: bool,
     start_time: u64,
     ignored: u32,
     may_be_made: bool,
@@ -731,10 +740,11 @@ fn stat(pid: i32) -> Result<Stat, Errno> {
     let rest = str::from_utf8(text.get(end + 1..).unwrap_or_default()).map_err(|_| Errno::ESRCH)?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next().and_then(|field| field.bytes().next()).ok_or(Errno::ESRCH)?;
-    let start_time = fields.nth(18).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let flags: u32 = fields.nth(5).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
+    let start_time = fields.nth(12).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
     let ignored = fields.nth(10).and_then(|field| field.parse().ok()).ok_or(Errno::ESRCH)?;
     let may_be_made = process::name_as_cloned(text).is_some_and(|name| name != park::NAME.to_bytes());
-    Ok(Stat { state, start_time, ignored, may_be_made })
+    Ok(Stat { state, is_ending: flags & PF_EXITING != 0, start_time, ignored, may_be_made })
 }
 
 /// What `state` prints (runtime-spec runtime.md, "State", and runc's additions) and what hooks get on stdin.
