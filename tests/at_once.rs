@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{Bundle, Lab};
+use common::{Bundle, Guard, Lab};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const VERBS: usize = 2000;
@@ -40,16 +40,9 @@ const TOLD: [&str; 17] = [
 /// A verb that runs.
 struct Running {
     words: String,
-    child: Child,
+    child: Guard,
     said: PathBuf,
     since: Instant,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 impl Running {
@@ -58,7 +51,7 @@ impl Running {
         let file = fs::File::create(&said).unwrap();
         let mut command = lab.command(args);
         // A container that stays keeps what it gets.
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let child = Guard(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().unwrap());
         Self { words: args.join(" "), child, said, since: Instant::now() }
     }
 
@@ -96,14 +89,10 @@ impl Random {
 fn words<'a>(verb: &'a str, bundle: &'a Bundle) -> Vec<&'a str> {
     let path = bundle.path.to_str().unwrap();
     verb.split(' ')
-        .map(|word| {
-            if word == "BUNDLE" {
-                path
-            } else if word == "ID" {
-                &bundle.id
-            } else {
-                word
-            }
+        .map(|word| match word {
+            "BUNDLE" => path,
+            "ID" => &bundle.id,
+            word => word,
         })
         .collect()
 }
@@ -111,14 +100,8 @@ fn words<'a>(verb: &'a str, bundle: &'a Bundle) -> Vec<&'a str> {
 #[test]
 fn each_does_what_it_is_for_or_says_why_not() {
     let lab = lab!();
-    let bundles: Vec<_> = (0..3)
-        .map(|_| {
-            lab.bundle(|config| {
-                config["process"]["args"] = json!(["sleep", "1000"]);
-                config["linux"]["resources"]["pids"] = json!({"limit": 40});
-            })
-        })
-        .collect();
+    let bundles: Vec<_> =
+        (0..3).map(|_| lab.sleeping(|config| config["linux"]["resources"]["pids"] = json!({"limit": 40}))).collect();
     // No detached exec: the kernel ends an init only when all in its pid namespace have been reaped, and who has been
     // left to the init of a machine may wait for that.
     let verbs = [

@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::Pool;
-use common::{Bundle, eventually, hierarchies, host, in_network_of, push};
+use common::{Bundle, all_at_once, eventually, hierarchies, host, in_network_of, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -451,11 +451,7 @@ fn processes_that_enter_a_network_of_the_pool_at_once_do_not_hinder_each_other()
     started(&pool, &bundle, &bundle.id, "run");
     let mark = pool.lab.path("run").join(&bundle.id).join("visited");
     for _ in 0..20 {
-        let mut command = pool.command(&["exec", &bundle.id, "true"]);
-        let entering: Vec<_> = (0..8).map(|_| command.stdin(Stdio::null()).spawn().unwrap()).collect();
-        for mut process in entering {
-            assert!(process.wait().unwrap().success());
-        }
+        all_at_once(&mut pool.command(&["exec", &bundle.id, "true"]), 8);
         fs::remove_file(&mark).unwrap();
     }
     pool.microrun(&["delete", "--force", &bundle.id]).ok();

@@ -199,7 +199,7 @@ impl Shim {
 }
 
 fn sleeper(lab: &Lab) -> Bundle {
-    lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]))
+    lab.sleeping(|_| {})
 }
 
 /// One container of a shim of its own; its network namespace.
@@ -224,10 +224,7 @@ fn a_container_is_created_run_and_deleted_without_a_pool() {
 #[test]
 fn the_shim_and_the_command_line_update_the_same_container() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["sleep", "1000"]);
-        config["linux"]["resources"]["cpu"] = json!({"shares": 512});
-    });
+    let bundle = lab.sleeping(|config| config["linux"]["resources"]["cpu"] = json!({"shares": 512}));
     let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
     shim.run(&bundle);
     let directory = shim.root.join(NAMESPACE).join(&bundle.id);

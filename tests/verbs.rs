@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, eventually, eventually_is, limit, output, push};
+use common::{Bundle, Guard, Lab, all_at_once, eventually, eventually_is, limit, output, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs;
@@ -14,10 +14,7 @@ use std::process::{Child, Command, Stdio};
 
 /// A container that sleeps, and its init's pid.
 fn sleeper(lab: &Lab, change: impl FnOnce(&mut Value)) -> (Bundle, i32) {
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["sleep", "1000"]);
-        change(config);
-    });
+    let bundle = lab.sleeping(change);
     let pid = lab.started(&bundle);
     (bundle, pid)
 }
@@ -179,7 +176,7 @@ fn a_pause_that_is_overtaken() {
 #[test]
 fn an_update_of_what_runs_in_the_foreground() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    let bundle = lab.sleeping(|_| {});
     let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     let mut run = Guard(command.stdin(Stdio::null()).spawn().unwrap());
     eventually_is(|| (run.0.try_wait().unwrap(), status(&lab, &bundle)), &(None, "running".to_owned()));
@@ -216,11 +213,7 @@ fn updates_one_after_another_are_all_recorded() {
     let lab = lab!();
     let (bundle, _) = sleeper(&lab, |_| {});
     for _ in 0..50 {
-        let mut command = lab.command(&["update", "--pids-limit", "20", &bundle.id]);
-        let updates: Vec<Child> = (0..8).map(|_| command.stdin(Stdio::null()).spawn().unwrap()).collect();
-        for mut update in updates {
-            assert!(update.wait().unwrap().success());
-        }
+        all_at_once(&mut lab.command(&["update", "--pids-limit", "20", &bundle.id]), 8);
     }
     lab.microrun(&["update", "--pids-limit", "19", &bundle.id]).ok();
     let directory = lab.path("run").join(&bundle.id);
@@ -264,10 +257,7 @@ impl Drop for Mounted<'_> {
 #[test]
 fn limits_that_cannot_be_recorded_are_not_set() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["sleep", "1000"]);
-        config["linux"]["resources"]["pids"] = json!({"limit": 40});
-    });
+    let bundle = lab.sleeping(|config| config["linux"]["resources"]["pids"] = json!({"limit": 40}));
     let run = lab.path("run");
     common::host("mount", &["-t", "tmpfs", "-o", "size=1m", "tmpfs", run.to_str().unwrap()]);
     let _mounted = Mounted(&lab, bundle.id.clone(), run.clone());

@@ -88,9 +88,11 @@ pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schem
         }
         Status::Created | Status::Running | Status::Paused => {}
     }
-    // Nobody keeps the container from ending meanwhile.
-    let has_ended = || init.is_some_and(|init| !init.is_alive());
-    update_alone(&entry, change, schemata).map(drop).map_err(|error| if has_ended() { not_running() } else { error })
+    let blame = |error| match init {
+        Some(init) => init.or_ended(error, not_running),
+        None => error,
+    };
+    update_alone(&entry, change, schemata).map(drop).map_err(blame)
 }
 
 /// Does that for a container that is not known to have ended, and returns the state that is recorded now.

@@ -119,8 +119,7 @@ struct Prepared {
 pub fn exec(options: &Options) -> Result<Finished> {
     prepare::require_inherited(0, options.preserve_fds)?;
     let (target, profile) = find(options)?;
-    // Nobody keeps the container from ending meanwhile, or from being deleted.
-    exec_by(options, &target, profile).map_err(|error| if target.init.is_ending() { stopped() } else { error })
+    exec_by(options, &target, profile).map_err(|error| target.init.or_ended(error, stopped))
 }
 
 fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Result<Finished> {
@@ -168,7 +167,7 @@ fn find(options: &Options) -> Result<(Target, Option<Seccomp>)> {
         }
         (_, Some(alive)) if alive == init => {
             let loaded = spec::load_file(&entry.config());
-            let loaded = loaded.map_err(|error| if init.is_alive() { error } else { stopped() })?;
+            let loaded = loaded.map_err(|error| init.or_ended(error, stopped))?;
             Ok((Target { state, init, pidfd, spec: loaded.spec }, loaded.seccomp))
         }
         _ => Err(stopped()),

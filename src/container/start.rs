@@ -65,8 +65,7 @@ pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
     // While it waits: once it has the word it may end, and be reaped, at any moment.
     let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
     let loaded = spec::load_file(&entry.config());
-    // Who deletes it takes the file away.
-    let loaded = loaded.map_err(|error| if init.is_alive() { error } else { not_created(Status::Stopped) })?;
+    let loaded = loaded.map_err(|error| init.or_ended(error, || not_created(Status::Stopped)))?;
     // `create` has told what there is to warn of.
     let filter = host::seccomp(loaded.seccomp.as_ref(), store.root(), &mut Vec::new())?;
     let waiting = gates::Context {

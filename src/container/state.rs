@@ -272,7 +272,7 @@ pub enum Locking {
     Gone,
 }
 
-/// A state.json that is written, and waits to take the place of the one before. Dropped, it is removed.
+/// A file that is written, and waits to take the place of the one before. Dropped, it is removed.
 #[derive(Debug)]
 pub struct Staged {
     scratch: PathBuf,
@@ -423,17 +423,16 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, name: &str, data: &[u8]) -> Result<()> {
-        let path = self.path.join(name);
-        let scratch = self.path.join(format!(".{name}.new"));
-        let written = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&scratch)?;
-            file.write_all(data)?;
-            fs::rename(&scratch, &path)
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&scratch);
-        }
-        written.doing(|| format!("write {}", path.display()))
+        self.draft(name, "new", data)?.commit()
+    }
+
+    /// Writes what is to become the file `name`, beside it; whoever may do so at the same time has another `suffix`.
+    fn draft(&self, name: &str, suffix: &str, data: &[u8]) -> Result<Staged> {
+        let (scratch, path) = (self.path.join(format!(".{name}.{suffix}")), self.path.join(name));
+        let staged = Staged { scratch, path, is_in_place: false };
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);
+        let written = file.and_then(|mut file| file.write_all(data));
+        written.doing(|| format!("write {}", staged.path.display())).map(|()| staged)
     }
 
     /// Writes state.json.
@@ -478,14 +477,7 @@ impl Entry {
     /// # Errors
     /// What the file system says; then nothing is left of it.
     pub fn stage(&self, state: &State) -> Result<Staged> {
-        let (scratch, path) = (self.path.join(".state.json.staged"), self.path.join("state.json"));
-        let staged = Staged { scratch, path, is_in_place: false };
-        let written = self.json("state.json", state).and_then(|text| {
-            let mut options = fs::OpenOptions::new();
-            let file = options.write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);
-            file.and_then(|mut file| file.write_all(&text)).doing(|| format!("write {}", staged.path.display()))
-        });
-        written.map(|()| staged)
+        self.draft("state.json", "staged", &self.json("state.json", state)?)
     }
 
     /// Reads state.json.
@@ -668,14 +660,13 @@ impl Process {
         Ok((Self { pid, start_time: stat.start_time }, stat.ignored))
     }
 
-    /// Whether it still runs, as far as can be told: a zombie does not.
-    pub fn is_alive(self) -> bool {
-        !matches!(self.look(), Ok(None))
-    }
-
-    /// Whether it has ended or does so now: it has no namespaces any more, and no process can be made in its pid namespace.
-    pub fn is_ending(self) -> bool {
-        matches!(self.look(), Ok(None) | Ok(Some(Stat { is_ending: true, .. })))
+    /// `error`, or what `ended` says instead if this has ended or does so now, as far as can be told: nobody keeps an init from that while a verb
+    /// is at its container. It has no namespaces any more then, no process can be made in its pid namespace, and its container may be deleted.
+    pub fn or_ended(self, error: Error, ended: impl FnOnce() -> Error) -> Error {
+        match self.look() {
+            Ok(None) | Ok(Some(Stat { is_ending: true, .. })) => ended(),
+            _ => error,
+        }
     }
 
     /// What the kernel tells of it, if it still runs.

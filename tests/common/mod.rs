@@ -127,6 +127,15 @@ pub fn limit(pid: impl std::fmt::Display, (controller, v1): (&str, &str), v2: &s
     fs::read_to_string(&file).map_err(|error| format!("{file}: {error}")).unwrap().trim().to_owned()
 }
 
+/// Runs `count` times the same at once; each must succeed.
+#[track_caller]
+pub fn all_at_once(command: &mut Command, count: usize) {
+    let children: Vec<_> = (0..count).map(|_| Guard(command.stdin(Stdio::null()).spawn().unwrap())).collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+}
+
 /// A process that does not outlive its test.
 pub struct Guard(pub Child);
 
@@ -332,12 +341,18 @@ impl Lab {
     /// A container that runs sleep(1), in a new bundle that `change` has changed.
     #[track_caller]
     pub fn sleeper(&self, change: impl FnOnce(&mut Value)) -> Bundle {
-        let bundle = self.bundle(|config| {
-            config["process"]["args"] = json!(["sleep", "1000"]);
-            change(config);
-        });
+        let bundle = self.sleeping(change);
         self.started(&bundle);
         bundle
+    }
+
+    /// A bundle whose container runs sleep(1), and that `change` has changed.
+    #[track_caller]
+    pub fn sleeping(&self, change: impl FnOnce(&mut Value)) -> Bundle {
+        self.bundle(|config| {
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            change(config);
+        })
     }
 
     /// `microrun exec` of a command in a container, with further options.
