@@ -191,12 +191,10 @@ fn launch_into(
         }
     }
     let mut slots = Slots::default();
-    let mut kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
     if !plan.shares_memory() {
         ahead.share_with_copies()?;
     }
     let report = Arc::clone(&ahead.report);
-    run_outside(plan, &mut slots, &report, &mut kept.given)?;
     match parts.and_then(|parts| parts.network.as_ref()) {
         _ if !plan.network_helper => {}
         Some(network) => {
@@ -208,6 +206,9 @@ fn launch_into(
             undo.helper.iter().for_each(|(helper, _)| slots.set(slots::NETWORK, helper.pidfd));
         }
     }
+    // The helper has what is open when it begins, and may end after init has executed its program.
+    let mut kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
+    run_outside(plan, &mut slots, &report, &mut kept.given)?;
     drop(ahead);
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let manner = Manner {
