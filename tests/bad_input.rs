@@ -246,6 +246,30 @@ fn dots_lead_nowhere() {
 }
 
 #[test]
+fn a_start_that_fails_leaves_the_cgroups_that_others_have_made_beside_its_own() {
+    let lab = lab!();
+    // The first container here, so that its start makes the cgroup above its own as well.
+    let above: Vec<_> = common::hierarchies().into_iter().map(|hierarchy| hierarchy.join(lab.name())).collect();
+    let others = || above.iter().map(|above| above.join("other")).filter(|other| other.exists()).collect::<Vec<_>>();
+    let directories: Vec<_> = above.iter().map(|above| format!("{}/", above.display())).collect();
+    let script =
+        format!("for above in {}; do [ ! -d $above ] || mkdir $above/other; done; exit 1", directories.join(" "));
+    let bundle = lab.bundle(|config| {
+        config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    refused(&lab, &bundle, &["createRuntime"]);
+    let left = others();
+    assert_eq!(left.len(), above.iter().filter(|above| above.exists()).count(), "{left:?}");
+    assert!(!left.is_empty());
+    left.iter().for_each(|other| fs::remove_dir(other).unwrap());
+    // What nobody else has come to use goes.
+    above.iter().filter(|above| above.exists()).for_each(|above| fs::remove_dir(above).unwrap());
+    let fails = json!({"createRuntime": [{"path": "/bin/false"}]});
+    refused(&lab, &lab.bundle(|config| config["hooks"] = fails), &["createRuntime"]);
+    assert!(above.iter().all(|above| !above.exists()), "{above:?}");
+}
+
+#[test]
 fn ids() {
     let lab = lab!();
     let good = lab.bundle(|_| {});

@@ -26,7 +26,10 @@ use std::time::Instant;
 pub struct Cgroup {
     handle: Handle,
     join: Join,
+    /// The container's own directories that were not there.
     made: Vec<PathBuf>,
+    /// The directories above those that were not there, and may have become others' as well.
+    above: Vec<PathBuf>,
     devices: Option<DeviceProgram>,
     devices_optional: bool,
     /// Whether the v2 directory was there before.
@@ -55,6 +58,7 @@ impl CgroupPlan {
             handle: self.handle(),
             join: Join::default(),
             made: Vec::new(),
+            above: Vec::new(),
             devices: self.devices.clone(),
             devices_optional: self.devices_optional,
             used: false,
@@ -96,6 +100,7 @@ impl CgroupPlan {
             handle: self.handle(),
             join: Join::default(),
             made: Vec::new(),
+            above: Vec::new(),
             devices: None,
             devices_optional: self.devices_optional,
             used: false,
@@ -176,7 +181,9 @@ impl Cgroup {
 
     fn undo_made(&mut self) -> Vec<Error> {
         let deadline = Instant::now() + tree::REMOVAL_TIMEOUT;
-        self.made.drain(..).rev().filter_map(|path| tree::remove(&path, deadline).err()).collect()
+        let own = self.made.drain(..).rev().map(|path| tree::remove(&path, deadline));
+        let above = self.above.drain(..).rev().map(|path| tree::remove_unused(&path));
+        own.chain(above).filter_map(Result::err).collect()
     }
 
     /// Makes one directory, sets its limits and opens it for joining. The process `init` is put there at once; with
@@ -185,7 +192,10 @@ impl Cgroup {
         let Directory { hierarchy, mount, path, writes } = directory;
         let failed =
             |errno| Error::system(format!("unable to apply cgroup configuration: mkdir {}", path.display()), errno);
-        let new = tree::make(mount, path, &mut self.made).map_err(failed)?;
+        let new = tree::make(mount, path, &mut self.above).map_err(failed)?;
+        if new {
+            self.made.push(path.clone());
+        }
         let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
         let target = Target { directory: fd.as_fd(), path };
         if !new && init.is_none() {

@@ -26,28 +26,39 @@ const TICK: Duration = Duration::from_millis(1);
 /// rwxr-xr-x.
 const MODE: Mode = Mode::from_bits_truncate(0o755);
 
-/// Makes the directory `path` and, if they are missing, those between `mount` and it; `made` gets each new one.
-/// Says whether `path` itself is new.
+/// Makes the directory `path` and, if they are missing, those between `mount` and it, each new one of which `above` gets, also
+/// when it fails. Says whether `path` itself is new.
 ///
 /// # Errors
 /// Those of mkdir(2).
-pub fn make(mount: &Path, path: &Path, made: &mut Vec<PathBuf>) -> Result<bool, Errno> {
+pub fn make(mount: &Path, path: &Path, above: &mut Vec<PathBuf>) -> Result<bool, Errno> {
     /// How often the directory above may be removed by someone else just after it was made or found.
     const RACES: u32 = 10;
     let mut races = 0;
     loop {
         match mkdir(path, MODE) {
-            Ok(()) => {
-                made.push(path.to_owned());
-                return Ok(true);
-            }
+            Ok(()) => return Ok(true),
             Err(Errno::EEXIST) => return Ok(false),
             Err(Errno::ENOENT) if path != mount && path.starts_with(mount) && races < RACES => {
                 races += 1;
-                make(mount, path.parent().unwrap_or(mount), made)?;
+                let parent = path.parent().unwrap_or(mount);
+                if make(mount, parent, above)? {
+                    above.push(parent.to_owned());
+                }
             }
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+/// Removes a directory that [`make`] made on the way, unless somebody uses it by now.
+///
+/// # Errors
+/// What rmdir(2) says.
+pub fn remove_unused(path: &Path) -> Result<()> {
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+        Ok(()) | Err(Errno::EBUSY | Errno::ENOTEMPTY | Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(Error::system(format!("remove the cgroup {}", path.display()), errno)),
     }
 }
 
