@@ -2,11 +2,13 @@
 
 use super::handle::Handle;
 use super::tree;
+use super::write::Target;
 use crate::error::{Doing, Kind};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use std::fs;
 use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -54,13 +56,10 @@ impl Handle {
 
     /// As [`Handle::freeze`], for who can do with any outcome.
     pub(super) fn try_freeze(&self) -> Result<Outcome> {
-        let (directory, outcome) = match (&self.unified, self.v1.get("freezer")) {
-            (Some(directory), _) => (directory, freeze_v2(directory)),
-            (None, Some(directory)) => (directory, freeze_v1(directory)),
-            (None, None) => return Err(no_freezer()),
-        };
-        match outcome {
-            Err(_) if is_gone(directory) => Ok(Outcome::Empty),
+        let Some(directory) = self.freezer() else { return Err(no_freezer()) };
+        let Some(freezer) = Freezer::open(directory)? else { return Ok(Outcome::Empty) };
+        match if self.unified.is_some() { freezer.freeze_v2() } else { freezer.freeze_v1() } {
+            Err(_) if freezer.is_gone() => Ok(Outcome::Empty),
             Err(error) => self.thaw().and(Err(error)),
             Ok(Outcome::Empty) => {
                 // It may be gone at any moment.
@@ -109,47 +108,12 @@ fn no_freezer() -> Error {
     Error::new(Kind::System, "cannot toggle freezer: cgroups not configured for container")
 }
 
-/// Whether the cgroup has been removed: its files go before the directory.
-fn is_gone(directory: &Path) -> bool {
-    !directory.join("cgroup.procs").exists()
-}
-
 fn unset(directory: &Path, file: &str, value: &str) -> Result<()> {
-    match set(directory, file, value) {
-        Err(_) if is_gone(directory) => Ok(()),
+    let Some(freezer) = Freezer::open(directory)? else { return Ok(()) };
+    match freezer.set(file, value) {
+        Err(_) if freezer.is_gone() => Ok(()),
         result => result,
     }
-}
-
-fn set(directory: &Path, file: &str, value: &str) -> Result<()> {
-    match tree::put(directory, file, value) {
-        Err(Errno::ENOENT) if !is_gone(directory) && !directory.join(file).exists() => {
-            let problem = format!("this kernel has no {file} in {}: Linux 5.2 or later is needed", directory.display());
-            Err(Error::new(Kind::System, problem))
-        }
-        result => result.doing(|| format!("write {value:?} to {}/{file}", directory.display())),
-    }
-}
-
-fn freeze_v2(directory: &Path) -> Result<Outcome> {
-    let deadline = Instant::now() + TIMEOUT;
-    set(directory, "cgroup.freeze", "1")?;
-    let file = directory.join("cgroup.events");
-    let events = tree::open_file(&file).doing(|| format!("open {}", file.display()))?;
-    let is_empty = |text: &str| text.contains("populated 0");
-    let is_over = |text: &str| is_empty(text) || text.contains("frozen 1");
-    while Instant::now() < deadline {
-        let waited = tree::wait_event(&events, deadline.min(Instant::now() + TICK), is_over);
-        if waited.doing(|| format!("wait for {}", file.display()))? {
-            // What cannot be read any more has been removed.
-            let is_empty = tree::reread(&events).map_or(true, |text| is_empty(&text));
-            return Ok(if is_empty { Outcome::Empty } else { Outcome::Frozen });
-        }
-        if !is_set_v2(directory)? {
-            return Ok(if is_gone(directory) { Outcome::Empty } else { Outcome::Thawed });
-        }
-    }
-    Err(does_not_freeze(directory))
 }
 
 /// Whether the switch is on; that of a cgroup that is gone is not.
@@ -164,48 +128,108 @@ fn is_set_v2(directory: &Path) -> Result<bool> {
     }
 }
 
-fn does_not_freeze(directory: &Path) -> Error {
-    let problem =
-        format!("unable to freeze {}: a process in it does not stop (see its state in ps)", directory.display());
-    Error::new(Kind::System, problem)
-}
-
-/// The v1 freezer does not catch processes that are forked while it works; they are caught by telling it again. It
-/// gives no notice of its progress. Now and then all go on for a moment, for the same reason as in a traffic jam.
-fn freeze_v1(directory: &Path) -> Result<Outcome> {
-    set(directory, "freezer.state", "FROZEN")?;
-    for attempt in 1..=V1_TRIES {
-        if attempt % 50 == 0 {
-            set(directory, "freezer.state", "THAWED")?;
-            thread::sleep(TICK);
-            set(directory, "freezer.state", "FROZEN")?;
-        } else {
-            thread::yield_now();
-        }
-        let file = directory.join("freezer.state");
-        let state = fs::read_to_string(&file).doing(|| format!("read {}", file.display()))?;
-        if !is_own_v1(directory, &state) {
-            return Ok(Outcome::Thawed);
-        }
-        if state.trim() == "FROZEN" {
-            let left =
-                tree::pids(directory, true).doing(|| format!("read the processes of {}", directory.display()))?;
-            return Ok(if left.is_empty() { Outcome::Empty } else { Outcome::Frozen });
-        }
-        // Right after the look: who thaws it between the two is not noticed.
-        set(directory, "freezer.state", "FROZEN")?;
-    }
-    Err(does_not_freeze(directory))
-}
-
 fn frozen_v1(directory: &Path) -> bool {
-    let state = fs::read_to_string(directory.join("freezer.state")).unwrap_or_default();
-    is_own_v1(directory, &state)
+    matches!(Freezer::open(directory), Ok(Some(freezer)) if freezer.get("freezer.state").is_ok_and(|state| freezer.is_own_v1(&state)))
 }
 
-/// Whether freezer.state says that this cgroup is to be frozen.
-fn is_own_v1(directory: &Path, state: &str) -> bool {
-    // FREEZING and FROZEN also tell of a cgroup above; self_freezing (Linux 3.10) tells of this one.
-    let own = fs::read_to_string(directory.join("freezer.self_freezing")).map_or(true, |text| text.trim() == "1");
-    matches!(state.trim(), "FROZEN" | "FREEZING") && own
+/// The directory of a cgroup that is frozen or thawed, open: another container's may have its name before all is done.
+struct Freezer<'a> {
+    directory: OwnedFd,
+    path: &'a Path,
+}
+
+impl<'a> Freezer<'a> {
+    /// `None` if the cgroup is gone.
+    fn open(path: &'a Path) -> Result<Option<Self>> {
+        match tree::open_directory(path) {
+            Ok(directory) => Ok(Some(Self { directory, path })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).doing(|| format!("open {}", path.display())),
+        }
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target { directory: self.directory.as_fd(), path: self.path }
+    }
+
+    fn get(&self, file: &str) -> Result<String, Errno> {
+        self.target().get(file)
+    }
+
+    /// Whether the cgroup has been removed: its files go before the directory.
+    fn is_gone(&self) -> bool {
+        self.get("cgroup.procs").is_err_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENODEV))
+    }
+
+    fn set(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.path.display();
+        match self.target().put(file, value) {
+            Err(Errno::ENOENT) if !self.is_gone() && self.get(file) == Err(Errno::ENOENT) => {
+                let problem = format!("this kernel has no {file} in {path}: Linux 5.2 or later is needed");
+                Err(Error::new(Kind::System, problem))
+            }
+            result => result.doing(|| format!("write {value:?} to {path}/{file}")),
+        }
+    }
+
+    fn freeze_v2(&self) -> Result<Outcome> {
+        let deadline = Instant::now() + TIMEOUT;
+        self.set("cgroup.freeze", "1")?;
+        let doing = || format!("wait for {}/cgroup.events", self.path.display());
+        let events = self.target().open("cgroup.events").doing(doing)?;
+        let is_empty = |text: &str| text.contains("populated 0");
+        let is_over = |text: &str| is_empty(text) || text.contains("frozen 1");
+        while Instant::now() < deadline {
+            if tree::wait_event(&events, deadline.min(Instant::now() + TICK), is_over).doing(doing)? {
+                // What cannot be read any more has been removed.
+                let is_empty = tree::reread(&events).map_or(true, |text| is_empty(&text));
+                return Ok(if is_empty { Outcome::Empty } else { Outcome::Frozen });
+            }
+            // What cannot be read has been removed, and is told so.
+            if self.get("cgroup.freeze").doing(doing)?.trim() != "1" {
+                return Ok(Outcome::Thawed);
+            }
+        }
+        Err(self.does_not_freeze())
+    }
+
+    /// The v1 freezer does not catch processes that are forked while it works; they are caught by telling it again. It
+    /// gives no notice of its progress. Now and then all go on for a moment, for the same reason as in a traffic jam.
+    fn freeze_v1(&self) -> Result<Outcome> {
+        let path = self.path.display();
+        self.set("freezer.state", "FROZEN")?;
+        for attempt in 1..=V1_TRIES {
+            if attempt % 50 == 0 {
+                self.set("freezer.state", "THAWED")?;
+                thread::sleep(TICK);
+                self.set("freezer.state", "FROZEN")?;
+            } else {
+                thread::yield_now();
+            }
+            let state = self.get("freezer.state").doing(|| format!("read {path}/freezer.state"))?;
+            if !self.is_own_v1(&state) {
+                return Ok(Outcome::Thawed);
+            }
+            if state.trim() == "FROZEN" {
+                let left = tree::pids(self.path, true).doing(|| format!("read the processes of {path}"))?;
+                return Ok(if left.is_empty() || self.is_gone() { Outcome::Empty } else { Outcome::Frozen });
+            }
+            // Right after the look: who thaws it between the two is not noticed.
+            self.set("freezer.state", "FROZEN")?;
+        }
+        Err(self.does_not_freeze())
+    }
+
+    fn does_not_freeze(&self) -> Error {
+        let path = self.path.display();
+        let problem = format!("unable to freeze {path}: a process in it does not stop (see its state in ps)");
+        Error::new(Kind::System, problem)
+    }
+
+    /// Whether freezer.state says that this cgroup is to be frozen.
+    fn is_own_v1(&self, state: &str) -> bool {
+        // FREEZING and FROZEN also tell of a cgroup above; self_freezing (Linux 3.10) tells of this one.
+        let own = self.get("freezer.self_freezing").map_or(true, |text| text.trim() == "1");
+        matches!(state.trim(), "FROZEN" | "FREEZING") && own
+    }
 }

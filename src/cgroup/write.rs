@@ -7,7 +7,7 @@ use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
 use nix::unistd::{read, write};
 use serde::Serialize;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// What a missing file means.
@@ -147,8 +147,15 @@ impl Target<'_> {
     /// # Errors
     /// Those of openat(2) and read(2): `ENOENT` for a missing file, `ENODEV` once the directory is removed.
     pub fn get(&self, file: &str) -> Result<String, Errno> {
-        let fd = openat(self.directory, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-        read_whole(&fd)
+        read_whole(&self.open(file)?)
+    }
+
+    /// Opens `file` for reading.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub fn open(&self, file: &str) -> Result<OwnedFd, Errno> {
+        openat(self.directory, file, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     fn check(&self, write: &Write) -> Result<()> {
