@@ -374,6 +374,8 @@ fn a_cgroup_that_takes_no_process_is_left_for_inits() {
         );
     });
     let place = |options: &[&str]| lab.exec(&bundle, options, &["cat", "/proc/self/cgroup"]);
+    let blocked = || lab.exec(&bundle, &[], &["grep", "SigBlk", "/proc/self/status"]).ok();
+    let none = blocked();
     assert_eq!(place(&[]).ok(), "0::/");
     shell(&lab, &bundle, "cd /sys/fs/cgroup; mkdir inner; echo 1 > inner/cgroup.procs");
     assert_eq!(place(&[]).ok(), "0::/");
@@ -381,6 +383,8 @@ fn a_cgroup_that_takes_no_process_is_left_for_inits() {
     let script = "cd /sys/fs/cgroup; echo $$ > inner/cgroup.procs; echo +memory > cgroup.subtree_control";
     shell(&lab, &bundle, script);
     assert_eq!(place(&[]).ok(), "0::/inner");
+    // It is cloned twice then.
+    assert_eq!(blocked(), none);
     let refused = place(&["--cgroup", "/"]).failed();
     assert!(refused.contains(" adding pid ") && refused.contains(" to cgroups"), "{refused}");
     assert!(refused.contains("device or resource busy"), "{refused}");

@@ -542,7 +542,8 @@ pub(super) fn spawn(
     } else {
         super::stage::spawn(&request, cradle).map(|child| (child, None))
     };
-    if !manner.foreground {
+    // In the foreground signals stay blocked: who waits takes them from a descriptor. Who has failed may try again.
+    if !manner.foreground || spawned.is_err() {
         process::set_signal_mask(signal_mask).doing(|| "unblock signals")?;
     }
     let (child, loan) = spawned?;
