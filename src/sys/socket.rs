@@ -273,8 +273,20 @@ pub fn send_some_with_fd(socket: RawFd, data: &[u8], fd: RawFd) -> Sys<usize> {
     })
 }
 
-/// Receives at most `data.len()` bytes and, if one came along, a descriptor (recvmsg(2)), `O_CLOEXEC`.
+/// Receives at most `data.len()` bytes and, if one came along, a descriptor (recvmsg(2)), `O_CLOEXEC`. No bytes are the end.
 pub fn receive_fd(socket: RawFd, data: &mut [u8]) -> Sys<(usize, Option<RawFd>)> {
+    match receive_fd_once(socket, data, 0)? {
+        // Of a message that comes, with the end after it, just when the kernel has found none, it tells the end alone
+        // (net/core/datagram.c, __skb_wait_for_more_packets); the message is there.
+        (0, None) => match receive_fd_once(socket, data, libc::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => Ok((0, None)),
+            received => received,
+        },
+        received => Ok(received),
+    }
+}
+
+fn receive_fd_once(socket: RawFd, data: &mut [u8], flags: i32) -> Sys<(usize, Option<RawFd>)> {
     // SAFETY: a zeroed control message is valid.
     let mut control: Control = unsafe { std::mem::zeroed() };
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
@@ -286,7 +298,7 @@ pub fn receive_fd(socket: RawFd, data: &mut [u8]) -> Sys<(usize, Option<RawFd>)>
     message.msg_controllen = size_of::<Control>() as _;
     let count = retry(|| {
         // SAFETY: the kernel writes into the message's parts, which outlive the call.
-        unsafe { call!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) }
+        unsafe { call!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC | flags) }
     })?;
     let carries = message.msg_controllen as usize >= size_of::<libc::cmsghdr>() + size_of::<RawFd>()
         && control.header.cmsg_level == libc::SOL_SOCKET
