@@ -307,6 +307,7 @@ fn a_killed_maker_or_filler_is_begun_again_and_nothing_is_left_of_it() {
     eventually(|| fs::read_dir(pool.lab.path("pool/parked")).unwrap().count() == 8);
     // Five each, and a few of its own.
     assert!(pool.descriptors() < 64, "{}", pool.descriptors());
+    assert!(!pool.said().contains("already exists"), "all make up the same ids");
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         FromPool::Nothing(lender) => (None, lender),
     };
     sealed::ensure(None)?;
-    let id = id.unwrap_or_else(new_id);
+    let id = id.map_or_else(new_id, Ok)?;
     let timings = words.path("timings");
     let options = Options {
         foreground: !words.has("detach"),

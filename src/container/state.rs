@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::symlink;
@@ -237,10 +236,13 @@ fn check_id(id: &str) -> Result<()> {
     Err(Error::new(Kind::Usage, format!("invalid container ID format: {shown:?} {problem}: choose another")))
 }
 
-/// An id that no other container has: 64 random bits.
-pub fn new_id() -> String {
-    // The standard library keys its hashers with random bits from the kernel; the hash of nothing is as random as they are.
-    format!("{:016x}", RandomState::new().build_hasher().finish())
+/// An id that no other container has: 64 random bits. From the kernel each time: the standard library's generators are copied
+/// with the process that a pool clones to make sandboxes, and all copies would go on alike.
+///
+/// # Errors
+/// A kernel without getrandom(2), or a filter that forbids it.
+pub fn new_id() -> Result<String> {
+    Ok(format!("{:016x}", process::random().doing(|| "make up an id")?))
 }
 
 /// The files that a container's directory has as a rule.

@@ -61,7 +61,7 @@ struct Cgroup {
 impl Cgroup {
     /// Makes one for `template`.
     fn new(template: &Template, records: &Path) -> Result<Self> {
-        let name = new_id();
+        let name = new_id()?;
         let plan = template.cgroup(&name)?;
         let directories: Vec<PathBuf> = plan.handle().directories().into_iter().map(Path::to_owned).collect();
         let record = records.join(&name);

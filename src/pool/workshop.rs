@@ -185,7 +185,7 @@ fn make(
     home: &OwnedFd,
     given: Option<OwnedFd>,
 ) -> Result<(i32, Option<Memory>)> {
-    let options = Options { id: new_id(), ..template.options.clone() };
+    let options = Options { id: new_id()?, ..template.options.clone() };
     let prepared = template.compile(&options, plan.as_ref())?;
     let is_made = template.is_networked() && given.is_none();
     let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };

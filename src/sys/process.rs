@@ -301,6 +301,14 @@ pub fn getpid() -> i32 {
     unsafe { call!(libc::SYS_getpid) }.unwrap_or(0) as i32
 }
 
+/// 64 random bits of the kernel's (getrandom(2)). Early in a boot it waits until there are some.
+pub fn random() -> Sys<u64> {
+    let mut bits = [0; 8];
+    // SAFETY: the kernel writes as many bytes as there are.
+    retry(|| unsafe { call!(libc::SYS_getrandom, &raw mut bits, bits.len(), 0) })?;
+    Ok(u64::from_ne_bytes(bits))
+}
+
 /// The id of this thread (gettid(2)).
 pub fn gettid() -> u32 {
     // SAFETY: no memory is involved; gettid cannot fail.

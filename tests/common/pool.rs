@@ -20,6 +20,9 @@ pub struct Pool {
     before: BTreeSet<PathBuf>,
 }
 
+/// Its standard error, in the laboratory.
+const SAID: &str = "pool-said";
+
 /// What every pool has in its environment, and no container is to know.
 pub const SECRET: &str = "a secret of the environment of pools";
 
@@ -48,7 +51,13 @@ impl Pool {
         let mut args = vec!["pool", "serve", "--socket", socket.to_str().unwrap()];
         args.extend(options);
         let mut command = lab.in_own_cgroup(&lab.command(&args));
-        command.env("MICRORUN_TEST_SECRET", SECRET).stdin(Stdio::null()).spawn().unwrap()
+        let said = fs::OpenOptions::new().append(true).create(true).open(lab.path(SAID)).unwrap();
+        command.env("MICRORUN_TEST_SECRET", SECRET).stdin(Stdio::null()).stderr(said).spawn().unwrap()
+    }
+
+    /// What it has said to its standard error.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.lab.path(SAID)).unwrap()
     }
 
     /// Where it listens.
@@ -271,6 +280,7 @@ impl Drop for Pool {
             let _ = Command::new("kill").args([signal, &pid]).status();
         }
         let _ = self.server.wait();
+        eprint!("{}", self.said());
     }
 }
 
