@@ -22,12 +22,7 @@ fn not_running() -> Error {
 
 fn find(store: &Store, id: &str) -> Result<(Entry, State, Status, Option<Process>)> {
     let entry = store.find(id)?;
-    let state = entry.load()?;
-    let (status, init) = entry.status(Some(&state))?;
-    if status == Status::Creating {
-        // Or it is being removed, state.json first, and then says so.
-        entry.load()?;
-    }
+    let (state, status, init) = entry.look()?;
     Ok((entry, state, status, init))
 }
 
@@ -309,7 +304,7 @@ mod tests {
         for error in [pause(&store, "c"), resume(&store, "c"), processes(&store, "c").map(drop)] {
             assert_eq!(error.unwrap_err().kind(), Kind::NoContainer);
         }
-        let entry = store.reserve("c").unwrap();
+        let entry = store.reserve("c").unwrap().0;
         entry.save(&state(None)).unwrap();
         assert_eq!(pause(&store, "c").unwrap_err().to_string(), "container not running");
         assert_eq!(resume(&store, "c").unwrap_err().to_string(), "container not paused");

@@ -70,15 +70,7 @@ pub struct Launched {
 /// One sentence: what could not be done, for which field.
 pub(super) fn launch(options: &Options, prepared: Prepared, ahead: Ahead) -> Result<Launched> {
     log_plan(&prepared.plan);
-    let entry = options.store.reserve(&options.id)?;
-    let lock = match entry.try_lock() {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return Err(Error::new(Kind::WrongState, "the container is deleted while it is being created")),
-        Err(error) => {
-            let _ = entry.remove();
-            return Err(error);
-        }
-    };
+    let (entry, lock) = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
     match launch_into(options, prepared, ahead, entry, &mut undo) {
         Ok(launched) if options.foreground => Ok(Launched { lock: Some(lock), ..launched }),

@@ -29,8 +29,7 @@ const PATIENCE_WITH_OTHERS: Duration = Duration::from_secs(2);
 /// No such container, or one whose state cannot be read.
 pub fn state(store: &Store, id: &str) -> Result<Report> {
     let entry = store.find(id)?;
-    let state = entry.load()?;
-    let (status, init) = entry.status(Some(&state))?;
+    let (state, status, init) = entry.look()?;
     Ok(state.report(status, init.map_or(0, |init| init.pid)))
 }
 
@@ -59,9 +58,9 @@ pub struct Listing {
 pub fn list(store: &Store) -> Result<Listing> {
     let mut listing = Listing::default();
     for entry in store.all()? {
-        let report = entry.load().and_then(|state| {
-            let (status, init) = entry.status(Some(&state))?;
-            Ok(Listed { report: state.report(status, init.map_or(0, |init| init.pid)), owner: state.owner })
+        let report = entry.look().map(|(state, status, init)| Listed {
+            report: state.report(status, init.map_or(0, |init| init.pid)),
+            owner: state.owner,
         });
         match report {
             Ok(listed) => listing.containers.push(listed),
@@ -79,8 +78,7 @@ pub fn list(store: &Store) -> Result<Listing> {
 /// No such container, one that does not run, a signal that cannot be sent.
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let entry = store.find(id)?;
-    let state = entry.load()?;
-    let (_, init) = entry.status(Some(&state))?;
+    let (state, _, init) = entry.look()?;
     if all {
         return state.cgroup.kill(signal);
     }

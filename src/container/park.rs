@@ -152,13 +152,8 @@ pub fn park(
     ground: Option<&Ground>,
     networks: Option<Networks<'_>>,
 ) -> Result<(Child, Descriptors, Option<Memory>)> {
-    let entry = options.store.reserve(&options.id)?;
+    let (entry, lock) = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
-    let lock = match entry.try_lock() {
-        Ok(Some(lock)) => lock,
-        Ok(None) => return Err(Error::new(Kind::WrongState, "the sandbox is deleted while it is being made")),
-        Err(error) => return Err(undo.everything().into_iter().fold(error, Error::and)),
-    };
     match park_into(options, prepared, (ground, networks), entry, lock, &mut undo) {
         Ok(made) => Ok(made),
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),

@@ -106,10 +106,7 @@ pub(super) fn bring_back(options: &Options) -> Result<Restored> {
     let wants_terminal = criu::has_terminal(&prepared.bundle.loaded.spec);
     let served = container.foreground || container.stdio.is_some();
     let terminal = launch::terminal_socket(wants_terminal, container.console_socket.as_deref(), served)?;
-    let entry = container.store.reserve(&container.id)?;
-    let Some(lock) = entry.try_lock()? else {
-        return Err(Error::new(Kind::WrongState, "the container is deleted while it is being restored"));
-    };
+    let (entry, lock) = container.store.reserve(&container.id)?;
     let mut work = Restore {
         options,
         prepared: Arc::clone(&prepared),

@@ -153,11 +153,11 @@ impl Store {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.root).doing(doing)
     }
 
-    /// Takes the id: makes the container's directory.
+    /// Takes the id: makes the container's directory, and locks it.
     ///
     /// # Errors
-    /// An id that is malformed or taken, a root that cannot be written.
-    pub fn reserve(&self, id: &str) -> Result<Entry> {
+    /// An id that is malformed or taken, a root that cannot be written; somebody who deletes the container already.
+    pub fn reserve(&self, id: &str) -> Result<(Entry, Lock)> {
         check_id(id)?;
         let path = self.root.join(id);
         let make = || fs::DirBuilder::new().mode(0o711).create(&path);
@@ -175,7 +175,9 @@ impl Store {
             )),
             made => {
                 made.doing(|| format!("create the container's directory {}", path.display()))?;
-                Ok(Entry { path })
+                let entry = Entry { path };
+                let lock = entry.lock_new()?;
+                Ok((entry, lock))
             }
         }
     }
@@ -247,6 +249,9 @@ pub fn new_id() -> Result<String> {
 
 /// The files that a container's directory has as a rule.
 const USUAL: [&str; 3] = ["state.json", "init", "config.json"];
+
+/// How long who has just made a container's directory waits for who came to lock it first. Such have nothing to wait for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a directory is emptied before it is given up: an `update` that does not know yet that the container is gone may
 /// put its state.json there.
@@ -374,9 +379,47 @@ impl Entry {
         .doing(|| format!("lock {}", self.path.display()))
     }
 
-    /// Whether somebody makes or removes the container.
+    /// Locks it for who has made its directory at this moment.
+    fn lock_new(&self) -> Result<Lock> {
+        let locked = match self.try_lock() {
+            // Who finds it before looks whether it is locked, or is about to delete it and sees that there is nothing.
+            Ok(None) => self.lock_within(PATIENCE),
+            locked => locked.map(|lock| lock.map_or(Locking::Gone, Locking::Locked)),
+        };
+        let error = match locked {
+            Ok(Locking::Locked(lock)) => return Ok(lock),
+            Err(error) => error,
+            Ok(Locking::Gone | Locking::Busy) => {
+                Error::new(Kind::WrongState, "the container is deleted while it is being created")
+            }
+        };
+        // If it is there, it is empty.
+        let _ = fs::remove_dir(&self.path);
+        Err(error)
+    }
+
+    /// Whether somebody makes or removes the container. Who else asks at the same moment is not taken for one.
     fn is_locked(&self) -> Result<bool> {
-        Ok(self.try_lock()?.is_none())
+        let Some(directory) = self.open()? else { return Ok(true) };
+        match sys_fs::lock(directory.as_raw_fd(), libc::LOCK_SH | libc::LOCK_NB) {
+            Ok(()) => Ok(false),
+            Err(Errno::EAGAIN) => Ok(true),
+            Err(errno) => Err(errno).doing(|| format!("lock {}", self.path.display())),
+        }
+    }
+
+    /// What is recorded of the container, and where it is in its life.
+    ///
+    /// # Errors
+    /// As [`Entry::load`] and [`Entry::status`].
+    pub fn look(&self) -> Result<(State, Status, Option<Process>)> {
+        let state = self.load()?;
+        let (status, init) = self.status(Some(&state))?;
+        if status == Status::Creating {
+            // Or it is being removed, state.json first, and then says so.
+            self.load()?;
+        }
+        Ok((state, status, init))
     }
 
     /// Locks the container as soon as nobody else has it locked.
@@ -811,7 +854,7 @@ mod tests {
     #[test]
     fn an_id_is_given_once() {
         let (_dir, store) = store();
-        let entry = store.reserve("a.b_c-1+2").unwrap();
+        let entry = store.reserve("a.b_c-1+2").unwrap().0;
         assert_eq!(entry.id(), "a.b_c-1+2");
         assert_eq!(store.reserve("a.b_c-1+2").unwrap_err().kind(), Kind::Exists);
         assert_eq!(store.all().unwrap(), std::slice::from_ref(&entry));
@@ -834,7 +877,7 @@ mod tests {
     fn one_at_a_time_has_the_lock() {
         const SOON: Duration = Duration::from_millis(20);
         let (_dir, store) = store();
-        let entry = store.reserve("x").unwrap();
+        let entry = store.reserve("x").unwrap().0;
         let lock = entry.try_lock().unwrap().unwrap();
         assert!(entry.try_lock().unwrap().is_none());
         assert!(matches!(entry.lock_within(SOON).unwrap(), Locking::Busy));
@@ -854,20 +897,53 @@ mod tests {
     #[test]
     fn a_lock_is_of_one_container() {
         let (_dir, store) = store();
-        let entry = store.reserve("x").unwrap();
+        let entry = store.reserve("x").unwrap().0;
         let lock = entry.try_lock().unwrap().unwrap();
         let before = entry.open().unwrap().unwrap();
         entry.remove().unwrap();
-        let next = store.reserve("x").unwrap();
+        let next = store.reserve("x").unwrap().0;
         lock.release();
         assert!(Lock::of(before).unwrap().is_none());
         assert!(next.try_lock().unwrap().is_some());
     }
 
     #[test]
+    fn who_looks_whether_it_is_locked_is_not_taken_for_who_makes_it() {
+        let (_dir, store) = store();
+        let (entry, lock) = store.reserve("x").unwrap();
+        assert!(entry.is_locked().unwrap());
+        lock.release();
+        let looks = entry.open().unwrap().unwrap();
+        sys_fs::lock(looks.as_raw_fd(), libc::LOCK_SH).unwrap();
+        assert!(!entry.is_locked().unwrap());
+        assert!(entry.try_lock().unwrap().is_none());
+        // The looking ends once it is waited for, or some time before.
+        let waits = std::thread::spawn({
+            let entry = entry.clone();
+            move || entry.lock_new()
+        });
+        drop(looks);
+        waits.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn who_makes_what_is_deleted_at_once_leaves_nothing() {
+        let (_dir, store) = store();
+        let (entry, deletes) = store.reserve("x").unwrap();
+        let makes = std::thread::spawn({
+            let entry = entry.clone();
+            move || entry.lock_new()
+        });
+        fs::remove_dir(entry.path()).unwrap();
+        drop(deletes);
+        assert!(makes.join().unwrap().unwrap_err().to_string().contains("is deleted while it is being created"));
+        assert!(!entry.path().exists());
+    }
+
+    #[test]
     fn a_damaged_state_says_what_to_do() {
         let (_dir, store) = store();
-        let entry = store.reserve("x").unwrap();
+        let entry = store.reserve("x").unwrap().0;
         for text in ["", "{", "{\"id\":", "null", "[]"] {
             entry.write("state.json", text.as_bytes()).unwrap();
             assert!(entry.load().unwrap_err().to_string().contains("delete --force x"));
@@ -878,7 +954,7 @@ mod tests {
     #[test]
     fn a_recorded_process_is_told_from_its_successor() {
         let (_dir, store) = store();
-        let entry = store.reserve("x").unwrap();
+        let entry = store.reserve("x").unwrap().0;
         let own = Process::of(process::getpid()).unwrap();
         entry.record(own).unwrap();
         assert_eq!(entry.status(None).unwrap(), (Status::Running, Some(own)));
@@ -931,7 +1007,7 @@ mod tests {
             pid in 1..=i32::MAX, start_time in any::<u64>(), text in "[^\0]{1,60}|-?[0-9]{1,12} -?[0-9]{1,22}( [^\0]*)?"
         ) {
             let (_dir, store) = store();
-            let entry = store.reserve("a").unwrap();
+            let entry = store.reserve("a").unwrap().0;
             entry.record(Process { pid, start_time }).unwrap();
             prop_assert_eq!(entry.init().unwrap(), Some(Process { pid, start_time }));
             fs::remove_file(entry.path().join("init")).unwrap();
@@ -947,7 +1023,7 @@ mod tests {
         #[test]
         fn a_state_is_whole_or_told(state in states(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
             let (_dir, store) = store();
-            let entry = store.reserve("a").unwrap();
+            let entry = store.reserve("a").unwrap().0;
             entry.save(&state).unwrap();
             prop_assert_eq!(&entry.load().unwrap(), &state);
             let whole = fs::read(entry.path().join("state.json")).unwrap();
