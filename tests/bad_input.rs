@@ -269,6 +269,21 @@ fn a_start_that_fails_leaves_the_cgroups_that_others_have_made_beside_its_own() 
     assert!(above.iter().all(|above| !above.exists()), "{above:?}");
 }
 
+/// The kernel kills init, and whoever shares its memory.
+#[test]
+fn a_memory_limit_under_which_no_program_can_be_executed() {
+    let lab = lab!();
+    let limit = |config: &mut Value| config["linux"]["resources"]["memory"] = json!({"limit": 4096});
+    if lab.shell("true", |config| config["linux"]["resources"]["memory"] = json!({"limit": 64 << 20})).code != 0 {
+        println!("skipped: the cgroups of this machine have no memory controller");
+        return;
+    }
+    refused(&lab, &lab.bundle(limit), &["memory"]);
+    let bundle = lab.bundle(limit);
+    assert_refused(lab.create(&bundle, &[]), &["memory"]);
+    assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new());
+}
+
 #[test]
 fn ids() {
     let lab = lab!();

@@ -614,7 +614,8 @@ fn reported(plan: &Plan, report: &Report) -> Option<Error> {
     }
     // One that has not come to its first step has not executed the program either.
     let at = plan.steps.get(step.saturating_sub(1))?;
-    let problem = format!("{}: the process was killed while it set itself up, at: {}", at.field, at.op);
+    let problem =
+        format!("{}: the process was killed while it set itself up (memory limit too low?), at: {}", at.field, at.op);
     Some(Error::new(Kind::System, problem))
 }
 

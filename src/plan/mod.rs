@@ -209,6 +209,18 @@ pub struct Plan {
     pub exec: Exec,
 }
 
+/// Of a cgroup with less memory, in bytes, it cannot be said that it is enough for init to execute a program: that takes some
+/// 200 KB, which the kernel charges in steps that are larger the more CPUs there are.
+const ROOM_TO_BEGIN: i64 = 4 << 20;
+
+/// The limit of memory in bytes, if there is one.
+fn memory_limit(linux: &Linux) -> Option<i64> {
+    let resources = linux.resources().as_ref()?;
+    let limit = resources.memory().as_ref().and_then(oci_spec::runtime::LinuxMemory::limit).filter(|limit| *limit >= 0);
+    let unified = resources.unified().as_ref().and_then(|unified| unified.get("memory.max"));
+    limit.into_iter().chain(unified.and_then(|limit| limit.parse().ok())).min()
+}
+
 impl Plan {
     /// Whether init is cloned into this process's memory: not by way of a stage.
     pub fn shares_memory(&self) -> bool {
@@ -280,8 +292,10 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let exec = process::compile(&mut builder, process, &context)?;
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time
     // namespace takes effect at once only for a process with memory of its own.
-    namespaces.share_memory &=
-        process.oom_score_adj().is_none() && !matches!(input.wait, Wait::Lease { shared: false, .. });
+    // Where init is killed because its cgroup's memory runs out, so is every process that shares the memory (mm/oom_kill.c).
+    namespaces.share_memory &= process.oom_score_adj().is_none()
+        && !matches!(input.wait, Wait::Lease { shared: false, .. })
+        && input.linux().and_then(memory_limit).is_none_or(|limit| limit >= ROOM_TO_BEGIN);
     if let Wait::Lease { .. } = input.wait {
         builder.require_parkable()?;
     }
