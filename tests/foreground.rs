@@ -45,7 +45,11 @@ struct Running(Guard);
 
 impl Running {
     fn terminate(&self) {
-        kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).unwrap();
+        self.signal(Signal::SIGTERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
     }
 
     /// Reads until `word` has come.
@@ -117,6 +121,24 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
     let numbers = whole.lines().map(|line| line.parse::<usize>().unwrap());
     assert!(numbers.eq(2..2 + whole.lines().count()));
     assert_eq!(run.code(), 3);
+}
+
+/// A container without a terminal hears nothing of ours: to some, such as Apache's httpd, SIGWINCH says to end.
+#[test]
+fn a_new_size_of_our_terminal_is_no_signal_to_a_container_without_one() {
+    let lab = lab!();
+    // Of signals that wait together, the one with the lower number is taken first.
+    let script = "trap 'exit 4' WINCH; trap 'exit 3' PWR; echo ready; while :; do sleep 0.1; done";
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", script]));
+    let exec = lab.sleeper(|_| {});
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    for mut command in [run, lab.command(&["exec", &exec.id, "sh", "-c", script])] {
+        let mut run = Running(Guard(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()));
+        run.hear("ready");
+        run.signal(Signal::SIGWINCH);
+        run.signal(Signal::SIGPWR);
+        assert_eq!(run.code(), 3);
+    }
 }
 
 /// An end of a pipe that takes nothing more until somebody reads.

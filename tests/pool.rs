@@ -244,14 +244,19 @@ fn what_runs_outlives_a_killed_pool_and_what_waits_does_not() {
 #[test]
 fn signals_reach_the_container() {
     let pool = pool!();
-    let bundle = pool.filled(1, "trap 'echo term; exit 3' TERM; echo ready; while :; do sleep 0.1; done", |_| {});
+    // But for SIGWINCH, which is about a terminal that the container has not. Of signals that wait together, the one with the lower
+    // number is taken first.
+    let script = "trap 'exit 4' WINCH; trap 'echo pwr; exit 3' PWR; echo ready; while :; do sleep 0.1; done";
+    let bundle = pool.filled(1, script, |_| {});
     let out = bundle.path.join("out");
     let mut command = pool.command(&run_args(&bundle, &[]));
     let mut running = command.stdout(fs::File::create(&out).unwrap()).spawn().unwrap();
     eventually(|| fs::read_to_string(&out).unwrap() == "ready\n");
-    Command::new("kill").arg(running.id().to_string()).status().unwrap();
+    for signal in [Signal::SIGWINCH, Signal::SIGPWR] {
+        kill(Pid::from_raw(running.id() as i32), signal).unwrap();
+    }
     assert_eq!(running.wait().unwrap().code(), Some(3));
-    assert_eq!(fs::read_to_string(&out).unwrap(), "ready\nterm\n");
+    assert_eq!(fs::read_to_string(&out).unwrap(), "ready\npwr\n");
 }
 
 /// The pool has the container locked to its end.

@@ -28,8 +28,9 @@ pub(super) fn foreground(child: Child, mut helper: Option<Child>) -> Result<Exit
                     return Ok(exit);
                 }
             }
-            // What our own writes cause, and what the kernel sends for our own descriptors, is not the container's.
-            libc::SIGPIPE | libc::SIGURG => {}
+            // What our own writes cause, what the kernel sends for our own descriptors, and what becomes of our own terminal is not the
+            // container's, which has none: some end when they hear of a new size.
+            libc::SIGPIPE | libc::SIGURG | libc::SIGWINCH => {}
             // An init that just ended is found out by its SIGCHLD.
             signal => drop(process::pidfd_send_signal(child.pidfd, signal)),
         }

@@ -503,8 +503,9 @@ fn ended(text: &[u8; ANSWER], count: usize) -> Outcome {
 }
 
 fn pass_on(signal: i32, pidfd: RawFd) {
-    // What the kernel sends for our own descriptors is not the container's. One that just ended is found out by the answer.
-    if pidfd >= 0 && !matches!(signal, libc::SIGPIPE | libc::SIGURG | libc::SIGCHLD) {
+    // What the kernel sends for our own descriptors, our own terminal among them, is not the container's. One that just ended is found
+    // out by the answer.
+    if pidfd >= 0 && !matches!(signal, libc::SIGPIPE | libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH) {
         let _ = process::pidfd_send_signal(pidfd, signal);
     }
 }
