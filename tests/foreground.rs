@@ -141,6 +141,21 @@ fn a_new_size_of_our_terminal_is_no_signal_to_a_container_without_one() {
     }
 }
 
+/// Closes its terminal everywhere for a while, as an init does that opens it anew for each line, and fills it then.
+const AGAIN: &str = "t=$(tty); exec </dev/null >/dev/null 2>&1; sleep 0.5; seq 9999 >$t; sleep 0.5; echo end >$t";
+
+#[test]
+fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
+    let lab = lab!();
+    let exec = lab.sleeper(|_| {});
+    let run = on_terminal(&lab, AGAIN);
+    let run = lab.command(&["run", "--bundle", run.path.to_str().unwrap(), &run.id]);
+    for command in [run, lab.command(&["exec", "-t", &exec.id, "sh", "-c", AGAIN])] {
+        let said = common::output(command).ok();
+        assert!(said.contains("9998\n9999\nend"), "{said}");
+    }
+}
+
 /// An end of a pipe that takes nothing more until somebody reads.
 fn full(end: PipeWriter) -> Stdio {
     let mut end = File::from(OwnedFd::from(end));

@@ -414,6 +414,16 @@ fn a_terminal_is_served() {
 }
 
 #[test]
+fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
+    let pool = pool!();
+    let script = "t=$(tty); exec </dev/null >/dev/null 2>&1; sleep 0.5; seq 9999 >$t; echo end >$t";
+    let bundle = pool.filled(1, script, |config| config["process"]["terminal"] = json!(true));
+    let said = pool.run(&bundle, &[]).ok();
+    assert!(said.lines().rev().take(3).eq(["end", "9999", "9998"]), "{said}");
+    assert_eq!(pool.served(), 1);
+}
+
+#[test]
 fn a_long_status_is_whole_and_a_burst_fails_nobody() {
     let pool = pool!();
     let bundles: Vec<_> = (0..12).map(|_| pool.filled(1, "echo hello", |_| {})).collect();

@@ -49,6 +49,10 @@ struct CreateTaskRequest {
     id: String,
     #[prost(string, tag = "2")]
     bundle: String,
+    #[prost(bool, tag = "4")]
+    terminal: bool,
+    #[prost(string, tag = "6")]
+    stdout: String,
     #[prost(message, optional, tag = "10")]
     options: Option<Any>,
 }
@@ -161,15 +165,27 @@ impl Shim {
         Number::decode(&*answer.payload).map_or(0, |answer| answer.number)
     }
 
+    /// What Create takes for a container without stdio.
+    fn request(&self, bundle: &Bundle) -> CreateTaskRequest {
+        let options = RuntimeOptions { config_body: self.options.clone().into_bytes() }.encode_to_vec();
+        let options = Some(Any { type_url: "runtimeoptions.v1.Options".into(), value: options });
+        let (id, bundle) = (bundle.id.clone(), bundle.path.to_str().unwrap().to_owned());
+        CreateTaskRequest { id, bundle, options, ..Default::default() }
+    }
+
+    /// Creates and starts a container; its init.
+    #[track_caller]
+    fn start_task(&mut self, request: CreateTaskRequest) -> u32 {
+        let pid = self.call("Create", &request);
+        assert_eq!(self.call("Start", &ProcessRequest { id: request.id, signal: 0 }), pid);
+        pid
+    }
+
     /// Creates and starts a container; its network namespace, and how long that took.
     #[track_caller]
     fn run(&mut self, bundle: &Bundle) -> (String, Duration) {
-        let options = RuntimeOptions { config_body: self.options.clone().into_bytes() }.encode_to_vec();
-        let options = Some(Any { type_url: "runtimeoptions.v1.Options".into(), value: options });
-        let (id, path) = (bundle.id.clone(), bundle.path.to_str().unwrap().to_owned());
         let begun = Instant::now();
-        let pid = self.call("Create", &CreateTaskRequest { id: id.clone(), bundle: path, options });
-        assert_eq!(self.call("Start", &ProcessRequest { id: id.clone(), signal: 0 }), pid);
+        let pid = self.start_task(self.request(bundle));
         let time = begun.elapsed();
         let network = fs::read_link(format!("/proc/{pid}/ns/net")).unwrap().display().to_string();
         let own = fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
@@ -218,6 +234,27 @@ fn network_of_one(lab: &Lab, pool: &Path, options: &str) -> String {
 fn a_container_is_created_run_and_deleted_without_a_pool() {
     let lab = lab!();
     network_of_one(&lab, &lab.path("none/socket"), "");
+}
+
+/// What is written to it is passed on to the end.
+#[test]
+fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
+    let lab = lab!();
+    let script = "t=$(tty); echo begin; exec </dev/null >/dev/null 2>&1; sleep 0.5; seq 9999 >$t; echo end >$t";
+    let bundle = lab.bundle(|config| {
+        config["process"]["terminal"] = json!(true);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let out = lab.path("out");
+    let stdout = format!("file://{}", out.display());
+    shim.start_task(CreateTaskRequest { terminal: true, stdout, ..shim.request(&bundle) });
+    let process = ProcessRequest { id: bundle.id.clone(), signal: 0 };
+    assert_eq!(shim.call("Wait", &process), 0);
+    shim.call("Delete", &process);
+    let said = fs::read_to_string(out).unwrap();
+    assert!(said.starts_with("begin") && said.ends_with("9998\r\n9999\r\nend\r\n"), "{said}");
+    shim.end(&bundle);
 }
 
 /// Each changes the limits that the other has set, not those that it knows of itself.

@@ -66,6 +66,8 @@ pub fn relay<T>(
     let signals = own(signalfd::open(u64::MAX).doing(|| "make a descriptor for signals")?);
     // It is ours alone.
     fcntl(terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "have the terminal not block")?;
+    // While this is open too nothing ends because the program has its terminal closed, as an init has between two uses of it.
+    let _other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
     let _raw = Raw::new();
     resize(terminal);
     let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));

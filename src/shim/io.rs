@@ -13,7 +13,7 @@ use super::reactor::Reactor;
 use super::stream::Stream;
 use crate::container::prepare::Stdio;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::sys::fs as sys_fs;
+use crate::sys::{fs as sys_fs, own};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -57,6 +57,8 @@ pub(super) struct Io {
     /// The writing end of stdin's FIFO, until the client says that no more will come.
     stdin: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
+    /// The process's side of it, until that has ended: it may have its terminal closed between two uses of it.
+    other_side: Option<OwnedFd>,
     logger: Option<Logger>,
 }
 
@@ -128,6 +130,7 @@ impl Opened {
             if let Some(Sink { fd, keeper }) = out {
                 io.outputs.push(Stream::new(copy()?, fd, keeper));
             }
+            io.other_side = sys_fs::terminal_peer(master.as_raw_fd()).map(own).ok();
             io.terminal = Some(master);
         } else if terminal.is_some() {
             let problem = "process.terminal: is true, and no terminal was asked for: ask for one, or set it to false";
@@ -149,6 +152,11 @@ impl Io {
     /// Whether all that the process wrote has been passed on.
     pub fn is_drained(&self) -> bool {
         self.outputs.iter().all(|stream| stream.has_ended())
+    }
+
+    /// The process has ended. What it wrote ends where nobody else has its terminal open.
+    pub fn process_has_ended(&mut self) {
+        self.other_side = None;
     }
 
     /// No more input will come from a client.

@@ -300,6 +300,7 @@ impl Shim {
         let Some(process) = task.process(exec) else { return };
         process.phase = Phase::Stopped(exit);
         process.ended = None;
+        process.io.process_has_ended();
         let waiters = std::mem::take(&mut process.waiters);
         let pid = process.pid.unsigned_abs();
         let own_id = if exec.is_empty() { id } else { exec };
