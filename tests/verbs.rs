@@ -407,6 +407,24 @@ fn events_tell_of_a_lack_of_memory_and_end_with_the_container() {
     assert!(child.0.wait().unwrap().success());
 }
 
+/// They would have to be written for nobody until the container ends.
+#[test]
+fn events_end_with_their_reader() {
+    let lab = lab!();
+    let bundle = lab.sleeper(|_| {});
+    let mut command = lab.command(&["events", "--interval", "20ms", &bundle.id]);
+    let mut events = Guard(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("{\"type\":\"stats\""));
+    drop(lines);
+    let mut ended = None;
+    common::eventually(|| {
+        ended = events.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0));
+}
+
 #[test]
 fn kill_takes_names_and_numbers() {
     let lab = lab!();

@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb};
 use super::parse::Words;
-use super::{print_json, value};
+use super::{json_line, print_json, print_to_reader, value};
 use crate::container::control;
 use crate::container::state::Store;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// The verb.
 pub static VERB: Verb = Verb {
-    details: "Prints one line of JSON for each event, until the container ends.",
+    details: "Prints one line of JSON for each event, until the container ends or nobody reads it.",
     flags: &[
         Flag::value("interval", "DURATION", "the time between two lines of what it uses, such as 500ms (default: 5s)"),
         Flag::switch("stats", "print what it uses, once"),
@@ -26,7 +26,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         control::stats(&store, words.id()?, |line| print_json(line).map(drop))?;
     } else {
         let interval = interval.unwrap_or(Duration::from_secs(5));
-        control::events(&store, words.id()?, interval, |line| print_json(line).map(drop))?;
+        control::events(&store, words.id()?, interval, |line| print_to_reader(&json_line(line)?))?;
     }
     Ok(0)
 }

@@ -39,6 +39,7 @@ use grammar::Verb;
 use parse::Request;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 
 /// All verbs, in the order of the help.
@@ -130,18 +131,26 @@ fn program_name(arg0: Option<OsString>) -> String {
 
 /// Writes to standard output. A reader that went away is no error.
 fn print(text: &str) -> Result<u8> {
+    print_to_reader(text).map(|_| 0)
+}
+
+/// Writes to standard output, if anybody reads it: whether to go on.
+fn print_to_reader(text: &str) -> Result<ControlFlow<()>> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(crate::error::Error::io("write to standard output", &error))
-        }
-        _ => Ok(0),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(crate::error::Error::io("write to standard output", &error)),
     }
 }
 
 /// Writes `value` to standard output as one line of JSON.
 fn print_json(value: &impl serde::Serialize) -> Result<u8> {
-    print(&format!("{}\n", to_json(serde_json::to_string(value))?))
+    print(&json_line(value)?)
+}
+
+fn json_line(value: &impl serde::Serialize) -> Result<String> {
+    Ok(format!("{}\n", to_json(serde_json::to_string(value))?))
 }
 
 /// Writes `value` to standard output as JSON with two spaces of indent.

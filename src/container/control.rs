@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -204,7 +205,7 @@ pub fn stats(store: &Store, id: &str, mut tell: impl FnMut(&Line<'_>) -> Result<
     tell(&Line { kind: "stats", id, data: Some(usage(&state)?) })
 }
 
-/// Tells what the container uses at each `interval`, and each time that it has run out of memory, until it ends.
+/// Tells what the container uses at each `interval`, and each time that it has run out of memory, until it ends or `tell` says so.
 ///
 /// # Errors
 /// A container that does not run, cgroups that cannot be watched, or what `tell` answers.
@@ -212,7 +213,7 @@ pub fn events(
     store: &Store,
     id: &str,
     interval: Duration,
-    mut tell: impl FnMut(&Line<'_>) -> Result<()>,
+    mut tell: impl FnMut(&Line<'_>) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let (state, init) = find_running(store, id)?;
     let mut events = state.cgroup.events()?;
@@ -221,19 +222,25 @@ pub fn events(
     let mut next = Instant::now() + interval;
     loop {
         let init_has_ended = wait(&events, init.as_ref(), next)?;
-        match events.next(Instant::now())? {
+        let line = match events.next(Instant::now())? {
             Event::Ended => return Ok(()),
-            Event::OutOfMemory => tell(&Line { kind: "oom", id, data: None })?,
+            Event::OutOfMemory => Line { kind: "oom", id, data: None },
             Event::Timeout if init_has_ended => return Ok(()),
             Event::Timeout if Instant::now() >= next => {
                 next = Instant::now() + interval;
                 match usage(&state) {
-                    Ok(usage) => tell(&Line { kind: "stats", id, data: Some(usage) })?,
+                    Ok(usage) => Line { kind: "stats", id, data: Some(usage) },
                     // It may be ending at this moment, of which the next look tells.
-                    Err(error) => crate::log::warn(error),
+                    Err(error) => {
+                        crate::log::warn(error);
+                        continue;
+                    }
                 }
             }
-            Event::Timeout => {}
+            Event::Timeout => continue,
+        };
+        if tell(&line)?.is_break() {
+            return Ok(());
         }
     }
 }
