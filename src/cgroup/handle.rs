@@ -8,7 +8,7 @@ use super::tree;
 use super::write::Target;
 use crate::error::{Doing, Kind};
 use crate::sys::process;
-use crate::{Error, Result};
+use crate::{Error, Result, log};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,10 +74,11 @@ impl Handle {
 
     /// Sends `signal`, by its number, to every process of the container, so that none can escape by forking meanwhile: SIGKILL through
     /// cgroup.kill (Linux 5.14), others while the container is frozen. A paused container stays paused, but for
-    /// SIGKILL, which a v1 freezer would hold back. Removed cgroups have no process, which is no error.
+    /// SIGKILL, which a v1 freezer would hold back. One that does not freeze gets the signal all the same. Removed cgroups have no
+    /// process, which is no error.
     ///
     /// # Errors
-    /// A kernel that refuses, or a container that does not freeze.
+    /// A kernel that refuses.
     pub fn kill(&self, signal: i32) -> Result<()> {
         if signal == libc::SIGKILL
             && let Some(directory) = &self.unified
@@ -95,11 +96,18 @@ impl Handle {
         }
         let paused = self.is_frozen()?;
         // Who thaws it meanwhile wants its processes to go on; they get the signal all the same.
-        if !paused && self.try_freeze()? == Outcome::Empty {
-            return Ok(());
-        }
+        let is_stopped = paused
+            || match self.try_freeze() {
+                Ok(Outcome::Empty) => return Ok(()),
+                Ok(Outcome::Frozen | Outcome::Thawed) => true,
+                // One that hangs in the kernel does not keep the others from what they are to hear.
+                Err(error) => {
+                    log::warn(error);
+                    false
+                }
+            };
         let sent = self.send(signal);
-        if !paused || signal == libc::SIGKILL {
+        if is_stopped && (!paused || signal == libc::SIGKILL) {
             self.thaw()?;
         }
         sent

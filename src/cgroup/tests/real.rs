@@ -286,6 +286,29 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     assert!(is_empty(&handle, Duration::ZERO));
 }
 
+/// As where one of them hangs in the kernel, which takes longer to find out.
+#[test]
+fn what_does_not_freeze_gets_the_signal() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let whole = parent.plan("{}").create().unwrap().handle().clone();
+    let mut v1 = Handle { unified: None, ..whole.clone() };
+    v1.v1.remove("freezer");
+    if !v1.exists() {
+        println!("skipped: needs cgroup v1");
+        whole.destroy().unwrap();
+        return;
+    }
+    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    whole.attach(child.id() as i32).unwrap();
+    assert!(v1.freeze().is_err());
+    v1.kill(libc::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    whole.destroy().unwrap();
+}
+
 #[test]
 fn removal_waits_for_killed_processes() {
     if !may_run() {
