@@ -461,6 +461,7 @@ fn a_damaged_state() {
             assert_eq!(listed.code, 0, "{how}: {listed:#?}");
             assert_refused(lab.microrun(&["state", id]), &["use `delete --force"]);
             assert_refused(lab.microrun(&["delete", id]), &["use `delete --force"]);
+            assert_refused(lab.microrun(&["kill", "--all", id]), &["use `delete --force"]);
             lab.microrun(&["delete", "--force", id]).ok();
             assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new(), "{how}");
             // Its parent may not have waited for it yet.

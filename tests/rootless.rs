@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Lab, host, output, push};
+use common::{Lab, eventually_is, host, output, push};
 use serde_json::json;
 use std::fs;
 use std::process::Command;
@@ -56,6 +56,17 @@ fn its_state_lies_in_the_users_runtime_directory() {
         fs::read_dir(lab.path("run/microrun")).unwrap().flatten().filter(|e| e.file_name() == *bundle.id).count(),
         0
     );
+}
+
+/// Without a cgroup to find the others by, init is who is left to tell.
+#[test]
+fn all_that_can_be_found_are_killed() {
+    let lab = user_lab!();
+    let bundle = lab.sleeper(|_| {});
+    lab.microrun(&["kill", "--all", &bundle.id, "KILL"]).ok();
+    eventually_is(|| lab.status(&bundle.id), &"stopped".to_owned());
+    lab.microrun(&["kill", "--all", &bundle.id, "KILL"]).ok();
+    lab.microrun(&["delete", &bundle.id]).ok();
 }
 
 #[test]

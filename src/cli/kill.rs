@@ -6,7 +6,7 @@ use super::parse::Words;
 use super::value;
 use crate::container::manage;
 use crate::container::state::Store;
-use crate::error::{Kind, Result};
+use crate::error::Result;
 
 /// The verb.
 pub static VERB: Verb = Verb {
@@ -24,10 +24,5 @@ pub static VERB: Verb = Verb {
 fn call(global: &Global, words: &Words) -> Result<u8> {
     let id = words.id()?;
     let signal = value::signal(words.operand(1)?.filter(|text| !text.is_empty()).unwrap_or("TERM"))?;
-    let all = words.has("all");
-    match manage::kill(&Store::new(&global.root), id, signal, all) {
-        // Engines send --all to containers that have just ended, and then there is nothing left to do.
-        Err(error) if all && error.kind() == Kind::WrongState => Ok(0),
-        result => result.map(|()| 0),
-    }
+    manage::kill(&Store::new(&global.root), id, signal, words.has("all")).map(|()| 0)
 }

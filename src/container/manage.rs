@@ -72,18 +72,16 @@ pub fn list(store: &Store) -> Result<Listing> {
     Ok(listing)
 }
 
-/// Sends `signal` to init, or to every process of the container.
+/// Sends `signal` to init, or with `all` to every process of the container; that it has none left is no error then.
 ///
 /// # Errors
 /// No such container, one that does not run, a signal that cannot be sent.
 pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
     let entry = store.find(id)?;
     let (state, _, init) = entry.look()?;
-    if all {
-        return state.cgroup.kill(signal);
-    }
-    // Without a pid namespace of its own others outlive init, and may be there though init is not.
-    if signal == libc::SIGKILL && state.shares_pids && state.cgroup.exists() {
+    // Without a pid namespace of its own others outlive init, and may be there though init is not. A rootless container may have no
+    // cgroup to find them by.
+    if (all || signal == libc::SIGKILL && state.shares_pids) && state.cgroup.exists() {
         return state.cgroup.kill(signal);
     }
     let sent = match init {
@@ -91,6 +89,8 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
         None => Err(Errno::ESRCH),
     };
     match sent {
+        // Engines ask for all of a container that has just ended, and then there is nothing left to do.
+        Err(Errno::ESRCH) if all => return Ok(()),
         Err(Errno::ESRCH) => Err(Error::new(Kind::WrongState, "container not running")),
         sent => sent.doing(|| format!("send signal {signal} to the container's init")),
     }?;

@@ -140,16 +140,17 @@ impl Resident {
         Ok((exec::Target { state: state.clone(), init: *init, pidfd, spec: spec.clone() }, self.filter.clone()))
     }
 
-    /// Sends `signal` to init, or to every process. A frozen container that is to die is thawed.
+    /// Sends `signal` to init, or with `all` to every process, if any is left. A frozen container that is to die is thawed.
     ///
     /// # Errors
     /// An init that has ended, a signal that cannot be sent.
     pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
         let cgroup = self.cgroup();
-        if all || signal == libc::SIGKILL && self.shares_pids() && cgroup.exists() {
+        if (all || signal == libc::SIGKILL && self.shares_pids()) && cgroup.exists() {
             return cgroup.kill(signal);
         }
         match process::pidfd_send_signal(self.target.pidfd.as_raw_fd(), signal) {
+            Err(Errno::ESRCH) if all => return Ok(()),
             Err(Errno::ESRCH) => return Err(Error::new(Kind::WrongState, "process already finished")),
             sent => sent.doing(|| format!("send signal {signal} to the container's init"))?,
         }
