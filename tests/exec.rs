@@ -216,6 +216,25 @@ fn a_failing_pid_file_leaves_no_process() {
 }
 
 #[test]
+fn no_pid_file_tells_of_what_has_failed() {
+    let lab = lab!();
+    let sleeper = lab.sleeper(|_| {});
+    let missing = lab.bundle(|config| config["process"]["args"] = json!(["/nosuch"]));
+    let file = lab.path("pid");
+    let bundle = ["--bundle", missing.path.to_str().unwrap(), &missing.id];
+    let process = [sleeper.id.as_str(), "/nosuch"];
+    for (verb, operands) in [("run", &bundle[..]), ("exec", &process[..])] {
+        for detach in [false, true] {
+            let mut args = vec![verb, "--pid-file", file.to_str().unwrap()];
+            args.extend(detach.then_some("--detach"));
+            args.extend(operands);
+            assert!(lab.microrun(&args).failed().contains("/nosuch"), "{args:?}");
+            assert!(!file.exists(), "{args:?}");
+        }
+    }
+}
+
+#[test]
 fn signals_are_passed_on() {
     let lab = lab!();
     let bundle = lab.sleeper(|_| {});

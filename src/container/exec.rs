@@ -127,7 +127,8 @@ fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Resu
     let filter = host::seccomp(profile.as_ref(), options.store.root(), &mut warnings)?;
     let prepared = prepare(options, target, filter, warnings)?;
     let (started, terminal) = start(options, target, &prepared)?;
-    let status = if options.detach { 0 } else { finish(&started, terminal).inspect_err(|_| started.end())? };
+    let status =
+        if options.detach { 0 } else { finish(&started, terminal).map_err(|error| started.end(options, error))? };
     Ok(Finished { status, warnings: prepared.warnings })
 }
 
@@ -140,7 +141,7 @@ pub fn exec_in(options: &Options, target: &Target, filter: Option<seccomp::Filte
     let prepared = prepare(options, target, filter, Vec::new())?;
     let (started, socket) = start(options, target, &prepared)?;
     let terminal = socket.map(|socket| launch::receive_terminal(&socket)).transpose();
-    let terminal = terminal.inspect_err(|_| started.end())?.flatten();
+    let terminal = terminal.map_err(|error| started.end(options, error))?.flatten();
     Ok(Running { child: started.child, terminal, warnings: prepared.warnings })
 }
 
@@ -239,11 +240,18 @@ struct Started {
 }
 
 impl Started {
-    /// Ends it.
-    fn end(&self) {
+    /// Ends it because of this error.
+    fn end(&self, options: &Options, error: Error) -> Error {
         let _ = sys_process::pidfd_send_signal(self.child.pidfd, libc::SIGKILL);
         let _ = sys_process::wait(self.child.pid, 0);
+        self.forget(options, error)
+    }
+
+    /// That it has ended, with this error: nothing tells of it any more.
+    fn forget(&self, options: &Options, error: Error) -> Error {
         sys_fs::close(self.child.pidfd);
+        let removed = pid_file::remove(options.pid_file.as_deref(), self.child.pid);
+        removed.err().into_iter().fold(error, Error::and)
     }
 }
 
@@ -265,12 +273,11 @@ fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<(Sta
     }
     let started = clone(options, target, prepared, slots)?;
     drop((terminal.given, pidfd_socket));
-    see_through(options, target, prepared, &started).inspect_err(|_| started.end())?;
+    see_through(options, target, prepared, &started).map_err(|error| started.end(options, error))?;
     if options.detach
         && let Some(error) = launch::failure(&started.plan, &started.report, started.child)
     {
-        sys_fs::close(started.child.pidfd);
-        return Err(error);
+        return Err(started.forget(options, error));
     }
     Ok((started, terminal.kept))
 }

@@ -91,7 +91,8 @@ pub(super) struct Undo {
     /// What it uses of this process's memory.
     pub loan: Option<Loan<Cradle>>,
     helper: Option<Helper>,
-    pub pid_file: Option<PathBuf>,
+    /// With the pid that is in it.
+    pub pid_file: Option<(PathBuf, i32)>,
     /// The container whose poststop hooks are due: one that began to exist.
     pub begun: Option<Arc<Prepared>>,
 }
@@ -125,7 +126,7 @@ impl Undo {
             left.extend(cgroup.undo());
         }
         left.extend(self.resctrl.iter().rev().filter_map(|group| resctrl::remove(group).err()));
-        left.extend(self.pid_file.and_then(|path| pid_file::remove(&path).err()));
+        left.extend(self.pid_file.and_then(|(path, pid)| pid_file::remove(Some(&path), pid).err()));
         left.extend(self.entry.remove().err());
         if let Some(prepared) = self.begun {
             let Prepared { bundle, state, .. } = &*prepared;
@@ -221,7 +222,7 @@ fn launch_into(
     undo.child = Some(child);
     undo.begun = Some(Arc::clone(&prepared));
     drop(kept.given);
-    undo.pid_file.clone_from(&options.pid_file);
+    undo.pid_file = options.pid_file.clone().map(|path| (path, child.pid));
     admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     init::worked_beside(&report);
     let terminal_socket = kept.terminal;

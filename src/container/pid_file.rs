@@ -31,15 +31,15 @@ pub fn write(path: &Path, pid: i32) -> Result<()> {
     written.doing(|| format!("--pid-file: write {}", path.display()))
 }
 
-/// Removes it, if it is there.
+/// Removes it if it is there with this pid: what others have put in its place meanwhile is theirs.
 ///
 /// # Errors
 /// What the file system says.
-pub fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(there) if !there.is_file() => Ok(()),
-        _ => remove_file(path),
-    };
+pub fn remove(path: Option<&Path>, pid: i32) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let is_ours = fs::symlink_metadata(path).is_ok_and(|there| there.is_file())
+        && fs::read(path).is_ok_and(|text| text == pid.to_string().as_bytes());
+    let removed = if is_ours { remove_file(path) } else { Ok(()) };
     removed.doing(|| format!("--pid-file: remove {}", path.display()))
 }
 
@@ -122,13 +122,17 @@ mod tests {
         let error = write(&path, 1).unwrap_err().to_string();
         assert!(error.ends_with("it is there and no regular file: give another path"), "{error}");
         assert!(write_and_rename(&path, 1).is_err());
-        remove(&path).unwrap();
+        remove(Some(&path), 1).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
         // A link is replaced, and not followed.
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         write(&link, 1).unwrap();
         assert_eq!(fs::read_to_string(&link).unwrap(), "1");
+        remove(Some(&link), 2).unwrap();
+        assert!(link.exists());
+        remove(Some(&link), 1).unwrap();
+        assert!(!link.exists());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::launch::{self, Undo};
 use super::prepare::{self, Bundle, Prepared, Stdio};
 use super::run::{self, Finished};
 use super::state::{Entry, Lock, State, Status};
-use super::{checkpoint, hooks, netdev, notify, stdio, wait};
+use super::{checkpoint, hooks, netdev, notify, pid_file, stdio, wait};
 use crate::cgroup::Layout;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Slots, Step};
@@ -72,7 +72,10 @@ pub fn restore(options: &Options) -> Result<Finished> {
     }
     let problems = run::remove(&entry, &state, &prepared.bundle.loaded.spec);
     match waited {
-        Err(error) => Err(problems.into_iter().fold(error, Error::and)),
+        Err(error) => {
+            let pid_file = pid_file::remove(options.container.pid_file.as_deref(), child.pid);
+            Err(problems.into_iter().chain(pid_file.err()).fold(error, Error::and))
+        }
         Ok(exit) => {
             finished.status = exit.status();
             finished.warnings.extend(problems.iter().map(Error::to_string));
@@ -318,7 +321,7 @@ impl Restore<'_> {
         self.state.own_time = has_another_time_namespace(pid);
         self.entry.save(&self.state)?;
         let Some(cgroup) = &self.undo.cgroup else { return Ok(()) };
-        self.undo.pid_file.clone_from(&self.options.container.pid_file);
+        self.undo.pid_file = self.options.container.pid_file.clone().map(|path| (path, pid));
         launch::record(&self.options.container, &self.prepared, &self.entry, cgroup, child).map(drop)
     }
 

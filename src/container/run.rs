@@ -63,8 +63,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         if let Err(error) = poststart {
             // The container ends here (runtime-spec runtime.md, "Lifecycle").
             let _ = process::wait(launched.child.pid, 0);
-            let pid_file = options.pid_file.as_deref().map_or(Ok(()), pid_file::remove);
-            return Err(remove_launched(&launched).into_iter().chain(pid_file.err()).fold(error, Error::and));
+            return Err(undo(options, &launched).into_iter().fold(error, Error::and));
         }
         if let Some(notify) = notify {
             notify.forward(launched.child.pidfd, launched.child.pid.unsigned_abs());
@@ -95,10 +94,10 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         Some(error) => waited.and(Err(error)),
         None => waited,
     };
-    let problems = if outcome.is_err() || !keep { remove_launched(&launched) } else { Vec::new() };
     match outcome {
-        Err(error) => Err(problems.into_iter().fold(error, Error::and)),
+        Err(error) => Err(undo(options, &launched).into_iter().fold(error, Error::and)),
         Ok(exit) => {
+            let problems = if keep { Vec::new() } else { remove_launched(&launched) };
             warnings.extend(problems.iter().map(Error::to_string));
             Ok(Finished { status: exit.status(), warnings, timings })
         }
@@ -119,6 +118,13 @@ pub(super) fn remove(entry: &Entry, state: &State, spec: &Spec) -> Vec<Error> {
     let killed = if state.shares_pids { state.cgroup.kill(libc::SIGKILL) } else { Ok(()) };
     let removed = killed.and_then(|()| manage::remove_empty(entry, state, Some(spec)));
     removed.unwrap_or_else(|error| vec![error])
+}
+
+/// As [`remove`], for a container that has not become what was asked for: nothing tells of it.
+fn undo(options: &Options, launched: &Launched) -> Vec<Error> {
+    let mut problems = remove_launched(launched);
+    problems.extend(pid_file::remove(options.pid_file.as_deref(), launched.child.pid).err());
+    problems
 }
 
 fn remove_launched(launched: &Launched) -> Vec<Error> {

@@ -161,10 +161,11 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
         Err(Instead::Unknown) => return Ok(Got::Unknown),
         Err(Instead::Nothing(why)) => return Ok(Got::Nothing(why)),
     };
+    let disown = || pid_file::remove(wanted.pid_file, pid);
     let give_up = |error| {
         let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
         remove_orphan(wanted.store, &id);
-        error
+        disown().err().into_iter().fold(error, Error::and)
     };
     let written = wanted.pid_file.map_or(Ok(()), |path| pid_file::write(path, pid));
     if let Err(error) = written {
@@ -187,6 +188,7 @@ fn see_through(answers: OwnedFd, wanted: &Wanted<'_>) -> Result<Got> {
             Ok(Got::Done(code))
         }
         Outcome::Cold | Outcome::Terminal | Outcome::Parts | Outcome::Unknown => {
+            disown()?;
             Ok(Got::Nothing("its sandbox ended before the program was executed".to_owned()))
         }
         Outcome::Lost => {
