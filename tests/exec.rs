@@ -4,10 +4,10 @@
 
 mod common;
 
-use common::{Bundle, Lab, eventually, output, push, receive};
+use common::{Bundle, Guard, Lab, eventually, output, push, receive};
 use serde_json::json;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -296,6 +296,33 @@ fn a_terminal_in_the_foreground() {
     // Once nobody has the other side open its end reads as EIO.
     let _ = File::from(pair.master).read_to_end(&mut text);
     assert_eq!(String::from_utf8_lossy(&text), "11 33\r\n/dev/pts/0\r\n");
+}
+
+/// One stream that is our terminal is enough for its size.
+#[test]
+fn a_terminal_has_our_size_if_stdin_is_redirected() {
+    let lab = lab!();
+    let script = "until [ \"$(stty size)\" = '11 33' ]; do sleep 0.05; done; echo begin
+                  until [ \"$(stty size)\" = '12 34' ]; do sleep 0.05; done; echo resized";
+    let bundle = lab.bundle(|config| {
+        config["process"]["terminal"] = json!(true);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let sleeper = lab.sleeper(|_| {});
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    for mut command in [run, lab.command(&["exec", "-t", &sleeper.id, "sh", "-c", script])] {
+        let size = nix::pty::Winsize { ws_row: 11, ws_col: 33, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = nix::pty::openpty(&size, None).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(pair.slave);
+        let mut child = Guard(command.spawn().unwrap());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(lines.next().unwrap(), "begin");
+        microrun::sys::fs::set_terminal_size(pair.master.as_raw_fd(), 12, 34).unwrap();
+        // It is nobody's controlling terminal.
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGWINCH).unwrap();
+        assert_eq!(lines.next().unwrap(), "resized");
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
 }
 
 #[test]

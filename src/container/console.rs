@@ -22,7 +22,7 @@ struct Raw {
 }
 
 impl Raw {
-    /// Puts stdin into raw mode if it is a terminal.
+    /// Puts stdin into raw mode if it is a terminal. If it is not, what is typed is not for the container, and Ctrl-C still a signal.
     fn new() -> Self {
         let before = termios::tcgetattr(std::io::stdin()).ok();
         if let Some(before) = &before {
@@ -238,8 +238,13 @@ fn handle_signal(pidfd: RawFd, terminal: &OwnedFd, signals: &OwnedFd) -> Result<
 
 /// Gives the container's terminal the size of ours, if we have one.
 fn resize(terminal: &OwnedFd) {
-    if let Some((rows, columns)) = fs::terminal_size(libc::STDIN_FILENO) {
+    if let Some((rows, columns)) = own_size() {
         // A terminal without a size is still a terminal.
         let _ = fs::set_terminal_size(terminal.as_raw_fd(), rows, columns);
     }
+}
+
+/// The size of our terminal: rows, columns. Any of our standard streams may be redirected; it is asked for in runc's order.
+pub(super) fn own_size() -> Option<(u16, u16)> {
+    [libc::STDERR_FILENO, libc::STDOUT_FILENO, libc::STDIN_FILENO].into_iter().find_map(fs::terminal_size)
 }

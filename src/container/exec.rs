@@ -206,7 +206,7 @@ fn may_set_groups(pid: i32) -> bool {
 /// In the foreground a terminal has the size of ours from the beginning; later changes are passed on.
 fn sized(mut process: oci_spec::runtime::Process, options: &Options) -> oci_spec::runtime::Process {
     let wanted = process.terminal().unwrap_or(false) && process.console_size().is_none() && !options.detach;
-    if wanted && let Some((rows, columns)) = sys_fs::terminal_size(libc::STDIN_FILENO) {
+    if wanted && let Some((rows, columns)) = console::own_size() {
         process.set_console_size(BoxBuilder::default().height(rows).width(columns).build().ok());
     }
     process
