@@ -444,10 +444,23 @@ fn a_damaged_state() {
         config["process"]["args"] = json!(["sleep", "100"]);
         config["linux"]["resources"]["pids"] = json!({"limit": 64});
     });
+    let path = bundle.path.join("config.json");
+    let named = fs::read_to_string(&path).unwrap();
+    let mut config: Value = serde_json::from_str(&named).unwrap();
+    // By the container's id then, which no other has.
+    config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    for config in [named, config.to_string()] {
+        fs::write(&path, config).unwrap();
+        damage_states(&lab, &bundle);
+    }
+}
+
+fn damage_states(lab: &Lab, bundle: &Bundle) {
     let id = bundle.id.as_str();
     for how in ["cut", "empty", "another", "binary", "lost"] {
         for started in [false, true] {
-            let init = if started { lab.started(&bundle) } else { lab.created(&bundle) };
+            let init = if started { lab.started(bundle) } else { lab.created(bundle) };
+            assert!(!lab.cgroups_of(bundle).is_empty());
             let path = lab.path("run").join(id).join("state.json");
             match how {
                 "cut" => fs::write(&path, &fs::read(&path).unwrap()[..100]),
@@ -463,7 +476,7 @@ fn a_damaged_state() {
             assert_refused(lab.microrun(&["delete", id]), &["use `delete --force"]);
             assert_refused(lab.microrun(&["kill", "--all", id]), &["use `delete --force"]);
             lab.microrun(&["delete", "--force", id]).ok();
-            assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new(), "{how}");
+            assert_eq!(left(lab, bundle), Vec::<PathBuf>::new(), "{how}");
             // Its parent may not have waited for it yet.
             let status = fs::read_to_string(format!("/proc/{init}/status")).unwrap_or_default();
             let ended = ["State:\tZ", "State:\tX"].iter().any(|state| status.contains(state));

@@ -19,6 +19,7 @@ pub static VERB: Verb = Verb {
 };
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
-    warn(manage::delete(&Store::new(&global.root), words.id()?, words.has("force"))?);
+    let removed = manage::delete(&Store::new(&global.root), words.id()?, words.has("force"), global.rootless());
+    warn(removed?);
     Ok(0)
 }

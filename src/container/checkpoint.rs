@@ -66,7 +66,7 @@ pub fn checkpoint(options: &Options) -> Result<Vec<Error>> {
     if options.leaves_running() {
         return Ok(Vec::new());
     }
-    match manage::delete(&options.store, &options.id, false) {
+    match manage::delete(&options.store, &options.id, false, false) {
         // Whoever ran it in the foreground has done so, or is about to.
         Err(error) if error.kind() == Kind::NoContainer || error.errno() == Some(Errno::ENOENT) => Ok(Vec::new()),
         Err(error) => Ok(vec![error]),

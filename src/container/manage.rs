@@ -102,29 +102,29 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
 }
 
 /// Removes the container `id`. With `force` it is killed first, and a container of which anything at all is left over
-/// is removed; one that does not exist is then no error.
+/// is removed; one that does not exist is then no error. `rootless` is how it was made, for where nothing else tells of its cgroups.
 ///
 /// # Errors
 /// A container that still runs, or something of it that cannot be removed. Failing poststop hooks are returned as
 /// warnings.
-pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
+pub fn delete(store: &Store, id: &str, force: bool, rootless: bool) -> Result<Vec<Error>> {
     let entry = match store.find(id) {
         Err(error) if force && error.kind() == Kind::NoContainer => return Ok(Vec::new()),
         entry => entry?,
     };
     if let Some(_lock) = entry.try_lock()? {
-        return delete_alone(&entry, force);
+        return delete_alone(&entry, force, rootless);
     }
     // Who makes it, or runs it in the foreground, cleans up when its init is gone; so does who else deletes it.
-    let left = Left::find(&entry, force)?;
+    let left = Left::find(&entry, force, rootless)?;
     left.end(force)?;
     if force {
         left.kill()?;
     }
     match entry.lock_within(PATIENCE)? {
-        Locking::Locked(_lock) => delete_alone(&entry, force),
+        Locking::Locked(_lock) => delete_alone(&entry, force, rootless),
         Locking::Gone => Ok(Vec::new()),
-        Locking::Busy if force => delete_alone(&entry, force),
+        Locking::Busy if force => delete_alone(&entry, force, rootless),
         Locking::Busy => {
             let problem = format!("container {id} is in use by another command: wait for it, or use --force");
             Err(Error::new(Kind::WrongState, problem))
@@ -132,8 +132,8 @@ pub fn delete(store: &Store, id: &str, force: bool) -> Result<Vec<Error>> {
     }
 }
 
-fn delete_alone(entry: &Entry, force: bool) -> Result<Vec<Error>> {
-    let left = Left::find(entry, force)?;
+fn delete_alone(entry: &Entry, force: bool, rootless: bool) -> Result<Vec<Error>> {
+    let left = Left::find(entry, force, rootless)?;
     left.end(force)?;
     match &left.state {
         Some(state) => remove(entry, state),
@@ -159,12 +159,15 @@ struct Left<'a> {
 
 impl<'a> Left<'a> {
     /// Looks; with `force` a state that cannot be read is no error.
-    fn find(entry: &'a Entry, force: bool) -> Result<Self> {
+    fn find(entry: &'a Entry, force: bool, rootless: bool) -> Result<Self> {
         let state = match entry.load() {
             Err(_) if force => None,
             state => Some(state?),
         };
-        let cgroup = state.as_ref().map_or_else(|| cgroup_by_config(entry), |state| Some(state.cgroup.clone()));
+        let cgroup = match &state {
+            Some(state) => Some(state.cgroup.clone()),
+            None => cgroup_by_config(entry, rootless),
+        };
         let (status, init) = entry.status(state.as_ref())?;
         Ok(Self { entry, state, cgroup, status, init })
     }
@@ -192,12 +195,12 @@ impl<'a> Left<'a> {
 }
 
 /// The cgroups of a container whose state.json is lost, if its config.json is there.
-fn cgroup_by_config(entry: &Entry) -> Option<Handle> {
+fn cgroup_by_config(entry: &Entry, rootless: bool) -> Option<Handle> {
     let loaded = spec::load_file(&entry.config()).ok()?;
     let path = loaded.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     let is_slice = path.and_then(Path::to_str).is_some_and(|path| path.split(':').count() == 3);
     let driver = if is_slice { Driver::Systemd } else { Driver::Cgroupfs };
-    prepare::cgroups(entry.id(), driver, true, &loaded.spec).ok().map(|plan| plan.handle())
+    prepare::cgroups(entry.id(), driver, rootless, &loaded.spec).ok().map(|plan| plan.handle())
 }
 
 fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {

@@ -216,7 +216,7 @@ pub fn given() -> Option<Arc<Parts>> {
 /// Removes a container that has ended after its pool, or has nobody to wait for it.
 pub fn remove_orphan(store: &Store, id: &[u8]) {
     let Ok(id) = str::from_utf8(id) else { return };
-    match manage::delete(store, id, true) {
+    match manage::delete(store, id, true, false) {
         Ok(warnings) => warnings.iter().for_each(log::warn),
         Err(error) => log::warn(error),
     }

@@ -150,7 +150,7 @@ impl Container {
     fn remove(&self) -> Result<()> {
         process::ends_within(self.pidfd.as_raw_fd(), request::PATIENCE)
             .doing(|| format!("wait for the end of {}", self.id))?;
-        manage::delete(&self.store, &self.id, true)?.iter().for_each(log::warn);
+        manage::delete(&self.store, &self.id, true, false)?.iter().for_each(log::warn);
         Ok(())
     }
 }

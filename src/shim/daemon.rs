@@ -77,7 +77,7 @@ pub(super) fn delete(arguments: &Arguments) -> Result<()> {
     }
     let store = store(&options, &arguments.namespace);
     let init = store.find(&arguments.id).and_then(|entry| entry.init()).ok().flatten();
-    for warning in manage::delete(&store, &arguments.id, true)? {
+    for warning in manage::delete(&store, &arguments.id, true, false)? {
         eprintln!("{warning}");
     }
     rootfs::unmount_all(&bundle.join("rootfs"))?;
