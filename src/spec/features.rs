@@ -36,7 +36,7 @@ struct Features {
     mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 2],
+    potentially_unsafe_config_annotations: [&'static str; 4],
 }
 
 #[derive(Serialize)]
@@ -135,7 +135,12 @@ pub fn features(facts: &Facts) -> String {
             net_devices: on(),
         },
         annotations,
-        potentially_unsafe_config_annotations: ["bundle", "org.systemd.property."],
+        potentially_unsafe_config_annotations: [
+            "bundle",
+            "org.criu.config",
+            "org.microrun.overlay",
+            "org.systemd.property.",
+        ],
     })
 }
 
@@ -226,6 +231,14 @@ mod tests {
         let features: oci::Features = serde_json::from_str(&text).unwrap();
         assert_eq!(features.oci_version_max(), "1.3.0");
         assert_eq!(features.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 8);
+    }
+
+    /// What reaches CRIU, systemd and the host's directories.
+    #[test]
+    fn annotations_that_an_image_must_not_set_are_named() {
+        let named = &document()["potentiallyUnsafeConfigAnnotations"];
+        let overlay = crate::plan::overlay::ANNOTATION;
+        assert_eq!(*named, serde_json::json!(["bundle", "org.criu.config", overlay, "org.systemd.property."]));
     }
 
     #[test]
