@@ -8,6 +8,7 @@ use crate::error::{Doing, Result};
 use std::fmt::{Display, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -37,7 +38,8 @@ static DEFAULT: Log = Log { format: Format::Text, debug: false, file: None };
 pub fn set_up(file: Option<&Path>, format: Format, debug: bool) -> Result<()> {
     let file = match file {
         Some(path) => {
-            let opened = OpenOptions::new().append(true).create(true).open(path);
+            // Others may read it, whatever the umask, and not write.
+            let opened = OpenOptions::new().append(true).create(true).mode(0o644).open(path);
             Some(opened.doing(|| format!("open {}", path.display()))?)
         }
         None => None,
