@@ -1,7 +1,7 @@
 //! The options that every verb understands.
 
 use super::grammar::Flag;
-use super::parse::{Words, invalid};
+use super::parse::{Words, invalid, truth};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::path;
@@ -21,13 +21,14 @@ pub const FLAGS: &[Flag] = &[
     Flag::value(
         "root",
         "DIR",
-        "where the state of containers is kept (default: /run/microrun, or $XDG_RUNTIME_DIR/microrun for a user)",
+        "where the state of containers is kept (default: /run/microrun; for a user, and for root of a user namespace unless \
+         $USER is root, $XDG_RUNTIME_DIR/microrun)",
     ),
     Flag::switch("systemd-cgroup", "let systemd make the cgroups; cgroupsPath then reads slice:prefix:name"),
     Flag::value(
         "rootless",
         "WHEN",
-        "go on without the cgroups that may not be made: true, false, or auto (default: unless the caller is root)",
+        "go on without the cgroups that may not be made: true, false, or auto (default: unless the caller is the host's root)",
     ),
 ];
 
@@ -56,10 +57,9 @@ impl Global {
             None => default_root()?,
         };
         let rootless = match words.text("rootless")? {
-            None | Some("auto") => OnceCell::new(),
-            Some("true" | "1") => true.into(),
-            Some("false" | "0") => false.into(),
-            Some(other) => return Err(invalid("rootless", other, "true, false or auto")),
+            None => OnceCell::new(),
+            Some(word) if word.is_empty() || word.eq_ignore_ascii_case("auto") => OnceCell::new(),
+            Some(word) => truth(word).ok_or_else(|| invalid("rootless", word, "true, false or auto"))?.into(),
         };
         Ok(Self { root, root_is_given: given.is_some(), systemd_cgroup: words.has("systemd-cgroup"), rootless })
     }
@@ -129,6 +129,27 @@ fn is_real_root() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rootless_takes_the_words_of_runc() {
+        let given = |word: &str| {
+            let line = ["--root=/x".to_owned(), format!("--rootless={word}"), "list".to_owned()];
+            let (globals, _) = super::super::parse::parse(line.map(Into::into));
+            Global::new(&globals).map(|global| global.rootless.get().copied())
+        };
+        for (words, expected) in [
+            (&["1", "t", "T", "true", "TRUE", "True"][..], Some(true)),
+            (&["0", "f", "F", "false", "FALSE", "False"], Some(false)),
+            (&["auto", "AUTO", "Auto", ""], None),
+        ] {
+            for word in words {
+                assert_eq!(given(word).unwrap(), expected, "{word:?}");
+            }
+        }
+        for word in ["yes", "tRUE", "2", "automatic"] {
+            assert!(given(word).unwrap_err().to_string().contains("give true, false or auto"), "{word}");
+        }
+    }
 
     #[test]
     fn a_given_root_is_absolute_and_clean() {

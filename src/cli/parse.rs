@@ -267,10 +267,19 @@ fn lookup(name: &OsStr) -> Result<&'static Verb> {
 }
 
 fn switch(flag: &Flag, value: &OsStr) -> Result<OsString> {
-    match value.to_str() {
-        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(OsString::new()),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(OsString::from(OFF)),
-        _ => Err(invalid(flag.long, &value.to_string_lossy(), "true or false")),
+    match value.to_str().and_then(truth) {
+        Some(true) => Ok(OsString::new()),
+        Some(false) => Ok(OsString::from(OFF)),
+        None => Err(invalid(flag.long, &value.to_string_lossy(), "true or false")),
+    }
+}
+
+/// The words that Go's strconv.ParseBool knows, and so runc.
+pub(super) fn truth(word: &str) -> Option<bool> {
+    match word {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 
