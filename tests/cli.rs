@@ -5,7 +5,7 @@
 use microrun::cli::{VERBS, help};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -188,9 +188,19 @@ fn spec_writes_a_configuration_once() {
         assert_eq!(config["process"]["args"][0], program, "{line}");
         let again = run(&directory, &format!("{line} -b ."));
         assert_eq!(code(&again), 1);
-        assert!(stderr(&again).contains("exists. Remove it first"), "{}", stderr(&again));
+        assert!(stderr(&again).contains("\"File config.json exists. Remove it first\""), "{}", stderr(&again));
         fs::remove_file(path).unwrap();
     }
+}
+
+#[test]
+fn a_log_is_not_writable_for_others_whatever_the_umask() {
+    let directory = directory();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$0\" --root ./state --log log state x"]).arg(program());
+    assert!(!command.current_dir(directory.path()).stderr(Stdio::null()).status().unwrap().success());
+    let log = fs::metadata(directory.path().join("log")).unwrap();
+    assert_eq!(log.permissions().mode() & 0o777, 0o644);
 }
 
 #[test]

@@ -43,7 +43,9 @@ fn call(_: &Global, words: &Words) -> Result<u8> {
         (None, false) => default::runc(unified()),
     };
     let path = launching::bundle(words).join("config.json");
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(|error| match error.kind() {
+    // In the current directory it is told of as runc tells of it.
+    let path = path.strip_prefix(".").unwrap_or(&path);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(|error| match error.kind() {
         // runc's words.
         ErrorKind::AlreadyExists => {
             Error::new(Kind::Exists, format!("File {} exists. Remove it first", path.display()))
