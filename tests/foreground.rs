@@ -240,24 +240,35 @@ fn what_cannot_be_removed_does_not_change_the_exit_code() {
 #[test]
 fn delete_says_what_cannot_be_removed() {
     let lab = lab!();
-    let hierarchies = common::hierarchies();
-    if hierarchies.len() < 2 {
-        skip!("needs v1: whoever is in the one cgroup of v2 is killed");
-    }
     let bundle = lab.bundle(|config| config["linux"]["resources"]["pids"] = json!({"limit": 64}));
     lab.started(&bundle);
     common::eventually(|| lab.status(&bundle.id) == "stopped");
-    // Not the one by which the container's processes are found and killed.
-    let others: Vec<PathBuf> =
-        lab.cgroups_of(&bundle).into_iter().filter(|cgroup| cgroup.starts_with("/sys/fs/cgroup/pids")).collect();
-    if others.is_empty() {
-        skip!("needs the pids controller on v1");
-    }
-    let outsider = outsider(&others);
+    let outsider = outsider(&lab.cgroups_of(&bundle));
     let refused = lab.microrun(&["delete", &bundle.id]).failed();
     assert!(refused.contains("remove the cgroup"), "{refused}");
     drop(outsider);
     lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+/// A cgroup in which nobody is may be given to another container, and then it is that one's.
+#[test]
+fn delete_leaves_another_container_in_the_same_cgroup_alone() {
+    let lab = lab!();
+    let ended = lab.bundle(|_| {});
+    lab.started(&ended);
+    common::eventually(|| lab.status(&ended.id) == "stopped");
+    let config: Value = serde_json::from_slice(&fs::read(ended.path.join("config.json")).unwrap()).unwrap();
+    let other = lab.sleeper(|new| new["linux"]["cgroupsPath"] = config["linux"]["cgroupsPath"].clone());
+    for force in [&[][..], &["--force"]] {
+        let mut args = vec!["delete", &ended.id];
+        args.extend(force);
+        let refused = lab.microrun(&args).failed();
+        assert!(refused.contains("remove the cgroup"), "{refused}");
+        assert_eq!(lab.status(&other.id), "running");
+    }
+    lab.microrun(&["delete", "--force", &other.id]).ok();
+    lab.microrun(&["delete", &ended.id]).ok();
+    assert!(lab.cgroups_of(&ended).is_empty());
 }
 
 /// Runs a container for which the kernel refuses `call` to the command that waits for it; what that says. Nothing may be left.

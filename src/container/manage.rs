@@ -239,9 +239,15 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
         }
         loaded => loaded.ok(),
     };
-    // Whoever is left in the cgroup (without a pid namespace, or after a crash between clone and record) goes now.
-    state.cgroup.kill(libc::SIGKILL)?;
-    state.cgroup.destroy()?;
+    // Its own processes may be left where it shares the pid namespace, or after a crash between clone and record. Otherwise the kernel has
+    // ended them with init, and who is in the cgroup is somebody else: another container that was given the same one, say.
+    let patience = if state.shares_pids || entry.init()?.is_none() {
+        state.cgroup.kill(libc::SIGKILL)?;
+        PATIENCE
+    } else {
+        PATIENCE_WITH_OTHERS
+    };
+    state.cgroup.destroy_within(patience)?;
     remove_resctrl(state)?;
     finish(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
 }
