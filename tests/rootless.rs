@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::{Lab, eventually_is, host, output, push};
-use serde_json::json;
+use common::{Bundle, Lab, Output, eventually_is, host, output, push};
+use serde_json::{Value, json};
 use std::fs;
 use std::process::Command;
 
@@ -254,25 +254,56 @@ fn without_a_user_namespace_it_is_refused() {
     assert!(refused.failed().contains("without root: config.json: linux.namespaces: needs a user namespace"));
 }
 
-/// As rootless Podman does it: the runtime is root of a user namespace that it has not made, and the container has none of its own.
-#[test]
-fn root_of_a_user_namespace_binds_the_devices_that_it_may_not_make() {
-    let lab = user_lab!();
-    let bundle = lab.bundle(|config| {
+/// A bundle without a user namespace of its own, that `change` has changed.
+fn without_user_namespace(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle {
+    lab.bundle(|config| {
         let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
         namespaces.retain(|namespace| namespace["type"] != "user");
         for field in ["uidMappings", "gidMappings"] {
             config["linux"].as_object_mut().unwrap().remove(field);
         }
-        let device = json!({"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o666});
-        config["linux"]["devices"] = json!([device]);
-        let script = "stat -c %t,%T /dev/null /dev/full; head -c 1 /dev/zero | wc -c; ls -l /dev | grep -c ^c";
-        config["process"]["args"] = json!(["sh", "-c", script]);
-    });
+        change(config);
+    })
+}
+
+/// As rootless Podman does it: the runtime is root of a user namespace that it has not made, and the container has none of its own.
+fn run_as_root_of_a_user_namespace(lab: &Lab, bundle: &Bundle) -> Output {
     let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
     let (user, runtime): (Vec<_>, Vec<_>) = run.get_args().enumerate().partition(|(index, _)| *index < 5);
     let mut command = Command::new(run.get_program());
     command.args(user.into_iter().map(|(_, word)| word)).args(["unshare", "--user", "--map-root-user", "--mount"]);
     command.args(runtime.into_iter().map(|(_, word)| word)).env("XDG_RUNTIME_DIR", lab.path("run"));
-    assert_eq!(output(command).ok(), "1,3\n1,7\n1\n6");
+    output(command)
+}
+
+#[test]
+fn root_of_a_user_namespace_binds_the_devices_that_it_may_not_make() {
+    let lab = user_lab!();
+    let bundle = without_user_namespace(&lab, |config| {
+        let device = json!({"path": "/dev/full", "type": "c", "major": 1, "minor": 7, "fileMode": 0o666});
+        config["linux"]["devices"] = json!([device]);
+        let script = "stat -c %t,%T /dev/null /dev/full; head -c 1 /dev/zero | wc -c; ls -l /dev | grep -c ^c";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    assert_eq!(run_as_root_of_a_user_namespace(&lab, &bundle).ok(), "1,3\n1,7\n1\n6");
+}
+
+/// In the host's pid namespace no procfs can be made: a parameter is written through /proc, where the container's own is read-only.
+#[test]
+fn root_of_a_user_namespace_sets_parameters_in_the_hosts_pid_namespace() {
+    let lab = user_lab!();
+    let bundle = without_user_namespace(&lab, |config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+        namespaces.push(json!({"type": "network"}));
+        config["mounts"][0] = json!({
+            "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind", "nosuid", "noexec", "nodev"]
+        });
+        config["linux"]["sysctl"] = json!({"net.ipv4.ping_group_range": "0 0"});
+        let script = "file=/proc/sys/net/ipv4/ping_group_range; cat $file; echo 1 0 >$file";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let output = run_as_root_of_a_user_namespace(&lab, &bundle);
+    let said = &output.stderr;
+    assert!(output.stdout == "0\t0" && said.contains("Read-only file system"), "{output:?}");
 }

@@ -135,17 +135,12 @@ impl Setter {
     }
 }
 
-/// The directory self/fd of a procfs of our own; of /proc, where a user namespace without a pid namespace of its own may
-/// not mount one. Nothing is mounted on the way to it.
+/// The directory self/fd of a procfs of our own. Nothing is mounted on the way to it.
 fn own_descriptors() -> Sys<RawFd> {
-    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-    let directory = libc::O_PATH | libc::O_DIRECTORY;
-    let procfs = super::mounts::new_filesystem(c"proc", &[], None, attributes)
-        .or_else(|_| fs::open(fs::CWD, c"/proc", directory, 0))?;
     // It stays open: a mount that is attached nowhere ends with its last descriptor.
-    super::mounts::require_procfs(procfs)?;
+    let procfs = super::mounts::own_procfs()?;
     let rules = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
-    fs::open_resolved(procfs, c"self/fd", directory, 0, rules)
+    fs::open_resolved(procfs, c"self/fd", libc::O_PATH | libc::O_DIRECTORY, 0, rules)
 }
 
 /// The flags for mount(2) that change what is to be changed and say again what is not.

@@ -240,6 +240,26 @@ pub fn new_filesystem(
     made
 }
 
+/// A procfs of our own, on which nothing is mounted. A user namespace may not mount one of its parent's pid namespace, nor
+/// where each that it sees is partly covered: then it is the one at /proc, and who looks something up below it must not
+/// leave the mount (`RESOLVE_NO_XDEV`).
+pub fn own_procfs() -> Sys<RawFd> {
+    /// fs/proc/internal.h, PROC_ROOT_INO: a bind of something below it is a procfs, too.
+    const ROOT: u64 = 1;
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    let made = new_filesystem(c"proc", &[], None, attributes);
+    if made != Err(Errno::EPERM) {
+        return made;
+    }
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    let Ok(procfs) = fs::open(fs::CWD, c"/proc", flags, 0) else { return made };
+    if require_procfs(procfs).is_ok() && fs::stat(procfs)?.st_ino == ROOT {
+        return Ok(procfs);
+    }
+    fs::close(procfs);
+    made
+}
+
 /// Gives the file system of `mount` other options.
 pub fn reconfigure(mount: RawFd, options: &[(CString, Option<CString>)]) -> Sys {
     let context = mount::fspick(mount)?;

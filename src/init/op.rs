@@ -193,6 +193,8 @@ pub enum Op {
     CloneTree { source: Source, recursive: bool, into: Slot },
     /// fsopen, fsconfig, fsmount: a detached file system.
     NewFilesystem { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: u64, into: Slot },
+    /// As [`Op::NewFilesystem`], a procfs; the one at /proc where that is refused.
+    OwnProcfs { into: Slot },
     /// mount(2) at `place`, a directory of the host that is covered for the moment: fsconfig(2) takes no value of 256 bytes. `flags`
     /// are of the superblock (`MS_SYNCHRONOUS` and its like).
     NewFilesystemAt {
@@ -447,6 +449,9 @@ impl fmt::Display for Op {
                 write!(f, "fsopen({:?})", text(kind))?;
                 write_options(f, options)?;
                 write!(f, ", fsmount({}) -> {into}", attribute_names(*attributes))
+            }
+            Self::OwnProcfs { into } => {
+                write!(f, "fsopen(\"proc\"), fsmount(NOSUID|NODEV|NOEXEC), or open(\"/proc\") -> {into}")
             }
             Self::NewFilesystemAt { kind, source, data, attributes, place, into, .. } => {
                 let (kind, source, data, place) = (text(kind), text(source), text(data), text(place));

@@ -242,6 +242,7 @@ impl<'a> Executor<'a> {
             Op::NewFilesystem { kind, options, attributes, into } => {
                 self.put(*into, mounts::new_filesystem(kind, options, None, *attributes))
             }
+            Op::OwnProcfs { into } => self.put(*into, mounts::own_procfs()),
             Op::NewFilesystemAt { kind, source, data, flags, attributes, place, into } => {
                 let flags = *flags | attributes::flags_of_new(*attributes);
                 self.put(*into, mounts::new_filesystem_at(place, source, kind, flags, data))

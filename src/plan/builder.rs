@@ -25,7 +25,7 @@ pub mod slots {
     pub const NULL: Slot = Slot(4);
     /// An empty read-only tmpfs, for masks.
     pub const EMPTY: Slot = Slot(5);
-    /// A procfs of the runtime's own, in the container's namespaces.
+    /// A procfs of the runtime's own, in the container's namespaces; /proc where it may mount none.
     pub const PROC: Slot = Slot(6);
     /// The socket on which a created container waits for `start`.
     pub const LISTENER: Slot = Slot(7);
@@ -116,15 +116,7 @@ impl Builder {
     pub fn procfs(&mut self) -> Slot {
         if !self.has_proc {
             self.has_proc = true;
-            self.push(
-                "(runtime)",
-                Op::NewFilesystem {
-                    kind: c"proc".into(),
-                    options: Vec::new(),
-                    attributes: libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC,
-                    into: slots::PROC,
-                },
-            );
+            self.push("(runtime)", Op::OwnProcfs { into: slots::PROC });
         }
         slots::PROC
     }

@@ -280,6 +280,10 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         pidfd_socket: input.pidfd_socket,
         host: input.host,
     };
+    if input.linux().and_then(|linux| linux.sysctl().as_ref()).is_some_and(|sysctls| !sysctls.is_empty()) {
+        // Where it is /proc, that is to be the host's: what the container is to read only of its own, they are written to.
+        builder.procfs();
+    }
     let mounted = mounts(&mut builder, input, process, &entries, &mut outside)?;
     names(&mut builder, input)?;
     process::begin(&mut builder, process, &context)?;
