@@ -310,6 +310,44 @@ fn mounts_have_their_attributes_without_mount_setattr() {
     }
 }
 
+/// What the runtime's user namespace locks is known when a mount is attached.
+#[test]
+fn without_mount_setattr_a_bind_keeps_what_is_locked() {
+    let lab = match Lab::for_user() {
+        Ok(lab) => lab,
+        Err(why) => skip!("{why}"),
+    };
+    let source = lab.path("source");
+    fs::create_dir(&source).unwrap();
+    for (options, expected) in [(["bind", "nodev"], true), (["bind", "suid"], false)] {
+        let bundle = lab.bundle(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "user");
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"].as_object_mut().unwrap().remove(field);
+            }
+            let mount = json!({"destination": "/mnt", "type": "bind", "source": source, "options": options});
+            push(&mut config["mounts"], mount);
+            config["process"]["args"] = json!(["sh", "-c", "grep ' /mnt ' /proc/self/mountinfo | cut -d' ' -f6"]);
+        });
+        let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let script = format!(
+            "mount -t tmpfs -o nosuid none {}; export XDG_RUNTIME_DIR={}; \
+             user=\"$1 $2 $3 $4 $5\"; shift 5; exec \"$0\" $user unshare --user --map-root-user --mount \"$@\"",
+            source.display(),
+            lab.path("run").display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &script]);
+        command.arg(run.get_program()).args(run.get_args());
+        let output = under(missing(&[libc::SYS_mount_setattr]), &command);
+        let flags: Vec<&str> = output.stdout.trim().split(',').collect();
+        let kept = output.code == 0 && flags.contains(&"nosuid") && flags.contains(&"nodev");
+        let refused = output.code != 0 && output.stderr.contains("mounts[4]: ");
+        assert!(if expected { kept } else { refused }, "{options:?}: {output:?}");
+    }
+}
+
 /// Docker's own profile, for a container with CAP_SYS_ADMIN (moby, profiles/seccomp/default_linux.go). Since Linux 7.0 nothing is pivoted.
 #[test]
 fn under_dockers_filter_with_sys_admin_two_options_are_needed() {

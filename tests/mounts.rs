@@ -784,6 +784,47 @@ fn flags_of_a_hosts_mount_and_of_a_bind_of_it() {
     }
 }
 
+/// The same where the user namespace is that of the runtime: options that contradict what it locks are refused, and no others.
+#[test]
+fn flags_of_a_hosts_mount_and_of_a_bind_of_it_in_the_runtimes_user_namespace() {
+    let lab = match Lab::for_user() {
+        Ok(lab) => lab,
+        Err(why) => skip!("{why}"),
+    };
+    let source = source(&lab);
+    for (host, options, _, wanted) in INHERITED {
+        let bundle = lab.bundle(|config| {
+            let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+            namespaces.retain(|namespace| namespace["type"] != "user");
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"].as_object_mut().unwrap().remove(field);
+            }
+            add(config, bind(&source, "/mnt", options));
+            config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+        });
+        // The first five words of the command are options of setpriv(1).
+        let setup = format!(
+            "mount -t tmpfs none {0}; mount -o remount,bind,atime,diratime,strictatime {0}; \
+             mount -o remount,bind,{host} {0}; export XDG_RUNTIME_DIR={1}; \
+             user=\"$1 $2 $3 $4 $5\"; shift 5; set -- $user unshare --user --map-root-user --mount \"$@\"",
+            source.display(),
+            lab.path("run").display()
+        );
+        let output = run_after(&lab, &setup, &bundle);
+        let Some(wanted) = wanted else {
+            let said = output.failed();
+            assert!(said.contains("operation not permitted: a user namespace may not"), "{host} {options:?}: {said}");
+            continue;
+        };
+        let mounts = parse(&output.ok());
+        for option in *wanted {
+            let (name, expected) = option.strip_prefix('!').map_or((*option, true), |name| (name, false));
+            let mount = at(&mounts, "/mnt");
+            assert_eq!(mount.has(name), expected, "{host} {options:?}: {option} of {mount:?}");
+        }
+    }
+}
+
 /// A file system that is read-only by itself has no flag that a bind mount could take back.
 #[test]
 fn a_read_only_file_system_may_be_asked_for_as_writable() {

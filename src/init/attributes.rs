@@ -30,8 +30,8 @@ const NAMES: [(u64, u64, u64); 6] = [
 pub struct Setter {
     /// The directory of this process's descriptors, once it is needed; -1 before.
     descriptors: RawFd,
-    /// A detached mount, and what it is owed.
-    owed: Option<(RawFd, Attributes)>,
+    /// A detached mount, what it is owed, and which of that is not cleared if it is locked.
+    owed: Option<(RawFd, Attributes, u64)>,
 }
 
 impl Setter {
@@ -63,6 +63,31 @@ impl Setter {
         }
     }
 
+    /// As [`Setter::set`], for one mount, from which the attributes `implied` are taken, too, unless its user namespace locks any.
+    ///
+    /// # Errors
+    /// As there; EPERM also where `attributes` contradict what the mount keeps then.
+    pub fn set_of_bind(&mut self, mount: RawFd, attributes: &Attributes, implied: u64) -> Sys {
+        let attributes = Attributes { clear: attributes.clear | implied, ..*attributes };
+        let result = self.set(mount, false, &attributes);
+        if let Some((owed, _, of_owed)) = &mut self.owed
+            && *owed == mount
+        {
+            *of_owed = implied;
+        }
+        self.unless_locked(mount, &attributes, implied, result)
+    }
+
+    /// Leaves `implied` as it is, where `result` says that this is why `attributes` were refused.
+    fn unless_locked(&mut self, mount: RawFd, attributes: &Attributes, implied: u64, result: Sys) -> Sys {
+        match result {
+            Err(Errno::EPERM) if implied != 0 => {
+                self.set_locked(mount, &Attributes { clear: attributes.clear & !implied, ..*attributes })
+            }
+            result => result,
+        }
+    }
+
     /// As [`super::mounts::set_locked`], for one mount.
     ///
     /// # Errors
@@ -89,7 +114,7 @@ impl Setter {
         match self.change(mount, recursive, attributes) {
             // mount(2) does not reach mounts that are detached.
             Err(Errno::EINVAL) if self.owed.is_none() && !recursive => {
-                self.owed = Some((mount, *attributes));
+                self.owed = Some((mount, *attributes, 0));
                 Ok(())
             }
             result => result,
@@ -112,7 +137,10 @@ impl Setter {
     pub fn attach(&mut self, mount: RawFd, target: RawFd) -> Sys {
         mount::attach(mount, target)?;
         match self.owed.take() {
-            Some((owed, attributes)) if owed == mount => self.change(mount, false, &attributes),
+            Some((owed, attributes, implied)) if owed == mount => {
+                let result = self.change(mount, false, &attributes);
+                self.unless_locked(mount, &attributes, implied, result)
+            }
             other => {
                 self.owed = other;
                 Ok(())

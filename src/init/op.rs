@@ -212,6 +212,8 @@ pub enum Op {
     Reconfigure { mount: Slot, options: Vec<(CString, Option<CString>)> },
     /// mount_setattr(2) of a mount that is held in a slot.
     SetAttributes { mount: Slot, attributes: Attributes, recursive: bool },
+    /// As above, of one mount; what nobody asked to be off, `implied`, is cleared too, unless its user namespace locks that.
+    SetBindAttributes { mount: Slot, attributes: Attributes, implied: u64 },
     /// As above, but flags that it has from the host are not taken back, nor how it keeps access times changed.
     SetLockedAttributes { mount: Slot, attributes: Attributes },
     /// As above: the ids of its files, mapped as in a user namespace.
@@ -471,6 +473,11 @@ impl fmt::Display for Op {
                 write!(f, "mount_setattr({mount}{}", if *recursive { ", AT_RECURSIVE" } else { "" })?;
                 write_attributes(f, attributes)?;
                 write!(f, ")")
+            }
+            Self::SetBindAttributes { mount, attributes, implied } => {
+                write!(f, "mount_setattr({mount}")?;
+                write_attributes(f, attributes)?;
+                write!(f, ", clear {} unless locked)", attribute_names(*implied))
             }
             Self::SetLockedAttributes { mount, attributes } => {
                 write!(f, "mount_setattr({mount}, as locked")?;

@@ -254,6 +254,9 @@ impl<'a> Executor<'a> {
             Op::SetAttributes { mount, attributes, recursive } => {
                 self.setter.set(self.slots.get(*mount), *recursive, attributes)
             }
+            Op::SetBindAttributes { mount, attributes, implied } => {
+                self.setter.set_of_bind(self.slots.get(*mount), attributes, *implied)
+            }
             Op::SetLockedAttributes { mount, attributes } => self.setter.set_locked(self.slots.get(*mount), attributes),
             Op::SetIdMap { mount, userns, recursive } => mounts::map_ids(self.at(*mount), self.at(*userns), *recursive),
             Op::AskForIdMap { mount, userns, recursive } => {

@@ -158,7 +158,7 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             let problem = format!("{path:?} exists already and is not that device: remove it from the rootfs");
             Error::new(Kind::System, format!("{}: {problem}", step.field))
         }
-        Op::SetLockedAttributes { .. } if errno == Errno::EPERM => {
+        Op::SetBindAttributes { .. } | Op::SetLockedAttributes { .. } if errno == Errno::EPERM => {
             let problem = "a user namespace may not take back what the host's mount forbids, nor change how access times \
                            are kept: leave out the options that would";
             Error::new(Kind::System, format!("error mounting {}: {}: {problem}", step.field, describe(errno)))

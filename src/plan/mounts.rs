@@ -519,11 +519,15 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     if entry.is_at("/proc") {
         builder.push(entry.field.clone(), Op::RequireProcfs { mount });
     }
-    if let Some(attributes) = bind_attributes(input, &entry.options) {
+    if let Some(attributes) = bind_attributes(&entry.options) {
+        // Those that the options do not name are off, as in runc, whose mount(2) says all of them at once.
+        let implied = LOCKED & !attributes.set & !attributes.clear;
         let op = if input.has_user_namespace() {
             Op::SetLockedAttributes { mount, attributes }
-        } else {
+        } else if implied == 0 {
             Op::SetAttributes { mount, attributes, recursive: false }
+        } else {
+            Op::SetBindAttributes { mount, attributes, implied }
         };
         builder.push(entry.field.clone(), op);
     }
@@ -553,13 +557,14 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     Ok(())
 }
 
-/// The attributes of a bind mount whose options name some: those that they do not name are off, as in runc, whose
-/// mount(2) says all of them at once. How access times are kept stays as it is unless an option chooses; then
-/// MOUNT_ATTR_NODIRATIME is part of the choice. A user namespace keeps what it could not take back from a mount of its
-/// parent's (mount_namespaces(7), "locked").
-fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attributes> {
-    const LOCKED: u64 =
-        libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+/// What a user namespace could not take back from a mount of its parent's (mount_namespaces(7), "locked"): it keeps that of a
+/// bind mount where the options do not name it.
+const LOCKED: u64 =
+    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+
+/// The attributes of a bind mount whose options name some, but for [`LOCKED`] ones that they do not name. How access times
+/// are kept stays as it is unless an option chooses; then MOUNT_ATTR_NODIRATIME is part of the choice.
+fn bind_attributes(options: &MountOptions) -> Option<Attributes> {
     if !options.named {
         return None;
     }
@@ -568,9 +573,6 @@ fn bind_attributes(input: &Input<'_>, options: &MountOptions) -> Option<Attribut
     let (set, mut clear) = (options.set, options.clear & !access_times | libc::MOUNT_ATTR_NOSYMFOLLOW);
     if chooses {
         clear |= access_times;
-    }
-    if !input.has_user_namespace() {
-        clear |= LOCKED;
     }
     // The kernel wants the whole field cleared where a way to keep access times is set.
     Some(Attributes { set, clear: clear & !(set & !mount_options::ATIME), ..Attributes::default() })
