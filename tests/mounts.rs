@@ -329,6 +329,30 @@ fn a_tmpfs_may_begin_with_what_the_image_has() {
 }
 
 #[test]
+fn what_the_image_has_may_be_deep() {
+    let lab = lab!();
+    let deep = "d/".repeat(100);
+    let bundle = lab.bundle(|config| {
+        add(config, json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]}));
+        let script = format!("cd /data; cat {deep}file; stat -c %a,%u,%g d {deep} d/other; df -T . | grep -c tmpfs");
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let data = bundle.rootfs().join("data");
+    fs::create_dir_all(data.join(&deep)).unwrap();
+    fs::write(data.join(&deep).join("file"), "text\n").unwrap();
+    // A directory whose files would get its group.
+    std::os::unix::fs::chown(data.join("d"), Some(7), Some(8)).unwrap();
+    fs::set_permissions(data.join("d"), fs::Permissions::from_mode(0o2755)).unwrap();
+    fs::write(data.join("d/other"), "").unwrap();
+    fs::set_permissions(data.join("d/other"), fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(data.join("d/other"), Some(0), Some(0)).unwrap();
+    assert_eq!(lab.run(&bundle, &[]).ok(), "text\n2755,7,8\n755,0,0\n640,0,0\n1");
+    fs::create_dir_all(data.join("d/".repeat(600))).unwrap();
+    let refused = lab.run(&bundle, &[]).failed();
+    assert!(refused.contains("mounts[4]: tmpcopyup: directories are nested more than 512 deep"), "{refused}");
+}
+
+#[test]
 fn file_systems_take_their_own_options() {
     let lab = lab!();
     let mounts = mounts_of(&lab, |config| {

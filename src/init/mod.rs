@@ -31,6 +31,7 @@ mod start;
 mod target;
 
 pub use console::Terminal;
+pub use copy::DEEPEST as DEEPEST_COPY;
 pub use hook::{Caller, Hook, Words, run as run_hook};
 pub use network::{help as help_with_network, is_made as network_is_made, work_beside, worked_beside};
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Source, Step, namespace_names};

@@ -158,6 +158,11 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             let problem = format!("{path:?} exists already and is not that device: remove it from the rootfs");
             Error::new(Kind::System, format!("{}: {problem}", step.field))
         }
+        Op::CopyUp { .. } if errno == Errno::ENAMETOOLONG => {
+            let deepest = crate::init::DEEPEST_COPY;
+            let problem = format!("tmpcopyup: directories are nested more than {deepest} deep: leave out that option");
+            Error::new(Kind::System, format!("error mounting {}: {problem}", step.field))
+        }
         Op::SetBindAttributes { .. } | Op::SetLockedAttributes { .. } if errno == Errno::EPERM => {
             let problem = "a user namespace may not take back what the host's mount forbids, nor change how access times \
                            are kept: leave out the options that would";

@@ -38,8 +38,8 @@ pub const CLONE_NEWTIME: i32 = 0x80;
 /// `CLONE_VM`: the child runs in its parent's memory until it executes something.
 pub const SHARE_MEMORY: u64 = libc::CLONE_VM as u64;
 
-/// Bytes of stack for a child that shares its parent's memory. Steps use buffers of at most a few KiB; tmpcopyup, which
-/// recurses, some 50 KiB. There is no guard page below.
+/// Bytes of stack for a child that shares its parent's memory. Steps use buffers of at most a few KiB, of which
+/// tmpcopyup has some. There is no guard page below.
 pub const STACK: usize = 128 * 1024;
 
 /// The stack of a child that shares its parent's memory, and room for other things below it. The pages of it that the child has written to are there,

@@ -145,8 +145,12 @@ pub fn memory_file() -> Sys<RawFd> {
 
 /// Goes back to the beginning of an open file (lseek(2)).
 pub fn seek_start(fd: RawFd) -> Sys {
+    seek(fd, 0)
+}
+
+fn seek(fd: RawFd, offset: i64) -> Sys {
     // SAFETY: no memory is involved.
-    unsafe { call!(libc::SYS_lseek, fd, 0, libc::SEEK_SET) }.map(drop)
+    unsafe { call!(libc::SYS_lseek, fd, offset, libc::SEEK_SET) }.map(drop)
 }
 
 /// Repeats a call that a signal interrupted.
@@ -419,18 +423,31 @@ fn for_each_listed(first: u32, last: u32, action: &impl Fn(RawFd)) -> Sys {
 /// # Errors
 /// What getdents64(2) answers, and then what `action` does.
 pub fn read_directory(listing: RawFd, mut action: impl FnMut(&CStr) -> Sys) -> Sys {
+    read_directory_until(listing, |name| action(name).map(|()| false)).map(drop)
+}
+
+/// As [`read_directory`], but only up to a name with which `action` is content; whether there was one. What is read of
+/// `listing` next comes after that.
+///
+/// # Errors
+/// As there.
+pub fn read_directory_until(listing: RawFd, mut action: impl FnMut(&CStr) -> Sys<bool>) -> Sys<bool> {
     let mut buffer = [0u8; 2048];
     loop {
         let filled = getdents(listing, &mut buffer)?;
         if filled == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let mut rest = buffer.get(..filled).unwrap_or_default();
         // struct linux_dirent64: inode (8), offset (8), length (2), type (1), name.
         while let Some(&[low, high]) = rest.get(16..18) {
             let length = usize::from(u16::from_ne_bytes([low, high]));
             let entry = rest.get(19..length).ok_or(Errno::EIO)?;
-            action(CStr::from_bytes_until_nul(entry).map_err(|_| Errno::EIO)?)?;
+            if action(CStr::from_bytes_until_nul(entry).map_err(|_| Errno::EIO)?)? {
+                let next =
+                    rest.first_chunk::<16>().map(|[.., a, b, c, d, e, f, g, h]| [*a, *b, *c, *d, *e, *f, *g, *h]);
+                return seek(listing, i64::from_ne_bytes(next.ok_or(Errno::EIO)?)).map(|()| true);
+            }
             rest = rest.get(length..).unwrap_or_default();
         }
     }
