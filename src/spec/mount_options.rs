@@ -114,8 +114,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     OPTIONS.iter().map(|(name, _)| *name)
 }
 
-/// What the option called `name` does; `None` for what is handed on to the file system.
+/// What the option called `name` does; `None` for what is handed on to the file system. An empty one does nothing, as where
+/// options are written in one string.
 pub(super) fn effect(name: &str) -> Option<Effect> {
+    if name.is_empty() {
+        return Some(Effect::Nothing);
+    }
     let index = OPTIONS.binary_search_by_key(&name, |(known, _)| known).ok()?;
     OPTIONS.get(index).map(|(_, effect)| *effect)
 }
@@ -276,6 +280,12 @@ mod tests {
         // Two ways to keep access times at once are none.
         assert_eq!(parse(&["rnoatime", "strictatime"]).of_new_mount(), NOATIME);
         assert_eq!(parse(&["noatime", "rrelatime"]).of_new_mount(), RELATIME);
+    }
+
+    #[test]
+    fn an_empty_option_is_none() {
+        assert_eq!(parse(&["", "ro", ""]), parse(&["ro"]));
+        assert_eq!(parse(&["bind", ""]), parse(&["bind"]));
     }
 
     #[test]

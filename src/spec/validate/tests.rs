@@ -430,7 +430,7 @@ fn rootless() {
 #[test]
 fn mounts() {
     accepted(mount(json!({"type": "tmpfs", "options": ["nosuid", "size=1k", "tmpcopyup"]})));
-    accepted(mount(json!({"options": ["rbind", "rro", "rprivate", "ro", "rw"]})));
+    accepted(mount(json!({"options": ["rbind", "rro", "rprivate", "ro", "rw", ""]})));
     refused(mount(json!({"destination": ""})), "mounts[0].destination: is empty: say where to mount");
     warned(
         mount(json!({"destination": "a", "type": "tmpfs"})),
