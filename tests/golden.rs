@@ -130,6 +130,7 @@ fn cases() -> Vec<(&'static str, Option<String>, Layout, Change)> {
         ("cgroup-mounts-without-a-namespace.hybrid", None, hybrid(), as_it_is),
         ("devices", None, unified(), as_it_is),
         ("security-modules", None, unified(), as_it_is),
+        ("security-modules.v1", None, legacy(), as_it_is),
         ("security-modules.absent", None, unified(), |_, facts| {
             (facts.host.apparmor, facts.host.selinux) = (false, false);
         }),

@@ -216,7 +216,9 @@ pub enum Op {
     SetBindAttributes { mount: Slot, attributes: Attributes, implied: u64 },
     /// As above, but flags that it has from the host are not taken back, nor how it keeps access times changed.
     SetLockedAttributes { mount: Slot, attributes: Attributes },
-    /// As above: the ids of its files, mapped as in a user namespace.
+    /// fsetxattr(2) of the root of a mount that is held in a slot: its label for SELinux.
+    SetLabel { mount: Slot, label: CString },
+    /// mount_setattr(2) of a mount that is held in a slot: the ids of its files, mapped as in a user namespace.
     SetIdMap { mount: Slot, userns: Slot, recursive: bool },
     /// As above, by the runtime: it takes the right over the file system, which init in its user namespace has not.
     AskForIdMap { mount: Slot, userns: Slot, recursive: bool },
@@ -484,6 +486,7 @@ impl fmt::Display for Op {
                 write_attributes(f, attributes)?;
                 write!(f, ")")
             }
+            Self::SetLabel { mount, label } => write!(f, "fsetxattr({mount}, \"security.selinux\", {:?})", text(label)),
             Self::SetIdMap { mount, userns, recursive } => {
                 write!(f, "mount_setattr({mount}, IDMAP of {userns}{})", if *recursive { ", AT_RECURSIVE" } else { "" })
             }

@@ -258,6 +258,7 @@ impl<'a> Executor<'a> {
                 self.setter.set_of_bind(self.slots.get(*mount), attributes, *implied)
             }
             Op::SetLockedAttributes { mount, attributes } => self.setter.set_locked(self.slots.get(*mount), attributes),
+            Op::SetLabel { mount, label } => mounts::set_label(self.at(*mount), label),
             Op::SetIdMap { mount, userns, recursive } => mounts::map_ids(self.at(*mount), self.at(*userns), *recursive),
             Op::AskForIdMap { mount, userns, recursive } => {
                 let flags = mounts::below(*recursive).cast_signed();

@@ -5,7 +5,7 @@
 
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
-use super::mounts::{Entry, attach, attributes, filesystem_options, propagate};
+use super::mounts::{Entry, attach, attributes, filesystem_options, label, propagate};
 use crate::cgroup::Layout;
 use crate::cgroup::layout::{Mode, V1Mount};
 use crate::error::{Error, Result};
@@ -58,7 +58,7 @@ fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Resul
         bind(builder, entry, directory, slots::MOUNT)?;
     } else {
         let attributes = entry.options.of_new_mount() | libc::MOUNT_ATTR_RDONLY;
-        builder.push(entry.field.clone(), tmpfs(attributes, slots::MOUNT));
+        builder.push(entry.field.clone(), tmpfs(input, attributes, slots::MOUNT)?);
     }
     place(builder, entry, slots::MOUNT)
 }
@@ -72,9 +72,10 @@ fn bind(builder: &mut Builder, entry: &Entry<'_>, directory: &Path, into: Slot) 
     Ok(())
 }
 
-fn tmpfs(attributes: u64, into: Slot) -> Op {
-    let options = vec![(c"source".into(), Some(c"tmpfs".into())), (c"mode".into(), Some(c"755".into()))];
-    Op::NewFilesystem { kind: c"tmpfs".into(), options, attributes, into }
+fn tmpfs(input: &Input<'_>, attributes: u64, into: Slot) -> Result<Op> {
+    let mut options = vec![(c"source".into(), Some(c"tmpfs".into())), (c"mode".into(), Some(c"755".into()))];
+    options.extend(label(input, "tmpfs")?);
+    Ok(Op::NewFilesystem { kind: c"tmpfs".into(), options, attributes, into })
 }
 
 /// The controllers of a v1 hierarchy, as the links in the container have them.
@@ -91,7 +92,7 @@ fn directory(mount: &V1Mount) -> String {
 fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     let field = &entry.field;
     let attributes = entry.options.of_new_mount();
-    builder.push(field.clone(), tmpfs(attributes & !libc::MOUNT_ATTR_RDONLY, slots::OTHER));
+    builder.push(field.clone(), tmpfs(input, attributes & !libc::MOUNT_ATTR_RDONLY, slots::OTHER)?);
     place(builder, entry, slots::OTHER)?;
     let namespaced = input.may_mount_cgroups();
     for mount in &input.layout.v1 {

@@ -75,6 +75,12 @@ pub fn mount_context<'a>(linux: Option<&'a Linux>, kind: &str, host: &Host) -> O
     (!labels_itself).then_some(("context", label))
 }
 
+/// `linux.mountLabel` for the root of a new file system that takes no such option, but labels as others do: an mqueue, whose
+/// queues are labelled after it.
+pub fn root_label<'a>(linux: Option<&'a Linux>, kind: &str, host: &Host) -> Option<&'a str> {
+    mount_label(linux).filter(|_| host.selinux && kind == "mqueue")
+}
+
 /// What to say of a `linux.mountLabel` on a machine that does not run SELinux. Unlike the label of a process it asks
 /// for no isolation by itself, so it is no reason to refuse the container.
 pub fn unused_mount_label(linux: Option<&Linux>, host: &Host) -> Option<Warning> {
@@ -135,6 +141,10 @@ mod tests {
             assert_eq!(mount_context(Some(&linux), kind, &HOST), option);
         }
         assert_eq!(mount_context(None, "tmpfs", &HOST), None);
+        for (kind, label) in [("tmpfs", None), ("mqueue", Some("u:r:t:s0"))] {
+            assert_eq!(root_label(Some(&linux), kind, &HOST), label);
+            assert_eq!(root_label(Some(&linux), kind, &Host { selinux: false, ..HOST }), None);
+        }
         assert_eq!(unused_mount_label(Some(&linux), &HOST), None);
     }
 

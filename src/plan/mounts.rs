@@ -215,13 +215,13 @@ fn is_dev_tmpfs(entry: &Entry<'_>) -> bool {
 fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let path = cpath("root.path", input.rootfs)?;
     if input.namespace(LinuxNamespaceType::Mount).is_none() {
-        prepare_masks(builder, input);
+        prepare_masks(builder, input)?;
         return root_among_the_hosts(builder, input, path);
     }
     let propagation = root_propagation(input)?;
     let of_host = host_propagation(propagation);
     if builder.begins_with_root {
-        prepare_masks(builder, input);
+        prepare_masks(builder, input)?;
         builder.push("root.path", Op::RootNamespace { path, into: slots::ROOT });
         builder.push("linux.rootfsPropagation", Op::RootPropagation { propagation: of_host });
         return Ok(());
@@ -231,7 +231,7 @@ fn root(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
         builder.push("linux.rootfsPropagation", Op::ParentPrivate { path: path.clone() });
     }
     // A copy made before would be a peer of the host's mount: what is mounted on a masked path would be on the host's /dev/null.
-    prepare_masks(builder, input);
+    prepare_masks(builder, input)?;
     match input.overlay {
         Some(overlay) => super::overlay::compile(builder, input.rootfs, input.state_dir, overlay)?,
         None => {
@@ -352,7 +352,8 @@ fn filesystem(
         return Err(Error::config(&entry.field, problem));
     }
     let mut attributes = entry.options.of_new_mount();
-    let may_be_written = entry.kind == "tmpfs" || entry.is_at("/dev");
+    let label = super::lsm::root_label(input.linux(), entry.kind, input.host);
+    let may_be_written = entry.kind == "tmpfs" || entry.is_at("/dev") || label.is_some();
     let waits = may_be_written && attributes & libc::MOUNT_ATTR_RDONLY != 0;
     let into = match is_dev_tmpfs(entry) {
         true => slots::DEV,
@@ -375,6 +376,9 @@ fn filesystem(
         new_filesystem(input.private_place(), &format!("{}.options", entry.field), kind, options, attributes, into)?
     };
     builder.push(entry.field.clone(), op);
+    if let Some(label) = label {
+        builder.push("linux.mountLabel", Op::SetLabel { mount: into, label: cstring("linux.mountLabel", label)? });
+    }
     if let Some(name) = in_dev {
         // It is missing there, and finding that out and making it from the root down takes eleven calls.
         let path = cstring(format_args!("{}.destination", entry.field), name)?;
@@ -465,10 +469,15 @@ pub(super) fn filesystem_options(input: &Input<'_>, entry: &Entry<'_>) -> Result
         options.push((c"ro".to_owned(), None));
     }
     options.extend(own_options(entry)?);
-    if let Some((key, value)) = super::lsm::mount_context(input.linux(), entry.kind, input.host) {
-        options.push((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
-    }
+    options.extend(label(input, entry.kind)?);
     Ok(options)
+}
+
+/// `linux.mountLabel`, for fsconfig(2).
+pub(super) fn label(input: &Input<'_>, kind: &str) -> Result<Option<(CString, Option<CString>)>> {
+    let context = super::lsm::mount_context(input.linux(), kind, input.host);
+    let option = |(key, value)| Ok((cstring("linux.mountLabel", key)?, Some(cstring("linux.mountLabel", value)?)));
+    context.map(option).transpose()
 }
 
 /// Those that are the file system's own, for fsconfig(2).
@@ -687,7 +696,7 @@ impl Mounted {
 }
 
 /// What the masks are made of, fetched while the host's /dev can still be reached.
-fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
+fn prepare_masks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let masks = input.linux().and_then(|linux| linux.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
     if masks {
         let field = "linux.maskedPaths";
@@ -700,11 +709,13 @@ fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
             let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
             builder.push(field, Op::SetAttributes { mount: slots::NULL, attributes, recursive: false });
         }
+        let mut options = vec![(c"size".into(), Some(c"0".into())), (c"nr_inodes".into(), Some(c"1".into()))];
+        options.extend(label(input, "tmpfs")?);
         builder.push(
             field,
             Op::NewFilesystem {
                 kind: c"tmpfs".into(),
-                options: vec![(c"size".into(), Some(c"0".into())), (c"nr_inodes".into(), Some(c"1".into()))],
+                options,
                 attributes: libc::MOUNT_ATTR_RDONLY
                     | libc::MOUNT_ATTR_NOSUID
                     | libc::MOUNT_ATTR_NODEV
@@ -713,4 +724,5 @@ fn prepare_masks(builder: &mut Builder, input: &Input<'_>) {
             },
         );
     }
+    Ok(())
 }

@@ -315,6 +315,19 @@ pub fn rename_new(from: &CStr, to: &CStr) -> Sys {
     unsafe { call!(libc::SYS_renameat2, CWD, from.as_ptr(), CWD, to.as_ptr(), libc::RENAME_NOREPLACE) }.map(drop)
 }
 
+/// Sets an extended attribute of an open file (fsetxattr(2)).
+pub fn set_extended_attribute(fd: RawFd, name: &CStr, value: &[u8]) -> Sys {
+    // SAFETY: the kernel reads the name and value.len() bytes of value, which outlive the call.
+    unsafe { call!(libc::SYS_fsetxattr, fd, name.as_ptr(), value.as_ptr(), value.len(), 0) }.map(drop)
+}
+
+/// What an extended attribute of an open file is, in `value`; the number of bytes (fgetxattr(2)).
+#[cfg(test)]
+pub fn extended_attribute(fd: RawFd, name: &CStr, value: &mut [u8]) -> Sys<usize> {
+    // SAFETY: the kernel writes at most value.len() bytes into value.
+    unsafe { call!(libc::SYS_fgetxattr, fd, name.as_ptr(), value.as_mut_ptr(), value.len()) }
+}
+
 /// Changes the working directory to an open one (fchdir(2)).
 pub fn fchdir(fd: RawFd) -> Sys {
     // SAFETY: no memory is involved.
