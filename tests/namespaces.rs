@@ -7,6 +7,7 @@ mod common;
 use common::{Lab, host, push};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 
 /// All kinds, as config.json and as /proc/PID/ns call them.
 const KINDS: [(&str, &str); 8] = [
@@ -315,7 +316,11 @@ fn with_cgroup_mount(config: &mut Value) {
 #[test]
 fn a_cgroup_mount_shows_the_containers_cgroups_and_no_others() {
     let lab = lab!();
+    let shows_all = Path::new("/sys/fs/cgroup/cgroup.procs").exists();
     for (namespace, path) in [(false, true), (true, true), (false, false)] {
+        if shows_all && !namespace {
+            continue;
+        }
         let output = lab
             .shell(INIT_IN_CGROUPS, |config| {
                 if namespace {
@@ -329,6 +334,36 @@ fn a_cgroup_mount_shows_the_containers_cgroups_and_no_others() {
             .ok();
         assert!(!output.is_empty() && output.lines().all(|count| count == "1"), "{output}");
     }
+}
+
+/// Without a cgroup namespace /proc/self/cgroup is to be found below the mount of v2; the host's mount stays as it is.
+#[test]
+fn without_a_cgroup_namespace_all_of_v2_is_shown_to_roots_container() {
+    let lab = lab!();
+    let of_host = || {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap();
+        mounts.lines().filter(|line| line.starts_with("cgroup2 ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = of_host();
+    if before.is_empty() {
+        skip!("this machine has no cgroup v2");
+    }
+    let script = "grep -c -x 1 /sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/cgroup.procs; \
+                  mkdir /sys/fs/cgroup/x; grep ' /sys/fs/cgroup ' /proc/self/mountinfo | cut -d' ' -f4,6";
+    let change = |config: &mut Value| {
+        let options = json!(["nosuid", "noexec", "nodev", "ro"]);
+        push(&mut config["mounts"], json!({"destination": "/sys/fs/cgroup", "type": "cgroup2", "options": options}));
+    };
+    let output = lab.shell(script, change);
+    assert!(output.stdout.starts_with("1\n/ ro,nosuid,nodev,noexec"), "{output:?}");
+    assert!(output.stderr.contains("Read-only"), "{output:?}");
+    assert_eq!(of_host(), before);
+    // To a user namespace it is its own.
+    let output = lab.shell("grep -c -x 1 /sys/fs/cgroup/cgroup.procs", |config| {
+        with_user_namespace(config);
+        change(config);
+    });
+    assert_eq!(output.ok(), "1");
 }
 
 /// What such a cgroup namespace shows may not be mounted: in its place come the container's own cgroups, as in runc on v2.

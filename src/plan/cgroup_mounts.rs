@@ -1,7 +1,8 @@
 //! Mounts of type cgroup and cgroup2: what the container sees of its cgroups.
 //!
 //! It sees the hierarchies in which it has a cgroup of its own and no others: what it would see there is the runtime's
-//! cgroup, or the whole machine's, and with a writable mount it could change them (CVE-2023-25809).
+//! cgroup, or the whole machine's, and with a writable mount it could change them (CVE-2023-25809). But v2 is shown whole to
+//! root's container that shares the host's cgroup namespace, as runc and crun do it.
 
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
@@ -42,7 +43,8 @@ fn place(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) -> Result<()> {
 }
 
 /// cgroup v2: a mount of its own shows the root of the cgroup namespace; where that may not be, the container's directory is
-/// bound, or nothing shown if it has none.
+/// bound, or nothing shown if it has none. What is the host's is bound, too: in the initial cgroup namespace options of a new
+/// mount, and the lack of some (nsdelegate, memory_recursiveprot), become those of all others.
 fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
     if input.may_mount_cgroups() {
         builder.push(
@@ -54,7 +56,7 @@ fn unified(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Resul
                 into: slots::MOUNT,
             },
         );
-    } else if let Some(directory) = input.cgroup_directory("") {
+    } else if let Some(directory) = input.all_cgroups().or_else(|| input.cgroup_directory("")) {
         bind(builder, entry, directory, slots::MOUNT)?;
     } else {
         let attributes = entry.options.of_new_mount() | libc::MOUNT_ATTR_RDONLY;
@@ -136,15 +138,20 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
 }
 
 /// The binds of cgroups that a mount of type cgroup or cgroup2 at `destination` amounts to without a cgroup namespace:
-/// place and source of each. `own` finds the container's cgroup for a controller, "" for v2.
+/// place and source of each. `own` finds the container's cgroup for a controller, "" for v2, of which it may be shown `all`.
 pub(super) fn binds<'a>(
     layout: &Layout,
     kind: &str,
     destination: &Path,
+    all: Option<&'a Path>,
     own: impl Fn(&str) -> Option<&'a Path>,
 ) -> Vec<(PathBuf, PathBuf)> {
     if layout.mode == Mode::Unified || kind == "cgroup2" {
-        return own("").map(|directory| (destination.to_owned(), directory.to_owned())).into_iter().collect();
+        return all
+            .or_else(|| own(""))
+            .map(|directory| (destination.to_owned(), directory.to_owned()))
+            .into_iter()
+            .collect();
     }
     let v1 = layout.v1.iter().filter_map(|mount| {
         let directory_of_own = own(mount.controllers.first()?)?;

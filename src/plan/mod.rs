@@ -142,6 +142,14 @@ impl<'a> Input<'a> {
         self.cgroup_directories.iter().find(|(name, _)| name == controller).map(|(_, path)| path.as_path())
     }
 
+    /// All of cgroup v2, which a container without a cgroup namespace is shown: /proc/self/cgroup names its cgroup from there. With
+    /// a user namespace, or for a user, it is its own cgroup alone.
+    fn all_cgroups(&self) -> Option<&'a Path> {
+        let is_hosts = self.privileged && !self.has_user_namespace();
+        let shown = is_hosts && self.namespace(LinuxNamespaceType::Cgroup).is_none();
+        self.layout.unified.as_deref().filter(|_| shown)
+    }
+
     /// Whether sources of mounts are looked up by the runtime: in its user namespace init is another user, who may not
     /// reach them. A runtime without rights of its own gains them only inside, where init is this same user.
     fn mounts_from_outside(&self) -> bool {

@@ -68,7 +68,8 @@ pub fn externals(input: &Input<'_>) -> Result<Vec<External>> {
                     let directory = input.cgroup_directories.iter().find(|(name, _)| name == controller);
                     directory.map(|(_, path)| path.as_path())
                 };
-                let binds = cgroup_mounts::binds(input.layout, entry.kind, &entry.destination, own);
+                let all = input.layout.unified.as_deref().filter(|_| !has(LinuxNamespaceType::User));
+                let binds = cgroup_mounts::binds(input.layout, entry.kind, &entry.destination, all, own);
                 found.extend(binds.into_iter().map(|(destination, source)| External { destination, source }));
             }
             _ => {}
