@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::os::fd::RawFd;
 
 /// How deep directories may be nested: each that is not finished takes a descriptor, of which a process may have 1024 as a
-/// rule, and four bytes of a stack that is small and has no guard page. A path of the host can hardly name what is deeper.
+/// rule, and four bytes of a stack that is small and has no guard page.
 pub const DEEPEST: usize = 512;
 
 /// Copies what is in the directory `from` into the directory `to` of a file system that nobody else has yet, with modes and
