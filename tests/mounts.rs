@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A line of mountinfo (proc(5)).
 #[derive(Debug)]
@@ -1171,4 +1171,46 @@ fn a_mount_that_the_runtime_has_copied_can_be_unmounted_inside() {
         }
     });
     assert_eq!(output.ok(), "unmounted");
+}
+
+/// Of the host's the container's root could change owner and mode.
+#[test]
+fn standard_streams_that_are_the_null_device_are_the_containers_own_one() {
+    let lab = lab!();
+    // Each must be on a mount of the container's; its shell has nowhere to say so.
+    let script = "for fd in 0 1 2; do
+        mount=$(sed -n 's/^mnt_id:[[:space:]]*//p' /proc/$$/fdinfo/$fd)
+        [ \"$(stat -L -c %t:%T /proc/$$/fd/$fd)\" = 1:3 ] || exit 3
+        grep -q \"^$mount \" /proc/self/mountinfo || exit 4
+    done
+    : </dev/null && echo x >&1 && echo x >&2 && exit 5";
+    let code = |options: &[&str], change: &dyn Fn(&mut Value)| {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["sh", "-c", script]);
+            change(config);
+        });
+        let path = bundle.path.to_str().unwrap();
+        let mut command = lab.command(&[&["run", "--bundle", path], options, &[&bundle.id]].concat());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().code()
+    };
+    assert_eq!(code(&[], &|_| {}), Some(5));
+    assert_eq!(code(&["--no-pivot"], &|_| {}), Some(5));
+    assert_eq!(code(&[], &|config| config["process"]["user"] = json!({"uid": 7, "gid": 7})), Some(5));
+    let without_dev = |config: &mut Value| {
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    };
+    assert_eq!(code(&[], &without_dev), Some(5));
+    let in_user_namespace = |config: &mut Value| {
+        push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+        }
+    };
+    assert_eq!(code(&[], &in_user_namespace), Some(5));
+    let with_hosts_dev = |config: &mut Value| {
+        without_dev(config);
+        add(config, bind(Path::new("/dev"), "/dev", &["rbind", "ro"]));
+    };
+    assert_eq!(code(&[], &with_hosts_dev), Some(4), "a bind of the host's has the host's");
 }

@@ -11,6 +11,7 @@ use microrun::sys::{pidfd, process};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::process::{Command, Stdio};
 
@@ -64,6 +65,26 @@ fn a_read_only_root_stays_as_it_is() {
         let told = pool.run(&bundle, &[]).ok();
         assert!(told.contains("mnt") && told.ends_with("refused") && !told.contains("left"), "{told}");
     }
+}
+
+/// Whoever could change the mode could take it away. The one that is asked for is the one that it has.
+#[test]
+fn nobody_changes_the_hosts_null_device() {
+    let pool = pool!();
+    let script = "chmod 666 /dev/stdin 2>&1; chown 0:0 /dev/stdin 2>&1; echo x >/dev/stdin && echo written";
+    let bundle = pool.filled(2, script, |_| {});
+    let told = pool.run(&bundle, &["--pool=require"]).ok();
+    assert!(told.matches("Read-only file system").count() == 2 && told.ends_with("written"), "{told}");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let null = fs::File::open("/dev/null").unwrap();
+    let stdio = microrun::pool::Stdio { stdin: null.as_fd(), stdout: writer.as_fd(), stderr: null.as_fd() };
+    let library = microrun::pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
+    let mut running = library.lease().unwrap().start(stdio, None, &[]).unwrap();
+    drop(writer);
+    let mut told = String::new();
+    reader.read_to_string(&mut told).unwrap();
+    assert_eq!(running.wait().unwrap(), 0, "{told}");
+    assert!(told.matches("Read-only file system").count() == 2 && told.trim_end().ends_with("written"), "{told}");
 }
 
 #[test]

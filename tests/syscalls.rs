@@ -199,7 +199,7 @@ fn a_cold_start() {
     let bundle = hello(&lab, |_| {});
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, None, || {}, &args);
-    within("run", &counts, &trace, [136 + v1_hierarchies(), 115, 11]);
+    within("run", &counts, &trace, [136 + v1_hierarchies(), 122, 11]);
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn a_cold_start_on_v2() {
     });
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, Some(&view), || {}, &args);
-    within("run on v2", &counts, &trace, [88, 109, 11]);
+    within("run on v2", &counts, &trace, [88, 116, 11]);
 }
 
 /// What engines call: create, start, exec, state, kill and delete, for runc's default configuration.

@@ -1,5 +1,6 @@
 //! What the process itself becomes: its keyring, directory, descriptors, user and capabilities.
 
+use super::target;
 use crate::sys::fs::{self, Sys};
 use crate::sys::{process, socket};
 use nix::errno::Errno;
@@ -76,14 +77,43 @@ pub fn drop_bounding(drop: u64) -> Sys {
     Ok(())
 }
 
+/// Puts the null device at /dev/null of `root` in the place of each of stdin, stdout and stderr that is a null device. What else a
+/// mount or the image has put there takes the place of none.
+pub fn own_null(root: RawFd) -> Sys {
+    let mut own = None;
+    for fd in 0..3 {
+        if !fs::stat(fd).is_ok_and(|stat| fs::is_null(&stat)) {
+            continue;
+        }
+        let null = match own {
+            Some(null) => null,
+            None => match open_null(root) {
+                Some(null) => *own.insert(null),
+                None => return Ok(()),
+            },
+        };
+        fs::dup_onto(null, fd)?;
+    }
+    own.into_iter().for_each(fs::close);
+    Ok(())
+}
+
+/// The null device at /dev/null of `root`, if it is one and can be opened.
+fn open_null(root: RawFd) -> Option<RawFd> {
+    let null = target::open_in_root(root, c"dev/null", libc::O_RDWR | libc::O_NOCTTY).ok()?;
+    if fs::stat(null).is_ok_and(|stat| fs::is_null(&stat)) {
+        return Some(null);
+    }
+    fs::close(null);
+    None
+}
+
 /// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
 /// namespace that does not map its owner, EINVAL, EROFS) stays as it is, as in runc.
 pub fn own_stdio(stdio: impl IntoIterator<Item = RawFd>, uid: u32) {
-    let null = libc::makedev(1, 3);
     for fd in stdio {
         let Ok(stat) = fs::stat(fd) else { continue };
-        let is_null = stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == null;
-        if !is_null && stat.st_uid != uid {
+        if !fs::is_null(&stat) && stat.st_uid != uid {
             let _ = fs::chown(fd, c"", uid, u32::MAX);
         }
     }

@@ -299,6 +299,10 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     // wait for the helper.
     builder.need_network();
     change_root(&mut builder, input)?;
+    let gets_stdio_later = matches!(input.wait, Wait::Lease { .. }) || process.terminal().unwrap_or(false);
+    if !mounted.has_bound_dev && !gets_stdio_later {
+        builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
+    }
     finish_mounts(&mut builder, input, mounted)?;
     system(&mut builder, input)?;
     let exec = process::compile(&mut builder, process, &context)?;

@@ -132,6 +132,8 @@ pub(super) struct Mounted {
     read_only: Vec<(String, Slot)>,
     /// Whether there is a procfs at /proc that does not wait for the network namespace.
     has_proc: bool,
+    /// Whether /dev is bound, with what is in it.
+    pub has_bound_dev: bool,
 }
 
 /// Compiles everything from the first mount to the last.
@@ -163,11 +165,11 @@ pub(super) fn compile(
     at_once.iter().try_for_each(|entry| compile(builder, entry))?;
     builder.after_network(|builder| waiting.iter().try_for_each(|entry| compile(builder, entry)))?;
     let has_proc = at_once.iter().any(|entry| entry.kind == "proc" && entry.is_at("/proc"));
-    let host_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
-    if !host_dev {
+    let has_bound_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
+    if !has_bound_dev {
         super::devices::compile(builder, input, new_dev)?;
     }
-    Ok(Mounted { read_only, has_proc })
+    Ok(Mounted { read_only, has_proc, has_bound_dev })
 }
 
 /// Whether what is mounted may depend on the network namespace of who mounts it: a sysfs and some others show it, and so does what can be bound from

@@ -70,7 +70,7 @@ pub fn hand_over(asked: &Asked, part: &mut Part) -> Result<(), &'static str> {
         Some(_) => Vec::new(),
         None => {
             part.parked.own_stdio(asked.stdio.owned.iter().copied());
-            asked.stdio.fds.iter().map(AsRawFd::as_raw_fd).collect()
+            asked.stdio.sent.clone()
         }
     };
     socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], &stdio).map_err(|_| "the sandbox has ended")

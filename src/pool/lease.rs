@@ -16,6 +16,7 @@
 //! ```
 
 use super::client::{Started, hear_start};
+use super::streams::Stream;
 use crate::container::manage;
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
@@ -24,7 +25,6 @@ use crate::sys::park::Message;
 use crate::sys::request::{self, Request, answer};
 use crate::sys::{self, own, process, socket};
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 use std::ffi::CStr;
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -181,10 +181,11 @@ impl Sandbox {
     /// Too many or too long strings, an entry without a name, or a sandbox that has ended meanwhile.
     pub fn start(mut self, stdio: Stdio<'_>, args: Option<&[&CStr]>, env: &[&CStr]) -> Result<Running> {
         let (header, strings) = message(args, env)?;
-        if self.container.is_some() && [stdio.stdin, stdio.stdout, stdio.stderr].iter().any(is_socket) {
+        let streams = [stdio.stdin, stdio.stdout, stdio.stderr].map(|fd| Stream::of(fd.as_raw_fd()));
+        if streams.iter().any(|stream| stream.may_be_socket) {
             self.note_visit()?;
         }
-        let fds = [stdio.stdin, stdio.stdout, stdio.stderr].map(|fd| fd.as_raw_fd());
+        let fds = streams.map(|stream| stream.sent);
         socket::send_fds(self.lease.as_raw_fd(), &[&header.bytes(), &strings], &fds).map_err(|errno| match errno {
             Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
                 let problem = format!("the sandbox {} has ended while it was leased: lease another one", self.id());
@@ -219,11 +220,6 @@ impl Drop for Sandbox {
             }
         }
     }
-}
-
-/// Whether it is a socket, as far as that is known.
-pub(super) fn is_socket(file: impl AsFd) -> bool {
-    fstat(file).is_ok_and(|about| about.st_mode & libc::S_IFMT == libc::S_IFSOCK)
 }
 
 /// The message that starts a program, without its descriptors.

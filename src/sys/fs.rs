@@ -218,6 +218,11 @@ pub fn stat(fd: RawFd) -> Sys<libc::stat> {
     stat_at(fd, c"", libc::AT_EMPTY_PATH)
 }
 
+/// Whether what fstat(2) says is of a null device: character device 1:3.
+pub fn is_null(stat: &libc::stat) -> bool {
+    stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
+}
+
 /// What fstatat(2) says of `name` in `dir`.
 pub fn stat_at(dir: RawFd, name: &CStr, flags: i32) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
