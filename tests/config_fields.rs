@@ -89,6 +89,49 @@ fn resource_limits() {
     assert!(error.contains("process.rlimits[0]"), "{error}");
 }
 
+/// They can be raised only with a right that counts nowhere but outside.
+#[test]
+fn resource_limits_in_a_user_namespace() {
+    let lab = lab!();
+    let queues = || {
+        let limits = fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max msgqueue size")).unwrap();
+        line.split_whitespace().nth(4).and_then(|hard| hard.parse::<u64>().ok())
+    };
+    let Some(hard) = queues() else { skip!("there is no limit to raise") };
+    // Bit 24 of capabilities(7).
+    let may_raise = microrun::sys::process::capget().unwrap().0 >> 24 & 1 == 1
+        && fs::read_to_string("/proc/self/uid_map").unwrap().split_whitespace().eq(["0", "0", "4294967295"]);
+    for wanted in [hard - 1, hard + 1] {
+        if wanted > hard && !may_raise {
+            skip!("needs CAP_SYS_RESOURCE to raise a limit");
+        }
+        let bundle = lab.bundle(|config| {
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 1000}]);
+            }
+            config["process"]["args"] = json!(["sleep", "1000"]);
+            config["process"]["rlimits"] = json!([
+                {"type": "RLIMIT_MSGQUEUE", "soft": 1, "hard": wanted},
+                {"type": "RLIMIT_NOFILE", "soft": 9, "hard": 10},
+                {"type": "RLIMIT_NPROC", "soft": 999, "hard": 1000}
+            ]);
+        });
+        let init = lab.started(&bundle);
+        let of_exec = lab.microrun(&["exec", &bundle.id, "cat", "/proc/self/limits"]);
+        for text in [fs::read_to_string(format!("/proc/{init}/limits")).unwrap(), of_exec.ok()] {
+            let values = |name: &str| {
+                let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+                line.trim_start_matches(name).split_whitespace().take(2).map(str::to_owned).collect::<Vec<_>>()
+            };
+            assert_eq!(values("Max msgqueue size"), ["1".to_owned(), wanted.to_string()]);
+            assert_eq!(values("Max open files"), ["9", "10"]);
+            assert_eq!(values("Max processes"), ["999", "1000"]);
+        }
+    }
+}
+
 #[test]
 fn score_of_the_oom_killer() {
     let lab = lab!();

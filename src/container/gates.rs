@@ -6,6 +6,7 @@ use super::launch::hooks as hooks_of;
 use super::state::{State, Status};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{FAILURE, Gate, READY};
+use crate::plan::process::rlimit;
 use crate::plan::seccomp::{Listener, notify};
 use crate::sys::clone::Child;
 use crate::sys::mount::{self, Attributes};
@@ -102,6 +103,7 @@ impl Context<'_> {
             Gate::Mappings => idmap::write_mappings(self.child.pid, self.spec),
             Gate::Hooks => self.create_hooks(),
             Gate::Listener => self.send_listener(sync),
+            Gate::Limits => self.set_limits(),
             Gate::NetDevices => super::netdev::move_all(self.spec, self.child.pid),
         }
     }
@@ -112,6 +114,16 @@ impl Context<'_> {
         let report = self.state.report(Status::Created, self.child.pid);
         hooks::run("prestart", hooks_of(spec, Hooks::prestart), &report)?;
         hooks::run("createRuntime", hooks_of(spec, Hooks::create_runtime), &report)
+    }
+
+    fn set_limits(&self) -> Result<()> {
+        let limits = self.spec.process().iter().flat_map(|process| process.rlimits().iter().flatten());
+        let pid = self.child.pid;
+        limits.into_iter().try_for_each(|limit| {
+            let (kind, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
+            process::set_limit_of(pid, rlimit(kind), soft, hard)
+                .doing(|| format!("process.rlimits ({kind}): prlimit({pid}, {soft}, {hard})"))
+        })
     }
 
     /// Maps the ids of a mount that init holds.

@@ -64,6 +64,8 @@ pub enum Gate {
     Listener,
     /// The runtime moves network devices into the namespace.
     NetDevices,
+    /// The runtime sets resource limits: the right to raise one counts in the initial user namespace alone (setrlimit(2)).
+    Limits,
     /// The runtime maps the ids of a mount; the numbers of its descriptor and of the user namespace's follow, and
     /// the flags.
     IdMap,
@@ -78,13 +80,14 @@ impl Gate {
             Self::Hooks => b'h',
             Self::Listener => b'l',
             Self::NetDevices => b'n',
+            Self::Limits => b'p',
             Self::IdMap => b'i',
         }
     }
 
     /// The gate that a byte stands for.
     pub fn of(byte: u8) -> Option<Self> {
-        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::Listener, Self::NetDevices, Self::IdMap]
+        [Self::Cgroup, Self::Mappings, Self::Hooks, Self::Listener, Self::NetDevices, Self::Limits, Self::IdMap]
             .into_iter()
             .find(|gate| gate.byte() == byte)
     }

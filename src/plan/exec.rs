@@ -86,6 +86,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         start_hooks: None,
         dumpable: false,
         may_set_groups: input.may_set_groups,
+        limits_from_outside: input.privileged && input.namespaces & libc::CLONE_NEWUSER != 0,
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
         host: input.host,

@@ -284,6 +284,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
         dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
         may_set_groups: namespaces.may_set_groups,
+        limits_from_outside: input.privileged && input.has_user_namespace(),
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
         host: input.host,

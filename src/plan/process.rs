@@ -31,6 +31,8 @@ pub struct Context<'a> {
     pub dumpable: bool,
     /// Whether setgroups is allowed: not in a user namespace without newgidmap.
     pub may_set_groups: bool,
+    /// Whether the runtime sets the limits: one with rights, which the process loses in its user namespace.
+    pub limits_from_outside: bool,
     /// The seccomp filter.
     pub seccomp: Option<&'a super::seccomp::Filter>,
     /// Whether to send a pidfd of the process away.
@@ -58,7 +60,7 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
         builder.push("(runtime)", Op::OwnScheduling);
     }
     scheduling(builder, process)?;
-    limits(builder, process);
+    limits(builder, process, context);
     lsm_labels(builder, process, context.host)?;
     identity(builder, process, context)?;
     let filter_needs_admin = !process.no_new_privileges().unwrap_or(false) && context.seccomp.is_some();
@@ -290,12 +292,17 @@ pub fn any_cpu(builder: &mut Builder) {
     builder.push("process.execCPUAffinity", Op::Affinity { mask: vec![u64::MAX; cpu_list::WORDS] });
 }
 
-fn limits(builder: &mut Builder, process: &Process) {
-    for limit in process.rlimits().iter().flatten() {
-        builder.push(
-            format!("process.rlimits ({})", limit.typ()),
-            Op::ResourceLimit { resource: rlimit(limit.typ()), soft: limit.soft(), hard: limit.hard() },
-        );
+fn limits(builder: &mut Builder, process: &Process, context: &Context<'_>) {
+    let limits = process.rlimits().as_deref().unwrap_or_default();
+    if context.limits_from_outside && !limits.is_empty() {
+        builder.push("process.rlimits", Op::Meet(Gate::Limits));
+    } else {
+        for limit in limits {
+            builder.push(
+                format!("process.rlimits ({})", limit.typ()),
+                Op::ResourceLimit { resource: rlimit(limit.typ()), soft: limit.soft(), hard: limit.hard() },
+            );
+        }
     }
     builder.push("process.user.umask", Op::Umask { mask: process.user().umask().unwrap_or(0o022) });
 }
