@@ -59,6 +59,7 @@ fn facts(layout: Layout) -> Facts {
             selinux: true,
             foreign_cgroup_namespace: false,
             makes_root_namespaces: false,
+            denies_groups: false,
             capabilities: Held { known: all, bounding: all, permitted: all },
         },
         layout,

@@ -266,16 +266,21 @@ fn without_user_namespace(lab: &Lab, change: impl FnOnce(&mut Value)) -> Bundle 
     })
 }
 
-/// As rootless Podman does it: the runtime is root of a user namespace that it has not made, and the container has none of its own.
-fn run_as_root_of_a_user_namespace(lab: &Lab, bundle: &Bundle) -> Output {
-    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+/// `verb` of the runtime as root of a user namespace that it has not made; `words` come before it, and may execute it as often as they like.
+fn as_root_of_a_user_namespace(lab: &Lab, words: &[&str], verb: &[&str]) -> Output {
+    let run = lab.command(verb);
     let (user, runtime): (Vec<_>, Vec<_>) = run.get_args().enumerate().partition(|(index, _)| *index < 5);
     let mut command = Command::new(run.get_program());
     command.args(user.into_iter().map(|(_, word)| word)).args(["unshare", "--user", "--map-root-user", "--mount"]);
-    command.args(runtime.into_iter().map(|(_, word)| word)).env("XDG_RUNTIME_DIR", lab.path("run"));
+    command.args(words).args(runtime.into_iter().map(|(_, word)| word)).env("XDG_RUNTIME_DIR", lab.path("run"));
     output(command)
 }
 
+fn run_as_root_of_a_user_namespace(lab: &Lab, bundle: &Bundle) -> Output {
+    as_root_of_a_user_namespace(lab, &[], &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id])
+}
+
+/// As rootless Podman does it: the container has no user namespace of its own.
 #[test]
 fn root_of_a_user_namespace_binds_the_devices_that_it_may_not_make() {
     let lab = user_lab!();
@@ -306,4 +311,42 @@ fn root_of_a_user_namespace_sets_parameters_in_the_hosts_pid_namespace() {
     let output = run_as_root_of_a_user_namespace(&lab, &bundle);
     let said = &output.stderr;
     assert!(output.stdout == "0\t0" && said.contains("Read-only file system"), "{output:?}");
+}
+
+/// Who maps himself alone has to deny setgroups(2) first, for all namespaces below too (user_namespaces(7)).
+#[test]
+fn root_leaves_out_groups_that_cannot_be_set() {
+    let lab = user_lab!();
+    let told = "process.user.additionalGids: setgroups(2) is denied in the user namespace: left out";
+    let with_groups = |config: &mut Value| config["process"]["user"]["additionalGids"] = json!([0]);
+    let bundles = [
+        without_user_namespace(&lab, with_groups),
+        lab.bundle(|config| {
+            with_groups(config);
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 0, "size": 1}]);
+            }
+        }),
+    ];
+    for bundle in bundles {
+        let path = bundle.path.join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["process"]["args"] = json!(["sh", "-c", "cat /proc/self/setgroups; id -u"]);
+        fs::write(&path, config.to_string()).unwrap();
+        let output = run_as_root_of_a_user_namespace(&lab, &bundle);
+        assert_eq!((output.code, output.stdout.as_str()), (0, "deny\n0"), "{output:?}");
+        assert!(output.stderr.contains(told), "{output:?}");
+
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["process"]["user"] = json!({"uid": 0, "gid": 0});
+        fs::write(&path, config.to_string()).unwrap();
+        let script = "id=$1 path=$2; shift 2
+            \"$@\" run --detach --bundle $path $id >/dev/null 2>&1 </dev/null
+            \"$@\" exec --additional-gids 0 $id id -u
+            \"$@\" delete --force $id";
+        let words = ["sh", "-c", script, "sh", &bundle.id, bundle.path.to_str().unwrap()];
+        let output = as_root_of_a_user_namespace(&lab, &words, &[]);
+        assert_eq!((output.code, output.stdout.as_str()), (0, "0"), "{output:?}");
+        assert!(output.stderr.contains(told), "{output:?}");
+    }
 }

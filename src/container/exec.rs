@@ -107,8 +107,6 @@ struct Prepared {
     filter: Option<seccomp::Filter>,
     machine: plan::Host,
     namespaces: i32,
-    /// Whether setgroups(2) is allowed in the container's user namespace.
-    may_set_groups: bool,
     warnings: Vec<String>,
 }
 
@@ -190,17 +188,11 @@ fn prepare(
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
     warnings.extend(notes.iter().map(Warning::to_string));
-    let machine = host::facts(&spec, None);
+    let machine = host::facts(&spec, Some(target.init.pid), None);
     warnings.extend(prepare::left_out(&spec, &machine));
     let time = if target.state.own_time { CLONE_NEWTIME } else { 0 };
     let namespaces = namespaces(&spec, target.init.pid) | time;
-    let may_set_groups = namespaces & libc::CLONE_NEWUSER == 0 || may_set_groups(target.init.pid);
-    Ok(Prepared { spec, filter, machine, namespaces, may_set_groups, warnings })
-}
-
-/// Whether setgroups(2) is allowed in the user namespace of `pid` (user_namespaces(7)).
-fn may_set_groups(pid: i32) -> bool {
-    fs::read(format!("/proc/{pid}/setgroups")).is_ok_and(|text| !text.starts_with(b"deny"))
+    Ok(Prepared { spec, filter, machine, namespaces, warnings })
 }
 
 /// In the foreground a terminal has the size of ours from the beginning; later changes are passed on.
@@ -329,7 +321,6 @@ fn clone_into(
         linux: prepared.spec.linux().as_ref(),
         namespaces: prepared.namespaces,
         privileged: nix::unistd::geteuid().is_root(),
-        may_set_groups: prepared.may_set_groups,
         seccomp: prepared.filter.as_ref(),
         host: &prepared.machine,
         keyring: (!target.state.no_new_keyring).then_some(options.id.as_str()),

@@ -9,14 +9,14 @@ use crate::plan::{Host, caps};
 use crate::spec::{self, Loaded, Seccomp};
 use crate::sys::{fs as sys_fs, mount, own, pidfd, process};
 use nix::errno::Errno;
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// What [`crate::plan::compile`] has to know; of the process alone, that joins a container, where there is no `bundle`.
-pub(super) fn facts(spec: &Spec, bundle: Option<&Path>) -> Host {
+/// What [`crate::plan::compile`] has to know; of the process alone, that joins the container of `init`, where there is no `bundle`.
+pub(super) fn facts(spec: &Spec, init: Option<i32>, bundle: Option<&Path>) -> Host {
     let process = spec.process().as_ref();
     let asked = process.and_then(|process| process.capabilities().as_ref());
     let held = caps::Held::probe(caps::asked_bounding(asked));
@@ -30,9 +30,29 @@ pub(super) fn facts(spec: &Spec, bundle: Option<&Path>) -> Host {
             && has_selinux(),
         foreign_cgroup_namespace: has_foreign_cgroup_namespace(spec),
         makes_root_namespaces: bundle.is_some_and(|bundle| makes_root_namespaces(spec, bundle)),
+        denies_groups: process.is_some_and(has_groups) && denies_groups(spec, init),
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }
+}
+
+fn has_groups(process: &Process) -> bool {
+    process.user().additional_gids().as_ref().is_some_and(|groups| !groups.is_empty())
+}
+
+/// Whether setgroups(2) is denied in the user namespace of `init`, or of the process that `spec` begins: in a new one if it is in ours.
+fn denies_groups(spec: &Spec, init: Option<i32>) -> bool {
+    let joined = spec::namespace(spec, LinuxNamespaceType::User).filter(|path| path.ends_with("ns/user"));
+    let file = match (init, joined.and_then(Path::parent).and_then(Path::parent)) {
+        (Some(init), _) if spec::has_namespace(spec, LinuxNamespaceType::User) => {
+            PathBuf::from(format!("/proc/{init}/setgroups"))
+        }
+        (None, Some(process)) => process.join("setgroups"),
+        // There it cannot be denied.
+        _ if pidfd::in_initial_user_namespace() => return false,
+        _ => "/proc/self/setgroups".into(),
+    };
+    fs::read(file).is_ok_and(|text| text.starts_with(b"deny"))
 }
 
 /// See [`Host`].

@@ -160,7 +160,7 @@ impl Facts {
             )?,
             resctrl: resctrl::find(spec, &options.id)?,
             kernel_views: options.no_pivot.then(|| host::kernel_views(&bundle.rootfs)).transpose()?,
-            host: host::facts(spec, Some(&bundle.path)),
+            host: host::facts(spec, None, Some(&bundle.path)),
             stdio: (!matches!(options.wait, Wait::Lease { .. })).then(|| stdio_names(options, spec)),
             uid: nix::unistd::geteuid().as_raw(),
             now: crate::clock::now(),
@@ -389,6 +389,10 @@ pub(super) fn left_out(spec: &Spec, machine: &Host) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(process) = spec.process() {
         plan::caps::sets(process.capabilities().as_ref(), &machine.capabilities, &mut warnings);
+    }
+    if machine.denies_groups {
+        let problem = "setgroups(2) is denied in the user namespace: left out";
+        warnings.push(spec::Warning::new("process.user.additionalGids", problem));
     }
     warnings.extend(plan::lsm::unused_mount_label(spec.linux().as_ref(), machine));
     warnings.iter().map(ToString::to_string).collect()

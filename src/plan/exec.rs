@@ -24,8 +24,6 @@ pub struct Input<'a> {
     pub namespaces: i32,
     /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
     pub privileged: bool,
-    /// Whether setgroups(2) is allowed there.
-    pub may_set_groups: bool,
     /// `linux.seccomp`, compiled.
     pub seccomp: Option<&'a seccomp::Filter>,
     /// The machine.
@@ -85,8 +83,9 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         wait: super::Wait::Nothing,
         start_hooks: None,
         dumpable: false,
-        may_set_groups: input.may_set_groups,
-        limits_from_outside: input.privileged && input.namespaces & libc::CLONE_NEWUSER != 0,
+        may_set_groups: !input.host.denies_groups,
+        privileged: input.privileged,
+        in_user_namespace: input.namespaces & libc::CLONE_NEWUSER != 0,
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
         host: input.host,

@@ -104,6 +104,7 @@ mod tests {
         selinux: true,
         foreign_cgroup_namespace: false,
         makes_root_namespaces: false,
+        denies_groups: false,
         capabilities: Held { known: 0, bounding: 0, permitted: 0 },
     };
 

@@ -51,6 +51,8 @@ pub struct Host {
     /// Whether a mount namespace can be made of the root alone (`OPEN_TREE_NAMESPACE`): the kernel can, this process is in the initial user namespace,
     /// without which no procfs could be mounted there, and no mount is a bind of something in a procfs, which may depend on who looks it up.
     pub makes_root_namespaces: bool,
+    /// Whether there are process.user.additionalGids, and setgroups(2) is denied to who has them (user_namespaces(7)).
+    pub denies_groups: bool,
     /// The capabilities that init has to grant.
     pub capabilities: caps::Held,
 }
@@ -284,7 +286,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
         dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
         may_set_groups: namespaces.may_set_groups,
-        limits_from_outside: input.privileged && input.has_user_namespace(),
+        privileged: input.privileged,
+        in_user_namespace: input.has_user_namespace(),
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
         host: input.host,

@@ -112,7 +112,8 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     }
     // From here on others may share a namespace with init, which may run in the runtime's memory.
     builder.push("(runtime)", Op::Dumpable(false));
-    found.may_set_groups = input.privileged || !input.creates_user_namespace() || maps_groups(input);
+    found.may_set_groups =
+        !input.host.denies_groups && (input.privileged || !input.creates_user_namespace() || maps_groups(input));
     if input.creates(LinuxNamespaceType::Network) {
         network(builder, &mut found, input);
     }

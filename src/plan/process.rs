@@ -29,10 +29,12 @@ pub struct Context<'a> {
     /// Whether others may look into the process once it has only the program's rights: who has no more rights than that
     /// could not join it or take a descriptor from it otherwise. Nobody but its maker must be there to do so.
     pub dumpable: bool,
-    /// Whether setgroups is allowed: not in a user namespace without newgidmap.
+    /// Whether setgroups is allowed: not in a user namespace without newgidmap, or where it has been denied.
     pub may_set_groups: bool,
-    /// Whether the runtime sets the limits: one with rights, which the process loses in its user namespace.
-    pub limits_from_outside: bool,
+    /// Whether the runtime has the rights of root, over this machine or over the user namespace that it is in.
+    pub privileged: bool,
+    /// Whether the process is in a user namespace that is not the runtime's.
+    pub in_user_namespace: bool,
     /// The seccomp filter.
     pub seccomp: Option<&'a super::seccomp::Filter>,
     /// Whether to send a pidfd of the process away.
@@ -294,7 +296,8 @@ pub fn any_cpu(builder: &mut Builder) {
 
 fn limits(builder: &mut Builder, process: &Process, context: &Context<'_>) {
     let limits = process.rlimits().as_deref().unwrap_or_default();
-    if context.limits_from_outside && !limits.is_empty() {
+    // The right to raise one is lost in a user namespace.
+    if context.privileged && context.in_user_namespace && !limits.is_empty() {
         builder.push("process.rlimits", Op::Meet(Gate::Limits));
     } else {
         for limit in limits {
@@ -316,7 +319,8 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     let cwd = cpath("process.cwd", process.cwd())?;
     builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
     let groups = user.additional_gids().clone().unwrap_or_default();
-    if !context.may_set_groups && !groups.is_empty() {
+    // Root is told in a warning that they are left out.
+    if !context.may_set_groups && !context.privileged && !groups.is_empty() {
         let problem = "cannot set any additional groups in a rootless container that maps one group alone: map more \
                        in linux.gidMappings (for which newgidmap is needed), or leave it out";
         return Err(Error::config("process.user.additionalGids", problem));
