@@ -489,3 +489,18 @@ fn a_writable_mount_of_cgroups_has_one_in_every_hierarchy() {
         assert!(output.lines().any(|line| line == name), "{name}: {output}");
     }
 }
+
+/// The terminal can be used all the same, as with runc.
+#[test]
+fn a_terminal_that_cannot_be_given_to_the_user_stays_whose_it_is() {
+    let lab = lab!();
+    let output = lab.shell("id -u; stat -L -c %u /proc/self/fd/1; tty", |config| {
+        config["process"]["terminal"] = json!(true);
+        config["process"]["user"] = json!({"uid": 5, "gid": 5});
+        let mounts = config["mounts"].as_array_mut().unwrap();
+        let devpts = mounts.iter_mut().find(|mount| mount["type"] == "devpts").unwrap();
+        push(&mut devpts["options"], json!("ro"));
+    });
+    let words: Vec<&str> = output.stdout.split_whitespace().collect();
+    assert_eq!(words, ["5", "0", "/dev/pts/0"], "{output:?}");
+}

@@ -39,7 +39,11 @@ pub fn set_up(root: RawFd, socket: RawFd, terminal: &Terminal) -> Sys {
         fs::keep_line_ends(slave)?;
     }
     if let Some(uid) = terminal.owner {
-        fs::chown(slave, c"", uid, u32::MAX)?;
+        match fs::chown(slave, c"", uid, u32::MAX) {
+            // Its owner is not mapped, or the devpts is read-only: it can be used all the same, if not be opened again.
+            Err(Errno::EPERM | Errno::EROFS) => {}
+            chowned => chowned?,
+        }
     }
     if terminal.bind_console {
         let place = target::open_target(root, c"dev/console", Create::File, Rule::OffProc)?;
