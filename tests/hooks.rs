@@ -70,7 +70,8 @@ fn each_reads_the_state_of_its_moment() {
     });
     let pid = lab.created(&bundle);
     let state = |point: &str| -> Value { serde_json::from_str(&said(point)).unwrap() };
-    for point in ["prestart", "createRuntime", "createContainer"] {
+    // Those of the container's namespaces have the pid that it has there.
+    for (point, pid) in [("prestart", pid), ("createRuntime", pid), ("createContainer", 1)] {
         let state = state(point);
         assert_eq!(state["status"], "created", "{point}");
         assert_eq!(state["pid"], pid, "{point}");
@@ -83,10 +84,21 @@ fn each_reads_the_state_of_its_moment() {
         assert_eq!(said(point), "", "{point} has run");
     }
     lab.microrun(&["start", &bundle.id]).ok();
-    assert_eq!((&state("startContainer")["status"], &state("startContainer")["pid"]), (&json!("created"), &json!(pid)));
+    assert_eq!((&state("startContainer")["status"], &state("startContainer")["pid"]), (&json!("created"), &json!(1)));
     assert_eq!((&state("poststart")["status"], &state("poststart")["pid"]), (&json!("running"), &json!(pid)));
     lab.microrun(&["delete", "--force", &bundle.id]).ok();
     assert_eq!(state("poststop")["status"], "stopped");
+    // Without a pid namespace it is the same everywhere.
+    let points = ["createRuntime", "createContainer", "startContainer"];
+    let (bundle, said) = recording(&lab, &points, "cat", |config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    });
+    let pid = lab.started(&bundle);
+    for point in points {
+        let state: Value = serde_json::from_str(&said(point)).unwrap();
+        assert_eq!(state["pid"], pid, "{point}");
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Hook {
 /// What a process that runs hooks knows.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller<'a> {
-    /// The container's pid, as the runtime sees it.
+    /// The container's pid, as who runs them sees it (runtime-spec runtime.md, "State").
     pub pid: i32,
     /// The environment of the container's program.
     pub environment: &'a Environment,

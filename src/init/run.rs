@@ -376,7 +376,7 @@ impl<'a> Executor<'a> {
     /// ECHILD stands for the words in the report.
     fn run_hook(&self, hook: &super::Hook) -> Sys {
         let caller = super::Caller {
-            pid: self.report.recorded.load(Ordering::Acquire) as i32,
+            pid: process::getpid(),
             environment: &self.exec.env,
             signal_mask: self.signal_mask,
             slots: &self.slots,
