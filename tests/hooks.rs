@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, push};
+use common::{Bundle, Lab, output, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
@@ -223,6 +223,42 @@ fn without_an_environment_the_last_hook_before_the_program_gets_the_programs() {
     });
     let output = output.ok();
     assert!(output.contains("ONE=two") && output.contains("HOME=/"), "{output}");
+}
+
+#[test]
+fn without_an_environment_the_hooks_of_the_runtime_get_its_own() {
+    let lab = lab!();
+    let points = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    for own in [None, Some(json!([])), Some(json!(["ONE=three"]))] {
+        let own = own.as_ref();
+        let log = lab.path(format!("environment{}", own.map_or(0, |own| 1 + own.as_array().unwrap().len())));
+        fs::create_dir(&log).unwrap();
+        let bundle = lab.bundle(|config| {
+            for point in points {
+                // A shell would make entries of its own.
+                let args = json!(["cp", "/proc/self/environ", log.join(point)]);
+                let mut hook = json!({"path": "/bin/cp", "args": args});
+                own.iter().for_each(|own| hook["env"] = (*own).clone());
+                config["hooks"][point] = json!([hook]);
+            }
+            config["process"]["env"] = json!(["OF=the program"]);
+            config["process"]["args"] = json!(["/bin/true"]);
+        });
+        let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        command.env("ONE", "two");
+        output(command).ok();
+        for point in points {
+            let said = fs::read_to_string(log.join(point)).unwrap();
+            let has = |entry: &str| said.split('\0').any(|one| one == entry);
+            assert!(!has("OF=the program"), "{point}: {said}");
+            match own {
+                // createContainer's is run by init, which has none.
+                None if point != "createContainer" => assert!(has("ONE=two"), "{point}: {said}"),
+                Some(own) if *own != json!([]) => assert!(has("ONE=three") && !has("ONE=two"), "{point}: {said}"),
+                _ => assert_eq!(said, "", "{point}"),
+            }
+        }
+    }
 }
 
 /// Whether anything of a container is left.

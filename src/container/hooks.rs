@@ -1,11 +1,12 @@
 //! Hooks (runtime-spec config.md, "POSIX-platform Hooks"): programs of the operator that look at a container at six
 //! points of its life. The runtime runs those of its own namespaces; createContainer and startContainer are init's.
 
+use super::sealed;
 use super::state::Report;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::init::{self, Exec, Slots};
+use crate::init::{self, Environment, Slots};
 use crate::plan::hooks::{self as plan, Manner, State};
-use crate::sys::shared::Shared;
+use crate::sys::shared::{Shared, Strings};
 use oci_spec::runtime::Hook;
 use std::path::Path;
 
@@ -26,9 +27,11 @@ fn run_one(name: &str, index: usize, hook: &Hook, report: &Report) -> Result<()>
     let state = state(report)?;
     // A bundle may be gone before its container is.
     let directory = Some(report.bundle.as_path()).filter(|bundle| bundle.is_dir()).unwrap_or(Path::new("/"));
-    let manner = Manner { name, state: &state, directory: Some(directory), umask: None, inherits_environment: false };
+    let manner = Manner { name, state: &state, directory: Some(directory), umask: None, inherits_environment: true };
     let hook = plan::compile(index, hook, &manner, Vec::new())?;
-    let environment = Exec::none().env;
+    // One without `env` has that of who runs it, as with runc.
+    let strings = if hook.inherits_environment { sealed::environment()? } else { Strings::new(Vec::new()) };
+    let environment = Environment { strings, home_room: false };
     let caller = init::Caller {
         pid: report.pid,
         environment: &environment,

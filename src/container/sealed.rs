@@ -134,7 +134,11 @@ fn arguments() -> Result<Strings> {
     std::env::args_os().map(|argument| c_string(argument.into_vec())).collect::<Result<_>>().map(Strings::new)
 }
 
-fn environment() -> Result<Strings> {
+/// That of this process.
+///
+/// # Errors
+/// None that can happen: an entry with a NUL byte.
+pub(super) fn environment() -> Result<Strings> {
     let entries = std::env::vars_os().map(|(key, value)| {
         let mut entry = key.into_vec();
         entry.push(b'=');

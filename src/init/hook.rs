@@ -24,7 +24,7 @@ pub struct Hook {
     pub name: String,
     /// Its program; exactly one candidate.
     pub exec: Exec,
-    /// Whether it gets the environment of the container's program.
+    /// Whether it gets its caller's environment ([`Caller::environment`]).
     pub inherits_environment: bool,
     /// The state that it reads on its stdin: what comes before the number of the container's pid, and after it.
     pub state: [Vec<u8>; 2],
@@ -50,7 +50,7 @@ impl Hook {
 pub struct Caller<'a> {
     /// The container's pid, as who runs them sees it (runtime-spec runtime.md, "State").
     pub pid: i32,
-    /// The environment of the container's program.
+    /// For hooks that have none of their own: that of the container's program if init runs them, else of the process that does.
     pub environment: &'a Environment,
     /// The signal mask that hooks get.
     pub signal_mask: u64,

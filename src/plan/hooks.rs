@@ -24,7 +24,7 @@ pub struct Manner<'a> {
     pub directory: Option<&'a Path>,
     /// Their file mode creation mask, if not their caller's.
     pub umask: Option<u32>,
-    /// Whether one without `env` gets the environment of the container's program.
+    /// Whether one without `env` gets an environment all the same: of the hooks that init runs, that of the container's program; else that of who runs them.
     pub inherits_environment: bool,
 }
 
