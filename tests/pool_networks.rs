@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::pool::Pool;
+use common::pool::{LOOK, Pool};
 use common::{Bundle, eventually, in_network_of, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
@@ -118,11 +118,10 @@ fn a_network_is_not_used_again_unless_that_is_asked_for() {
 #[test]
 fn it_looks_as_a_new_one_does() {
     let pool = pool!("--reuse-netns");
-    // Some of sockstat's figures are those of the whole machine.
-    let look = "sed 's/ alloc .*//; s/ mem .*//' /proc/net/sockstat; \
+    let look = "look /proc/net/sockstat; \
                 cat /proc/net/dev /proc/net/snmp /proc/net/igmp /proc/net/if_inet6 /proc/net/unix; \
                 ip addr; ip route show table local; ls /sys/class/net";
-    let bundle = pool.filled(1, &format!("({look}) 2>&1; {NAME}"), |_| {});
+    let bundle = pool.filled(1, &format!("{LOOK} ({look}) 2>&1; {NAME}"), |_| {});
     let path = bundle.operand();
     let cold = pool.microrun(&["run", "--pool=off", &path]).ok();
     let without_name = |told: &str| told.lines().rev().skip(1).map(str::to_owned).collect::<Vec<_>>();

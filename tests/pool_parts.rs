@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::pool::Pool;
+use common::pool::{LOOK, Pool};
 use common::{Bundle, all_at_once, eventually, hierarchies, host, in_network_of, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -264,9 +264,9 @@ fn a_cgroup_is_as_a_cold_start_makes_it() {
 fn a_network_is_as_a_cold_start_makes_it() {
     let pool = pool!("--parts", "1");
     let script = "ip addr; ip route show table all; ip rule; ip neigh; \
-                  for file in /proc/net/*; do [ -f $file ] && echo $file && cat $file; done; \
+                  for file in /proc/net/*; do [ -f $file ] && echo $file && look $file; done; \
                   find /proc/sys/net -type f | sort | while read file; do echo $file $(cat $file 2>&1); done";
-    let bundle = known(&pool, 1, script, |config| {
+    let bundle = known(&pool, 1, &format!("{LOOK}{script}"), |config| {
         let capabilities = json!(["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"]);
         for set in ["bounding", "effective", "permitted"] {
             config["process"]["capabilities"][set] = capabilities.clone();
