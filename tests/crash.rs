@@ -289,6 +289,9 @@ fn delete_killed_anywhere() {
 #[test]
 fn create_with_a_stage_killed_anywhere() {
     let lab = traced_lab!();
+    if let Err(why) = common::require_idmap(&lab.path("")) {
+        skip!("{why}");
+    }
     // The first process of the namespace has to live.
     let holder = lab.started(&lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"])));
     let namespace = format!("/proc/{holder}/ns/pid");

@@ -6,9 +6,13 @@
 pub mod pool;
 
 use microrun::cgroup::layout::{Layout, Needs};
+use microrun::container::idmap::user_namespace;
+use microrun::sys::mount::{self, Attributes};
 use microrun::sys::socket;
+use nix::errno::Errno;
 use serde_json::{Value, json};
 use std::cell::Cell;
+use std::ffi::CString;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
@@ -170,6 +174,31 @@ pub fn require_strace() -> Result<(), String> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(format!("strace cannot trace here ({status})")),
         Err(error) => Err(format!("needs strace ({error})")),
+    }
+}
+
+/// Whether what is bound from `path` can be id-mapped, which depends on its file system and the kernel.
+///
+/// # Errors
+/// Why it cannot.
+pub fn require_idmap(path: &Path) -> Result<(), String> {
+    let root = [serde_json::from_value(json!({"containerID": 0, "hostID": 0, "size": 1})).unwrap()];
+    let namespace = user_namespace(&root, &root).unwrap();
+    let name = CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+    let copy = match mount::open_tree_clone(libc::AT_FDCWD, &name, 0) {
+        Err(Errno::ENOSYS) => return Err("needs open_tree(2), Linux 5.2".into()),
+        copy => microrun::sys::own(copy.unwrap()),
+    };
+    let userns_fd = namespace.as_raw_fd() as u64;
+    let attributes = Attributes { set: libc::MOUNT_ATTR_IDMAP, userns_fd, ..Attributes::default() };
+    match mount::set_attributes(copy.as_raw_fd(), c"", 0, &attributes) {
+        Err(error @ (Errno::ENOSYS | Errno::EINVAL)) => {
+            Err(format!("no mount of the file system of {} can be id-mapped here ({error})", path.display()))
+        }
+        done => {
+            done.unwrap();
+            Ok(())
+        }
     }
 }
 
