@@ -21,6 +21,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -218,11 +219,37 @@ pub struct User {
     pub ids: (u32, u32),
 }
 
-/// The user "rootless", who has subordinate ids if the machine gives them to its users. Made if need be.
+/// The user "rootless", who has subordinate ids if the machine gives them to its users, and may make a user namespace.
+/// Made if need be.
 ///
 /// # Errors
 /// Why there is no such user.
 pub fn unprivileged_user() -> Result<User, String> {
+    static USER: OnceLock<Result<User, String>> = OnceLock::new();
+    let find = || {
+        let user = find_user()?;
+        // A machine may let users have no such namespace (user.max_user_namespaces), or have it and nothing in it
+        // (kernel.apparmor_restrict_unprivileged_userns).
+        let mut command = as_user(&user);
+        command.args(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", "/mnt"]);
+        let tried = output(command);
+        match tried.code {
+            0 => Ok(user),
+            _ => Err(format!("users may make no user namespace with mounts here: {}", tried.stderr)),
+        }
+    };
+    USER.get_or_init(find).clone()
+}
+
+/// Begins a command that this user is to run.
+fn as_user(user: &User) -> Command {
+    // By its path: busybox's timeout(1) would prefer its own.
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--reuid", &user.ids.0.to_string(), "--regid", &user.ids.1.to_string()]).arg("--clear-groups");
+    command
+}
+
+fn find_user() -> Result<User, String> {
     if !nix::unistd::geteuid().is_root() {
         return Err("needs root, to become another user".into());
     }
@@ -403,10 +430,8 @@ impl Lab {
         let mut command = match &self.user {
             None => Command::new(self.path("microrun")),
             Some(user) => {
-                // By its path: busybox's timeout(1) would prefer its own.
-                let mut command = Command::new("/usr/bin/setpriv");
-                command.args(["--reuid", &user.ids.0.to_string(), "--regid", &user.ids.1.to_string()]);
-                command.arg("--clear-groups").arg(self.path("microrun")).env("XDG_RUNTIME_DIR", self.path("run"));
+                let mut command = as_user(user);
+                command.arg(self.path("microrun")).env("XDG_RUNTIME_DIR", self.path("run"));
                 command
             }
         };
