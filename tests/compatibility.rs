@@ -153,10 +153,11 @@ fn the_host_keeps_its_mounts() {
     let lab = lab!();
     let bundle = lab.bundle(|config| config["linux"]["rootfsPropagation"] = json!("shared"));
     for option in [&["--no-pivot"][..], &[]] {
-        // In a namespace of its own, where all is shared as under systemd: it might lose its mounts.
+        // In a namespace of its own, where all is shared as under systemd: it might lose its mounts. They are no peers of the
+        // machine's own, on which others mount meanwhile.
         let mut command = Command::new("unshare");
-        let script = "sort /proc/self/mountinfo; echo; \"$@\" && sort /proc/self/mountinfo";
-        command.args(["-m", "--propagation", "shared", "sh", "-c", script, "sh"]);
+        let script = "mount --make-rshared / && sort /proc/self/mountinfo; echo; \"$@\" && sort /proc/self/mountinfo";
+        command.args(["-m", "--propagation", "private", "sh", "-c", script, "sh"]);
         command.arg(lab.path("microrun")).arg("--root").arg(lab.path("run"));
         command.args(["run", "--bundle", bundle.path.to_str().unwrap()]).args(option).arg(&bundle.id);
         let output = output(command).ok();

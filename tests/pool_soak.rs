@@ -85,7 +85,11 @@ impl Seen {
         let family = family(pool.server.id());
         let sum = |of: &dyn Fn(u32) -> usize| family.iter().map(|pid| of(*pid)).sum::<usize>();
         let remains = pool.remains();
-        let lines = |path: String| fs::read_to_string(path).unwrap_or_default().lines().count();
+        // Those in the laboratory: others mount in places of theirs.
+        let lab = pool.lab.path("").display().to_string();
+        let mounts = |path: String| {
+            fs::read_to_string(path).unwrap_or_default().lines().filter(|line| line.contains(&lab)).count()
+        };
         let exact = BTreeMap::from([
             ("cgroups of containers", cgroups_of(ids)),
             ("containers on record", remains.containers),
@@ -94,8 +98,8 @@ impl Seen {
             ("descriptors of the pool", sum(&|pid| count(format!("/proc/{pid}/fd")))),
             ("descriptors of who asks", count("/proc/self/fd".to_owned())),
             ("children of who asks", self::family(std::process::id()).len()),
-            ("mounts of the host", lines("/proc/self/mountinfo".to_owned())),
-            ("mounts of the pool", lines(format!("/proc/{}/mountinfo", pool.server.id()))),
+            ("mounts of the host", mounts("/proc/self/mountinfo".to_owned())),
+            ("mounts of the pool", mounts(format!("/proc/{}/mountinfo", pool.server.id()))),
         ]);
         let slab = |name| number("/proc/slabinfo", name, 0).map(|active| (name, active));
         // Those that have been removed and are still charged for something are among them.
