@@ -98,8 +98,11 @@ impl World {
         let outside = View::here("outside")?;
         remove_remains();
         let dir = std::env::temp_dir().join(name());
-        fs::create_dir(&dir).map_err(doing("create", &dir))?;
-        let lock = lock(&dir);
+        // Under another name until it is locked: one that begins just then would take it for remains.
+        let unlocked = std::env::temp_dir().join(format!(".{}", name()));
+        fs::create_dir(&unlocked).map_err(doing("create", &unlocked))?;
+        let lock = lock(&unlocked);
+        fs::rename(&unlocked, &dir).map_err(doing("create", &dir))?;
         new_namespace()?;
         mount(Some("tmpfs"), &dir, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
             .map_err(doing("mount a tmpfs on", &dir))?;
