@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::{LOOK, Pool};
-use common::{Bundle, eventually, in_network_of, push};
+use common::{Bundle, eventually, has_ipv6, in_network_of, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::any::Any;
@@ -148,6 +148,9 @@ fn a_network_over_which_anything_was_sent_is_not_used_again() {
         // It fails, and that is counted.
         "nslookup x 10.1.1.1 >/dev/null 2>&1",
     ] {
+        if script.contains("[::1]") && !has_ipv6() {
+            continue;
+        }
         assert!(!is_reused(&pool, &format!("{script} || true"), |_| {}), "{script}");
     }
 }
@@ -164,6 +167,9 @@ fn what_stays_without_a_socket_is_found() {
         Box::new(()) as Box<dyn Any>
     };
     assert!(!is_reused_after(&pool, leave));
+    if !has_ipv6() {
+        return;
+    }
     let leave = |_: &str, pid: &str| {
         within(pid, || {
             let socket = UdpSocket::bind("[::]:0").unwrap();
@@ -222,6 +228,9 @@ fn a_network_of_which_somebody_keeps_a_socket_is_not_used_again() {
 fn no_change_is_missed(pool: &Pool, configure: impl Fn(&mut Value)) {
     for change in ["ip addr add 10.9.9.9/32 dev lo", "ip -6 addr add fd00::9/128 dev lo", "ip link add dummy type veth"]
     {
+        if change.contains("-6") && !has_ipv6() {
+            continue;
+        }
         let act = |_: &str, pid: &str| {
             assert!(in_network_of(pid, change).status().unwrap().success());
             Box::new(()) as Box<dyn Any>

@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::{LOOK, Pool};
-use common::{Bundle, all_at_once, eventually, hierarchies, host, in_network_of, push};
+use common::{Bundle, all_at_once, eventually, has_ipv6, hierarchies, host, in_network_of, push};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -551,6 +551,9 @@ fn a_network_that_was_used_is_not_used_again() {
         "ping -c 1 127.0.0.1 >/dev/null",
         "wget -q -O - http://[::1]:9/ 2>/dev/null",
     ] {
+        if script.contains("[::1]") && !has_ipv6() {
+            continue;
+        }
         let right = |config: &mut Value| {
             for set in ["bounding", "effective", "permitted"] {
                 config["process"]["capabilities"][set] = json!(["CAP_NET_RAW"]);
@@ -600,6 +603,9 @@ fn a_network_that_somebody_else_has_changed_or_is_in_is_not_used_again() {
         "ip link add microrun0 type veth peer name microrun1",
         "echo 1 >/proc/sys/net/ipv4/conf/lo/rp_filter",
     ] {
+        if change.contains("-6") && !has_ipv6() {
+            continue;
+        }
         let act = |pid: &str| assert!(in_network_of(pid, change).status().unwrap().success(), "{change}");
         assert!(!is_reused_after(&pool, act), "{change}");
     }

@@ -666,6 +666,13 @@ pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> 
     }
 }
 
+/// Whether a new network namespace has an address of IPv6 once its loopback device is up.
+pub fn has_ipv6() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--net", BUSYBOX, "sh", "-c", "ip link set lo up && grep -q lo /proc/net/if_inet6"]);
+    output(command).code == 0
+}
+
 /// Runs `command` in the network namespace of the process `pid`, which must not be this test's: init is there before it is in its own.
 #[track_caller]
 pub fn in_network_of(pid: &str, command: &str) -> Command {
