@@ -307,7 +307,7 @@ fn the_runtimes_own_cpu_affinity_is_not_inherited() {
     }
     let mut command = std::process::Command::new("taskset");
     let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
-    command.args(["-c", "0"]).arg(run.get_program()).args(run.get_args());
+    command.args(["-c", &common::cpus()[0].to_string()]).arg(run.get_program()).args(run.get_args());
     assert_eq!(common::output(command).ok(), all);
 }
 

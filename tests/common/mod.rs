@@ -10,6 +10,8 @@ use microrun::container::idmap::user_namespace;
 use microrun::sys::mount::{self, Attributes};
 use microrun::sys::socket;
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::ffi::CString;
@@ -664,6 +666,12 @@ pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> 
         assert!(Instant::now() < deadline, "it is still {last:?} after 30 s and not {expected:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The CPUs that this process may use.
+pub fn cpus() -> Vec<usize> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).collect()
 }
 
 /// Whether a new network namespace has an address of IPv6 once its loopback device is up.
