@@ -674,6 +674,15 @@ pub fn cpus() -> Vec<usize> {
     (0..CpuSet::count()).filter(|cpu| allowed.is_set(*cpu).unwrap()).collect()
 }
 
+/// The devices of a new network namespace, sorted: some modules add one to each (ipip, sit).
+pub fn new_devices() -> Vec<String> {
+    let listed = host("unshare", &["--net", "cat", "/proc/self/net/dev"]);
+    let names = listed.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
+    let mut names: Vec<_> = names.collect();
+    names.sort();
+    names
+}
+
 /// Whether a new network namespace has an address of IPv6 once its loopback device is up.
 pub fn has_ipv6() -> bool {
     let mut command = Command::new("unshare");
