@@ -103,7 +103,7 @@ fn within<T: Send + 'static>(pid: &str, work: impl FnOnce() -> T + Send + 'stati
 
 #[test]
 fn a_network_that_nobody_has_used_or_could_change_is_used_again() {
-    let pool = pool!("--reuse-netns");
+    let pool = reusing_pool!();
     assert!(is_reused(&pool, "true", |_| {}));
     // What somebody else does in none of its namespaces is no reason.
     assert!(is_reused_after(&pool, |_, _| Box::new(())));
@@ -117,7 +117,7 @@ fn a_network_is_not_used_again_unless_that_is_asked_for() {
 
 #[test]
 fn it_looks_as_a_new_one_does() {
-    let pool = pool!("--reuse-netns");
+    let pool = reusing_pool!();
     let look = "look /proc/net/sockstat; \
                 cat /proc/net/dev /proc/net/snmp /proc/net/igmp /proc/net/if_inet6 /proc/net/unix; \
                 ip addr; ip route show table local; ls /sys/class/net";

@@ -461,7 +461,7 @@ const NAME: &str = "readlink /proc/self/ns/net";
 
 #[test]
 fn a_network_that_nobody_has_used_or_could_change_is_used_again() {
-    let pool = pool!("--parts", "1", "--reuse-netns");
+    let pool = reusing_pool!("--parts", "1");
     let bundle = known(&pool, 1, NAME, |_| {});
     let first = network_of(&pool, &bundle);
     for _ in 0..3 {
@@ -511,7 +511,7 @@ fn is_reused(pool: &Pool, script: &str, change: impl FnOnce(&mut Value)) -> bool
 
 #[test]
 fn a_network_that_a_container_could_change_is_not_used_again() {
-    let pool = pool!("--parts", "1", "--reuse-netns");
+    let pool = reusing_pool!("--parts", "1");
     assert!(is_reused(&pool, "true", |_| {}));
     for capability in ["CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_BPF", "CAP_SYS_MODULE"] {
         for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
@@ -590,7 +590,7 @@ fn is_reused_after(pool: &Pool, act: impl FnOnce(&str)) -> bool {
 
 #[test]
 fn a_network_that_somebody_else_has_changed_or_is_in_is_not_used_again() {
-    let pool = pool!("--parts", "1", "--reuse-netns");
+    let pool = reusing_pool!("--parts", "1");
     assert!(is_reused_after(&pool, |_| {}));
     for change in [
         "ip addr add 10.9.9.9/32 dev lo",

@@ -30,6 +30,7 @@ mod workshop;
 pub use client::{Got, Wanted, Wish, ask, given, remove_orphan, run};
 pub use lease::{Pool, Running, Sandbox, Stdio};
 pub use memory::Bounds;
+pub use network::unknown_protocol;
 pub use pace::Pace;
 pub use server::{Settings, serve};
 

@@ -213,10 +213,15 @@ fn open_files(look: Look) -> Result<Files> {
     look.files().iter().map(open).collect()
 }
 
-/// Fails if there is a protocol of which it is not known what it leaves behind. The figures are those of the whole machine, or of sockets.
-fn require_known(protocols: &str) -> Result<()> {
+/// The first protocol that /proc/net/protocols lists of which it is not known what it leaves behind: where there is one, no network namespace is used
+/// again that is looked at for everything. The figures there are those of the whole machine, or of sockets.
+pub fn unknown_protocol(protocols: &str) -> Option<&str> {
     let mut names = protocols.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-    match names.find(|name| !KNOWN.contains(name)) {
+    names.find(|name| !KNOWN.contains(name))
+}
+
+fn require_known(protocols: &str) -> Result<()> {
+    match unknown_protocol(protocols) {
         Some(name) => {
             Err(Error::new(Kind::WrongState, format!("it is not known what the protocol {name} leaves behind")))
         }

@@ -302,11 +302,35 @@ fn lab_or_skip() -> Option<Lab> {
     }
 }
 
+/// Whether this machine's pools may use a network namespace again.
+///
+/// # Errors
+/// Why not: a module for some protocol is loaded.
+pub fn require_reuse() -> Result<(), String> {
+    match microrun::pool::unknown_protocol(&fs::read_to_string("/proc/net/protocols").unwrap()) {
+        Some(name) => {
+            Err(format!("it is not known what the protocol {name}, which this machine has, leaves in a network"))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The arguments of a `run` that only a pool can serve.
 pub fn run_args<'a>(bundle: &'a Bundle, options: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["run", "--pool=require", "--bundle", bundle.path.to_str().unwrap()];
     args.extend(options);
     args
+}
+
+/// A pool that uses networks again, or the end of a test that cannot have one.
+#[macro_export]
+macro_rules! reusing_pool {
+    ($($option:expr),*) => {{
+        if let Err(why) = common::pool::require_reuse() {
+            skip!("{why}");
+        }
+        pool!($($option,)* "--reuse-netns")
+    }};
 }
 
 /// A pool, or the end of a test that cannot have one.
