@@ -192,7 +192,7 @@ fn a_container_that_ends_while_it_is_joined() {
     let mut slow = Command::new("strace");
     slow.args(["-f", "-o", trace.to_str().unwrap(), "-e", "trace=setns,clone3"]);
     // Between the stage, which enters the namespaces, and the process that it clones.
-    slow.args(["-e", "inject=clone3:delay_enter=1000000"]).arg(exec.get_program()).args(exec.get_args());
+    slow.args(["-e", "inject=clone3:delay_enter=3000000"]).arg(exec.get_program()).args(exec.get_args());
     let slow = slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     eventually(|| fs::read_to_string(&trace).is_ok_and(|text| text.contains("setns(")));
     lab.microrun(&["kill", &bundle.id, "KILL"]).ok();

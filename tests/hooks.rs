@@ -305,11 +305,7 @@ fn a_failure_after_the_program_began_ends_it() {
     lab.created(&bundle);
     assert!(lab.microrun(&["start", &bundle.id]).failed().contains("poststart hook #0"));
     // `start` has killed it; the kernel may take a moment.
-    let stopped = || lab.status(&bundle.id) == "stopped";
-    assert!((0..100).any(|_| stopped() || {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        false
-    }));
+    common::eventually(|| lab.status(&bundle.id) == "stopped");
     lab.microrun(&["delete", &bundle.id]).ok();
 }
 

@@ -82,9 +82,11 @@ fn every_way_to_start_takes_them() {
     let pool = pool!("--parts", "2");
     let bundle = known(&pool, 2, "sleep 1000", |_| {});
     for way in ["create", "run"] {
-        let (networks, cgroups) = (pool.networks(), cgroups(&pool));
-        let id = format!("{}-{way}", bundle.id);
-        let pid = started(&pool, &bundle, &id, way);
+        let (networks, cgroups, id, pid) = pool.lending(|attempt| {
+            await_parts(&pool, 2, 2);
+            let id = format!("{}-{way}{attempt}", bundle.id);
+            (pool.networks(), cgroups(&pool), id.clone(), started(&pool, &bundle, &id, way))
+        });
         let (network, cgroup) = place_of(&pid);
         assert!(networks.contains(&network), "{way}: {network}, {networks:?}");
         assert!(cgroups.contains(&cgroup), "{way}: {cgroup}, {cgroups:?}");
@@ -107,8 +109,10 @@ fn a_program_that_asks_before_it_begins_gets_them() {
     let pool = pool!("--parts", "2");
     let bundle = known(&pool, 2, "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags", |_| {});
     for count in 1..4 {
-        let (networks, cgroups) = (pool.networks(), cgroups(&pool));
-        let told = run(&pool, &bundle).ok();
+        let (networks, cgroups, told) = pool.lending(|_| {
+            await_parts(&pool, 2, 2);
+            (pool.networks(), cgroups(&pool), run(&pool, &bundle).ok())
+        });
         let (network, flags) = told.split_once('\n').unwrap();
         assert!(networks.contains(network), "{network}, {networks:?}");
         assert_eq!(flags, "0x9");
@@ -130,10 +134,11 @@ fn any_bundle_gets_a_network() {
     let pool = pool!("--parts", "2", "--reuse-netns");
     let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
     for way in ["create", "run"] {
-        pool.await_networks(2);
-        let networks = pool.networks();
-        let id = format!("{}-{way}", bundle.id);
-        let pid = started(&pool, &bundle, &id, way);
+        let (networks, id, pid) = pool.lending(|attempt| {
+            pool.await_networks(2);
+            let id = format!("{}-{way}{attempt}", bundle.id);
+            (pool.networks(), id.clone(), started(&pool, &bundle, &id, way))
+        });
         let (network, _) = place_of(&pid);
         assert!(networks.contains(&network), "{way}: {network}, {networks:?}");
         if way == "create" {
@@ -147,9 +152,10 @@ fn any_bundle_gets_a_network() {
     let bundle = pool.lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", script]));
     let path = bundle.operand();
     for args in [&["run", path.as_str()][..], &["run", "--no-new-keyring", &path]] {
-        pool.await_networks(2);
-        let networks = pool.networks();
-        let told = pool.microrun(args).ok();
+        let (networks, told) = pool.lending(|_| {
+            pool.await_networks(2);
+            (pool.networks(), pool.microrun(args).ok())
+        });
         let (network, flags) = told.split_once('\n').unwrap();
         assert!(networks.contains(network), "{network}, {networks:?}");
         assert_eq!(flags, "0x9");
@@ -282,7 +288,10 @@ fn a_network_is_as_a_cold_start_makes_it() {
         };
         text.lines().filter(differ).map(str::to_owned).collect::<Vec<_>>()
     };
-    let lent = keep(run(&pool, &bundle).ok());
+    let lent = pool.lending(|_| {
+        await_parts(&pool, 1, 1);
+        keep(run(&pool, &bundle).ok())
+    });
     let cold = keep(pool.microrun(&["run", "--pool=off", &path]).ok());
     assert_eq!(parts(&pool)["served"], 1);
     assert!(lent.len() > 300 && lent.iter().any(|line| line.ends_with("ip_forward 1")), "{}", lent.len());

@@ -302,17 +302,19 @@ fn a_network_namespace_comes_from_a_pool() {
     let mut pool = pool!("--parts", "2");
     let socket = pool.socket();
     let served = |pool: &Pool| pool.status()["parts"]["served"].as_u64().unwrap();
-    pool.await_networks(2);
-    let before = pool.networks();
-    let network = network_of_one(&pool.lab, &socket, "");
+    let lent = |socket: &Path, options: &str| {
+        pool.lending(|_| {
+            pool.await_networks(2);
+            (pool.networks(), network_of_one(&pool.lab, socket, options))
+        })
+    };
+    let (before, network) = lent(&socket, "");
     assert!(before.contains(&network), "{network}, {before:?}");
     // It is lent once.
     eventually(|| !pool.networks().contains(&network));
-    pool.await_networks(2);
     // As the options say, whatever the environment says.
     let none = pool.lab.path("none/socket");
-    let before = pool.networks();
-    let network = network_of_one(&pool.lab, &none, &format!("Pool = \"{}\"", socket.display()));
+    let (before, network) = lent(&none, &format!("Pool = \"{}\"", socket.display()));
     assert!(before.contains(&network), "{network}, {before:?}");
     assert_eq!(served(&pool), 2);
     pool.await_networks(2);

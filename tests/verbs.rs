@@ -155,7 +155,7 @@ fn a_pause_that_is_overtaken() {
         // Long enough after telling the kernel for the other verb to come in between.
         let pause = lab.command(&["pause", &bundle.id]);
         let mut slow = Command::new("strace");
-        slow.args(["-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=1000000"]);
+        slow.args(["-f", "-o", "/dev/null", "-e", "trace=write", "-e", "inject=write:delay_exit=3000000:when=1"]);
         slow.arg(pause.get_program()).args(pause.get_args());
         let mut slow = Guard(slow.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
         eventually_is(|| status(&lab, &bundle), &"paused".to_owned());

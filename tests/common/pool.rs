@@ -191,6 +191,21 @@ impl Pool {
         eventually(|| of_bundle(&self.status()) == count as u64);
     }
 
+    /// What `start` brings once the pool has lent something for it: who asks for parts waits for a tenth of a second and rightly
+    /// does without then, which a busy machine takes now and then. It gets the number of the attempt.
+    pub fn lending<T>(&self, mut start: impl FnMut(usize) -> T) -> T {
+        let served = || self.status()["parts"]["served"].as_u64().unwrap();
+        let before = served();
+        let mut started = start(0);
+        for attempt in 1..10 {
+            if served() > before {
+                break;
+            }
+            started = start(attempt);
+        }
+        started
+    }
+
     /// How many sandboxes it has given away.
     pub fn served(&self) -> u64 {
         self.status()["bundles"].as_array().unwrap().iter().map(|one| one["served"].as_u64().unwrap()).sum()
