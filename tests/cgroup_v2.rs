@@ -6,14 +6,13 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, push};
+use common::{Bundle, Guard, Lab, Output, eventually, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 /// Where the v2 hierarchy is mounted.
 fn mount_point() -> Option<&'static Path> {
@@ -244,9 +243,16 @@ fn huge_pages_are_limited() {
 #[test]
 fn rdma_is_limited() {
     need!("rdma");
-    if fs::read_dir("/sys/class/infiniband").map_or(0, Iterator::count) == 0 {
+    let devices = fs::read_dir("/sys/class/infiniband").into_iter().flatten().flatten();
+    let Some(device) = devices.map(|entry| entry.file_name().into_string().unwrap()).min() else {
         skip!("this machine has no RDMA device");
-    }
+    };
+    let lab = lab!();
+    let mut resources = json!({"rdma": {}});
+    resources["rdma"][&device] = json!({"hcaHandles": 3, "hcaObjects": 10000});
+    let (_, cgroup) = sleeper(&lab, |config| limit(config, resources));
+    let limits = read(&cgroup, "rdma.max");
+    assert!(limits.lines().any(|line| line == format!("{device} hca_handle=3 hca_object=10000")), "{limits}");
 }
 
 #[test]
@@ -451,18 +457,6 @@ fn all_processes_are_killed_without_a_pid_namespace() {
     assert!(!cgroup.exists());
 }
 
-/// Reads lines of a program's stdout until one satisfies `wanted`; the program is ended then.
-fn read_until(mut child: Child, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let found = lines.map_while(Result::ok).find_map(|line| {
-        let line: Value = serde_json::from_str(&line).ok()?;
-        wanted(&line).then_some(line)
-    });
-    let _ = child.kill();
-    let _ = child.wait();
-    found
-}
-
 #[test]
 fn running_out_of_memory_is_an_event() {
     need!("memory");
@@ -487,23 +481,20 @@ fn running_out_of_memory_is_an_event() {
 
 #[test]
 fn events_end_with_the_container() {
-    need!("memory");
+    need!();
     let lab = lab!();
     let (bundle, _) = sleeper(&lab, |_| {});
     let mut events = lab.command(&["events", "--interval", "100ms", &bundle.id]);
-    let events = events.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
-    let id = bundle.id.clone();
-    let killer = lab.command(&["kill", &id, "KILL"]);
-    let found = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut killer = killer;
-            std::thread::sleep(Duration::from_millis(300));
-            killer.status().unwrap()
-        });
-        // No line is such: the answer comes when the program ends by itself.
-        read_until(events, |line| line["type"] == "end")
-    });
-    assert_eq!(found, None);
+    let mut events = Guard(events.stdout(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap());
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut next = || lines.next().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    assert_eq!(next().unwrap()["type"], "stats");
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    // It ends by itself.
+    while let Some(line) = next() {
+        assert_eq!(line["type"], "stats", "{line}");
+    }
+    assert!(events.wait().unwrap().success());
 }
 
 #[test]
