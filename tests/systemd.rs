@@ -263,6 +263,27 @@ fn limits_are_updated_in_both_places() {
     check("after a refused update");
 }
 
+/// As Kubernetes names it for every container.
+#[test]
+fn a_container_that_is_killed_as_one_can_be_updated() {
+    let lab = systemd_lab!();
+    let unified = json!({"memory.oom.group": "1", "memory.high": "50331648"});
+    let bundle = bundle(&lab, |config| config["linux"]["resources"]["unified"] = unified.clone());
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    assert_eq!(read(&cgroup, "memory.oom.group"), "1");
+    let update = |unified: Value| {
+        let resources = bundle.path.join("resources.json");
+        fs::write(&resources, json!({"unified": unified}).to_string()).unwrap();
+        microrun(&lab, &["update", "--resources", resources.to_str().unwrap(), &bundle.id])
+    };
+    update(json!({"memory.oom.group": "0", "memory.high": "67108864"})).ok();
+    assert_eq!(property(&unit(&bundle), "MemoryHigh"), "67108864");
+    assert_eq!((&*read(&cgroup, "memory.oom.group"), &*read(&cgroup, "memory.high")), ("0", "67108864"));
+    // The old limits are set again in the same way.
+    let error = update(json!({"memory.oom.group": "1", "memory.high": "50331648", "no.such": "1"})).failed();
+    assert!(error.contains("no.such") && !error.contains("set the old limits again"), "{error}");
+}
+
 #[test]
 fn devices_stay_what_they_are_after_a_reload() {
     let lab = systemd_lab!();

@@ -255,6 +255,7 @@ fn compile_unit(
     if let Some(annotations) = request.annotations {
         properties.extend(systemd::unit::annotated_properties(annotations)?);
     }
+    properties.extend(systemd::unit::oom_policy(resources));
     properties.extend(systemd::unit::resource_properties(resources, version, Some(policy))?);
     let unit = systemd::Unit { name: place.unit, user: request.rootless };
     Ok((Place::Absolute(place.path), UnitPlan { unit, properties }))

@@ -163,8 +163,14 @@ pub fn annotated_properties(annotations: &HashMap<String, String>) -> Result<Vec
     Ok(properties)
 }
 
-/// linux.resources as properties, as far as systemd knows them; the rest is written to cgroup files alone. Without
-/// `policy`, device rules stay as they are.
+/// What of linux.resources systemd takes at the start of a scope alone: afterwards, a call that names it is refused whole.
+pub fn oom_policy(resources: &LinuxResources) -> Option<Property> {
+    let kills = resources.unified().as_ref()?.get("memory.oom.group")?.trim() == "1";
+    Some(Property::new("OOMPolicy", Value::str(if kills { "kill" } else { "continue" })).since(253))
+}
+
+/// linux.resources as properties, as far as systemd knows them and takes them at any time; the rest is written to cgroup
+/// files alone. Without `policy`, device rules stay as they are.
 ///
 /// # Errors
 /// A value that is out of systemd's range.
@@ -341,11 +347,6 @@ fn unified_properties(resources: &LinuxResources) -> Result<Vec<Property>> {
                 properties.push(Property::new(name, Value::bytes(&bitmap(text, &field)?)).since(244));
                 continue;
             }
-            "memory.oom.group" => {
-                let policy = if text == "1" { "kill" } else { "continue" };
-                properties.push(Property::new("OOMPolicy", Value::str(policy)).since(253));
-                continue;
-            }
             "cpu.weight" if !idle => "CPUWeight",
             "memory.high" => "MemoryHigh",
             "memory.low" => "MemoryLow",
@@ -404,10 +405,10 @@ mod tests {
                 "CPUQuotaPeriodUSec=5000",
                 "CPUQuotaPerSecUSec=18446744073709551615",
                 "MemoryHigh=18446744073709551615",
-                "OOMPolicy=\"kill\"",
                 "TasksMax=1",
             ]
         );
+        assert_eq!(text(oom_policy(&resources).as_slice()), ["OOMPolicy=\"kill\""]);
         let resources =
             serde_json::from_str(r#"{"memory": {"limit": -1}, "cpu": {"shares": 7}, "blockIO": {"weight": 20}}"#)
                 .unwrap();
@@ -415,6 +416,7 @@ mod tests {
             text(&resource_properties(&resources, Version::V1, None).unwrap()),
             ["MemoryLimit=18446744073709551615", "CPUShares=7", "BlockIOWeight=20"]
         );
+        assert_eq!(oom_policy(&resources), None);
         assert_eq!((rounded_quota(1234, 100_000), rounded_quota(5000, 0), rounded_quota(-1, 5)), (2000, 5000, -1));
     }
 
