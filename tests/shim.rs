@@ -62,8 +62,28 @@ struct CreateTaskRequest {
 struct ProcessRequest {
     #[prost(string, tag = "1")]
     id: String,
+    #[prost(string, tag = "2")]
+    exec_id: String,
     #[prost(uint32, tag = "3")]
     signal: u32,
+}
+
+impl ProcessRequest {
+    fn of(bundle: &Bundle) -> Self {
+        Self { id: bundle.id.clone(), ..Self::default() }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ExecProcessRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    exec_id: String,
+    #[prost(bool, tag = "3")]
+    terminal: bool,
+    #[prost(message, optional, tag = "7")]
+    spec: Option<Any>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -177,7 +197,7 @@ impl Shim {
     #[track_caller]
     fn start_task(&mut self, request: CreateTaskRequest) -> u32 {
         let pid = self.call("Create", &request);
-        assert_eq!(self.call("Start", &ProcessRequest { id: request.id, signal: 0 }), pid);
+        assert_eq!(self.call("Start", &ProcessRequest { id: request.id, ..Default::default() }), pid);
         pid
     }
 
@@ -198,16 +218,16 @@ impl Shim {
     /// Ends and removes a container.
     #[track_caller]
     fn delete(&mut self, bundle: &Bundle) {
-        let process = |signal| ProcessRequest { id: bundle.id.clone(), signal };
-        self.call("Kill", &process(9));
-        assert_eq!(self.call("Wait", &process(0)), 137);
-        self.call("Delete", &process(0));
+        let process = ProcessRequest::of(bundle);
+        self.call("Kill", &ProcessRequest { signal: 9, ..process.clone() });
+        assert_eq!(self.call("Wait", &process), 137);
+        self.call("Delete", &process);
     }
 
     /// Ends the shim, which has no container any more.
     #[track_caller]
     fn end(mut self, bundle: &Bundle) {
-        self.call("Shutdown", &ProcessRequest { id: bundle.id.clone(), signal: 0 });
+        self.call("Shutdown", &ProcessRequest::of(bundle));
         assert_eq!(self.socket.read(&mut [0]).unwrap_or(0), 0);
         let left = fs::read_dir(self.root.join(NAMESPACE)).map_or(0, |entries| entries.flatten().count());
         assert_eq!(left, 0, "{}", self.root.display());
@@ -249,11 +269,36 @@ fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
     let out = lab.path("out");
     let stdout = format!("file://{}", out.display());
     shim.start_task(CreateTaskRequest { terminal: true, stdout, ..shim.request(&bundle) });
-    let process = ProcessRequest { id: bundle.id.clone(), signal: 0 };
+    let process = ProcessRequest::of(&bundle);
     assert_eq!(shim.call("Wait", &process), 0);
     shim.call("Delete", &process);
     let said = fs::read_to_string(out).unwrap();
     assert!(said.starts_with("begin") && said.ends_with("9998\r\n9999\r\nend\r\n"), "{said}");
+    shim.end(&bundle);
+}
+
+/// As clients have it that take the process of the container for another.
+#[test]
+fn an_exec_has_a_terminal_if_the_request_says_so() {
+    let lab = lab!();
+    let bundle = sleeper(&lab);
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    shim.run(&bundle);
+    let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+    for (exec_id, said, terminal) in [("a", true, false), ("b", false, true), ("c", true, true)] {
+        let mut process = config["process"].clone();
+        process["terminal"] = json!(said);
+        process["args"] = json!(["sh", "-c", "test -t 0"]);
+        let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
+        let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
+        let spec = Some(spec);
+        shim.call("Exec", &ExecProcessRequest { id, exec_id: exec_id.clone(), terminal, spec });
+        let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
+        shim.call("Start", &process);
+        assert_eq!(shim.call("Wait", &process), u32::from(!terminal), "{process:?}");
+        shim.call("Delete", &process);
+    }
+    shim.delete(&bundle);
     shim.end(&bundle);
 }
 

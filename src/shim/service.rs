@@ -157,8 +157,10 @@ impl Shim {
 
     fn exec(&self, request: m::ExecProcessRequest) -> Reply<m::Empty> {
         let text = request.spec.as_ref().map(|spec| spec.value.as_slice()).unwrap_or_default();
-        let (spec, warnings) = spec::parse_process(text)?;
+        let (mut spec, warnings) = spec::parse_process(text)?;
         warnings.iter().for_each(log::warn);
+        // As with runc's shim, for clients that take the process of the container for another.
+        spec.set_terminal(Some(request.terminal));
         let mut tasks = self.tasks();
         let task = task(&mut tasks, &request.id)?;
         if task.execs.contains_key(&request.exec_id) || request.exec_id.is_empty() {
