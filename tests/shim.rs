@@ -87,6 +87,18 @@ struct ExecProcessRequest {
 }
 
 #[derive(Clone, PartialEq, Message)]
+struct ResizePtyRequest {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    exec_id: String,
+    #[prost(uint32, tag = "3")]
+    width: u32,
+    #[prost(uint32, tag = "4")]
+    height: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
 struct UpdateTaskRequest {
     #[prost(string, tag = "1")]
     id: String,
@@ -292,12 +304,16 @@ fn an_exec_has_a_terminal_if_the_request_says_so() {
         let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
         let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
         let spec = Some(spec);
-        shim.call("Exec", &ExecProcessRequest { id, exec_id: exec_id.clone(), terminal, spec });
+        shim.call("Exec", &ExecProcessRequest { id: id.clone(), exec_id: exec_id.clone(), terminal, spec });
+        // A size that nobody has a use for, or not yet, is no failure.
+        shim.call("ResizePty", &ResizePtyRequest { id, exec_id: exec_id.clone(), width: 80, height: 25 });
         let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
         shim.call("Start", &process);
         assert_eq!(shim.call("Wait", &process), u32::from(!terminal), "{process:?}");
         shim.call("Delete", &process);
     }
+    let (width, height) = (80, 25);
+    shim.call("ResizePty", &ResizePtyRequest { width, height, id: bundle.id.clone(), exec_id: String::new() });
     shim.delete(&bundle);
     shim.end(&bundle);
 }

@@ -164,14 +164,12 @@ impl Io {
         self.stdin = None;
     }
 
-    /// Gives the terminal another size.
+    /// Gives the terminal, if there is one, another size.
     ///
     /// # Errors
-    /// A process without a terminal.
+    /// Those of ioctl(2).
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
-        let Some(terminal) = &self.terminal else {
-            return Err(Error::new(Kind::WrongState, "the process has no terminal"));
-        };
+        let Some(terminal) = &self.terminal else { return Ok(()) };
         sys_fs::set_terminal_size(terminal.as_raw_fd(), rows, columns).doing(|| "resize the terminal")
     }
 
