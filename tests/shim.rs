@@ -106,6 +106,12 @@ struct UpdateTaskRequest {
     resources: Option<Any>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+struct DeleteResponse {
+    #[prost(uint32, tag = "2")]
+    exit_status: u32,
+}
+
 /// The answers to Create, Start and Wait
 #[derive(Clone, PartialEq, Message)]
 struct Number {
@@ -287,6 +293,24 @@ fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
     let said = fs::read_to_string(out).unwrap();
     assert!(said.starts_with("begin") && said.ends_with("9998\r\n9999\r\nend\r\n"), "{said}");
     shim.end(&bundle);
+}
+
+/// containerd leaves everything where it is if there is no answer.
+#[test]
+fn what_cannot_be_deleted_does_not_keep_the_rest() {
+    let lab = lab!();
+    let bundle = lab.path("bundle");
+    fs::create_dir_all(bundle.join("rootfs")).unwrap();
+    // Containers cannot be looked for below a file.
+    fs::write(lab.path("file"), "").unwrap();
+    fs::write(bundle.join("microrun-root"), lab.path("file").to_str().unwrap()).unwrap();
+    let script = "mount -t tmpfs none rootfs && \"$0\" -namespace test -id x delete && ! mountpoint -q rootfs";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script]).arg(program()).current_dir(&bundle).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("not a directory"), "{output:?}");
+    assert_eq!(DeleteResponse::decode(&*output.stdout).unwrap().exit_status, 137);
 }
 
 /// As clients have it that take the process of the container for another.

@@ -65,7 +65,8 @@ pub(super) fn info() -> Result<()> {
     say(&info.encode_to_vec())
 }
 
-/// `delete`: removes what is left of a container whose shim is gone.
+/// `delete`: removes what is left of a container whose shim is gone. What cannot be removed is told on standard error, where
+/// containerd looks for warnings: it would keep bundle and mounts of a container whose `delete` gives no answer.
 pub(super) fn delete(arguments: &Arguments) -> Result<()> {
     let bundle = match arguments.bundle.as_str() {
         "" => std::env::current_dir().doing(|| "find the working directory")?,
@@ -77,10 +78,11 @@ pub(super) fn delete(arguments: &Arguments) -> Result<()> {
     }
     let store = store(&options, &arguments.namespace);
     let init = store.find(&arguments.id).and_then(|entry| entry.init()).ok().flatten();
-    for warning in manage::delete(&store, &arguments.id, true, false)? {
-        eprintln!("{warning}");
+    let deleted = manage::delete(&store, &arguments.id, true, false).unwrap_or_else(|error| vec![error]);
+    let unmounted = rootfs::unmount_all(&bundle.join("rootfs"));
+    for problem in deleted.into_iter().chain(unmounted.err()) {
+        eprintln!("{problem}");
     }
-    rootfs::unmount_all(&bundle.join("rootfs"))?;
     remove_socket(&bundle);
     let response = DeleteResponse {
         pid: init.map_or(0, |init| init.pid.unsigned_abs()),
