@@ -353,3 +353,26 @@ fn root_leaves_out_groups_that_cannot_be_set() {
         assert!(output.stderr.contains(told), "{output:?}");
     }
 }
+
+/// Whoever says that he has the rights of root still cannot load a device program there.
+#[test]
+fn root_of_a_user_namespace_does_without_a_device_program() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["true"]);
+        // Without a path, it is one for eBPF on hybrid machines too.
+        config["linux"]["cgroupsPath"] = json!("");
+        config["linux"]["resources"] = json!({});
+    });
+    let run = lab.command(&[
+        "--rootless=false",
+        "run",
+        "--no-new-keyring",
+        "--bundle",
+        bundle.path.to_str().unwrap(),
+        &bundle.id,
+    ]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]).arg(run.get_program()).args(run.get_args());
+    output(command).ok();
+}

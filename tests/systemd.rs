@@ -10,6 +10,8 @@ use common::{Bundle, Lab, Output, eventually, host, output, push};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -432,6 +434,56 @@ fn a_path_of_another_form_is_refused() {
         let bundle = lab.bundle(|config| config["linux"]["cgroupsPath"] = json!(path));
         let error = microrun(&lab, &["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]).failed();
         assert!(error.contains("linux.cgroupsPath"), "{path}: {error}");
+    }
+}
+
+/// A systemd that says where its cgroup is, and nothing else.
+fn manager_in(cgroup: &'static str, socket: &Path) {
+    fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(socket).unwrap();
+    let answer = move |mut stream: UnixStream| {
+        let asked = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
+        stream.read_exact(&mut [0; 32][..asked.len()]).unwrap();
+        stream.write_all(b"DATA\r\nOK 0\r\n").unwrap();
+        let mut asked = [0; 1024];
+        assert_ne!(stream.read(&mut asked).unwrap(), 0);
+        // The answer to the first call: a variant that is a string.
+        let length = (cgroup.len() as u32).to_le_bytes();
+        let body = [b"\x01s\0\0", &length[..], cgroup.as_bytes(), b"\0"].concat();
+        let header = [b"l\x02\0\x01", &(body.len() as u32).to_le_bytes()[..], b"\x01\0\0\0\x0f\0\0\0"].concat();
+        let fields = b"\x05\x01u\0\x01\0\0\0\x08\x01g\0\x01v\0\0";
+        stream.write_all(&[&header[..], fields, &body].concat()).unwrap();
+    };
+    std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
+}
+
+/// Docker in a container that has its own systemd, and rootless Podman, are both root of a user namespace.
+#[test]
+fn root_of_a_user_namespace_asks_the_systemd_that_is_his() {
+    if booted() {
+        skip!("this machine is run by systemd");
+    }
+    let lab = lab!();
+    let managers = [
+        (None, false),
+        (Some("/user.slice/user-0.slice/user@0.service"), false),
+        (Some("/user.slice/user-1000.slice/user@1000.service"), true),
+    ];
+    for (manager, is_users) in managers {
+        let bundle = bundle(&lab, |_| {});
+        let runtime = lab.path(format!("run-{}", bundle.id));
+        if let Some(cgroup) = manager {
+            manager_in(cgroup, &runtime.join("systemd/private"));
+        }
+        let run = lab.command(&["--systemd-cgroup", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user"]).arg(run.get_program()).args(run.get_args());
+        command.env_remove("DBUS_SESSION_BUS_ADDRESS").env_remove("XDG_RUNTIME_DIR");
+        if manager.is_some() {
+            command.env("XDG_RUNTIME_DIR", &runtime);
+        }
+        let error = output(command).failed();
+        assert_eq!(error.contains("is this machine run by systemd"), !is_users, "{error}");
     }
 }
 

@@ -7,7 +7,7 @@ use super::systemd::Unit;
 use super::tree;
 use super::write::Target;
 use crate::error::Doing;
-use crate::sys::bpf;
+use crate::sys::{bpf, pidfd};
 use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
@@ -167,7 +167,8 @@ impl Cgroup {
         let (Some(devices), Some(directory)) = (&self.devices, self.join.born_in()) else { return Ok(()) };
         let path = self.handle.unified.as_deref().unwrap_or(Path::new(""));
         match attach(directory, path, devices, self.used) {
-            Err(_) if self.devices_optional => Ok(()),
+            // Nobody in a user namespace may load one; whoever is there has no devices of the host's to make either.
+            Err(_) if self.devices_optional || !pidfd::in_initial_user_namespace() => Ok(()),
             result => result,
         }
     }

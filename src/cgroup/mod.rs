@@ -24,6 +24,7 @@ pub mod layout;
 pub mod limits;
 pub mod plan;
 pub mod program;
+pub mod rootless;
 pub mod stats;
 pub mod systemd;
 mod tree;
@@ -35,6 +36,7 @@ pub use handle::Handle;
 pub use join::Join;
 pub use layout::Layout;
 pub use plan::{CgroupPlan, Driver, Request, compile};
+pub use rootless::is_rootless;
 
 #[cfg(test)]
 mod tests;

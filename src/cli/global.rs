@@ -2,10 +2,11 @@
 
 use super::grammar::Flag;
 use super::parse::{Words, invalid, truth};
+use crate::cgroup::rootless::is_real_root;
+use crate::cgroup::{self, Driver};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::path;
-use crate::sys::pidfd;
 use nix::unistd::geteuid;
 use std::cell::OnceCell;
 use std::env;
@@ -66,7 +67,12 @@ impl Global {
 
     /// Whether to go on where cgroups may not be made or written to.
     pub fn rootless(&self) -> bool {
-        *self.rootless.get_or_init(|| !is_real_root())
+        *self.rootless.get_or_init(|| cgroup::is_rootless(self.driver()))
+    }
+
+    /// Who makes the cgroups.
+    pub fn driver(&self) -> Driver {
+        if self.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs }
     }
 }
 
@@ -119,11 +125,6 @@ fn default_root() -> Result<PathBuf> {
 /// Root of a user namespace that goes by the name of root wants root's directories.
 fn is_called_root() -> bool {
     geteuid().is_root() && env::var_os("USER").is_some_and(|name| name == "root")
-}
-
-/// Root, and in the initial user namespace.
-fn is_real_root() -> bool {
-    geteuid().is_root() && pidfd::in_initial_user_namespace()
 }
 
 #[cfg(test)]

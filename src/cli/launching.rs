@@ -2,7 +2,6 @@
 
 use super::global::Global;
 use super::parse::Words;
-use crate::cgroup::Driver;
 use crate::container::activation::Activation;
 use crate::container::notify;
 use crate::container::parts::Lender;
@@ -55,6 +54,9 @@ pub fn options(global: &Global, words: &Words, id: &str, bundle: PathBuf) -> Res
 
 /// The container `id` of `bundle`, with no options at all.
 pub fn bare(global: &Global, id: &str, bundle: PathBuf) -> Options {
-    let driver = if global.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs };
-    Options { driver, rootless: global.rootless(), ..Options::new(Store::new(&global.root), id, bundle) }
+    Options {
+        driver: global.driver(),
+        rootless: global.rootless(),
+        ..Options::new(Store::new(&global.root), id, bundle)
+    }
 }

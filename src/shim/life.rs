@@ -10,7 +10,7 @@ use super::service::{Reply, Shim, find, not_found, store, task, wait_response, w
 use super::stream::Stream;
 use super::task::{Body, Existing, Exit, Freezing, Phase, Process, Task, Tasks};
 use super::ttrpc::{Code, Status};
-use crate::cgroup::Driver;
+use crate::cgroup;
 use crate::container::exec::{self, Running, Wanted};
 use crate::container::prepare;
 use crate::container::resident::{self, Created, Resident};
@@ -114,7 +114,8 @@ impl Shim {
         opened: &io::Opened,
     ) -> prepare::Options {
         prepare::Options {
-            driver: if options.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs },
+            driver: options.driver(),
+            rootless: self.is_rootless(options),
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             stdio: Some(Arc::clone(&opened.stdio)),
@@ -139,6 +140,11 @@ impl Shim {
 
     pub(super) fn owner<'a>(&'a self, id: &'a str, options: &Options) -> Owner<'a> {
         Owner { namespace: &self.namespace, id, uid: options.io_uid, gid: options.io_gid }
+    }
+
+    /// Whether to go on without cgroups that may not be made: containerd may be a user's, or a container's.
+    fn is_rootless(&self, options: &Options) -> bool {
+        !self.is_real_root && cgroup::is_rootless(options.driver())
     }
 
     fn store(&self, options: &Options) -> Store {
@@ -235,7 +241,7 @@ impl Shim {
             store: self.store(&options),
             id: id.to_owned(),
             wanted: Wanted::Given(spec),
-            rootless: false,
+            rootless: self.is_rootless(&options),
             detach: true,
             ignore_paused: true,
             preserve_fds: 0,

@@ -2,6 +2,7 @@
 //! message or by a file.
 
 use super::messages::{Any, CreateOptions, RuncOptions, RuntimeOptions};
+use crate::cgroup::Driver;
 use crate::container::parts::Lender;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pool;
@@ -69,6 +70,11 @@ fn refused(what: &str, why: &str) -> Error {
 }
 
 impl Options {
+    /// Who makes the cgroups.
+    pub fn driver(&self) -> Driver {
+        if self.systemd_cgroup { Driver::Systemd } else { Driver::Cgroupfs }
+    }
+
     /// Whom to ask for network namespaces. Cgroups are named by containerd.
     pub fn lender(&self) -> Option<Lender> {
         let socket = match self.pool.as_str() {

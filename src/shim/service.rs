@@ -9,6 +9,7 @@ use super::reactor::Reactor;
 use super::task::{Caller, Existing, Exit, Freezing, Phase, Process, Task, Tasks};
 use super::ttrpc::{Answer, Code, Connection, Status};
 use super::workers::Workers;
+use crate::cgroup::rootless::is_real_root;
 use crate::container::state::Store;
 use crate::error::Error;
 use crate::log;
@@ -30,6 +31,8 @@ pub(super) struct Shim {
     pub reactor: Arc<Reactor>,
     pub workers: Workers,
     pub events: Events,
+    /// Whether nothing about cgroups has to be found out.
+    pub(super) is_real_root: bool,
     tasks: Mutex<Tasks>,
     /// A process has ended, or one of its streams.
     pub(super) changed: Condvar,
@@ -45,7 +48,8 @@ pub(super) fn wrong_state(problem: impl Into<String>) -> Status {
 
 impl Shim {
     pub fn new(namespace: String, reactor: Arc<Reactor>, workers: Workers, events: Events) -> Self {
-        Self { namespace, reactor, workers, events, tasks: Mutex::default(), changed: Condvar::new() }
+        let is_real_root = is_real_root();
+        Self { namespace, reactor, workers, events, is_real_root, tasks: Mutex::default(), changed: Condvar::new() }
     }
 
     pub fn tasks(&self) -> MutexGuard<'_, Tasks> {

@@ -143,12 +143,20 @@ impl Connection {
         Err(Error::new(Kind::System, format!("ask systemd for {name}: {problem}")))
     }
 
+    /// The property `name` of the manager, if it is a string.
+    ///
+    /// # Errors
+    /// Those of [`Self::string_property`].
+    pub fn manager_property(&mut self, name: &str) -> Result<String> {
+        self.string_property(MANAGER.0, MANAGER.1, name)
+    }
+
     /// The version of the manager, the number alone.
     ///
     /// # Errors
     /// Those of [`Self::string_property`], or a version without a number.
     pub fn version(&mut self) -> Result<u32> {
-        let text = self.string_property(MANAGER.0, MANAGER.1, "Version")?;
+        let text = self.manager_property("Version")?;
         let digits: String =
             text.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
         digits.parse().map_err(|_| Error::new(Kind::System, format!("systemd's version {text:?} has no number")))

@@ -132,6 +132,18 @@ impl Unit {
     }
 }
 
+/// Whether a user's manager answers that belongs to somebody else than root, by the place of its cgroup, as the kernel and
+/// its bus number him the way this process does.
+pub fn has_users_manager() -> bool {
+    let cgroup = Connection::open(true).and_then(|mut connection| connection.manager_property("ControlGroup"));
+    cgroup.is_ok_and(|cgroup| owner(&cgroup).is_some_and(|uid| uid != 0))
+}
+
+/// Whose a cgroup is: a user's manager is in "user-UID.slice".
+fn owner(cgroup: &str) -> Option<u32> {
+    cgroup.rsplit('/').find_map(|name| name.strip_prefix("user-")?.strip_suffix(".slice")?.parse().ok())
+}
+
 /// The job that a call has started.
 fn job(answer: Result<Vec<Value>, Refusal>) -> Result<String, Refusal> {
     answer.map(|values| values.into_iter().next().map(Value::into_text).unwrap_or_default())
@@ -164,6 +176,14 @@ fn object_path(unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_tells_whose_manager_is_in_it() {
+        assert_eq!(owner("/user.slice/user-1000.slice/user@1000.service"), Some(1000));
+        assert_eq!(owner("/lxc/user-1000.slice/a/user.slice/user-0.slice/user@0.service/init.scope"), Some(0));
+        assert_eq!(owner("/system.slice/user-x.slice"), None);
+        assert_eq!(owner(""), None);
+    }
 
     #[test]
     fn units_have_object_paths() {
