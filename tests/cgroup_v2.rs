@@ -6,7 +6,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, Output, eventually, push};
+use common::{Bundle, Guard, Lab, Output, eventually, output, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -749,5 +749,43 @@ fn paths_of_cgroups() {
         assert_eq!(cgroup_of(pid), mount.join(place.unwrap_or(&bundle.id)), "{path} (we are in {own})");
         lab.microrun(&["delete", "--force", &bundle.id]).ok();
         assert!(!mount.join(place.unwrap_or(&bundle.id)).exists());
+    }
+}
+
+/// As below the root of a privileged container of Docker's, which holds that container's processes: enabling a controller there
+/// makes everything below threaded. Here it is so from the beginning, for not every machine has such a controller on v2.
+#[test]
+fn below_a_root_with_processes_a_container_lives_in_a_threaded_cgroup() {
+    let mount = need!();
+    let lab = lab!();
+    let parent = mount.join(lab.name());
+    let root = parent.join("root");
+    fs::create_dir_all(&root).unwrap();
+    for controller in read(&parent, "cgroup.controllers").split_whitespace() {
+        fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}")).unwrap();
+    }
+    if read(&root, "cgroup.controllers").is_empty() {
+        skip!("the root of the v2 hierarchy passes no controller on");
+    }
+    let inner = "set -e
+        mount -t cgroup2 none /sys/fs/cgroup; mkdir -p /sys/fs/cgroup/x; echo threaded >/sys/fs/cgroup/x/cgroup.type
+        bundle=$1 id=$2 path=/sys/fs/cgroup$3; shift 3
+        \"$@\" create --bundle $bundle $id </dev/null >/dev/null 2>$bundle/log || { cat $bundle/log; exit 1; }
+        \"$@\" start $id; \"$@\" pause $id; \"$@\" resume $id; \"$@\" exec $id true
+        cat $path/cgroup.type; wc -l <$path/cgroup.threads
+        \"$@\" delete --force $id; test ! -e $path";
+    let outer = "echo 0 >\"$1\"/cgroup.procs; shift; exec unshare -C -m \"$@\"";
+    for path in ["/b", "/a/b", "/a/c/b"] {
+        let bundle = lab.sleeping(|config| config["linux"]["cgroupsPath"] = json!(path));
+        let microrun = lab.command(&[]);
+        let mut command = Command::new("sh");
+        command.args(["-c", outer, "sh", root.to_str().unwrap(), "sh", "-c", inner, "sh"]);
+        command.args([bundle.path.to_str().unwrap(), &bundle.id, path]);
+        command.arg(microrun.get_program()).args(microrun.get_args());
+        let output = output(command);
+        assert_eq!((output.code, output.stdout.as_str()), (0, "threaded\n1"), "{path}: {output:?}");
+    }
+    for left in ["x", "a/c", "a", ""] {
+        eventually(|| fs::remove_dir(root.join(left)).is_ok() || !root.join(left).exists());
     }
 }

@@ -329,16 +329,17 @@ fn ancestors<'a>(mount: &'a Path, path: &'a Path) -> impl Iterator<Item = &'a Pa
 /// over here: a limit that needs it will say so.
 fn enable_controllers(plan: &CgroupPlan, directory: &Directory, target: &Target<'_>) -> Result<()> {
     let Directory { mount, path, writes, .. } = directory;
+    let mut is_below_root = path.parent() == Some(mount);
     if !plan.enable.is_empty() {
         let held = target.get("cgroup.controllers").doing(|| format!("read {}/cgroup.controllers", path.display()))?;
         if !plan.enable.iter().all(|controller| held.split_whitespace().any(|c| c == controller)) {
-            for above in std::iter::once(mount.as_path()).chain(ancestors(mount, path)) {
-                let fd = tree::open_directory(above).doing(|| format!("open {}", above.display()))?;
-                enable_below(&Target { directory: fd.as_fd(), path: above }, &plan.enable);
-            }
+            enable_at(mount, &plan.enable)?;
+            ancestors(mount, path).try_for_each(|above| enable_at(above, &plan.enable))?;
+            // The root of a cgroup namespace may hold processes, and has a type: what was enabled now may have made it threaded.
+            is_below_root = false;
         }
     }
-    if path.parent() == Some(mount) {
+    if is_below_root {
         return Ok(());
     }
     // Below a threaded cgroup a new one starts as "domain invalid" and takes no process (cgroup-v2.rst, "Threads").
@@ -353,9 +354,31 @@ fn enable_controllers(plan: &CgroupPlan, directory: &Directory, target: &Target<
             );
             Err(Error::config("linux.cgroupsPath", problem))
         }
-        "domain invalid" => target.put("cgroup.type", "threaded").doing(|| format!("make {} threaded", path.display())),
+        "domain invalid" => {
+            for above in ancestors(mount, path) {
+                make_threaded(above)?;
+                enable_at(above, &plan.enable)?;
+            }
+            make_threaded(path)
+        }
         _ => Ok(()),
     }
+}
+
+/// Makes a directory threaded that takes no process otherwise: each one below a threaded one has to be told.
+fn make_threaded(path: &Path) -> Result<()> {
+    let kind = std::fs::read_to_string(path.join("cgroup.type")).unwrap_or_default();
+    if kind.trim() != "domain invalid" {
+        return Ok(());
+    }
+    tree::put(path, "cgroup.type", "threaded").doing(|| format!("make {} threaded", path.display()))
+}
+
+/// Enables `controllers` for the children of the directory `path`.
+fn enable_at(path: &Path, controllers: &[String]) -> Result<()> {
+    let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
+    enable_below(&Target { directory: fd.as_fd(), path }, controllers);
+    Ok(())
 }
 
 /// Enables `controllers` for the children of `target`: all in one write or, if the kernel refuses one of them, each

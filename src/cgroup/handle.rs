@@ -88,6 +88,8 @@ impl Handle {
                 Err(Errno::ENOENT) if tree::is_covered(directory) => return Err(tree::covered(directory)),
                 Err(Errno::ENOENT) if directory.exists() => {}
                 Err(Errno::ENOENT) => return Ok(()),
+                // It is threaded.
+                Err(Errno::EOPNOTSUPP) => {}
                 Err(errno) => return Err(Error::system(format!("write {}/cgroup.kill", directory.display()), errno)),
             }
         }
