@@ -3,10 +3,13 @@
 use super::idmapped::{self, Mapping};
 use super::messages::Mount;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::fs::{c_path, open_resolved};
+use crate::sys::own;
 use crate::sys::process::unshare;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 /// The most bytes of options that mount(2) takes: a page, with its last byte.
 const PAGE: usize = 4096;
@@ -40,7 +43,7 @@ const FLAGS: [(&str, bool, MsFlags); 22] = [
     ("defaults", false, MsFlags::empty()),
 ];
 
-/// Mounts all of `mounts` at `target`, one over the other, or none of them.
+/// Mounts all of `mounts` at `target`, or where in it they say, one over the other, or none of them.
 ///
 /// # Errors
 /// A mount that the kernel refuses.
@@ -51,15 +54,52 @@ pub(super) fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     if !target.is_dir() {
         std::fs::create_dir(target).doing(|| format!("create {}", target.display()))?;
     }
-    for (count, one) in mounts.iter().enumerate() {
-        if let Err(error) = mount_one(one, target) {
-            for _ in 0..count {
-                let _ = umount2(target, MntFlags::MNT_DETACH);
+    let mut count = 0;
+    for one in mounts {
+        let made = place_of(one, target).and_then(|place| {
+            require_ours(one, &place)?;
+            mount_one(one, &place).map(|()| place)
+        });
+        match made {
+            Ok(place) => count += usize::from(place == target),
+            Err(error) => {
+                // What is mounted inside goes with it.
+                for _ in 0..count {
+                    let _ = umount2(target, MntFlags::MNT_DETACH);
+                }
+                return Err(error);
             }
-            return Err(error);
         }
     }
     Ok(())
+}
+
+/// Where `one` is to be mounted: at `root`, or at a directory in it, from which no symbolic link leads out.
+fn place_of(one: &Mount, root: &Path) -> Result<PathBuf> {
+    if one.target.trim_matches('/').is_empty() {
+        return Ok(root.to_owned());
+    }
+    let doing =
+        || format!("rootfs: find {:?} in {}, where {} ({}) is to be", one.target, root.display(), one.source, one.kind);
+    let (name, path) = c_path(root).and_then(|root| Ok((root, c_path(Path::new(&one.target))?))).doing(doing)?;
+    let root = own(open_resolved(libc::AT_FDCWD, &name, libc::O_PATH | libc::O_DIRECTORY, 0, 0).doing(doing)?);
+    let inside = libc::RESOLVE_IN_ROOT | libc::RESOLVE_NO_MAGICLINKS;
+    let place = own(open_resolved(root.as_raw_fd(), &path, libc::O_PATH, 0, inside).doing(doing)?);
+    std::fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd())).doing(doing)
+}
+
+/// Fails for what takes more than mount(2).
+fn require_ours(one: &Mount, place: &Path) -> Result<()> {
+    let needs = if one.kind.starts_with("fuse.") || one.kind.starts_with("fuse3.") {
+        "a mount helper"
+    } else if one.options.iter().any(|option| option == "loop") {
+        "a loop device"
+    } else {
+        return Ok(());
+    };
+    let what = format!("rootfs: mount {} ({}) at {}", one.source, one.kind, place.display());
+    let problem = format!("{what}: needs {needs}, which this shim does not use: choose another snapshotter");
+    Err(Error::new(Kind::Usage, problem))
 }
 
 /// Takes away every mount at `target`.
@@ -162,6 +202,60 @@ pub(super) fn common_directory<'a>(paths: &[&'a str]) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+
+    fn mount(kind: &str, source: &Path, target: &str, options: &[&str]) -> Mount {
+        Mount {
+            kind: kind.into(),
+            source: source.to_str().unwrap().into(),
+            target: target.into(),
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn what_takes_more_than_mount_is_refused_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, root) = (directory.path().join("image"), directory.path().join("rootfs"));
+        for (kind, option, needs) in [("ext4", "loop", "a loop device"), ("fuse3.erofs", "ro", "a mount helper")] {
+            let error = mount_all(&[mount(kind, &image, "", &[option])], &root).unwrap_err().to_string();
+            assert!(error.contains(image.to_str().unwrap()) && error.contains(needs), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mount_with_a_target_is_made_inside_the_root() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: needs root");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["image/data", "more", "rootfs"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        std::os::unix::fs::symlink("/../data", path("image/link")).unwrap();
+        fs::write(path("more/file"), "").unwrap();
+        let root = path("rootfs");
+        let image = || mount("bind", &path("image"), "", &["rbind"]);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // Mounts are this thread's own, and nothing of them is left.
+                unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+                let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+                nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                mount_all(&[image(), mount("bind", &path("more"), "/link", &["rbind", "ro"])], &root).unwrap();
+                assert!(root.join("data/file").exists() && root.join("link").exists());
+                assert!(fs::write(root.join("data/file"), "x").is_err());
+                unmount_all(&root).unwrap();
+                assert!(!root.join("data").exists());
+                let error = mount_all(&[image(), mount("bind", &path("more"), "/none", &["rbind"])], &root);
+                assert!(error.unwrap_err().to_string().contains("find \"/none\""));
+                assert!(!root.join("data").exists());
+            });
+            thread.join().unwrap();
+        });
+    }
 
     #[test]
     fn what_paths_have_in_common_is_a_directory() {
