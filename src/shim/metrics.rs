@@ -146,6 +146,9 @@ const MEMORY_V2: [(u32, &str); 35] = [
     (42, "workingset_activate_file"),
 ];
 
+/// MemoryEvents of v2, by the keys of memory.events.
+const MEMORY_EVENTS: [(u32, &str); 5] = [(1, "low"), (2, "high"), (3, "max"), (4, "oom"), (5, "oom_kill")];
+
 /// io.containerd.cgroups.v1.Metrics
 fn v1(stats: &Stats) -> Message {
     let entry = |entry: &MemoryEntry| {
@@ -210,25 +213,28 @@ fn v2(stats: &Stats) -> Message {
         .number(5, throttling.throttled_periods)
         .number(6, throttling.throttled_time / NANOSECONDS)
         .messages(7, stats.cpu.psi.iter().map(pressure));
-    let (usage, with_swap) = (&stats.memory.usage, &stats.memory.swap);
-    let swap_limit = if with_swap.limit == u64::MAX { u64::MAX } else { with_swap.limit.saturating_sub(usage.limit) };
+    let (usage, swap) = (&stats.memory.usage, &stats.memory.swap_alone);
     let memory = Message::default()
         .table(&MEMORY_V2, &stats.memory.raw)
         .number(32, usage.usage)
         .number(33, usage.limit)
-        .number(34, with_swap.usage.saturating_sub(usage.usage))
-        .number(35, swap_limit)
+        .number(34, swap.usage)
+        .number(35, swap.limit)
         .number(36, usage.max)
+        .number(37, swap.max)
         .messages(38, stats.memory.psi.iter().map(pressure));
     let hugetlb = stats.hugetlb.iter().map(|(size, pages)| {
         Message::default().number(1, pages.usage).number(2, pages.max).text(3, size).number(4, pages.failcnt)
     });
+    let events = &stats.memory.events;
+    let events = (!events.is_empty()).then(|| Message::default().table(&MEMORY_EVENTS, events));
     Message::default()
         .message(1, Message::default().number(1, stats.pids.current).number(2, stats.pids.limit))
         .message(2, cpu)
         .message(4, memory)
         .message(6, io(stats))
         .messages(7, hugetlb)
+        .messages(8, events.into_iter())
 }
 
 /// IOStat of v2: one message for each device, which the statistics have in tables by kind.
@@ -267,6 +273,7 @@ fn pressure(pressure: &Pressure) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cgroup::stats::Memory;
 
     #[test]
     fn numbers_have_the_tags_of_the_proto_files() {
@@ -277,6 +284,16 @@ mod tests {
         let bytes = v2(&stats).0;
         // pids { current: 3 }, cpu {}, memory { anon: 5, usage: 300 }, io {}
         assert_eq!(bytes, [0x0a, 2, 8, 3, 0x12, 0, 0x22, 6, 8, 5, 0x80, 2, 0xac, 2, 0x32, 0]);
+        // Swap has a limit of its own, and memory none.
+        stats.memory = Memory::default();
+        stats.memory.usage.limit = u64::MAX;
+        stats.memory.swap_alone = MemoryEntry { limit: 300, usage: 5, max: 6, failcnt: 0 };
+        stats.memory.events = [("low".to_owned(), 0), ("oom".to_owned(), 4), ("oom_kill".to_owned(), 3)].into();
+        let bytes = v2(&stats).0;
+        // swap_usage, swap_limit, swap_max_usage; memory_events { oom: 4, oom_kill: 3 } at the end
+        let swap = [0x90, 2, 5, 0x98, 2, 0xac, 2, 0xa8, 2, 6];
+        assert!(bytes.windows(swap.len()).any(|window| window == swap), "{bytes:?}");
+        assert!(bytes.ends_with(&[0x42, 4, 32, 4, 40, 3]), "{bytes:?}");
         stats.memory.raw = [("total_rss".to_owned(), 7)].into();
         let bytes = v1(&stats).0;
         assert!(bytes.windows(3).any(|window| window == [0x98, 1, 7]), "{bytes:?}");

@@ -133,6 +133,12 @@ pub struct Memory {
     /// Memory and swap together.
     #[serde(skip_serializing_if = "default")]
     pub swap: MemoryEntry,
+    /// Swap alone (v2), of which users of the JSON know nothing.
+    #[serde(skip)]
+    pub swap_alone: MemoryEntry,
+    /// memory.events as it is (v2), likewise.
+    #[serde(skip)]
+    pub events: BTreeMap<String, u64>,
     /// The kernel's own memory (v1).
     #[serde(skip_serializing_if = "default")]
     pub kernel: MemoryEntry,

@@ -41,6 +41,7 @@ fn memory(directory: &Path, stats: &mut Stats) -> Result<()> {
     let memory = &mut stats.memory;
     memory.raw = parse::pairs(directory, "memory.stat")?.into_iter().collect();
     memory.cache = memory.raw.get("file").copied().unwrap_or(0);
+    memory.events = parse::pairs(directory, "memory.events")?.into_iter().collect();
     let entry = |name: &str| -> Result<Option<MemoryEntry>> {
         let Some(usage) = parse::number(directory, &format!("{name}.current"))? else { return Ok(None) };
         let limit = parse::number(directory, &format!("{name}.max"))?.unwrap_or(0);
@@ -56,6 +57,7 @@ fn memory(directory: &Path, stats: &mut Stats) -> Result<()> {
         max: 0,
         failcnt: 0,
     };
+    memory.swap_alone = swap;
     memory.usage = usage;
     Ok(())
 }
@@ -180,6 +182,8 @@ mod tests {
             ("memory.peak", "150\n"),
             ("memory.swap.current", "5\n"),
             ("memory.swap.max", "max\n"),
+            ("memory.swap.peak", "6\n"),
+            ("memory.events", "low 0\nhigh 0\nmax 2\noom 1\noom_kill 1\n"),
             ("pids.current", "3\n"),
             ("pids.max", "max\n"),
             ("io.stat", "8:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=0 dios=0\n"),
@@ -190,6 +194,8 @@ mod tests {
         }
         let mut stats = Stats::default();
         read(directory.path(), &mut stats).unwrap();
+        assert_eq!(stats.memory.swap_alone, MemoryEntry { limit: u64::MAX, usage: 5, max: 6, failcnt: 0 });
+        assert_eq!((stats.memory.events["max"], stats.memory.events["oom_kill"]), (2, 1));
         assert_eq!(
             serde_json::to_value(&stats).unwrap(),
             serde_json::json!({
