@@ -157,16 +157,21 @@ impl Cgroup {
         &self.handle
     }
 
-    /// Loads and attaches the device program. It belongs after the clone and before the init runs anything of the
-    /// container: the init sets itself up meanwhile, for the kernel takes longer to check a program than to make a
-    /// cgroup.
+    /// Loads and attaches the device program; where there is to be none, takes away what a used directory has. It belongs
+    /// after the clone and before the init runs anything of the container: the init sets itself up meanwhile, for the
+    /// kernel takes longer to check a program than to make a cgroup.
     ///
     /// # Errors
     /// What bpf(2) says, as one sentence.
     pub fn restrict_devices(&self) -> Result<()> {
-        let (Some(devices), Some(directory)) = (&self.devices, self.join.born_in()) else { return Ok(()) };
+        let Some(directory) = self.join.born_in() else { return Ok(()) };
         let path = self.handle.unified.as_deref().unwrap_or(Path::new(""));
-        match attach(directory, path, devices, self.used) {
+        let restricted = match &self.devices {
+            Some(devices) => attach(directory, path, devices, self.used),
+            None if self.used => detach_all(directory, path),
+            None => Ok(()),
+        };
+        match restricted {
             // Nobody in a user namespace may load one; whoever is there has no devices of the host's to make either.
             Err(_) if self.devices_optional || !pidfd::in_initial_user_namespace() => Ok(()),
             result => result,
@@ -257,6 +262,20 @@ fn attach(directory: BorrowedFd<'_>, path: &Path, devices: &DeviceProgram, used:
     // no moment passes without rules.
     bpf::attach_device_program(directory, program.as_fd(), None).doing(|| doing("attach"))?;
     old.iter().try_for_each(|old| bpf::detach_device_program(directory, old.as_fd()).doing(|| doing("detach the old")))
+}
+
+/// Takes every device program off the v2 directory `directory`.
+///
+/// # Errors
+/// What bpf(2) says, as one sentence.
+fn detach_all(directory: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    let doing = |step: &str| format!("{step} the old device program of {}", path.display());
+    let old = match bpf::device_programs(directory) {
+        // A kernel that has no such programs.
+        Err(Errno::EINVAL | Errno::ENOSYS) => return Ok(()),
+        listed => listed.doing(|| doing("list"))?,
+    };
+    old.iter().try_for_each(|old| bpf::detach_device_program(directory, old.as_fd()).doing(|| doing("detach")))
 }
 
 /// Whether this process stays: see [`keep_programs`].

@@ -349,8 +349,12 @@ fn the_device_program_refuses_what_the_rules_do_not_allow() {
     cgroup.restrict_devices().unwrap();
     assert!(spawn(&handle, "set -e; : </dev/null; ! (: </dev/kmsg) 2>/dev/null").wait().unwrap().success());
     let directory = fs::File::open(handle.unified.as_ref().unwrap()).unwrap();
-    let programs = crate::sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&directory)).unwrap();
-    assert_eq!(programs.len(), 1);
+    let programs = || crate::sys::bpf::device_programs(std::os::fd::AsFd::as_fd(&directory)).unwrap().len();
+    assert_eq!(programs(), 1);
+    // Nothing is left of them where everything is allowed.
+    let plan = parent.lean_plan(r#"{"devices": [{"allow": true, "access": "rwm"}]}"#);
+    plan.create().unwrap().restrict_devices().unwrap();
+    assert_eq!(programs(), 0);
     handle.destroy().unwrap();
 }
 
