@@ -441,3 +441,27 @@ fn a_long_status_is_whole_and_a_burst_fails_nobody() {
     pool.await_ready(&bundles[0], 1);
     eventually(|| pool.descriptors() <= before);
 }
+
+/// The bundle's line of the pool's status.
+fn told_of(pool: &Pool, bundle: &Bundle) -> Value {
+    let status = pool.status();
+    status["bundles"].as_array().unwrap().iter().find(|one| one["bundle"] == json!(bundle.path)).unwrap().clone()
+}
+
+#[test]
+fn a_killed_sandbox_is_not_taken_for_one_that_was_being_made() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "echo hello", |_| {});
+    let makers = pool.makers();
+    makers.iter().for_each(|pid| drop(host("kill", &["-STOP", &pid.to_string()])));
+    let mut victims = pool.parked();
+    host("kill", &["-KILL", &victims.pop().unwrap().to_string()]);
+    // The next one is ordered, and is not made.
+    eventually(|| told_of(&pool, &bundle)["beingMade"] == 1);
+    host("kill", &["-KILL", &victims.pop().unwrap().to_string()]);
+    eventually(|| told_of(&pool, &bundle)["ready"] == 0);
+    let being_made = told_of(&pool, &bundle)["beingMade"].clone();
+    makers.iter().for_each(|pid| drop(host("kill", &["-CONT", &pid.to_string()])));
+    assert_eq!(being_made, 1);
+    pool.await_ready(&bundle, 2);
+}

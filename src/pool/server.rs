@@ -700,7 +700,8 @@ impl Server {
             None => {
                 if let Some(stock) = self.stocks.get_mut(&bundle) {
                     stock.lost(key);
-                    stock.failed("a sandbox ended while it was parked".into());
+                    // It is none of those that are being made.
+                    stock.refuse("a sandbox ended while it was parked".into());
                 }
                 Then::Remove
             }

@@ -174,7 +174,7 @@ impl Stock {
         self.refuse(why);
     }
 
-    /// None can be made. What is said once is not said again.
+    /// None can be made now, or none lasts; what is being made comes all the same. What is said once is not said again.
     pub fn refuse(&mut self, why: String) {
         if self.failure.as_ref().is_none_or(|(_, before)| *before != why) {
             log::warn(format_args!("pool: {}: {why}", self.template.options.bundle.display()));
