@@ -465,3 +465,39 @@ fn a_killed_sandbox_is_not_taken_for_one_that_was_being_made() {
     assert_eq!(being_made, 1);
     pool.await_ready(&bundle, 2);
 }
+
+#[test]
+fn a_sandbox_that_never_became_a_container_has_no_hooks() {
+    let pool = pool!();
+    let log = pool.lab.path("hooks");
+    let script = format!("echo ran >>{}", log.display());
+    let bundle = pool.filled(4, "echo hello", |config| {
+        config["hooks"] = json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    let (path, id) = (bundle.operand(), format!("{}-given", bundle.id));
+    let hooks = || fs::read_to_string(&log).unwrap_or_default().lines().count();
+    host("kill", &["-KILL", &pool.parked().pop().unwrap().to_string()]);
+    pool.await_ready(&bundle, 3);
+    pool.await_ready(&bundle, 4);
+    pool.microrun(&["pool", "drain", &path]).ok();
+    eventually(|| pool.is_gone(0));
+    pool.microrun(&["pool", "fill", "--size=1", &path]).ok();
+    pool.await_ready(&bundle, 1);
+    let library = microrun::pool::Pool::at(pool.socket(), pool.lab.path("run"), &bundle.path).unwrap();
+    drop(library.lease().unwrap());
+    pool.await_ready(&bundle, 1);
+    eventually(|| pool.is_gone(1));
+    assert_eq!(hooks(), 0);
+
+    // The cold start has some.
+    let killing = Killing::begin(&pool, None);
+    let mut command = pool.command(&["run", "--bundle", &path, &id]);
+    let mut running = command.stdin(Stdio::null()).spawn().unwrap();
+    killing.end(|| pool.remains().containers == 1);
+    assert!(running.wait().unwrap().success());
+    pool.await_ready(&bundle, 1);
+    eventually(|| pool.is_gone(1));
+    assert_eq!(hooks(), 1);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    assert_eq!(hooks(), 2);
+}

@@ -108,12 +108,36 @@ pub fn kill(store: &Store, id: &str, signal: i32, all: bool) -> Result<()> {
 /// A container that still runs, or something of it that cannot be removed. Failing poststop hooks are returned as
 /// warnings.
 pub fn delete(store: &Store, id: &str, force: bool, rootless: bool) -> Result<Vec<Error>> {
+    delete_by(store, id, Manner { force, rootless, remove })
+}
+
+/// As `delete --force`, of what was made ahead and never became a container: its hooks have nothing to see.
+///
+/// # Errors
+/// Something of it that cannot be removed.
+pub fn discard(store: &Store, id: &str, rootless: bool) -> Result<()> {
+    let remove = |entry: &Entry, state: &State| remove_all(entry, state, None);
+    delete_by(store, id, Manner { force: true, rootless, remove }).map(drop)
+}
+
+/// How a container is deleted.
+#[derive(Clone, Copy)]
+struct Manner {
+    force: bool,
+    /// As the runtime was when it made the container, for one of which no state tells.
+    rootless: bool,
+    /// Removes a container whose init is gone.
+    remove: fn(&Entry, &State) -> Result<Vec<Error>>,
+}
+
+fn delete_by(store: &Store, id: &str, manner: Manner) -> Result<Vec<Error>> {
+    let Manner { force, rootless, .. } = manner;
     let entry = match store.find(id) {
         Err(error) if force && error.kind() == Kind::NoContainer => return Ok(Vec::new()),
         entry => entry?,
     };
     if let Some(_lock) = entry.try_lock()? {
-        return delete_alone(&entry, force, rootless);
+        return delete_alone(&entry, manner);
     }
     // Who makes it, or runs it in the foreground, cleans up when its init is gone; so does who else deletes it.
     let left = Left::find(&entry, force, rootless)?;
@@ -122,9 +146,9 @@ pub fn delete(store: &Store, id: &str, force: bool, rootless: bool) -> Result<Ve
         left.kill()?;
     }
     match entry.lock_within(PATIENCE)? {
-        Locking::Locked(_lock) => delete_alone(&entry, force, rootless),
+        Locking::Locked(_lock) => delete_alone(&entry, manner),
         Locking::Gone => Ok(Vec::new()),
-        Locking::Busy if force => delete_alone(&entry, force, rootless),
+        Locking::Busy if force => delete_alone(&entry, manner),
         Locking::Busy => {
             let problem = format!("container {id} is in use by another command: wait for it, or use --force");
             Err(Error::new(Kind::WrongState, problem))
@@ -132,7 +156,7 @@ pub fn delete(store: &Store, id: &str, force: bool, rootless: bool) -> Result<Ve
     }
 }
 
-fn delete_alone(entry: &Entry, force: bool, rootless: bool) -> Result<Vec<Error>> {
+fn delete_alone(entry: &Entry, Manner { force, rootless, remove }: Manner) -> Result<Vec<Error>> {
     let left = Left::find(entry, force, rootless)?;
     left.end(force)?;
     match &left.state {
@@ -239,6 +263,11 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
         }
         loaded => loaded.ok(),
     };
+    remove_all(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
+}
+
+/// As [`remove`], with the hooks of `spec`.
+fn remove_all(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     // Its own processes may be left where it shares the pid namespace, or after a crash between clone and record. Otherwise the kernel has
     // ended them with init, and who is in the cgroup is somebody else: another container that was given the same one, say.
     let patience = if state.shares_pids || entry.init()?.is_none() {
@@ -249,7 +278,7 @@ pub fn remove(entry: &Entry, state: &State) -> Result<Vec<Error>> {
     };
     state.cgroup.destroy_within(patience)?;
     remove_resctrl(state)?;
-    finish(entry, state, loaded.as_ref().map(|loaded| &*loaded.spec))
+    finish(entry, state, spec)
 }
 
 /// Removes the cgroup of a container of which it is known that no process is left but those that have been killed, and its

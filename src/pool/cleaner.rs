@@ -10,7 +10,7 @@ use crate::container::park::Parked;
 use crate::container::{launch, manage};
 use crate::log;
 use crate::sys::{request, socket};
-use oci_spec::runtime::Hooks;
+use oci_spec::runtime::{Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -41,9 +41,9 @@ pub type Rested = (Identity, Arc<Template>, Network);
 /// What is to be done after the end of a container.
 #[derive(Debug)]
 pub enum Then {
-    /// Everything is removed, at leisure.
+    /// Everything is removed, at leisure. It has no hooks, or never became a container, of which they would be.
     Remove,
-    /// Everything is removed, and then who waits is told, with the exit code.
+    /// Everything is removed, and then who waits is told, with the exit code; after the poststop hooks.
     Tell(OwnedFd, i32),
     /// `delete` removes it.
     Leave,
@@ -111,7 +111,7 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
                 // Hooks take as long as they like, and who waits for them is nobody else.
                 Ok(Job { part, then: Then::Tell(answers, code), .. }) => {
                     hooks.spawn(move || {
-                        tell_end(&answers, code, &remove(&part.parked));
+                        tell_end(&answers, code, &remove(&part.parked, Some(&part.parked.spec)));
                         drop(part);
                         pending.fetch_sub(1, Ordering::Relaxed);
                     });
@@ -160,7 +160,7 @@ fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Re
     }
     if !remove_usual(&part.parked) {
         // Somebody has left something there: a mark, if he has entered it ([`Entry::note_visit`]).
-        eprint!("{}", remove(&part.parked));
+        eprint!("{}", remove(&part.parked, None));
         return None;
     }
     // The mount namespace goes last, and the kernel takes its time.
@@ -171,16 +171,15 @@ fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Re
 
 /// Removes what every container has that ended as it was to; whether that was all.
 fn remove_usual(parked: &Parked) -> bool {
-    let is_usual = !parked.state.shares_pids && may_wait(parked);
-    is_usual
+    !parked.state.shares_pids
         && manage::remove_groups(&parked.state).is_ok()
         && parked.lock.as_ref().is_some_and(|lock| parked.entry.remove_usual(lock))
 }
 
-/// Removes what there is; what the user should know, as lines of the log.
-fn remove(parked: &Parked) -> String {
+/// Removes what there is, and runs the poststop hooks of `spec`; what the user should know, as lines of the log.
+fn remove(parked: &Parked, spec: Option<&Spec>) -> String {
     let killed = if parked.state.shares_pids { parked.state.cgroup.kill(libc::SIGKILL) } else { Ok(()) };
-    match killed.and_then(|()| manage::remove_empty(&parked.entry, &parked.state, Some(&parked.spec))) {
+    match killed.and_then(|()| manage::remove_empty(&parked.entry, &parked.state, spec)) {
         Ok(warnings) => warnings.iter().map(log::warning_line).collect(),
         Err(error) => log::warning_line(&error),
     }

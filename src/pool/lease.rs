@@ -146,12 +146,10 @@ struct Container {
 }
 
 impl Container {
-    /// Removes what is left of a container that has ended, or is about to, after its pool.
-    fn remove(&self) -> Result<()> {
-        process::ends_within(self.pidfd.as_raw_fd(), request::PATIENCE)
-            .doing(|| format!("wait for the end of {}", self.id))?;
-        manage::delete(&self.store, &self.id, true, false)?.iter().for_each(log::warn);
-        Ok(())
+    /// Waits for the end of a container that has ended, or is about to, after its pool. What is left of it is to be removed then.
+    fn await_end(&self) -> Result<()> {
+        let ended = process::ends_within(self.pidfd.as_raw_fd(), request::PATIENCE);
+        ended.doing(|| format!("wait for the end of {}", self.id)).map(drop)
     }
 }
 
@@ -215,7 +213,8 @@ impl Drop for Sandbox {
         // The pool sees that the sandbox has been given up when this end is closed; without a pool nobody else would.
         if socket::receive_fds(container.answers.as_raw_fd(), &mut [0]).is_ok_and(|received| received.count == 0) {
             socket::end_sending(self.lease.as_raw_fd());
-            if let Err(error) = container.remove() {
+            let ended = container.await_end();
+            if let Err(error) = ended.and_then(|()| manage::discard(&container.store, &container.id, false)) {
                 log::warn(error);
             }
         }
@@ -343,7 +342,8 @@ impl Running {
         let mut fds = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         sys::fs::retry(|| process::poll(&mut fds, None)).doing(|| format!("wait for the container {id}"))?;
         let code = request::exit_status(pidfd.as_raw_fd());
-        self.container.remove()?;
+        self.container.await_end()?;
+        manage::delete(&self.container.store, &self.container.id, true, false)?.iter().for_each(log::warn);
         code.map_err(|errno| {
             let problem =
                 format!("the pool ended before the container {id}, and this kernel does not tell how that ended");

@@ -97,7 +97,7 @@ fn know_senders(socket: &OwnedFd) -> Result<(), Errno> {
 /// A directory that cannot be read.
 pub fn clean_up_after_others(store: &Store) -> Result<()> {
     for entry in store.all()? {
-        if let Err(error) = manage::delete(store, entry.id(), true, false) {
+        if let Err(error) = manage::discard(store, entry.id(), false) {
             log::warn(error);
         }
     }
@@ -118,7 +118,7 @@ pub fn is_removed(store: &Store, entry: &Entry) -> bool {
     let left = match entry.try_lock() {
         Ok(Some(lock)) => {
             lock.release();
-            manage::delete(store, entry.id(), true, false).map(drop)
+            manage::discard(store, entry.id(), false)
         }
         Ok(None) => return false,
         Err(error) => Err(error),

@@ -211,7 +211,7 @@ fn make(
     if told.is_err() {
         drop((lease, lock));
         // What cannot be removed is removed by the next pool.
-        let _ = manage::delete(&options.store, &options.id, true, options.rootless);
+        let _ = manage::discard(&options.store, &options.id, options.rootless);
     }
     told.map(|()| (child.pid, memory))
 }
