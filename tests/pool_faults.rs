@@ -501,3 +501,32 @@ fn a_sandbox_that_never_became_a_container_has_no_hooks() {
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
     assert_eq!(hooks(), 2);
 }
+
+#[test]
+fn who_goes_while_hooks_run_is_not_heard_of_again_and_again() {
+    let pool = pool!();
+    let (begun, done) = (pool.lab.path("begun"), pool.lab.path("done"));
+    let script = format!("touch {}; while [ ! -e {} ]; do sleep 0.1; done", begun.display(), done.display());
+    let bundle = pool.filled(1, "while [ ! -e /mnt/go ]; do sleep 0.1; done", |config| {
+        config["hooks"] = json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    let mut running = pool.command(&run_args(&bundle, &[])).stdin(Stdio::null()).spawn().unwrap();
+    // Of all that the pool watches, who waits has odd numbers from here on (proc_pid_fdinfo(5)).
+    let waits = || {
+        let directory = format!("/proc/{}/fdinfo", pool.server.id());
+        let texts = fs::read_dir(directory).unwrap().filter_map(|one| fs::read_to_string(one.unwrap().path()).ok());
+        let texts: Vec<_> = texts.collect();
+        let watched = texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.split_once("data:"));
+        let keys = watched.map(|(_, rest)| rest.split_whitespace().next().unwrap());
+        keys.map(|key| u64::from_str_radix(key, 16).unwrap()).filter(|key| *key > 4 && key % 2 == 1).count()
+    };
+    eventually(|| waits() == 1);
+    fs::write(bundle.rootfs().join("mnt/go"), "").unwrap();
+    eventually(|| begun.exists());
+    running.kill().unwrap();
+    running.wait().unwrap();
+    let waiting = waits();
+    fs::write(&done, "").unwrap();
+    assert_eq!(waiting, 0);
+    eventually(|| pool.is_gone(1));
+}

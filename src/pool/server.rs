@@ -694,6 +694,10 @@ impl Server {
                 return;
             }
         };
+        // The cleaner closes it later, and until then it would be readable for nobody.
+        if let Some(lease) = part.parked.lease.as_ref().filter(|_| given.as_ref().is_some_and(|given| given.is_detached)) {
+            let _ = self.epoll.delete(lease);
+        }
         let is_killed = matches!(exit, Exit::Signal(_));
         let never_began = given.is_some() && exit.status() != 0 && part.parked.never_began(is_killed);
         let then = match given {
@@ -726,6 +730,8 @@ impl Server {
                 Then::Leave
             }
             Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part.parked) => {
+                // Of who goes while the hooks run nothing more is heard.
+                let _ = self.epoll.delete(&answers);
                 Then::Tell(answers, exit.status())
             }
             Some(Given { answers: Some(answers), .. }) => {
