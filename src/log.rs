@@ -81,6 +81,11 @@ pub fn warning_line(message: impl Display) -> String {
     format_line(Format::Text, "warning", &message.to_string(), &clock::now())
 }
 
+/// Shows lines that [`warning_line`] has made.
+pub fn show(lines: &str) {
+    to_stderr(lines);
+}
+
 /// What is being done, for `--debug`; `message` is computed only then.
 pub fn debug<D: Display>(message: impl FnOnce() -> D) {
     let log = current();

@@ -530,3 +530,41 @@ fn who_goes_while_hooks_run_is_not_heard_of_again_and_again() {
     assert_eq!(waiting, 0);
     eventually(|| pool.is_gone(1));
 }
+
+#[test]
+fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
+    let mut pool = pool!();
+    pool.kill();
+    let socket = pool.socket();
+    let mut command = pool.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
+    pool.server = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(pool.server.stderr.take());
+    eventually(|| pool.try_status().is_some());
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let entry = fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().unwrap().unwrap().path();
+    let mounted = Mounted::on(entry.join("held"));
+    host("kill", &["-KILL", &pool.parked().pop().unwrap().to_string()]);
+    eventually(|| told_of(&pool, &bundle)["failure"].is_string());
+    eventually(|| pool.try_status().is_some_and(|status| status["pending"] == 0));
+    assert!(entry.exists());
+    drop(mounted);
+    fs::remove_dir_all(&entry).unwrap();
+    pool.await_ready(&bundle, 1);
+}
+
+/// A directory that cannot be removed.
+struct Mounted(std::path::PathBuf);
+
+impl Mounted {
+    fn on(path: std::path::PathBuf) -> Self {
+        fs::create_dir(&path).unwrap();
+        host("mount", &["-t", "tmpfs", "none", path.to_str().unwrap()]);
+        Self(path)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        host("umount", &[self.0.to_str().unwrap()]);
+    }
+}

@@ -430,11 +430,12 @@ impl Entry {
         let Some(directory) = self.open()? else { return Ok(Locking::Gone) };
         let (sender, receiver) = mpsc::channel();
         // flock(2) has no timeout. A thread that waits in vain ends with the process.
-        std::thread::spawn(move || {
+        let waiting = std::thread::Builder::new().spawn(move || {
             let locked = sys_fs::retry(|| sys_fs::lock(directory.as_raw_fd(), libc::LOCK_EX));
             // Nobody may be there any more to hear it.
             let _ = sender.send(locked.and_then(|()| Lock::of(directory)));
         });
+        waiting.doing(|| format!("begin a thread that waits for {}", self.path.display()))?;
         match receiver.recv_timeout(patience) {
             Ok(locked) => {
                 let lock = locked.doing(|| format!("lock {}", self.path.display()))?;

@@ -8,11 +8,12 @@ use super::network::{Inspector, Network, Resting};
 use super::template::{Identity, Template};
 use crate::container::park::Parked;
 use crate::container::{launch, manage};
+use crate::error::{Doing, Result};
 use crate::log;
 use crate::sys::{request, socket};
 use oci_spec::runtime::{Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -66,11 +67,16 @@ pub struct Cleaner {
 
 impl Cleaner {
     /// Begins the thread.
-    pub fn begin() -> Self {
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn begin() -> Result<Self> {
         let ((jobs, to_do), (rest, rested)) = (channel(), channel());
         let pending = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&pending);
-        Self { jobs, pending, thread: thread::spawn(move || run(&to_do, &counted, &rest)), rested }
+        let thread = thread::Builder::new().spawn(move || run(&to_do, &counted, &rest));
+        let thread = thread.doing(|| "begin the thread that takes ended containers away")?;
+        Ok(Self { jobs, pending, thread, rested })
     }
 
     /// Leaves a container to it, whose network namespace may be of use for `user`.
@@ -110,11 +116,17 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
             match receive_within(jobs, resting.due()) {
                 // Hooks take as long as they like, and who waits for them is nobody else.
                 Ok(Job { part, then: Then::Tell(answers, code), .. }) => {
-                    hooks.spawn(move || {
+                    let job = Arc::new(Mutex::new(Some((part, answers))));
+                    let work = move || {
+                        let Some((part, answers)) = job.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
                         tell_end(&answers, code, &remove(&part.parked, Some(&part.parked.spec)));
                         drop(part);
                         pending.fetch_sub(1, Ordering::Relaxed);
-                    });
+                    };
+                    // Where there can be no other thread, others wait.
+                    if thread::Builder::new().spawn_scoped(hooks, work.clone()).is_err() {
+                        work();
+                    }
                 }
                 Ok(job) => {
                     match clean(job, pending.load(Ordering::Relaxed) > MOST_PENDING) {
@@ -160,7 +172,7 @@ fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Re
     }
     if !remove_usual(&part.parked) {
         // Somebody has left something there: a mark, if he has entered it ([`Entry::note_visit`]).
-        eprint!("{}", remove(&part.parked, None));
+        log::show(&remove(&part.parked, None));
         return None;
     }
     // The mount namespace goes last, and the kernel takes its time.

@@ -362,7 +362,7 @@ impl Parts {
             bell,
             orders,
             made: is_made,
-            maker: std::thread::spawn(maker),
+            maker: std::thread::Builder::new().spawn(maker).doing(|| "begin the thread that makes parts")?,
             undone,
             left: 0,
             reuse,

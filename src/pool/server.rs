@@ -150,7 +150,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     for (fd, key) in [(requests.as_fd(), REQUESTS), (filler.as_fd(), NEWS), (signals.as_fd(), SIGNALS)] {
         epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, key)).doing(|| "watch a descriptor")?;
     }
-    let cleaner = Cleaner::begin();
+    let cleaner = Cleaner::begin()?;
     let directory = settings.socket.parent().unwrap_or(Path::new("")).to_owned();
     let parts = Parts::new(settings.parts, settings.reuse_networks, &directory, (settings.pace, &ledger))?;
     if let Some(parts) = &parts {

@@ -20,7 +20,7 @@ use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{Read, Write, stderr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -81,7 +81,7 @@ pub(super) fn delete(arguments: &Arguments) -> Result<()> {
     let deleted = manage::delete(&store, &arguments.id, true, false).unwrap_or_else(|error| vec![error]);
     let unmounted = rootfs::unmount_all(&bundle.join("rootfs"));
     for problem in deleted.into_iter().chain(unmounted.err()) {
-        eprintln!("{problem}");
+        let _ = writeln!(stderr(), "{problem}");
     }
     remove_socket(&bundle);
     let response = DeleteResponse {

@@ -30,8 +30,10 @@ mod ttrpc;
 mod workers;
 
 use crate::error::Error;
+
 use args::Arguments;
 use std::ffi::OsString;
+use std::io::{Write, stderr};
 
 /// The program: does what containerd asks for on the command line. Its exit status.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> i32 {
@@ -40,7 +42,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(()) => 0,
         Err(error) => {
             // containerd shows it to the user, after a name of its own.
-            eprintln!("io.containerd.microrun.v1: {error}");
+            let _ = writeln!(stderr(), "io.containerd.microrun.v1: {error}");
             1
         }
     }
