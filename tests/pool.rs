@@ -487,3 +487,26 @@ fn who_makes_sandboxes_goes_first_and_containers_do_not() {
     assert_eq!(pool.parked().iter().map(|pid| nice(pid.unsigned_abs())).collect::<Vec<_>>(), [own]);
     assert_eq!(pool.run(&bundle, &[]).ok(), own.to_string());
 }
+
+#[test]
+fn what_an_update_records_stays_when_the_start_is_recorded() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "sleep 1000", |_| {});
+    let name = fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().unwrap().unwrap().file_name();
+    let parked = pool.lab.path("pool/parked").join(&name).join("state.json");
+    let recorded: Value = serde_json::from_str(&fs::read_to_string(&parked).unwrap()).unwrap();
+    // As an update does that has begun: it has the file, and what it read there.
+    let file = fs::File::open(&parked).unwrap();
+    let lock = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
+    pool.run_detached(&bundle, &[]);
+    let directory = pool.lab.path("run").join(&name);
+    let mut updated = recorded.clone();
+    updated["resources"] = json!({"pids": {"limit": 20}});
+    fs::write(directory.join(".state.json.staged"), updated.to_string()).unwrap();
+    fs::rename(directory.join(".state.json.staged"), directory.join("state.json")).unwrap();
+    drop(lock);
+    let now = || serde_json::from_str::<Value>(&fs::read_to_string(directory.join("state.json")).unwrap()).unwrap();
+    eventually(|| now()["created"] != recorded["created"]);
+    assert_eq!(now()["resources"]["pids"]["limit"], 20);
+    pool.microrun(&["delete", "--force", name.to_str().unwrap()]).ok();
+}

@@ -5,7 +5,7 @@ use super::gates::{self, Outcome};
 use super::ground::Ground;
 use super::launch::{self, Cradle, Manner, Undo};
 use super::prepare::{Options, Prepared};
-use super::state::{Entry, Lock, State, Store};
+use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Slots};
 use crate::plan::builder::slots;
@@ -294,13 +294,19 @@ impl Parked {
         }
     }
 
-    /// Records when it was started, about now.
+    /// Records when it was started, about now, beside what an `update` may have recorded meanwhile. `false` if somebody is doing so at the moment.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn announce(&mut self) -> Result<()> {
+    pub fn announce(&mut self) -> Result<bool> {
+        let _lock = match self.entry.try_lock_state()? {
+            Locking::Locked(lock) => lock,
+            Locking::Gone => return Ok(true),
+            Locking::Busy => return Ok(false),
+        };
         self.state.created = crate::clock::now();
-        self.entry.save(&self.state)
+        let recorded = self.entry.load()?;
+        self.entry.stage(&State { created: self.state.created.clone(), ..recorded })?.commit().map(|()| true)
     }
 
     /// Whether the configuration sets this limit (`RLIMIT_*`).

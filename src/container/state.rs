@@ -503,17 +503,35 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn lock_state(&self) -> Result<Option<Lock>> {
+        match self.lock_state_as(libc::LOCK_EX)? {
+            Locking::Locked(lock) => Ok(Some(lock)),
+            Locking::Gone | Locking::Busy => Ok(None),
+        }
+    }
+
+    /// As [`Entry::lock_state`], if nobody else has it locked.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn try_lock_state(&self) -> Result<Locking> {
+        self.lock_state_as(libc::LOCK_EX | libc::LOCK_NB)
+    }
+
+    fn lock_state_as(&self, how: i32) -> Result<Locking> {
         let path = self.path.join("state.json");
         let locking = || format!("lock {}", path.display());
         loop {
             let file: OwnedFd = match fs::File::open(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Locking::Gone),
                 file => file.doing(locking)?.into(),
             };
-            sys_fs::retry(|| sys_fs::lock(file.as_raw_fd(), libc::LOCK_EX)).doing(locking)?;
+            match sys_fs::retry(|| sys_fs::lock(file.as_raw_fd(), how)) {
+                Err(Errno::EAGAIN) => return Ok(Locking::Busy),
+                locked => locked.doing(locking)?,
+            }
             // Otherwise another file has taken its place meanwhile, or the container has been removed.
             if let Some(lock) = Lock::of(file).doing(locking)? {
-                return Ok(Some(lock));
+                return Ok(Locking::Locked(lock));
             }
         }
     }

@@ -241,11 +241,16 @@ impl Server {
     /// Records when containers were started, and has it heard when nobody waits for them any more. It is done when those who wait have been
     /// served.
     fn announce(&mut self) {
-        for key in self.unannounced.drain(..) {
+        for key in std::mem::take(&mut self.unannounced) {
             // Those that have ended already need neither.
             let Some(held) = self.held.get_mut(&key) else { continue };
-            if let Err(error) = held.part.parked.announce() {
-                log::warn(error);
+            match held.part.parked.announce() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.unannounced.push(key);
+                    continue;
+                }
+                Err(error) => log::warn(error),
             }
             if let Some(Given { answers: Some(answers), is_detached: false }) = &held.given {
                 watch(&self.epoll, answers, key);
