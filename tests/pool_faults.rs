@@ -531,15 +531,25 @@ fn who_goes_while_hooks_run_is_not_heard_of_again_and_again() {
     eventually(|| pool.is_gone(1));
 }
 
+/// Begins the pool again, by a command that is `changed`.
+fn serve_otherwise(pool: &mut Pool, changed: impl FnOnce(Command) -> Command) {
+    pool.kill();
+    let socket = pool.socket();
+    let command = pool.lab.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
+    let mut command = changed(pool.lab.in_own_cgroup(&command));
+    pool.server = command.stdin(Stdio::null()).spawn().unwrap();
+    eventually(|| pool.try_status().is_some());
+}
+
 #[test]
 fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
     let mut pool = pool!();
-    pool.kill();
-    let socket = pool.socket();
-    let mut command = pool.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
-    pool.server = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    drop(pool.server.stderr.take());
-    eventually(|| pool.try_status().is_some());
+    serve_otherwise(&mut pool, |mut command| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        command.stderr(writer);
+        command
+    });
     let bundle = pool.filled(1, "echo hello", |_| {});
     let entry = fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().unwrap().unwrap().path();
     let mounted = Mounted::on(entry.join("held"));
@@ -567,4 +577,53 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         host("umount", &[self.0.to_str().unwrap()]);
     }
+}
+
+#[test]
+fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
+    let mut pool = pool!();
+    let log = pool.lab.path("log");
+    serve_otherwise(&mut pool, |command| {
+        let limited = ["sh", "-c", "ulimit -Sn 96; ulimit -Hn 96; exec \"$@\"", "sh"];
+        let mut wrapped = Command::new(limited[0]);
+        wrapped.args(&limited[1..]).arg(command.get_program()).args(command.get_args());
+        wrapped.stderr(fs::File::create(&log).unwrap());
+        wrapped
+    });
+    let bundle = pool.lab.bundle(|config| {
+        config["process"]["args"] = json!(["echo", "hello"]);
+        config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    });
+    let path = bundle.operand();
+    pool.microrun(&["pool", "fill", "--size=32", &path]).ok();
+    eventually(|| told_of(&pool, &bundle)["failure"].is_string());
+    let makers = pool.makers();
+    for _ in 0..3 {
+        eventually(|| told_of(&pool, &bundle)["ready"].as_u64() > Some(0));
+        assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    }
+    assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
+
+    // At once, and what has been made by then is lost.
+    pool.microrun(&["pool", "fill", "--size=1", &path]).ok();
+    pool.await_ready(&bundle, 1);
+    eventually(|| pool.is_gone(1));
+    let makers = pool.makers();
+    makers.iter().for_each(|pid| drop(host("kill", &["-STOP", &pid.to_string()])));
+    host("kill", &["-KILL", &pool.parked().pop().unwrap().to_string()]);
+    eventually(|| told_of(&pool, &bundle)["beingMade"] == 1);
+    eventually(|| pool.is_gone(0));
+    let server = pool.server.id().to_string();
+    let is_open = |number: &i32| fs::symlink_metadata(format!("/proc/{server}/fd/{number}")).is_ok();
+    let limit = (0..).filter(|number| !is_open(number)).nth(2).unwrap();
+    let set_limit = |limit: i32| drop(host("prlimit", &["--pid", &server, &format!("--nofile={limit}:")]));
+    set_limit(limit);
+    let told = pool.microrun(&run_args(&bundle, &[])).failed();
+    assert!(told.contains("too many descriptors"), "{told}");
+    makers.iter().for_each(|pid| drop(host("kill", &["-CONT", &pid.to_string()])));
+    eventually(|| fs::read_to_string(&log).unwrap().contains("the descriptors of a sandbox are lost"));
+    set_limit(96);
+    pool.await_ready(&bundle, 1);
+    eventually(|| pool.is_gone(1));
+    assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
 }

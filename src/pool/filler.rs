@@ -19,10 +19,13 @@ use super::network::Network;
 use super::pace::{Ledger, Pace};
 use super::template::{Identity, Template};
 use super::workshop;
+use crate::container::manage;
 use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
 use crate::sys::clone::Child;
+use crate::sys::socket::Received;
 use crate::sys::{process, socket};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -238,7 +241,7 @@ impl Filler {
             let key = events[0].data();
             let Some(index) = self.makers.iter().position(|maker| maker.key == key) else { return News::Ended };
             let Some(maker) = self.makers.get_mut(index) else { return News::Ended };
-            let received = match socket::receive_fds(maker.socket.as_raw_fd(), &mut data) {
+            let received = match socket::receive_what_fits(maker.socket.as_raw_fd(), &mut data) {
                 Ok(received) if received.count > 0 => received,
                 Err(Errno::EAGAIN) => return News::Nothing,
                 _ => {
@@ -254,7 +257,7 @@ impl Filler {
             let Some(order) = maker.asked.pop_front() else { return News::Ended };
             self.ask();
             let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
-                Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received.fds),
+                Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received),
                 Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
                 None => Err(lost()),
             };
@@ -320,7 +323,8 @@ fn lost() -> Error {
 }
 
 /// Takes over what has been made of `template`.
-fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<OwnedFd>) -> Result<Box<Part>> {
+fn take(template: &Template, network: Option<Network>, said: &[u8], received: Received) -> Result<Box<Part>> {
+    let Received { fds, is_cut, .. } = received;
     let mut fds = fds.into_iter();
     let (which, rest) = said.split_first_chunk::<6>().ok_or_else(lost)?;
     let [pidfd, lease, lock, terminal, mounts, made] =
@@ -329,10 +333,10 @@ fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<Own
     let (about, _) = about.as_chunks::<8>();
     let mut about = about.iter().map(|number| u64::from_ne_bytes(*number));
     let (Some(pid), Some(seen), Some(memory)) = (about.next(), about.next(), about.next()) else { return Err(lost()) };
-    let pid = pid as i32;
+    let (pid, id) = (pid as i32, String::from_utf8_lossy(id));
     let taken = match (pidfd, lease, lock) {
-        (Some(pidfd), Some(lease), Some(lock)) => {
-            let (descriptors, id) = (Descriptors { lease, lock, terminal }, String::from_utf8_lossy(id));
+        (Some(pidfd), Some(lease), Some(lock)) if !is_cut => {
+            let descriptors = Descriptors { lease, lock, terminal };
             let child = Child { pid, pidfd: pidfd.as_raw_fd() };
             let parked =
                 Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
@@ -344,5 +348,7 @@ fn take(template: &Template, network: Option<Network>, said: &[u8], fds: Vec<Own
     taken.inspect_err(|_| {
         let _ = process::kill(pid, libc::SIGKILL);
         let _ = process::wait(pid, 0);
+        // Its maker takes it for the pool's.
+        manage::discard(&template.options.store, &id).unwrap_or_else(log::warn);
     })
 }

@@ -74,6 +74,9 @@ const MOST_WAITING: usize = 16;
 /// How many who do not read a long answer at once are waited for. Others get the beginning.
 const MOST_UNSAID: usize = 16;
 
+/// How many descriptors are left to requests and to what runs.
+const SPARE_DESCRIPTORS: i32 = 32;
+
 /// A container or a sandbox.
 struct Held {
     part: Part,
@@ -97,6 +100,8 @@ struct Server {
     held: HashMap<u64, Held>,
     stocks: HashMap<Identity, Stock>,
     next: u64,
+    /// The limit.
+    most_descriptors: i32,
     /// Whether something is to be ordered after a pause.
     is_waiting: bool,
     /// Containers whose record is to be completed after it.
@@ -138,7 +143,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     setup::clean_up_after_others(&settings.options.store)?;
     settings.options.stdio = Some(setup::no_stdio()?);
     let place = Place::of_this_process(&requests)?;
-    setup::raise_descriptor_limit();
+    let most_descriptors = setup::raise_descriptor_limit();
     setup::ignore_no_signal();
     let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
     mask.thread_block().doing(|| "block signals")?;
@@ -165,6 +170,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         held,
         stocks,
         next: FIRST,
+        most_descriptors,
         is_waiting: false,
         unannounced: Vec::new(),
         traced: Vec::new(),
@@ -397,7 +403,9 @@ impl Server {
                     }
                     // Once: it stays readable until it is closed.
                     let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
-                    if self.epoll.add(&part.pidfd, event).is_ok() {
+                    // There are no more of them than its number says, as the kernel gives out the lowest.
+                    let is_room = part.pidfd.as_raw_fd().saturating_add(SPARE_DESCRIPTORS) < self.most_descriptors;
+                    if is_room && self.epoll.add(&part.pidfd, event).is_ok() {
                         self.next += 1;
                         stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
                         stock.made(key);
@@ -451,15 +459,19 @@ impl Server {
     /// Takes a request. If there are more, that is heard of again.
     fn take_request(&mut self) {
         let mut data = [0u8; request::MOST];
-        let Ok(received) = socket::receive_fds(self.requests.as_raw_fd(), &mut data) else { return };
+        let Ok(received) = socket::receive_what_fits(self.requests.as_raw_fd(), &mut data) else { return };
         let message = data.get(..received.count).unwrap_or_default();
         self.take(message, received);
     }
 
     fn take(&mut self, message: &[u8], received: Received) {
-        let Received { fds, sender, pidfd, .. } = received;
+        let Received { fds, sender, pidfd, is_cut, .. } = received;
         let mut fds = fds.into_iter();
         let Some(answers) = fds.next() else { return };
+        if is_cut {
+            let reason = "the request has not come whole: it is of another version, or the pool has too many descriptors";
+            return say(&answers, answer::COLD, reason);
+        }
         let (Some(request), Some(sender), Some(bundle), request::DESCRIPTORS) =
             (request::parse(message), sender, fds.next(), fds.len() + 2)
         else {

@@ -144,12 +144,12 @@ pub fn ignore_no_signal() {
     (libc::SIGHUP..=libc::SIGSYS).filter(|signal| *signal != libc::SIGPIPE).for_each(process::default_signal);
 }
 
-/// A part takes five descriptors.
-pub fn raise_descriptor_limit() {
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        // With fewer there are fewer parts.
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
-    }
+/// A part takes five descriptors. How many there may be.
+pub fn raise_descriptor_limit() -> i32 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return i32::MAX };
+    // With fewer there are fewer parts.
+    let most = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    i32::try_from(most).unwrap_or(i32::MAX)
 }
 
 /// The place of this process: who asks from another would have another container by a cold start.

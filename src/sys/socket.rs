@@ -174,6 +174,8 @@ pub struct Received {
     pub sender: Option<(i32, u32, u32)>,
     /// The sender's pidfd, where the socket asks for it ([`ask_for_sender`]).
     pub pidfd: Option<OwnedFd>,
+    /// There was more, for which there was no room or no descriptor left.
+    pub is_cut: bool,
 }
 
 /// Receives a message with its descriptors and its sender's credentials, if there is one.
@@ -181,6 +183,15 @@ pub struct Received {
 /// # Errors
 /// EAGAIN when there is none, EMSGSIZE when it does not fit, and what recvmsg(2) answers.
 pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
+    let received = receive_what_fits(socket, data)?;
+    if received.is_cut { Err(Errno::EMSGSIZE) } else { Ok(received) }
+}
+
+/// As [`receive_fds`], and what there is of a message that does not fit.
+///
+/// # Errors
+/// EAGAIN when there is none, and what recvmsg(2) answers.
+pub fn receive_what_fits(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
     const SCM_PIDFD: i32 = 4;
     let mut control = [0u64; 16];
     let mut part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: data.len() };
@@ -194,7 +205,8 @@ pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
         // SAFETY: the kernel writes into the message's parts, which outlive the call.
         unsafe { call!(libc::SYS_recvmsg, socket, &raw mut message, libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT) }
     })?;
-    let mut received = Received { count, fds: Vec::new(), sender: None, pidfd: None };
+    let is_cut = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    let mut received = Received { count, fds: Vec::new(), sender: None, pidfd: None, is_cut };
     // SAFETY: the kernel wrote well-formed control messages of the length that it says (cmsg(3)).
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(&raw const message);
@@ -212,14 +224,17 @@ pub fn receive_fds(socket: RawFd, data: &mut [u8]) -> Sys<Received> {
                     received.sender = Some((from.pid, from.uid, from.gid));
                 }
                 (libc::SOL_SOCKET, SCM_PIDFD) => {
-                    received.pidfd = Some(super::own(content.cast::<RawFd>().read_unaligned()));
+                    // An error, if there was no descriptor left for it (net/core/scm.c).
+                    let pidfd = content.cast::<RawFd>().read_unaligned();
+                    received.is_cut |= pidfd < 0;
+                    received.pidfd = (pidfd >= 0).then(|| super::own(pidfd));
                 }
                 _ => {}
             }
             at = libc::CMSG_NXTHDR(&raw const message, at);
         }
     }
-    if message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 { Err(Errno::EMSGSIZE) } else { Ok(received) }
+    Ok(received)
 }
 
 /// Lets others connect to a bound socket (listen(2)), as many at a time as the kernel allows.
