@@ -627,3 +627,24 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     eventually(|| pool.is_gone(1));
     assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
 }
+
+#[test]
+fn makers_of_what_is_given_up_end_although_its_containers_run() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "sleep 1000", |_| {});
+    let id = format!("{}-given", bundle.id);
+    pool.run_detached(&bundle, &[&id]);
+    pool.await_ready(&bundle, 2);
+    assert!(!pool.makers().is_empty());
+    pool.microrun(&["pool", "drain", &bundle.operand()]).ok();
+    eventually(|| pool.makers().is_empty());
+    pool.microrun(&["pool", "fill", "--size=1", &bundle.operand()]).ok();
+    pool.await_ready(&bundle, 1);
+    // It has been changed.
+    fs::write(bundle.path.join("config.json"), fs::read_to_string(bundle.path.join("config.json")).unwrap() + "\n").unwrap();
+    let before = pool.makers();
+    pool.run(&bundle, &[]).failed();
+    eventually(|| before.iter().all(|maker| !pool.makers().contains(maker)));
+    pool.await_ready(&bundle, 1);
+    pool.microrun(&["delete", "--force", &id]).ok();
+}

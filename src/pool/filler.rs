@@ -101,7 +101,7 @@ struct Maker {
     socket: OwnedFd,
     /// What it has been asked for, and has not answered yet.
     asked: VecDeque<Order>,
-    /// It has been told that there is nothing more to be made.
+    /// Nothing more is to be made but that, and then it is told so.
     is_done: bool,
 }
 
@@ -155,9 +155,10 @@ impl Filler {
         self.ask();
     }
 
-    /// Takes back what has not been begun of the sandboxes of `template`.
+    /// Takes back what has not been begun of the sandboxes of `template`, of which none is wanted any more: its makers end.
     pub fn cancel(&mut self, template: &Arc<Template>) {
         self.waiting.retain(|order| !Arc::ptr_eq(&order.template, template));
+        self.makers.iter_mut().filter(|maker| maker.makes(template)).for_each(Maker::retire);
     }
 
     /// Has no more made than what has been asked for until it is no more `is_held`.
@@ -203,7 +204,6 @@ impl Filler {
         {
             return Ok(index);
         }
-        self.makers.iter_mut().filter(|maker| maker.template.strong_count() == 0).for_each(Maker::finish);
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
         let bundle = template.options.bundle.as_os_str().as_bytes();
         let parts: [&[u8]; 2] = [&template.version().to_ne_bytes(), bundle];
@@ -255,6 +255,9 @@ impl Filler {
                 }
             };
             let Some(order) = maker.asked.pop_front() else { return News::Ended };
+            if maker.is_done {
+                maker.retire();
+            }
             self.ask();
             let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
                 Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received),
@@ -298,7 +301,15 @@ impl Maker {
         !self.is_done && self.template.as_ptr() == Arc::as_ptr(template)
     }
 
-    /// Tells it that nothing more is to be made.
+    /// Has it end when it has made what it was asked for.
+    fn retire(&mut self) {
+        self.is_done = true;
+        if self.asked.is_empty() {
+            self.finish();
+        }
+    }
+
+    /// Tells it that nothing more is to be made, whatever it was asked for.
     fn finish(&mut self) {
         self.is_done = true;
         socket::end_sending(self.socket.as_raw_fd());
