@@ -648,3 +648,18 @@ fn makers_of_what_is_given_up_end_although_its_containers_run() {
     pool.await_ready(&bundle, 1);
     pool.microrun(&["delete", "--force", &id]).ok();
 }
+
+#[test]
+fn a_maker_that_hangs_keeps_nobody_else_from_sandboxes_and_is_replaced() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let makers = pool.makers();
+    makers.iter().for_each(|pid| drop(host("kill", &["-STOP", &pid.to_string()])));
+    host("kill", &["-KILL", &pool.parked().pop().unwrap().to_string()]);
+    eventually(|| told_of(&pool, &bundle)["beingMade"] == 1);
+    let other = pool.filled(1, "echo other", |_| {});
+    assert_eq!(pool.run(&other, &[]).ok(), "other");
+    pool.await_ready(&bundle, 1);
+    assert!(makers.iter().all(|maker| !pool.makers().contains(maker)));
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+}

@@ -33,7 +33,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A sandbox, and what keeps the kernel from taking it apart while somebody waits.
 #[derive(Debug)]
@@ -71,6 +71,10 @@ const MAKERS: usize = 2;
 /// How long makers have for their end, before they are killed: a sandbox takes a few milliseconds. And how long the filler has for beginning one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a maker takes for a sandbox at most, pauses included, before others do not wait for it any more, and how long before it is ended.
+const USUAL: Duration = Duration::from_secs(2);
+const MOST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// The key of the filler itself, of what is watched.
 const FILLER: u64 = 0;
 
@@ -101,6 +105,8 @@ struct Maker {
     socket: OwnedFd,
     /// What it has been asked for, and has not answered yet.
     asked: VecDeque<Order>,
+    /// Since when it is at the first of it.
+    since: Instant,
     /// Nothing more is to be made but that, and then it is told so.
     is_done: bool,
 }
@@ -184,14 +190,17 @@ impl Filler {
             let network = order.network.as_ref().map(AsRawFd::as_raw_fd);
             // There is room for all that it may be asked for.
             let _ = socket::send_fds_now(maker.socket.as_raw_fd(), &[&[workshop::MAKE]], network.as_slice());
+            if maker.asked.is_empty() {
+                maker.since = Instant::now();
+            }
             maker.asked.push_back(order);
         }
     }
 
     /// Whether a sandbox of `template` may be asked for now.
     fn has_time_for(&self, template: &Arc<Template>) -> bool {
-        let mut busy = self.makers.iter().filter(|maker| !maker.asked.is_empty());
-        let asked: usize = self.makers.iter().map(|maker| maker.asked.len()).sum();
+        let mut busy = self.makers.iter().filter(|maker| maker.is_at_work() && !maker.is_at_it_for(USUAL));
+        let asked: usize = busy.clone().map(|maker| maker.asked.len()).sum();
         asked < AHEAD && busy.all(|maker| maker.makes(template))
     }
 
@@ -219,7 +228,7 @@ impl Filler {
         self.watched.add(&ours, event).doing(|| "watch a descriptor").inspect_err(|_| end(pid))?;
         let template = Arc::downgrade(template);
         let asked = VecDeque::new();
-        self.makers.push(Maker { key: self.last, template, pid, socket: ours, asked, is_done: false });
+        self.makers.push(Maker { key: self.last, template, pid, socket: ours, asked, since: Instant::now(), is_done: false });
         Ok(self.makers.len() - 1)
     }
 
@@ -255,6 +264,7 @@ impl Filler {
                 }
             };
             let Some(order) = maker.asked.pop_front() else { return News::Ended };
+            maker.since = Instant::now();
             if maker.is_done {
                 maker.retire();
             }
@@ -266,6 +276,26 @@ impl Filler {
             };
             return News::Of(order.bundle, order.template, part);
         }
+    }
+
+    /// Whether it is at anything.
+    pub fn is_at_work(&self) -> bool {
+        self.makers.iter().any(Maker::is_at_work)
+    }
+
+    /// Ends a maker that has been at one sandbox for too long: it has been stopped, or what its bundle lies on does not answer. Whether there was one; with
+    /// others nothing has happened but that they may be asked for more.
+    pub fn ends_stuck(&mut self) -> bool {
+        let is_stuck = |maker: &Maker| maker.is_at_work() && maker.is_at_it_for(MOST_PATIENCE);
+        let Some(index) = self.makers.iter().position(is_stuck) else {
+            self.ask();
+            return false;
+        };
+        let maker = self.makers.swap_remove(index);
+        let _ = self.watched.delete(&maker.socket);
+        // It may take its time, and is waited for as other children are.
+        let _ = process::kill(maker.pid, libc::SIGKILL);
+        true
     }
 
     /// Lets all end, once what they are at is done; they are to be heard until then. Whether there is something to be heard, or they have not ended in time.
@@ -299,6 +329,15 @@ impl Maker {
     /// Whether it makes sandboxes of `template`, now and later.
     fn makes(&self, template: &Arc<Template>) -> bool {
         !self.is_done && self.template.as_ptr() == Arc::as_ptr(template)
+    }
+
+    fn is_at_work(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// Whether it has been at the first sandbox that it was asked for, and has not answered yet, for so long.
+    fn is_at_it_for(&self, time: Duration) -> bool {
+        self.since.elapsed() >= time
     }
 
     /// Has it end when it has made what it was asked for.

@@ -207,7 +207,7 @@ impl Server {
                 _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
                     EpollTimeout::from(PAUSE.as_millis() as u16)
                 }
-                None if !self.has_failed() && !self.may_have_strangers => EpollTimeout::NONE,
+                None if !self.has_failed() && !self.may_have_strangers && !self.is_making() => EpollTimeout::NONE,
                 _ => EpollTimeout::from(1000u16),
             };
             let count = match self.epoll.wait(&mut events, timeout) {
@@ -236,8 +236,15 @@ impl Server {
                 self.unfinished.retain(|entry| !setup::is_removed(&self.settings.options.store, entry));
                 self.may_have_strangers = !self.unfinished.is_empty();
             }
+            if self.is_making() && self.filler.as_mut().is_some_and(Filler::ends_stuck) {
+                self.mourn();
+            }
             self.order();
         }
+    }
+
+    fn is_making(&self) -> bool {
+        self.filler.as_ref().is_some_and(Filler::is_at_work)
     }
 
     fn has_failed(&self) -> bool {
