@@ -66,6 +66,20 @@ fn who_is_elsewhere_starts_cold() {
 }
 
 #[test]
+fn who_would_share_another_namespace_with_the_container_starts_cold() {
+    let pool = pool!();
+    for (kind, option) in [("ipc", "-i"), ("uts", "-u")] {
+        let bundle = pool.filled(1, "echo hello", |config| {
+            config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != kind);
+        });
+        refused(&pool, &bundle, &["/usr/bin/unshare", option], "IPC or UTS namespace");
+        assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    }
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    assert_eq!(run_by(&pool, &["/usr/bin/unshare", "-i", "-u"], &run_args(&bundle, &[])).ok(), "hello");
+}
+
+#[test]
 fn another_user_is_refused() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});

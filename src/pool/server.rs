@@ -624,6 +624,9 @@ impl Server {
                 return Err("a detached container needs --console-socket for its terminal".into());
             }
         }
+        if let Some(reason) = self.place.refusal_to_share(asked.header.pid, &stock.template.inherited) {
+            return Err(reason.into());
+        }
         let key = stock.take().ok_or(No::NotReady)?;
         let held = self.held.get_mut(&key).ok_or(No::NotReady)?;
         let parked = &mut held.part.parked;

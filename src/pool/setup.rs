@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, stat, umask};
 use nix::unistd::geteuid;
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -209,6 +209,15 @@ impl Place {
             return Some("who asks has gone");
         }
         None
+    }
+
+    /// Why the process `pid`, which is served otherwise, cannot have a container that shares these of its namespaces.
+    pub fn refusal_to_share(&self, pid: i32, namespaces: &[&str]) -> Option<&'static str> {
+        let inode =
+            |place: &str, name: &str| stat(format!("/proc/{place}/ns/{name}").as_str()).map(|about| about.st_ino);
+        let is_same = |name: &&str| inode("self", name).is_ok_and(|own| inode(&pid.to_string(), name) == Ok(own));
+        let is_shared = namespaces.iter().all(is_same);
+        (!is_shared).then_some("the pool has another IPC or UTS namespace, and the container none of its own")
     }
 
     /// How many descriptors a container may have, soft and hard, unless its configuration or who asks says otherwise.

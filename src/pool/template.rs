@@ -41,6 +41,8 @@ pub struct Template {
     /// Whether they are cloned on a [`crate::container::ground::Ground`]: a user namespace sees what is mounted where it was made (mount_namespaces(7)),
     /// and may only mount what is in full view there.
     pub has_ground: bool,
+    /// The namespaces of who asks that a cold start would leave its containers in, of those that are compared, by their names in procfs.
+    pub inherited: Vec<&'static str>,
     /// Whether its containers have a terminal.
     pub has_terminal: bool,
     /// Whether its containers get a new network namespace that can be made before they are.
@@ -74,6 +76,9 @@ impl Template {
         }
         let named = paths(spec, &options.bundle);
         let has_ground = !has_namespace(spec, LinuxNamespaceType::User);
+        let compared = [("ipc", LinuxNamespaceType::Ipc), ("uts", LinuxNamespaceType::Uts)];
+        let inherited = compared.into_iter().filter(|(_, kind)| !has_namespace(spec, *kind)).map(|(name, _)| name);
+        let inherited = inherited.collect();
         let takes_network = network::is_made_before(spec);
         let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
         let look = if is_quiet(spec, bundle.filter.as_ref()) { Look::Brief } else { Look::Whole };
@@ -102,6 +107,7 @@ impl Template {
             bundle: Arc::new(bundle),
             facts,
             has_ground,
+            inherited,
             has_terminal,
             takes_network,
             keeps_network,
