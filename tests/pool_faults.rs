@@ -5,11 +5,12 @@
 mod common;
 
 use common::pool::{Pool, Remains, run_args};
-use common::{Bundle, eventually, hierarchies, host, push};
+use common::{Bundle, eventually, hierarchies, host, output, push};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 
 #[test]
@@ -583,12 +584,18 @@ impl Drop for Mounted {
 fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     let mut pool = pool!();
     let log = pool.lab.path("log");
-    serve_otherwise(&mut pool, |command| {
-        let limited = ["sh", "-c", "ulimit -Sn 96; ulimit -Hn 96; exec \"$@\"", "sh"];
-        let mut wrapped = Command::new(limited[0]);
-        wrapped.args(&limited[1..]).arg(command.get_program()).args(command.get_args());
-        wrapped.stderr(fs::File::create(&log).unwrap());
+    // Who asks as well: not everybody may raise a limit, not even of what he makes.
+    let limited = |command: &Command| {
+        let mut wrapped = Command::new("sh");
+        wrapped.args(["-c", "ulimit -Sn 128; ulimit -Hn 128; exec \"$@\"", "sh"]);
+        wrapped.arg(command.get_program()).args(command.get_args());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         wrapped
+    };
+    serve_otherwise(&mut pool, |command| {
+        let mut command = limited(&command);
+        command.stderr(fs::File::create(&log).unwrap());
+        command
     });
     let bundle = pool.lab.bundle(|config| {
         config["process"]["args"] = json!(["echo", "hello"]);
@@ -600,7 +607,7 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     let makers = pool.makers();
     for _ in 0..3 {
         eventually(|| told_of(&pool, &bundle)["ready"].as_u64() > Some(0));
-        assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+        assert_eq!(output(limited(&pool.command(&run_args(&bundle, &[])))).ok(), "hello");
     }
     assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
 
@@ -615,14 +622,14 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     eventually(|| pool.is_gone(0));
     let server = pool.server.id().to_string();
     let is_open = |number: &i32| fs::symlink_metadata(format!("/proc/{server}/fd/{number}")).is_ok();
-    let limit = (0..).filter(|number| !is_open(number)).nth(2).unwrap();
+    let limit = (0..).filter(|number| !is_open(number)).nth(3).unwrap();
     let set_limit = |limit: i32| drop(host("prlimit", &["--pid", &server, &format!("--nofile={limit}:")]));
     set_limit(limit);
     let told = pool.microrun(&run_args(&bundle, &[])).failed();
     assert!(told.contains("too many descriptors"), "{told}");
     makers.iter().for_each(|pid| drop(host("kill", &["-CONT", &pid.to_string()])));
     eventually(|| fs::read_to_string(&log).unwrap().contains("the descriptors of a sandbox are lost"));
-    set_limit(96);
+    set_limit(128);
     pool.await_ready(&bundle, 1);
     eventually(|| pool.is_gone(1));
     assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
@@ -641,7 +648,8 @@ fn makers_of_what_is_given_up_end_although_its_containers_run() {
     pool.microrun(&["pool", "fill", "--size=1", &bundle.operand()]).ok();
     pool.await_ready(&bundle, 1);
     // It has been changed.
-    fs::write(bundle.path.join("config.json"), fs::read_to_string(bundle.path.join("config.json")).unwrap() + "\n").unwrap();
+    fs::write(bundle.path.join("config.json"), fs::read_to_string(bundle.path.join("config.json")).unwrap() + "\n")
+        .unwrap();
     let before = pool.makers();
     pool.run(&bundle, &[]).failed();
     eventually(|| before.iter().all(|maker| !pool.makers().contains(maker)));

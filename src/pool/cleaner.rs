@@ -13,9 +13,9 @@ use crate::log;
 use crate::sys::{request, socket};
 use oci_spec::runtime::{Hooks, Spec};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -118,7 +118,9 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
                 Ok(Job { part, then: Then::Tell(answers, code), .. }) => {
                     let job = Arc::new(Mutex::new(Some((part, answers))));
                     let work = move || {
-                        let Some((part, answers)) = job.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+                        let Some((part, answers)) = job.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+                            return;
+                        };
                         tell_end(&answers, code, &remove(&part.parked, Some(&part.parked.spec)));
                         drop(part);
                         pending.fetch_sub(1, Ordering::Relaxed);

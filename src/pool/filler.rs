@@ -228,7 +228,15 @@ impl Filler {
         self.watched.add(&ours, event).doing(|| "watch a descriptor").inspect_err(|_| end(pid))?;
         let template = Arc::downgrade(template);
         let asked = VecDeque::new();
-        self.makers.push(Maker { key: self.last, template, pid, socket: ours, asked, since: Instant::now(), is_done: false });
+        self.makers.push(Maker {
+            key: self.last,
+            template,
+            pid,
+            socket: ours,
+            asked,
+            since: Instant::now(),
+            is_done: false,
+        });
         Ok(self.makers.len() - 1)
     }
 

@@ -74,8 +74,8 @@ const MOST_WAITING: usize = 16;
 /// How many who do not read a long answer at once are waited for. Others get the beginning.
 const MOST_UNSAID: usize = 16;
 
-/// How many descriptors are left to requests and to what runs.
-const SPARE_DESCRIPTORS: i32 = 32;
+/// How many descriptors are left to requests, and to what had been ordered before there were none: eight sandboxes, with six each.
+const SPARE_DESCRIPTORS: i32 = 64;
 
 /// A container or a sandbox.
 struct Held {
@@ -476,7 +476,8 @@ impl Server {
         let mut fds = fds.into_iter();
         let Some(answers) = fds.next() else { return };
         if is_cut {
-            let reason = "the request has not come whole: it is of another version, or the pool has too many descriptors";
+            let reason =
+                "the request has not come whole: it is of another version, or the pool has too many descriptors";
             return say(&answers, answer::COLD, reason);
         }
         let (Some(request), Some(sender), Some(bundle), request::DESCRIPTORS) =
@@ -722,7 +723,9 @@ impl Server {
             }
         };
         // The cleaner closes it later, and until then it would be readable for nobody.
-        if let Some(lease) = part.parked.lease.as_ref().filter(|_| given.as_ref().is_some_and(|given| given.is_detached)) {
+        if let Some(lease) =
+            part.parked.lease.as_ref().filter(|_| given.as_ref().is_some_and(|given| given.is_detached))
+        {
             let _ = self.epoll.delete(lease);
         }
         let is_killed = matches!(exit, Exit::Signal(_));
