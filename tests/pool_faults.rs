@@ -671,3 +671,29 @@ fn a_maker_that_hangs_keeps_nobody_else_from_sandboxes_and_is_replaced() {
     assert!(makers.iter().all(|maker| !pool.makers().contains(maker)));
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
 }
+
+#[test]
+fn a_signal_that_ends_a_sandbox_before_its_program_began_is_not_lost() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "sleep 20; echo ran >>/mnt/log", |config| {
+        config["root"]["readonly"] = json!(false);
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
+    });
+    let pid = pool.parked().pop().unwrap().to_string();
+    host("kill", &["-STOP", &pid]);
+    let mut running = pool.command(&["run", &bundle.operand()]).stdin(Stdio::null()).spawn().unwrap();
+    eventually(|| pool.remains().containers == 1);
+    host("kill", &["-TERM", &running.id().to_string()]);
+    let pending = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("ShdPnd:\t")).unwrap().to_owned();
+        u64::from_str_radix(&line, 16).unwrap()
+    };
+    eventually(|| pending() & (1 << (libc::SIGTERM - 1)) != 0);
+    host("kill", &["-CONT", &pid]);
+    let ended = running.wait().unwrap();
+    assert!(ended.code() == Some(143) || ended.signal() == Some(libc::SIGTERM), "{ended:?}");
+    assert!(!bundle.rootfs().join("mnt/log").exists());
+    pool.await_ready(&bundle, 1);
+    eventually(|| pool.is_gone(1));
+}

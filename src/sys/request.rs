@@ -422,6 +422,8 @@ impl Default for Id {
 pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id, text: &mut [u8; ANSWER]) -> Outcome {
     let Ok(signals) = signalfd::open(u64::MAX) else { return Outcome::Lost };
     let mut is_hung_up = false;
+    // The last signal that was passed on.
+    let mut passed = None;
     let outcome = loop {
         let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         // A signal that comes before there is a container stays pending: for the container, or for a cold start.
@@ -440,7 +442,7 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id, text: &mut [u8; ANS
         if fds[1].revents != 0
             && let Ok(signal) = signalfd::next(signals)
         {
-            pass_on(signal, pidfd);
+            passed = pass_on(signal, pidfd).or(passed);
         }
         if fds[0].revents == 0 {
             continue;
@@ -463,6 +465,10 @@ pub fn follow(answers: RawFd, mut pidfd: RawFd, id: &mut Id, text: &mut [u8; ANS
     fs::close(signals);
     if pidfd >= 0 {
         fs::close(pidfd);
+    }
+    // It was for what has not begun after all, and may be what ended it: it is pending again, for the cold start.
+    if let (Outcome::Cold, Some(signal)) = (outcome, passed) {
+        let _ = process::kill(process::getpid(), signal);
     }
     outcome
 }
@@ -502,12 +508,15 @@ fn ended(text: &[u8; ANSWER], count: usize) -> Outcome {
     Outcome::Ended(i32::from_ne_bytes([text[1], text[2], text[3], text[4]]))
 }
 
-fn pass_on(signal: i32, pidfd: RawFd) {
+/// The signal, if it is one that is passed on.
+fn pass_on(signal: i32, pidfd: RawFd) -> Option<i32> {
     // What the kernel sends for our own descriptors, our own terminal among them, is not the container's. One that just ended is found
     // out by the answer.
-    if pidfd >= 0 && !matches!(signal, libc::SIGPIPE | libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH) {
-        let _ = process::pidfd_send_signal(pidfd, signal);
+    if pidfd < 0 || matches!(signal, libc::SIGPIPE | libc::SIGURG | libc::SIGCHLD | libc::SIGWINCH) {
+        return None;
     }
+    let _ = process::pidfd_send_signal(pidfd, signal);
+    Some(signal)
 }
 
 /// The pool is gone, the container is not.
