@@ -407,6 +407,6 @@ fn take(template: &Template, network: Option<Network>, said: &[u8], received: Re
         let _ = process::kill(pid, libc::SIGKILL);
         let _ = process::wait(pid, 0);
         // Its maker takes it for the pool's.
-        manage::discard(&template.options.store, &id).unwrap_or_else(log::warn);
+        manage::discard(&template.options.store, &id, template.options.rootless).unwrap_or_else(log::warn);
     })
 }
