@@ -9,7 +9,7 @@ cache=$(readlink -m "${VM_CACHE:-${CARGO_TARGET_DIR:-$root/target}/vm}")
 arch=${VM_ARCH:-$(uname -m)}
 # What tests use besides busybox, where it is installed.
 # shellcheck disable=SC2034  # used by the scripts that source this file
-tools="runc crun podman conmon ip ps setpriv newuidmap newgidmap unshare nice getfattr setfattr apparmor_parser criu tar gzip script"
+tools="runc crun podman conmon ip ps setpriv newuidmap newgidmap unshare prlimit nice getfattr setfattr apparmor_parser criu tar gzip script"
 PATH=$PATH:/usr/sbin:/sbin # mke2fs, debugfs and debootstrap live there
 
 # 125 means "the VM could not be used", as with env(1) and docker run: no
