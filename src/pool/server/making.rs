@@ -1,0 +1,212 @@
+//! What is made for the stocks: orders to the filler, and what it has made, or has not.
+
+use super::{Held, NEWS, Server, Settings};
+use crate::container::prepare::Options;
+use crate::container::state::Entry;
+use crate::error::{Doing, Result};
+use crate::log;
+use crate::pool::cleaner::Then;
+use crate::pool::filler::{Filler, News, Part};
+use crate::pool::memory::{self, Room};
+use crate::pool::pace::Ledger;
+use crate::pool::parts::Parts;
+use crate::pool::setup;
+use crate::pool::stock::Stock;
+use crate::pool::template::{Identity, Template, identity};
+use crate::sys::process;
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How many descriptors are left to requests, and to what had been ordered before there were none: eight sandboxes, with six each.
+const SPARE_DESCRIPTORS: i32 = 64;
+
+impl Server {
+    /// Orders what is wanted, and gives up what nobody asks for.
+    pub(super) fn order(&mut self) {
+        while let Some((bundle, template, network)) = self.cleaner.rested() {
+            if let Some(stock) = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template)) {
+                stock.keep(network);
+            }
+        }
+        let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
+        let mut room = Room::beside(self.settings.bounds, self.stocks.values(), memory_of_parts);
+        // What has ended is taken away first.
+        let is_behind = self.cleaner.is_behind();
+        self.is_waiting = is_behind;
+        self.filler.iter_mut().for_each(|filler| filler.hold(is_behind));
+        for (bundle, stock) in &mut self.stocks {
+            if stock.is_stale
+                && stock.may_try()
+                && let Err(error) = stock.renew()
+            {
+                stock.refuse(error.to_string());
+            }
+            if stock.missing() > 0 && stock.can_wait() {
+                self.is_waiting = true;
+                continue;
+            }
+            let wanted = match self.settings.bounds.memory {
+                _ if is_behind => 0,
+                // Until one has been made nobody knows how many there is room for.
+                Some(_) if stock.size.is_none() && stock.ordered > 0 => 0,
+                _ => stock.missing(),
+            };
+            for _ in 0..room.take(wanted, stock.size) {
+                let begun = match &mut self.filler {
+                    Some(filler) => Ok(filler),
+                    none => begin_again(none, &self.settings, &self.ledger, &self.epoll),
+                };
+                match begun {
+                    Ok(filler) => {
+                        let network = stock.networks.pop();
+                        stock.reused += u64::from(network.is_some());
+                        filler.order(*bundle, &stock.template, network);
+                    }
+                    Err(error) => {
+                        stock.refuse(error.to_string());
+                        break;
+                    }
+                }
+                stock.order();
+            }
+        }
+        if let Some(parts) = &mut self.parts {
+            let current = self.stocks.iter().filter(|(_, stock)| !stock.is_stale);
+            let current = current.map(|(bundle, stock)| (bundle, &stock.template));
+            // Sandboxes come first: those as well of which nobody knows yet how much they take.
+            let is_measured = !self.stocks.values().any(|stock| stock.size.is_none() && stock.ordered > 0);
+            let may_be_made = !is_behind && (is_measured || self.settings.bounds.memory.is_none());
+            self.is_waiting |= parts.order(current, may_be_made.then_some(&mut room));
+        }
+        if let Some(idle) = self.settings.idle {
+            let over: Vec<_> =
+                self.stocks.iter().filter(|(_, stock)| stock.is_idle(idle)).map(|(bundle, _)| *bundle).collect();
+            over.iter().for_each(|bundle| self.give_up(bundle));
+        }
+    }
+
+    /// Takes what the filler has made.
+    pub(super) fn hear(&mut self) {
+        while let Some(filler) = &mut self.filler {
+            let (bundle, template, made) = match filler.hear() {
+                News::Of(bundle, template, made) => (bundle, template, made),
+                News::Nothing => return,
+                News::Ended => return self.mourn(),
+            };
+            if made.is_err() {
+                self.reap_strangers();
+            }
+            let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
+            match (made, stock) {
+                (Ok(part), Some(stock)) => {
+                    let key = self.next;
+                    // Its maker has more descriptors than who asks, as a rule.
+                    let [soft, hard] = self.place.descriptors();
+                    if !part.parked.sets_limit(process::NOFILE) {
+                        let _ = process::set_limit_of(part.parked.child.pid, process::NOFILE, soft, hard);
+                    }
+                    // Once: it stays readable until it is closed.
+                    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
+                    // There are no more of them than its number says, as the kernel gives out the lowest.
+                    let is_room = part.pidfd.as_raw_fd().saturating_add(SPARE_DESCRIPTORS) < self.most_descriptors;
+                    if is_room && self.epoll.add(&part.pidfd, event).is_ok() {
+                        self.next += 1;
+                        stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
+                        stock.made(key);
+                        self.held.insert(key, Held { part: *part, bundle, template, given: None });
+                    } else {
+                        stock.failed("the pool has too many descriptors".into());
+                        self.discard(*part);
+                    }
+                }
+                (Ok(part), None) => self.discard(*part),
+                (Err(error), Some(stock)) => stock.failed(error.to_string()),
+                (Err(_), None) => {}
+            }
+        }
+    }
+
+    /// The filler or a maker has ended, or is ended here: what it was at is taken away.
+    pub(super) fn mourn(&mut self) {
+        let Some(mut filler) = self.filler.take() else { return };
+        if filler.start_over() {
+            self.filler = Some(filler);
+        } else {
+            let _ = self.epoll.delete(&filler);
+            filler.reap();
+        }
+        for stock in self.stocks.values_mut().filter(|stock| stock.ordered > 0) {
+            stock.ordered = 0;
+            stock.refuse("what makes sandboxes has ended: it is begun again".into());
+        }
+        self.reap_strangers();
+        self.may_have_strangers = true;
+        match setup::clean_up_after_makers(&self.settings.options.store) {
+            Ok(locked) => {
+                let is_held = |entry: &Entry| self.held.values().any(|held| held.part.parked.entry.id() == entry.id());
+                self.unfinished.extend(locked.into_iter().filter(|entry| !is_held(entry)));
+            }
+            Err(error) => log::warn(error),
+        }
+    }
+
+    /// Waits for the ended processes of sandboxes that have not become any. Hooks are the cleaner's children.
+    pub(super) fn reap_strangers(&mut self) {
+        while let Ok(Some(pid)) = process::ended_child_of_this_thread() {
+            let held = self.held.iter().find(|(_, held)| held.part.parked.child.pid == pid).map(|(key, _)| *key);
+            match held {
+                Some(key) => self.ended(key),
+                None => drop(process::wait(pid, 0)),
+            }
+        }
+    }
+
+    /// Ends a sandbox that nobody wants.
+    fn discard(&self, part: Part) {
+        let child = part.parked.child;
+        let _ = process::kill(child.pid, libc::SIGKILL);
+        let _ = process::wait(child.pid, 0);
+        self.cleaner.take(part, Then::Remove, None);
+    }
+
+    pub(super) fn give_up(&mut self, bundle: &Identity) {
+        if let Some(stock) = self.stocks.remove(bundle) {
+            self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
+            self.discard_all(stock.ready);
+        }
+    }
+
+    pub(super) fn discard_all(&mut self, keys: impl IntoIterator<Item = u64>) {
+        for key in keys {
+            if let Some(held) = self.held.remove(&key) {
+                self.discard(held.part);
+            }
+        }
+    }
+
+    /// Holds `wanted` parts of `bundle`.
+    pub(super) fn fill(&mut self, bundle: &Path, wanted: usize) -> Result<()> {
+        let options = Options { bundle: bundle.to_owned(), ..self.settings.options.clone() };
+        let about = nix::sys::stat::stat(bundle).doing(|| format!("look at {}", bundle.display()))?;
+        let template = Template::new(options, wanted > 0)?;
+        self.give_up(&identity(&about));
+        self.stocks.insert(identity(&about), Stock::new(Arc::new(template), wanted));
+        self.order();
+        Ok(())
+    }
+}
+
+/// Begins the filler anew.
+fn begin_again<'a>(
+    filler: &'a mut Option<Filler>,
+    settings: &Settings,
+    ledger: &Ledger,
+    epoll: &Epoll,
+) -> Result<&'a mut Filler> {
+    // What this process has heard of by now is none of a container's business.
+    let begun = Filler::begin(&settings.options, settings.pace, ledger, false)?;
+    epoll.add(&begun, EpollEvent::new(EpollFlags::EPOLLIN, NEWS)).doing(|| "watch a descriptor")?;
+    Ok(filler.insert(begun))
+}
