@@ -28,7 +28,7 @@ test: build bundle dist/ukvm ## every test that this machine can run
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) scripts/test
 
-soak: build ## 100,000 starts through a pool, and what is left of them (docs/pools.md; STARTS=100000)
+soak: build ## 100,000 starts through a pool, and what is left of them (docs/pools-measurements.md; STARTS=100000)
 	scripts/need test
 	MICRORUN=$(CURDIR)/$(MICRORUN) MICRORUN_SOAK=$(STARTS) cargo test --locked --test pool_soak -- --nocapture
 

@@ -6,7 +6,7 @@
 mod common;
 
 use common::pool::{Pool, run_args};
-use common::{Bundle, Output, host, output};
+use common::{Bundle, Output, eventually, host, output};
 use microrun::sys::request::{self, Header};
 use microrun::sys::{process, socket};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -63,6 +63,23 @@ fn who_is_elsewhere_starts_cold() {
     }
     // It was there all the time.
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+}
+
+#[test]
+fn who_may_do_more_than_the_pool_starts_cold() {
+    let mut pool = pool!();
+    pool.kill();
+    let socket = pool.socket();
+    let serve = pool.lab.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
+    let mut command = Command::new("/usr/bin/setpriv");
+    command.args(["--bounding-set=-kill", "--inh-caps=-all"]).arg(serve.get_program()).args(serve.get_args());
+    pool.server = pool.lab.in_own_cgroup(&command).stdin(Stdio::null()).spawn().unwrap();
+    // It may be asked how it is, and be told what to hold.
+    eventually(|| pool.try_status().is_some());
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    refused(&pool, &bundle, &["/usr/bin/env"], "other rights");
+    let as_many = ["/usr/bin/setpriv", "--bounding-set=-kill", "--inh-caps=-all"];
+    assert_eq!(run_by(&pool, &as_many, &run_args(&bundle, &[])).ok(), "hello");
 }
 
 #[test]

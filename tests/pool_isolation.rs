@@ -1,4 +1,4 @@
-//! What a container from a pool could try against another one of the same pool: docs/pools.md lists the attempts. Each test
+//! What a container from a pool could try against another one of the same pool: docs/pools-isolation.md lists the attempts. Each test
 //! plants something as one container and looks for it as the other, which waits meanwhile, or looks at what both are.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]

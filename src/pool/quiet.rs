@@ -1,6 +1,6 @@
 //! Containers of which it is certain that they neither use nor change their network namespace, whatever their program does.
 //!
-//! A process uses a network namespace by a socket. Its seccomp filter can keep it from having one: docs/pools.md has the argument, call by call. What is looked
+//! A process uses a network namespace by a socket. Its seccomp filter can keep it from having one: docs/pools-isolation.md has the argument, call by call. What is looked
 //! at after the end of such a container is then what others may have done, and there is nothing to wait for.
 
 use super::network::is_read_only;

@@ -198,11 +198,15 @@ impl Place {
         if header.nice != own.nice {
             return Some("the pool has another nice value");
         }
-        // Who has fewer rights must not get more by asking.
+        // Who has fewer rights must not get more by asking; who has more, not a container with fewer.
         let user_namespace = pidfd::user_namespace(pid, pidfd);
         let capabilities = process::capget_of(pid).map(|(effective, ..)| effective);
-        let as_many = capabilities.is_ok_and(|effective| effective & self.capabilities == self.capabilities);
-        if user_namespace != Ok(self.user_namespace) || !as_many {
+        let is_container = matches!(header.kind, request::RUN | request::LEASE);
+        let are_rights = capabilities.is_ok_and(|effective| match is_container {
+            true => effective == self.capabilities,
+            false => effective & self.capabilities == self.capabilities,
+        });
+        if user_namespace != Ok(self.user_namespace) || !are_rights {
             return Some("the pool has other rights than who asks");
         }
         if pidfd.is_some_and(|pidfd| process::has_ended(pidfd.as_raw_fd()) != Ok(false)) {
