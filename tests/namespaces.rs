@@ -210,6 +210,22 @@ fn a_user_namespace_maps_ids() {
     assert!(lines[4].contains(" 5 6 "), "{output}");
 }
 
+/// The kernel gives it to who makes the IPC namespace (ipc/mqueue.c).
+#[test]
+fn the_message_queues_of_a_user_namespace_are_its_roots() {
+    let lab = lab!();
+    let script = "stat -c '%u %g %a' /dev/mqueue; chmod 1770 /dev/mqueue && stat -c %a /dev/mqueue";
+    let output = lab.shell(script, |config| {
+        with_user_namespace(config);
+        push(
+            &mut config["mounts"],
+            json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]}),
+        );
+        config["process"]["capabilities"] = json!({"effective": ["CAP_FOWNER"], "permitted": ["CAP_FOWNER"], "bounding": ["CAP_FOWNER"]});
+    });
+    assert_eq!(output.ok(), "0 0 1777\n1770");
+}
+
 #[test]
 fn devices_are_bound_where_they_cannot_be_made() {
     let lab = lab!();

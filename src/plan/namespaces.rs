@@ -114,6 +114,11 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
     builder.push("(runtime)", Op::Dumpable(false));
     found.may_set_groups =
         !input.host.denies_groups && (input.privileged || !input.creates_user_namespace() || maps_groups(input));
+    if input.creates_user_namespace() && input.creates(LinuxNamespaceType::Ipc) {
+        // Its message queues' directory belongs to who makes it (ipc/mqueue.c): to nobody, before there is a root.
+        found.clone_flags &= !(libc::CLONE_NEWIPC as u64);
+        builder.push("linux.namespaces (ipc)", Op::NewNamespaces { kinds: libc::CLONE_NEWIPC });
+    }
     if input.creates(LinuxNamespaceType::Network) {
         network(builder, &mut found, input);
     }
