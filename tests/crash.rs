@@ -97,11 +97,15 @@ impl<'a> Scene<'a> {
         if self.makes() {
             args.extend(options);
         } else {
+            // Of this hierarchy a start leaves alone what nobody has a cgroup in, so that the update makes it join.
+            let _ = fs::remove_dir(Path::new("/sys/fs/cgroup/cpuset").join(self.lab.name()));
             self.lab.create(&self.bundle, &options[2..]).ok();
         }
         args.push(&self.bundle.id);
-        if self.verb == "delete" {
-            args.push("--force");
+        match self.verb {
+            "delete" => args.push("--force"),
+            "update" => args.extend(["--cpuset-cpus", "0"]),
+            _ => {}
         }
         let verb = self.lab.command(&args);
         let errors = fs::File::create(self.bundle.path.join("stderr")).unwrap();
@@ -282,6 +286,12 @@ fn start_killed_anywhere() {
 fn delete_killed_anywhere() {
     let lab = traced_lab!();
     kill_runtime_everywhere(&Scene::new(&lab, "delete", "sleep 100", limit));
+}
+
+#[test]
+fn update_killed_anywhere() {
+    let lab = traced_lab!();
+    kill_runtime_everywhere(&Scene::new(&lab, "update", "sleep 100", |_| {}));
 }
 
 /// By way of a process between runtime and init, which joins a pid namespace, and of another that holds a user

@@ -243,6 +243,33 @@ fn an_update_while_the_container_is_deleted() {
     }
 }
 
+/// On a hybrid machine it has joined cgroups by then, of which the runtime in the foreground knows nothing.
+#[test]
+fn a_container_whose_update_failed_leaves_no_cgroup() {
+    let lab = lab!();
+    let update = |bundle: &Bundle| {
+        let resources = r#"{"pids": {"limit": 20}, "cpu": {"cpus": "4095"}}"#;
+        let resources_file = lab.path("resources.json");
+        fs::write(&resources_file, resources).unwrap();
+        let file = format!("--resources={}", resources_file.display());
+        let said = lab.microrun(&["update", &file, &bundle.id]).failed();
+        assert!(said.contains("cpu.cpus"), "{said}");
+    };
+    let (bundle, _) = sleeper(&lab, |_| {});
+    update(&bundle);
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+
+    let bundle = lab.sleeping(|_| {});
+    let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut run = Guard(command.stdin(Stdio::null()).spawn().unwrap());
+    eventually_is(|| (run.0.try_wait().unwrap(), status(&lab, &bundle)), &(None, "running".to_owned()));
+    update(&bundle);
+    lab.microrun(&["kill", &bundle.id, "KILL"]).ok();
+    assert_eq!(run.0.wait().unwrap().code(), Some(137));
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
+
 /// A file system of the test's own, with a container that is deleted before it.
 struct Mounted<'a>(&'a Lab, String, std::path::PathBuf);
 

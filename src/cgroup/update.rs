@@ -6,7 +6,7 @@ use super::layout::{Layout, Mode, Needs};
 use super::limits::{self, Limits, Version};
 use super::systemd;
 use super::tree;
-use super::write::Write;
+use super::write::{Target, Write};
 use crate::error::{Doing, Kind};
 use crate::{Error, Result};
 use nix::errno::Errno;
@@ -128,16 +128,23 @@ fn merge_weights(
 
 impl Handle {
     /// Changes the limits of the container from `old` to `merged`, which [`merge`] has made of them. On a hybrid machine, a
-    /// limit whose v1 controller the container has not joined makes it join, and this handle is to be saved: its processes
-    /// are moved while it is frozen.
+    /// limit whose v1 controller the container has not joined makes it join, and this handle is to be saved, also if
+    /// that fails: its processes are moved while it is frozen. `note` hears of what is going to be made for that.
     ///
     /// # Errors
-    /// What the kernel refuses, as one sentence; then the old limits are written again.
-    pub fn update(&mut self, old: &LinuxResources, merged: &LinuxResources) -> Result<()> {
+    /// What the kernel refuses, as one sentence; then the old limits are written again. What `note` answers.
+    pub fn update(
+        &mut self,
+        old: &LinuxResources,
+        merged: &LinuxResources,
+        mut note: impl FnMut(&Self) -> Result<()>,
+    ) -> Result<()> {
         let layout = Layout::probe(Needs { controllers: true, ..Needs::default() })?;
-        if let Err(error) = self.apply(merged, &layout) {
+        let mut before = Vec::new();
+        if let Err(error) = self.apply(merged, &layout, &mut note, &mut before) {
             // The old limits held before; that they hold again is all that can be tried.
-            return Err(match self.apply(old, &layout) {
+            let restored = self.apply(old, &layout, &mut note, &mut Vec::new()).and_then(|()| put_back(&before));
+            return Err(match restored {
                 Ok(()) => error,
                 Err(other) => error.and(format!("set the old limits again: {other}")),
             });
@@ -145,7 +152,14 @@ impl Handle {
         Ok(())
     }
 
-    fn apply(&mut self, resources: &LinuxResources, layout: &Layout) -> Result<()> {
+    /// Writes what `resources` say. `before` gets what the files held until then.
+    fn apply(
+        &mut self,
+        resources: &LinuxResources,
+        layout: &Layout,
+        note: &mut dyn FnMut(&Self) -> Result<()>,
+        before: &mut Vec<Before>,
+    ) -> Result<()> {
         let rounded;
         let resources = if self.unit.is_some() {
             rounded = systemd::unit::round_quota(Cow::Borrowed(resources));
@@ -171,7 +185,7 @@ impl Handle {
         for Limits { controller, mut writes } in limits {
             let directory = match layout.version_of(controller) {
                 Version::V2 => self.unified.clone(),
-                Version::V1 => Some(self.v1_directory(controller, layout, &writes)?),
+                Version::V1 => Some(self.v1_directory(controller, layout, &writes, note)?),
             };
             let Some(directory) = directory else { return Err(no_cgroup(&writes)) };
             Self::with_target(&directory, |target| {
@@ -179,17 +193,27 @@ impl Handle {
                 if let ("memory", Some(memory), Some(current)) = (controller, resources.memory(), limit) {
                     writes = limits::memory_v1(memory, Some(current))?;
                 }
+                before.extend(Before::of(target, &directory, &writes));
                 target.write_all(&writes)
             })?;
         }
         match &self.unified {
-            Some(directory) if !unified.is_empty() => Self::with_target(directory, |target| target.write_all(&unified)),
+            Some(directory) if !unified.is_empty() => Self::with_target(directory, |target| {
+                before.extend(Before::of(target, directory, &unified));
+                target.write_all(&unified)
+            }),
             _ => Ok(()),
         }
     }
 
     /// The container's directory in the v1 hierarchy of `controller`; it is made and joined if need be.
-    fn v1_directory(&mut self, controller: &str, layout: &Layout, writes: &[Write]) -> Result<PathBuf> {
+    fn v1_directory(
+        &mut self,
+        controller: &str,
+        layout: &Layout,
+        writes: &[Write],
+        note: &mut dyn FnMut(&Self) -> Result<()>,
+    ) -> Result<PathBuf> {
         if let Some(directory) = self.v1.get(controller) {
             return Ok(directory.clone());
         }
@@ -204,6 +228,9 @@ impl Handle {
             return Err(no_cgroup(writes));
         };
         let directory = mount.mount.join(relative);
+        let mut joined = self.clone();
+        joined.v1.extend(mount.controllers.iter().map(|controller| (controller.clone(), directory.clone())));
+        note(&joined)?;
         create::make_v1(&mount.mount, &directory, controller == "cpuset")?;
         if let Err(error) = self.move_into(&directory) {
             return Err(match tree::remove(&directory, Instant::now() + tree::REMOVAL_TIMEOUT) {
@@ -211,9 +238,7 @@ impl Handle {
                 Err(other) => error.and(other),
             });
         }
-        for controller in &mount.controllers {
-            self.v1.insert(controller.clone(), directory.clone());
-        }
+        *self = joined;
         Ok(directory)
     }
 
@@ -235,6 +260,38 @@ impl Handle {
         }
         moved
     }
+}
+
+/// What a file held before an update.
+struct Before {
+    directory: PathBuf,
+    file: String,
+    value: String,
+}
+
+impl Before {
+    /// Of the files of `writes` that hold one value each. In those that hold lines for devices each line is written by itself.
+    fn of(target: &Target<'_>, directory: &Path, writes: &[Write]) -> Vec<Self> {
+        let held = |write: &Write| {
+            let value = target.get(&write.file).ok()?.trim().to_owned();
+            let is_one = !value.is_empty() && !value.contains('\n');
+            is_one.then(|| Self { directory: directory.to_owned(), file: write.file.clone(), value })
+        };
+        writes.iter().filter_map(held).collect()
+    }
+}
+
+/// Has the files hold what they held `before`: limits that were not set have no old value that is written again. The last comes
+/// first, for some bound each other.
+fn put_back(before: &[Before]) -> Result<()> {
+    before.iter().rev().try_for_each(|Before { directory, file, value }| {
+        Handle::with_target(directory, |target| {
+            if target.get(file).is_ok_and(|now| now.trim() == value) {
+                return Ok(());
+            }
+            target.put(file, value).doing(|| format!("write {value:?} to {}", directory.join(file).display()))
+        })
+    })
 }
 
 fn no_cgroup(writes: &[Write]) -> Error {

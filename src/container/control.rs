@@ -110,16 +110,19 @@ pub(super) fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Sc
     let merged = merge(&old, change);
     // Before anything has changed: the disk may be full.
     let staged = entry.stage(&State { resources: Some(merged.clone()), ..state.clone() })?;
-    let cgroup = state.cgroup.clone();
-    state.cgroup.update(&old, &merged)?;
-    state.resources = Some(merged);
-    if state.cgroup == cgroup {
+    let before = state.cgroup.clone();
+    let updated = state.cgroup.update(&old, &merged, |joined| entry.note_joined(joined));
+    if updated.is_ok() {
+        state.resources = Some(merged);
+    }
+    if state.cgroup == before {
+        updated?;
         staged.commit()?;
     } else {
-        // It has joined another, on a hybrid machine.
+        // It has joined another, on a hybrid machine, and stays there whether its limits could be set or not.
         drop(staged);
-        entry.note_joined(&state.cgroup)?;
-        entry.stage(&state)?.commit()?;
+        let recorded = entry.stage(&state).and_then(|staged| staged.commit());
+        updated.and(recorded)?;
     }
     Ok(state)
 }

@@ -303,14 +303,15 @@ fn remove_resctrl(state: &State) -> Result<()> {
 /// What cannot be removed.
 pub fn remove_empty(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
     remove_groups(state)?;
-    if let Some(cgroup) = entry.joined() {
-        cgroup.destroy_within(PATIENCE_WITH_OTHERS)?;
-    }
     finish(entry, state, spec)
 }
 
-/// Removes what there is besides groups, and runs the poststop hooks.
+/// Removes what there is besides the groups of `state`, and runs the poststop hooks.
 fn finish(entry: &Entry, state: &State, spec: Option<&Spec>) -> Result<Vec<Error>> {
+    // Of which `state` may know nothing: it is older, or who made the container join was killed.
+    if let Some(cgroup) = entry.joined() {
+        cgroup.destroy_within(PATIENCE_WITH_OTHERS)?;
+    }
     entry.remove()?;
     let hooks = spec.map(|spec| hooks_of(spec, Hooks::poststop)).unwrap_or_default();
     Ok(hooks::run_all("poststop", hooks, &state.report(Status::Stopped, 0)))

@@ -214,7 +214,7 @@ fn sleeper(handle: &Handle) -> Child {
 /// Changes the limits from `old` to what `new` says on top of them: those in force then.
 fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
     let merged = merge(old, new);
-    handle.update(old, &merged).map(|()| merged)
+    handle.update(old, &merged, |_| Ok(())).map(|()| merged)
 }
 
 /// With either freezer, where the machine has it.
@@ -418,6 +418,13 @@ fn an_update_joins_the_controllers_that_it_needs() {
     let error = update(&mut same, &merged, &new).unwrap_err().to_string();
     assert!(error.contains("linux.resources.cpu.quota"), "{error}");
     assert_eq!(read("memory", "memory.limit_in_bytes"), "33554432\n");
+    // Not even of what was not limited before.
+    let shares = read("cpu", "cpu.shares");
+    let new = resources(r#"{"memory": {"reservation": 1048576}, "cpu": {"shares": 77, "cpus": "4095"}}"#);
+    let error = update(&mut handle.clone(), &merged, &new).unwrap_err().to_string();
+    assert!(error.contains("linux.resources.cpu.cpus"), "{error}");
+    assert_eq!(read("cpu", "cpu.shares"), shares);
+    assert!(read("memory", "memory.soft_limit_in_bytes").len() > 12, "unlimited");
 
     // Memory and swap both above and below the limit in force.
     for (limit, swap) in [(60_000_256, 80_003_072), (30_003_200, 50_003_968), (-1, 0)] {
@@ -468,6 +475,8 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
     let error = update(&mut handle, r#"{"pids": {"limit": 3}, "cpu": {"quota": 5}}"#).unwrap_err().to_string();
     assert!(error.contains("linux.resources.cpu.quota: write \"5 100000\""), "{error}");
     assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("50000 100000", "33554432"));
+    // What the old limits do not say stays as it was.
+    assert_eq!(read("pids.max"), "9");
     let error = update(&mut handle, r#"{"unified": {"nonsense.max": "1"}}"#).unwrap_err().to_string();
     assert!(error.contains("unified[\"nonsense.max\"]: controller \"nonsense\" is not available"), "{error}");
     update(&mut handle, r#"{"memory": {"limit": -1}}"#).unwrap();
