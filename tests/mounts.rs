@@ -633,14 +633,16 @@ fn device_nodes_fifos_and_links_are_made() {
     let lab = lab!();
     let output = lab
         .shell(
-            "cd /dev; stat -c '%n %F %t:%T %a %u %g' null zero full random urandom tty own other pipe sub/deep; \
+            "cd /dev; stat -c '%n %F %t:%T %a %u %g' null zero full random urandom tty own other pipe sub/deep slash /mnt/slash; \
              for l in fd stdin stdout stderr ptmx; do readlink $l; done; echo x > null; head -c 3 zero | wc -c",
             |config| {
                 config["linux"]["devices"] = json!([
                     {"path": "/dev/own", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 5, "gid": 6},
                     {"path": "/dev/other", "type": "b", "major": 7, "minor": 0},
                     {"path": "/dev/pipe", "type": "p", "fileMode": 0o600},
-                    {"path": "/dev/sub/deep", "type": "u", "major": 1, "minor": 5, "fileMode": 0o666}
+                    {"path": "/dev/sub/deep", "type": "u", "major": 1, "minor": 5, "fileMode": 0o666},
+                    {"path": "/dev/slash/", "type": "c", "major": 1, "minor": 3},
+                    {"path": "/mnt//./slash/", "type": "c", "major": 1, "minor": 5}
                 ]);
             },
         )
@@ -652,6 +654,8 @@ fn device_nodes_fifos_and_links_are_made() {
         "other block special file 7:0 666 0 0",
         "pipe fifo 0:0 600 0 0",
         "sub/deep character special file 1:5 666 0 0",
+        "\nslash character special file 1:3 666 0 0",
+        "/mnt/slash character special file 1:5 666 0 0",
         "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n3",
     ] {
         assert!(output.contains(line), "{line}: {output}");

@@ -4,6 +4,7 @@ use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
 use crate::error::Result;
 use crate::init::{DeviceNode, Op, Slot};
+use crate::path;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 use std::path::Path;
 
@@ -39,16 +40,18 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
             LinuxDeviceType::P => libc::S_IFIFO,
             _ => libc::S_IFCHR,
         };
-        let (root, path) = place(tmpfs, device.path());
+        // As destinations of mounts are: where a slash ends a path the kernel makes no node.
+        let path = path::absolute(device.path());
+        let (root, place) = place(tmpfs, &path);
         let node = DeviceNode {
-            path: cpath("linux.devices", path)?,
+            path: cpath("linux.devices", place)?,
             mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
             dev: libc::makedev(number(device.major()), number(device.minor())),
             uid: device.uid().unwrap_or(0),
             gid: device.gid().unwrap_or(0),
             exact: true,
         };
-        node_or_bind(builder, input, "linux.devices", root, node, device.path())?;
+        node_or_bind(builder, input, "linux.devices", root, node, &path)?;
     }
     // The path of a name in /dev, and where it is made: as `place`, without taking the path apart.
     let in_dev = |name: &str| {
