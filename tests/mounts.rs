@@ -141,9 +141,10 @@ fn without_recursion_only_the_mount_itself_is_bound() {
     let bundle = lab.bundle(|config| {
         add(config, bind(&source, "/mnt", &["bind"]));
         add(config, bind(&source, "/root", &["rbind"]));
-        config["process"]["args"] = json!(["sh", "-c", "ls /mnt/sub; echo; ls /root/sub"]);
+        add(config, bind(&source, "/opt", &["rbind", "rprivate", "rw", "bind"]));
+        config["process"]["args"] = json!(["sh", "-c", "ls /mnt/sub; echo; ls /root/sub; ls /opt/sub"]);
     });
-    assert_eq!(run_after(&lab, &setup, &bundle).ok(), "inner");
+    assert_eq!(run_after(&lab, &setup, &bundle).ok(), "inner\ninner");
 }
 
 #[test]

@@ -159,7 +159,7 @@ impl MountOptions {
         self.set & !self.clear_all | self.set_all
     }
 
-    /// Parses the list of options. Of options that contradict each other the last one counts, as in mount(8).
+    /// Parses the list of options. Of options that contradict each other the last one counts, as in mount(8); but "rbind" counts wherever it is.
     ///
     /// # Errors
     /// When an option cannot work: it names `field`, the option, and what to do.
@@ -199,7 +199,8 @@ impl MountOptions {
             Effect::Propagation(kind, recursive) => self.propagation.push((kind, recursive)),
             Effect::Superblock(flag, true) => self.superblock.push(flag),
             Effect::Superblock(flag, false) => self.superblock.retain(|set| *set != flag),
-            Effect::Bind(recursive) => self.bind = Some(recursive),
+            // "bind" after "rbind" does not take it back: in runc and crun they are flags, and the sum of both is a recursive bind.
+            Effect::Bind(recursive) => self.bind = Some(recursive || self.bind == Some(true)),
             Effect::Remount => self.remount = true,
             Effect::CopyUp => self.copy_up = true,
             Effect::IdMap(recursive) => self.idmap = Some(recursive),
@@ -254,6 +255,13 @@ mod tests {
         );
         assert_eq!(parse(&["noatime", "atime"]), MountOptions { named: true, ..Default::default() });
         assert_eq!(parse(&["noatime", "norelatime"]).set, NOATIME);
+    }
+
+    #[test]
+    fn a_bind_mount_is_recursive_if_any_option_says_so() {
+        assert_eq!(parse(&["bind", "ro"]).bind, Some(false));
+        assert_eq!(parse(&["bind", "rbind"]).bind, Some(true));
+        assert_eq!(parse(&["rbind", "rprivate", "bind"]).bind, Some(true));
     }
 
     #[test]
