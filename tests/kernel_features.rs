@@ -73,6 +73,18 @@ fn missing(calls: &[libc::c_long]) -> Filter {
     calls.iter().fold(Filter::default(), |filter, call| filter.refuse(*call, libc::ENOSYS))
 }
 
+/// What a service with `RestrictAddressFamilies=AF_UNIX AF_NETLINK` gets.
+fn few_address_families() -> Filter {
+    let mut filter = Filter::default();
+    filter.load(NUMBER);
+    filter.instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 4, libc::SYS_socket as u32);
+    filter.load(argument(0));
+    filter.instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 2, 0, libc::AF_UNIX as u32);
+    filter.instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, libc::AF_NETLINK as u32);
+    filter.answer(libc::EAFNOSUPPORT);
+    filter
+}
+
 /// What Linux 5.10 answers: it knows no call from epoll_pwait2 (5.11) up, and not CLOSE_RANGE_CLOEXEC.
 fn linux_5_10() -> Filter {
     const EPOLL_PWAIT2: u32 = 441;
@@ -206,6 +218,13 @@ fn a_child_of_clone_is_in_its_cgroup_before_it_does_anything() {
     let namespaced = namespaced.ok();
     assert!(namespaced.lines().all(|line| !line.contains("microrun-test")), "{namespaced}");
     assert!(namespaced.lines().any(|line| line.starts_with("0::/") && line.len() == 4), "{namespaced}");
+}
+
+#[test]
+fn the_loopback_device_is_up_where_sockets_of_the_internet_are_forbidden() {
+    let lab = lab!();
+    let output = shell(&lab, few_address_families(), "cat /sys/class/net/lo/flags", |_| {});
+    assert_eq!(output.ok(), "0x9");
 }
 
 #[test]

@@ -8,9 +8,10 @@ use super::raw::call;
 /// # Errors
 /// What socket(2) or ioctl(2) answers.
 pub fn loopback_up() -> Sys {
+    // The ioctl is that of any socket. One of AF_INET may be forbidden to a service (RestrictAddressFamilies=, systemd.exec(5)).
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
     // SAFETY: no memory is involved.
-    let socket = unsafe { call!(libc::SYS_socket, libc::AF_INET, kind, 0) }? as i32;
+    let socket = unsafe { call!(libc::SYS_socket, libc::AF_UNIX, kind, 0) }? as i32;
     // struct ifreq: a name of 16 bytes, then flags; 40 bytes in all.
     let mut request = [0u8; 40];
     request[..2].copy_from_slice(b"lo");
