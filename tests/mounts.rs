@@ -221,6 +221,26 @@ fn the_root_propagates_as_it_is_told() {
 }
 
 #[test]
+fn a_shared_mount_is_shared_whatever_the_root_is() {
+    let lab = lab!();
+    let source = source(&lab);
+    let setup = format!("mount -t tmpfs none {0} && mount --make-shared {0}", source.display());
+    // The field; what the mount is.
+    for (word, wanted) in
+        [("", "shared+master"), ("rslave", "shared+master"), ("rprivate", "shared"), ("rshared", "shared")]
+    {
+        let bundle = lab.bundle(|config| {
+            config["linux"]["rootfsPropagation"] = json!(word);
+            add(config, bind(&source, "/mnt", &["rbind", "rshared"]));
+            config["process"]["args"] = json!(["cat", "/proc/self/mountinfo"]);
+        });
+        let mounts = parse(&run_after(&lab, &setup, &bundle).ok());
+        let groups = at(&mounts, "/mnt").propagation.split(' ').filter_map(|group| group.split(':').next());
+        assert_eq!(groups.collect::<Vec<_>>().join("+"), wanted, "{word}");
+    }
+}
+
+#[test]
 fn nothing_that_a_container_mounts_reaches_the_host() {
     let lab = lab!();
     let bundle = lab.bundle(|config| {

@@ -363,8 +363,10 @@ fn mounts(
 
 /// What the mounts become in the end.
 fn finish_mounts(builder: &mut Builder, input: &Input<'_>, mounted: Mounted) -> Result<()> {
-    // After the last bind, which an unbindable mount would refuse.
-    if let Some((propagation, recursive)) = mounts::root_propagation(input)? {
+    // After the last bind, which an unbindable mount would refuse. What is to be private or a slave has been so from the beginning, and to say it again would
+    // reach the mounts that have been told otherwise since.
+    let propagation = mounts::root_propagation(input)?;
+    if let Some((propagation @ (libc::MS_SHARED | libc::MS_UNBINDABLE), recursive)) = propagation {
         let attributes = Attributes { propagation, ..Attributes::default() };
         builder.push("linux.rootfsPropagation", Op::SetAttributes { mount: slots::ROOT, attributes, recursive });
     }
