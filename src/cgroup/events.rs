@@ -7,8 +7,10 @@ use crate::error::Doing;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::collections::HashMap;
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -40,9 +42,20 @@ pub struct Events {
 struct Memory {
     /// memory.events (v2) or memory.oom_control (v1).
     counter: OwnedFd,
-    /// v1: signalled through cgroup.event_control. On v2 the counter wakes by itself.
-    wake: Option<EventFd>,
+    /// On v2 the counter wakes by itself, and counts what is below too.
+    signal: Option<Signal>,
     kills: u64,
+}
+
+/// What v1 has instead of a counter that wakes.
+#[derive(Debug)]
+struct Signal {
+    /// Signalled through cgroup.event_control.
+    wake: EventFd,
+    directory: PathBuf,
+    /// The numbers of kills in the cgroups that the container has made below its own: each counts its own victims alone, whichever
+    /// limit they hit.
+    below: HashMap<PathBuf, u64>,
 }
 
 impl Handle {
@@ -61,13 +74,14 @@ impl Handle {
         let mut memory = None;
         if let Some(directory) = &self.unified {
             life = open(&directory.join("cgroup.events"))?;
-            memory = open(&directory.join("memory.events"))?.map(|counter| Memory { counter, wake: None, kills: 0 });
+            memory = open(&directory.join("memory.events"))?.map(|counter| Memory { counter, signal: None, kills: 0 });
         }
         if let Some(directory) = self.v1.get("memory")
             && let Some(counter) = open(&directory.join("memory.oom_control"))?
         {
             let wake = watch_v1(directory, &counter)?;
-            memory = Some(Memory { counter, wake: Some(wake), kills: 0 });
+            let signal = Signal { wake, directory: directory.clone(), below: HashMap::new() };
+            memory = Some(Memory { counter, signal: Some(signal), kills: 0 });
         }
         if let Some(memory) = &mut memory {
             memory.kills = memory.count().unwrap_or(0);
@@ -102,13 +116,17 @@ impl Memory {
     /// A v1 signal alone is no proof: while the killed process still dies, each other process that wants memory
     /// signals again (mem_cgroup_oom_notify in mm/memcontrol-v1.c), hundreds of times where it takes long.
     fn has_run_out(&mut self) -> Result<bool, Errno> {
-        let signalled = self.wake.as_ref().is_some_and(|wake| wake.read().is_ok());
+        let mut signal = self.signal.as_mut().filter(|signal| signal.wake.read().is_ok());
+        let signalled = signal.is_some();
         let (tries, pause) = if signalled { ANNOUNCED } else { (0, Duration::ZERO) };
         for left in (0..=tries).rev() {
             let text = tree::reread(&self.counter)?;
             let kills = field(&text, "oom_kill").unwrap_or(0);
             if kills > self.kills || (signalled && field(&text, "oom_kill_disable") == Some(1)) {
                 self.kills = kills;
+                return Ok(true);
+            }
+            if signal.as_mut().is_some_and(|signal| signal.has_killed_below()) {
                 return Ok(true);
             }
             if left > 0 {
@@ -119,10 +137,31 @@ impl Memory {
     }
 
     fn poll_fd(&self) -> (BorrowedFd<'_>, PollFlags) {
-        match &self.wake {
-            Some(wake) => (wake.as_fd(), PollFlags::POLLIN),
+        match &self.signal {
+            Some(signal) => (signal.wake.as_fd(), PollFlags::POLLIN),
             None => (self.counter.as_fd(), PollFlags::POLLPRI),
         }
+    }
+}
+
+impl Signal {
+    /// Whether somebody below was killed since this was asked last.
+    fn has_killed_below(&mut self) -> bool {
+        let mut kills = HashMap::new();
+        count_below(&self.directory, &mut kills);
+        let is_more = |(path, kills): (&PathBuf, &u64)| kills > self.below.get(path).unwrap_or(&0);
+        let more = kills.iter().any(is_more);
+        self.below = kills;
+        more
+    }
+}
+
+/// Collects the numbers of kills of all memory cgroups below `directory`. One that is gone has none.
+fn count_below(directory: &Path, kills: &mut HashMap<PathBuf, u64>) {
+    for child in tree::children(directory).unwrap_or_default() {
+        count_below(&child, kills);
+        let text = fs::read_to_string(child.join("memory.oom_control")).unwrap_or_default();
+        kills.insert(child, field(&text, "oom_kill").unwrap_or(0));
     }
 }
 

@@ -504,6 +504,33 @@ fn running_out_of_memory_is_told() {
     handle.destroy().unwrap();
 }
 
+/// On v1 the container's own cgroup counts no victim of a cgroup below.
+#[test]
+fn a_victim_in_a_cgroup_below_is_told_too() {
+    if !may_run() || !have(&["memory"]) {
+        return;
+    }
+    if mode() == Mode::Unified {
+        println!("skipped: cgroup v2 counts what is below by itself");
+        return;
+    }
+    let parent = Parent::new();
+    let handle = parent.lean_plan(r#"{"memory": {"limit": 8388608}}"#).create().unwrap().handle().clone();
+    let mut events = handle.events().unwrap();
+    let below = handle.v1["memory"].join("some/below");
+    fs::create_dir_all(&below).unwrap();
+    for _ in 0..2 {
+        let hog =
+            "until grep -q /below /proc/self/cgroup; do sleep 0.01; done; exec dd if=/dev/zero of=/dev/null bs=64M";
+        let mut child = spawn(&handle, hog);
+        wait_joined(&handle, &child);
+        fs::write(below.join("cgroup.procs"), child.id().to_string()).unwrap();
+        assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+        assert_eq!(child.wait().unwrap().signal(), Some(9));
+    }
+    handle.destroy().unwrap();
+}
+
 #[test]
 fn waiting_for_memory_is_told_where_nothing_is_killed() {
     if !may_run() || !have(&["memory"]) {
