@@ -5,9 +5,13 @@
 mod common;
 
 use common::{Bundle, Lab, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -77,11 +81,44 @@ fn a_start_that_fails_before_the_word_takes_nothing_away() {
     let bundle = created(&lab, |_| {});
     // It has connected when it reads the config.json.
     let config = lab.path("run").join(&bundle.id).join("config.json");
-    let kept = std::fs::read(&config).unwrap();
-    std::fs::write(&config, "{").unwrap();
+    let kept = fs::read(&config).unwrap();
+    fs::write(&config, "{").unwrap();
     assert!(lab.microrun(&["start", &bundle.id]).failed().contains("JSON ends too early"));
-    std::fs::write(&config, kept).unwrap();
+    fs::write(&config, kept).unwrap();
     starts_at_once(&lab, &bundle);
+}
+
+/// Docker deletes the container as soon as it hears of the failure, and not again if its shim says that init is there.
+#[test]
+fn a_start_that_fails_is_told_when_init_has_ended() {
+    let lab = lab!();
+    // It is found, but not executed.
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["/script"]));
+    let script = bundle.rootfs().join("script");
+    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let init = lab.created(&bundle);
+    // Init cannot end before a process in its pid namespace is reaped, whose parent is stopped.
+    let mut parent = lab.command(&["exec", &bundle.id, "sh", "-c", "echo here; exec sleep 1000"]);
+    let mut parent = parent.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    parent.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
+    let signal = |signal| kill(Pid::from_raw(parent.id() as i32), signal).unwrap();
+    signal(Signal::SIGSTOP);
+    let mut start = lab.command(&["start", &bundle.id]);
+    let mut start = start.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let calls = format!("/proc/{}/syscall", start.id());
+    let polls = format!("{} ", nix::libc::SYS_ppoll);
+    eventually(|| {
+        start.try_wait().unwrap().is_some() || fs::read_to_string(&calls).is_ok_and(|call| call.starts_with(&polls))
+    });
+    let is_early = start.try_wait().unwrap().is_some();
+    signal(Signal::SIGCONT);
+    let said = start.wait_with_output().unwrap();
+    parent.wait().unwrap();
+    assert!(!is_early, "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("no such file or directory"), "{said:?}");
+    let state = fs::read_to_string(format!("/proc/{init}/stat")).unwrap_or_else(|_| ") Z".into());
+    assert!(state.contains(") Z"), "{state}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::init::{GO, GOING};
 use crate::spec;
 use crate::sys::clone::Child;
 use crate::sys::{own as sys_own, process};
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use std::ffi::OsStr;
 use std::fs;
@@ -21,6 +22,15 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an init that has failed may take to end.
+const ENDING: Duration = Duration::from_secs(10);
+/// How long an init that has ended is given to be reaped, for its parent may have no mind to.
+const UNREAPED: Duration = Duration::from_millis(200);
+/// Nothing tells when it has been.
+const TICK: Duration = Duration::from_millis(1);
 
 /// The socket on which init will listen. Until it does, at the end of its Plan, the container is not created yet.
 pub(super) fn make_socket(entry: &Entry) -> Result<OwnedFd> {
@@ -90,14 +100,32 @@ pub(super) fn go(entry: &Entry, waiting: &gates::Context<'_>, notify: Option<&Os
     say_go(&stream)?;
     // Nobody answers there any more.
     let _ = fs::remove_file(entry.start_socket());
-    gates::serve(waiting, stream.as_raw_fd())?;
-    launch::poststart(spec, state, child.pid).inspect_err(|_| {
-        let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-    })?;
+    let poststart = || {
+        launch::poststart(spec, state, child.pid).inspect_err(|_| {
+            let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
+        })
+    };
+    if let Err(error) = gates::serve(waiting, stream.as_raw_fd()).and_then(|_| poststart()) {
+        // If init is at a gate still, it ends when nobody answers.
+        drop(stream);
+        await_end(child);
+        return Err(error);
+    }
     if let Some(notify) = notify {
         notify.forward(child.pidfd, child.pid.unsigned_abs());
     }
     Ok(())
+}
+
+/// Waits until an init that cannot go on is no process any more. An engine that hears of the failure deletes the container at once, once,
+/// and Docker's shim refuses to while it believes that init is there.
+fn await_end(child: Child) {
+    let _ = process::ends_within(child.pidfd, ENDING);
+    let reaped = || process::pidfd_send_signal(child.pidfd, 0) == Err(Errno::ESRCH);
+    let deadline = Instant::now() + UNREAPED;
+    while !reaped() && Instant::now() < deadline {
+        thread::sleep(TICK);
+    }
 }
 
 fn not_created(status: Status) -> Error {
