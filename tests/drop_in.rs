@@ -292,6 +292,10 @@ fn the_last_error_is_what_engines_look_for() {
         fs::remove_file(lab.path("log.json")).unwrap();
         assert_eq!(engine.status(), "");
     }
+    // It is refused as soon as config.json is read.
+    let engine = Engine::new(&lab, &[""]);
+    engine.call(&format!("{SHIM} create --bundle {{bundle}} --pid-file {{pid}} {{id}}")).failed();
+    assert_eq!(engine.last_error(), "exec: \"\": executable file not found in $PATH");
     let engine = Engine::new(&lab, SLEEP);
     engine.call(&format!("{SHIM} create --bundle {{bundle}} --pid-file {{pid}} {{id}}")).ok();
     engine.call(&format!("{SHIM} start {{id}}")).ok();

@@ -287,6 +287,17 @@ fn files_and_directories_are_bound_and_their_places_made() {
     assert_eq!(output.ok(), "texttext/\ntext");
 }
 
+/// Docker gives a hint where it reads "not a directory".
+#[test]
+fn a_file_and_a_directory_are_not_bound_to_each_other() {
+    let lab = lab!();
+    let source = source(&lab);
+    for (source, destination) in [(source.clone(), "/mnt/file"), (source.join("file"), "/etc")] {
+        let error = lab.shell("true", |config| add(config, bind(&source, destination, &["bind"]))).failed();
+        assert!(error.contains("mounts[") && error.contains(": not a directory: "), "{error}");
+    }
+}
+
 #[test]
 fn a_relative_source_is_the_bundles() {
     let lab = lab!();

@@ -149,6 +149,11 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             Kind::System,
             format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),
         ),
+        // Not what mount(2) says of a file and a directory, for which Docker has a hint.
+        Op::Attach { .. } if errno == Errno::EINVAL && step.field.starts_with("mounts[") => {
+            let problem = "not a directory: source and destination must be of one kind";
+            Error::new(Kind::System, format!("error mounting {}: {}: {problem}", step.field, step.op))
+        }
         Op::Mask { path, .. } if errno == Errno::EBUSY => {
             let path = path.to_string_lossy();
             Error::new(Kind::Config, format!("{}: {path:?} is the root, which cannot be hidden: remove it", step.field))

@@ -2,7 +2,7 @@
 
 use super::{Check, absolute, environment, scheduling};
 use crate::cpu_list;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use oci_spec::runtime::Process;
 
 /// The most supplementary groups that setgroups(2) takes (linux/limits.h, `NGROUPS_MAX`).
@@ -27,8 +27,13 @@ pub(super) fn check(process: &Process) -> Result<()> {
 }
 
 fn command(process: &Process) -> Result<()> {
-    if process.args().as_deref().and_then(<[_]>::first).is_none_or(String::is_empty) {
-        return Err(Error::config("process.args", "is empty: name the program to run"));
+    match process.args().as_deref().and_then(<[_]>::first) {
+        None => return Err(Error::config("process.args", "is empty: name the program to run")),
+        // As of any other program that is nowhere: engines tell by these words that it is the user's mistake (exit code 127).
+        Some(name) if name.is_empty() => {
+            return Err(Error::new(Kind::NoProgram, "exec: \"\": executable file not found in $PATH"));
+        }
+        Some(_) => {}
     }
     absolute(|| "process.cwd".into(), process.cwd())?;
     for (index, entry) in process.env().iter().flatten().enumerate() {

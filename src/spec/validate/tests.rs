@@ -1,5 +1,6 @@
 //! One line for each rule: what is added to a good configuration, and the exact sentence that follows.
 
+use crate::error::Kind;
 use crate::spec::{self, Warning};
 use serde_json::{Value, json};
 
@@ -113,7 +114,9 @@ fn process_command_and_user() {
     accepted(json!({"process": null}));
     refused(process(json!({"args": null})), "process.args: is empty: name the program to run");
     refused(process(json!({"args": []})), "process.args: is empty: name the program to run");
-    refused(process(json!({"args": [""]})), "process.args: is empty: name the program to run");
+    let nameless = check(&process(json!({"args": [""]}))).unwrap_err();
+    assert_eq!(nameless.to_string(), "exec: \"\": executable file not found in $PATH");
+    assert_eq!(nameless.kind(), Kind::NoProgram);
     accepted(process(json!({"args": ["a", ""]})));
     refused(process(json!({"cwd": null})), "process.cwd: is empty: give an absolute path");
     refused(process(json!({"cwd": "a"})), "process.cwd: \"a\" is not absolute: begin it with a slash");
