@@ -4,18 +4,26 @@ use super::idmapped::{self, Mapping};
 use super::messages::Mount;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::fs::{c_path, open_resolved};
-use crate::sys::own;
 use crate::sys::process::unshare;
+use crate::sys::{loop_device, own};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// The most bytes of options that mount(2) takes: a page, with its last byte.
 const PAGE: usize = 4096;
 
 /// The option of an overlay that names its layers, with colons in between.
 pub(super) const LAYERS: &str = "lowerdir=";
+
+/// What knows of free loop devices.
+const LOOP_CONTROL: &str = "/dev/loop-control";
+/// How often somebody else may take the device that was free.
+const LOOP_TRIES: u32 = 100;
 
 /// Options that are flags, and whether they set them.
 const FLAGS: [(&str, bool, MsFlags); 22] = [
@@ -88,18 +96,34 @@ fn place_of(one: &Mount, root: &Path) -> Result<PathBuf> {
     std::fs::read_link(format!("/proc/self/fd/{}", place.as_raw_fd())).doing(doing)
 }
 
-/// Fails for what takes more than mount(2).
+/// Fails for what takes more than mount(2) and a loop device.
 fn require_ours(one: &Mount, place: &Path) -> Result<()> {
-    let needs = if one.kind.starts_with("fuse.") || one.kind.starts_with("fuse3.") {
-        "a mount helper"
-    } else if one.options.iter().any(|option| option == "loop") {
-        "a loop device"
-    } else {
+    if !one.kind.starts_with("fuse.") && !one.kind.starts_with("fuse3.") {
         return Ok(());
-    };
+    }
     let what = format!("rootfs: mount {} ({}) at {}", one.source, one.kind, place.display());
-    let problem = format!("{what}: needs {needs}, which this shim does not use: choose another snapshotter");
+    let problem = format!("{what}: needs a mount helper, which this shim does not use: choose another snapshotter");
     Err(Error::new(Kind::Usage, problem))
+}
+
+/// Makes the file `image` a block device, which is none any more when nobody has it open and nothing of it is mounted.
+fn attach_loop(image: &str, read_only: bool, direct: bool) -> Result<(File, String)> {
+    let open = |path: &str| OpenOptions::new().read(true).write(!read_only).open(path).doing(|| format!("open {path}"));
+    let image_file = open(image)?;
+    let control = File::open(LOOP_CONTROL).doing(|| format!("open {LOOP_CONTROL}"))?;
+    let doing = || format!("make a loop device of {image}");
+    for _ in 0..LOOP_TRIES {
+        let number = loop_device::free_number(control.as_raw_fd()).doing(doing)?;
+        let path = format!("/dev/loop{number}");
+        let device = open(&path)?;
+        match loop_device::configure(device.as_raw_fd(), image_file.as_raw_fd(), read_only, direct) {
+            Ok(()) => return Ok((device, path)),
+            // Somebody else was faster.
+            Err(Errno::EBUSY) => thread::sleep(Duration::from_millis(1)),
+            Err(errno) => return Err(errno).doing(doing),
+        }
+    }
+    Err(Errno::EBUSY).doing(doing)
 }
 
 /// Takes away every mount at `target`.
@@ -125,11 +149,14 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
     let mut mapping = Mapping::default();
+    let (mut is_image, mut direct) = (false, false);
     for option in &one.options {
         match FLAGS.iter().find(|(name, ..)| name == option) {
             Some((_, true, flag)) => flags |= *flag,
             Some((_, false, flag)) => flags -= *flag,
             None if mapping.takes(option)? => {}
+            None if option == "loop" => is_image = true,
+            None if option == "direct-io" => direct = true,
             None => data.push(option.as_str()),
         }
     }
@@ -150,7 +177,16 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
             format!("{}: the options have more bytes than the kernel takes ({PAGE}): use fewer layers", doing());
         return Err(Error::new(Kind::System, problem));
     }
-    mount(Some(one.source.as_str()), target, Some(one.kind.as_str()), flags, Some(data.as_str())).doing(doing)?;
+    // Open until it is mounted.
+    let device = match is_image {
+        true => Some(
+            attach_loop(&one.source, flags.contains(MsFlags::MS_RDONLY), direct)
+                .map_err(|error| error.context(doing()))?,
+        ),
+        false => None,
+    };
+    let source = device.as_ref().map_or(one.source.as_str(), |(_, path)| path);
+    mount(Some(source), target, Some(one.kind.as_str()), flags, Some(data.as_str())).doing(doing)?;
     let finish = || {
         // What a bind mount is asked for beyond that takes a second call (mount(2)).
         let ordinary = MsFlags::MS_BIND | MsFlags::MS_REC;
@@ -217,10 +253,57 @@ mod tests {
     fn what_takes_more_than_mount_is_refused_by_name() {
         let directory = tempfile::tempdir().unwrap();
         let (image, root) = (directory.path().join("image"), directory.path().join("rootfs"));
-        for (kind, option, needs) in [("ext4", "loop", "a loop device"), ("fuse3.erofs", "ro", "a mount helper")] {
-            let error = mount_all(&[mount(kind, &image, "", &[option])], &root).unwrap_err().to_string();
-            assert!(error.contains(image.to_str().unwrap()) && error.contains(needs), "{error}");
+        let error = mount_all(&[mount("fuse3.erofs", &image, "", &["ro"])], &root).unwrap_err().to_string();
+        assert!(error.contains(image.to_str().unwrap()) && error.contains("a mount helper"), "{error}");
+        let error = mount_all(&[mount("ext4", &image, "", &["loop"])], &root).unwrap_err().to_string();
+        assert!(error.contains(&format!("open {}: no such file", image.display())), "{error}");
+    }
+
+    /// As those of containerd's blockfile and erofs snapshotters.
+    #[test]
+    fn a_file_may_be_mounted() {
+        if !nix::unistd::geteuid().is_root() || !Path::new(LOOP_CONTROL).exists() {
+            println!("skipped: needs root and loop devices");
+            return;
         }
+        let directory = tempfile::tempdir().unwrap();
+        let (image, root) = (directory.path().join("image"), directory.path().join("rootfs"));
+        fs::write(&image, "").unwrap();
+        File::options().write(true).open(&image).unwrap().set_len(1 << 20).unwrap();
+        match std::process::Command::new("mkfs.ext2").arg("-q").arg(&image).status() {
+            Ok(status) => assert!(status.success()),
+            Err(error) => return println!("skipped: mkfs.ext2: {error}"),
+        }
+        let devices = || {
+            let files =
+                fs::read_dir("/sys/block").unwrap().flatten().map(|entry| entry.path().join("loop/backing_file"));
+            let is_image = |file: &PathBuf| fs::read_to_string(file).is_ok_and(|path| Path::new(path.trim()) == image);
+            files.filter(is_image).count()
+        };
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                unshare(libc::CLONE_FS | libc::CLONE_NEWNS).unwrap();
+                let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+                nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                for (option, may_write) in [("rw", true), ("ro", false)] {
+                    mount_all(&[mount("ext2", &image, "", &["loop", option])], &root).unwrap();
+                    assert_eq!(devices(), 1);
+                    assert_eq!(fs::write(root.join("file"), "text").is_ok(), may_write);
+                    assert_eq!(fs::read(root.join("file")).unwrap(), b"text");
+                    unmount_all(&root).unwrap();
+                    // The kernel may take its time.
+                    while devices() > 0 {
+                        std::thread::yield_now();
+                    }
+                }
+                // A mount that is refused leaves none either.
+                mount_all(&[mount("erofs", &image, "", &["loop", "ro"])], &root).unwrap_err();
+                while devices() > 0 {
+                    std::thread::yield_now();
+                }
+            });
+            thread.join().unwrap();
+        });
     }
 
     #[test]
