@@ -82,6 +82,8 @@ struct ExecProcessRequest {
     exec_id: String,
     #[prost(bool, tag = "3")]
     terminal: bool,
+    #[prost(string, tag = "5")]
+    stdout: String,
     #[prost(message, optional, tag = "7")]
     spec: Option<Any>,
 }
@@ -328,7 +330,10 @@ fn an_exec_has_a_terminal_if_the_request_says_so() {
         let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
         let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
         let spec = Some(spec);
-        shim.call("Exec", &ExecProcessRequest { id: id.clone(), exec_id: exec_id.clone(), terminal, spec });
+        shim.call(
+            "Exec",
+            &ExecProcessRequest { id: id.clone(), exec_id: exec_id.clone(), terminal, spec, ..Default::default() },
+        );
         // A size that nobody has a use for, or not yet, is no failure.
         shim.call("ResizePty", &ResizePtyRequest { id, exec_id: exec_id.clone(), width: 80, height: 25 });
         let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
@@ -340,6 +345,41 @@ fn an_exec_has_a_terminal_if_the_request_says_so() {
     shim.call("ResizePty", &ResizePtyRequest { width, height, id: bundle.id.clone(), exec_id: String::new() });
     shim.delete(&bundle);
     shim.end(&bundle);
+}
+
+/// As nginx does, whose logs are links to /dev/stdout. Docker (userns-remap) tells runc's shim alone who that is, by IoUid.
+#[test]
+fn a_user_of_a_user_namespace_can_open_its_stdout() {
+    let lab = lab!();
+    let script = "echo $0 >/dev/stdout; exec sleep 1000";
+    for uid in [0, 5] {
+        let log = lab.path(format!("log{uid}"));
+        let stdout = format!("file://{}", log.display());
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["sh", "-c", script, "init"]);
+            config["process"]["user"] = json!({"uid": uid, "gid": uid});
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        });
+        let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+        shim.start_task(CreateTaskRequest { stdout: stdout.clone(), ..shim.request(&bundle) });
+        eventually(|| fs::read_to_string(&log).is_ok_and(|text| text == "init\n"));
+        let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+        let mut process = config["process"].clone();
+        process["args"] = json!(["sh", "-c", "echo exec >/dev/stdout"]);
+        let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
+        let (id, exec_id, spec) = (bundle.id.clone(), "e".to_owned(), Some(spec));
+        shim.call("Exec", &ExecProcessRequest { id, exec_id: exec_id.clone(), terminal: false, stdout, spec });
+        let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
+        shim.call("Start", &process);
+        assert_eq!(shim.call("Wait", &process), 0);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "init\nexec\n");
+        shim.call("Delete", &process);
+        shim.delete(&bundle);
+        shim.end(&bundle);
+    }
 }
 
 /// Each changes the limits that the other has set, not those that it knows of itself.

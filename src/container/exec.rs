@@ -15,7 +15,7 @@ use super::gates;
 use super::launch::{self, Manner};
 use super::prepare::{self, Stdio};
 use super::state::{Process, State, Status, Store};
-use super::{console, host, pid_file, sealed, wait};
+use super::{console, host, pid_file, sealed, stdio, wait};
 use crate::cgroup::Join;
 use crate::cgroup::join::SubCgroups;
 use crate::error::{Doing, Error, Kind, Result};
@@ -137,6 +137,9 @@ fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Resu
 /// One sentence: a process that cannot be started. Then nothing is left of it.
 pub fn exec_in(options: &Options, target: &Target, filter: Option<seccomp::Filter>) -> Result<Running> {
     let prepared = prepare(options, target, filter, Vec::new())?;
+    if let Some(given) = &options.stdio {
+        stdio::give(prepare::raw(given), prepared.process()?.user(), &target.spec);
+    }
     let (started, socket) = start(options, target, &prepared)?;
     let terminal = socket.map(|socket| launch::receive_terminal(&socket)).transpose();
     let terminal = terminal.map_err(|error| started.end(options, error))?.flatten();

@@ -24,6 +24,15 @@ pub(super) fn write_mappings(pid: i32, spec: &Spec) -> Result<()> {
     }
 }
 
+/// The host's id for the id `inside`, which is the same where nothing is mapped; `None` if it is not mapped.
+pub(super) fn of_host(inside: u32, mappings: &[LinuxIdMapping]) -> Option<u32> {
+    let host = |map: &LinuxIdMapping| {
+        let offset = inside.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
+        map.host_id().checked_add(offset)
+    };
+    if mappings.is_empty() { Some(inside) } else { mappings.iter().find_map(host) }
+}
+
 fn lines(mappings: &[LinuxIdMapping]) -> String {
     mappings.iter().fold(String::new(), |mut text, mapping| {
         // Writing to a String cannot fail.

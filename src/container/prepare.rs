@@ -6,14 +6,14 @@ use super::activation::Activation;
 use super::ahead::{self, Ahead};
 use super::parts::{Lender, Parts};
 use super::state::{State, Status, Store};
-use super::{hooks, host, launch, notify, resctrl, sealed, stdio};
+use super::{hooks, host, idmap, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
 use crate::sys::process::SchedAttr;
-use oci_spec::runtime::{Hooks, LinuxIdMapping, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -434,12 +434,7 @@ fn cgroup_owner(spec: &Spec) -> Option<u32> {
 /// Who runs in the container, as the host knows him; `None` if he is not mapped.
 pub(super) fn user_of_host(spec: &Spec) -> Option<u32> {
     let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    let mappings = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-    let host = |map: &LinuxIdMapping| {
-        let offset = uid.checked_sub(map.container_id()).filter(|offset| *offset < map.size())?;
-        map.host_id().checked_add(offset)
-    };
-    if mappings.is_empty() { Some(uid) } else { mappings.iter().find_map(host) }
+    idmap::of_host(uid, spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default())
 }
 
 /// The paths of `linux.devices`.

@@ -12,6 +12,7 @@ use super::prepare::{self, Options};
 use super::restore::{self, Restored};
 use super::start;
 use super::state::{Entry, Process};
+use super::stdio;
 use crate::cgroup::Handle;
 use crate::cgroup::events::Events;
 use crate::cgroup::stats::Stats;
@@ -53,6 +54,10 @@ pub fn create(options: &Options) -> Result<Created> {
     let options = Options { wait: Wait::Start, foreground: false, timings: false, ..options.clone() };
     let (prepared, ahead) = prepare::prepare_ahead(&options)?;
     let warnings = prepared.warnings.clone();
+    let spec = &prepared.bundle.loaded.spec;
+    if let (Some(given), Some(process)) = (&options.stdio, spec.process()) {
+        stdio::give(prepare::raw(given), process.user(), spec);
+    }
     let launched = launch::launch(&options, prepared, ahead)?;
     let child = launched.child;
     let pidfd = own(child.pidfd);

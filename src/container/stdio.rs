@@ -3,9 +3,11 @@
 //!
 //! They are noted at the start, as in runc: a shell may have its own somewhere else at the moment when it is saved.
 
+use super::idmap;
 use crate::error::{Doing, Result};
 use crate::sys::fs as sys_fs;
 use crate::sys::fs::Identity;
+use oci_spec::runtime::{Spec, User};
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::ops::RangeInclusive;
@@ -32,6 +34,23 @@ fn name(file: &Identity) -> String {
         (libc::S_IFCHR, Some(mount)) if major == MEMORY_DEVICES => format!("file[{mount:x}:{inode:x}]"),
         (libc::S_IFCHR, _) if TERMINALS.contains(&major) => format!("tty[{:x}:{device:x}]", file.special),
         _ => String::new(),
+    }
+}
+
+/// Gives `stdio`, but for /dev/null, to `user` of the container of `spec`, if ids are mapped there: in its user namespace nobody may take
+/// it from an owner who is not mapped. What cannot be given stays as it is.
+pub(super) fn give(stdio: [RawFd; 3], user: &User, spec: &Spec) {
+    let linux = spec.linux().as_ref();
+    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+    if uids.is_empty() {
+        return;
+    }
+    let (Some(uid), Some(gid)) = (idmap::of_host(user.uid(), uids), idmap::of_host(user.gid(), gids)) else { return };
+    for fd in stdio {
+        if sys_fs::stat(fd).is_ok_and(|stat| !sys_fs::is_null(&stat)) {
+            let _ = sys_fs::chown(fd, c"", uid, gid);
+        }
     }
 }
 
