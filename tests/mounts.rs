@@ -1107,6 +1107,28 @@ fn a_mount_of_cgroups_is_no_peer_of_the_hosts() {
     assert_eq!(masked, common::hierarchies().len().to_string());
 }
 
+/// `podman run --systemd=always` binds /sys/fs/cgroup/systemd, whatever there is of that already.
+#[test]
+fn a_read_only_mount_of_cgroups_has_places_for_other_mounts() {
+    let lab = lab!();
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        skip!("on unified cgroups nobody can make a directory there that is no cgroup");
+    }
+    let output = lab.shell("cat /sys/fs/cgroup/place/file; mkdir /sys/fs/cgroup/other", |config| {
+        let source = lab.path("source");
+        fs::create_dir(&source).unwrap();
+        fs::write(source.join("file"), "seen").unwrap();
+        let options = ["ro", "nosuid", "noexec", "nodev"];
+        add(config, json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": options}));
+        add(
+            config,
+            json!({"destination": "/sys/fs/cgroup/place", "type": "bind", "source": source, "options": ["bind"]}),
+        );
+    });
+    assert_eq!(output.stdout, "seen", "{output:?}");
+    assert!(output.stderr.contains("Read-only file system"), "{output:?}");
+}
+
 #[test]
 fn a_mount_of_cgroups_takes_all_options() {
     let lab = lab!();

@@ -14,11 +14,17 @@ use crate::init::{Create, Op, Slot, Source};
 use crate::sys::mount::Attributes;
 use std::path::{Path, PathBuf};
 
-/// Compiles one such mount. On a machine with v2 alone both types mean v2, as in runc.
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+/// Compiles one such mount. On a machine with v2 alone both types mean v2, as in runc. What is to be read-only once all other mounts are there,
+/// `read_only` gets.
+pub(super) fn compile(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entry: &Entry<'_>,
+    read_only: &mut Vec<(String, Slot)>,
+) -> Result<()> {
     match input.layout.mode {
         Mode::Unified => unified(builder, input, entry),
-        Mode::Hybrid | Mode::Legacy if entry.kind == "cgroup" => legacy(builder, input, entry),
+        Mode::Hybrid | Mode::Legacy if entry.kind == "cgroup" => legacy(builder, input, entry, read_only),
         Mode::Hybrid => unified(builder, input, entry),
         Mode::Legacy | Mode::Absent => {
             Err(Error::config(&entry.field, "needs a cgroup hierarchy that this machine does not mount: remove it"))
@@ -91,11 +97,22 @@ fn directory(mount: &V1Mount) -> String {
 }
 
 /// cgroup v1: a tmpfs with a directory for each hierarchy, and links where one hierarchy has several controllers.
-fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result<()> {
+fn legacy(
+    builder: &mut Builder,
+    input: &Input<'_>,
+    entry: &Entry<'_>,
+    read_only: &mut Vec<(String, Slot)>,
+) -> Result<()> {
     let field = &entry.field;
     let attributes = entry.options.of_new_mount();
-    builder.push(field.clone(), tmpfs(input, attributes & !libc::MOUNT_ATTR_RDONLY, slots::OTHER)?);
-    place(builder, entry, slots::OTHER)?;
+    let mut tmp = slots::OTHER;
+    if attributes & libc::MOUNT_ATTR_RDONLY != 0 {
+        // Later mounts may want a place in it: Podman binds /sys/fs/cgroup/systemd, where the container need not have a cgroup, for `--systemd=always`.
+        tmp = builder.slot(field)?;
+        read_only.push((field.clone(), tmp));
+    }
+    builder.push(field.clone(), tmpfs(input, attributes & !libc::MOUNT_ATTR_RDONLY, tmp)?);
+    place(builder, entry, tmp)?;
     let namespaced = input.may_mount_cgroups();
     for mount in &input.layout.v1 {
         let controller = mount.controllers.first().map_or("", String::as_str);
@@ -117,22 +134,18 @@ fn legacy(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>) -> Result
         } else {
             bind(builder, entry, own, slots::MOUNT)?;
         }
-        sub_mount(builder, entry, &directory)?;
+        sub_mount(builder, entry, tmp, &directory)?;
         for name in names.iter().filter(|name| **name != directory) {
             let path = cstring(field, name)?;
             let target = cstring(field, &directory)?;
-            builder.push(field.clone(), Op::MakeLink { root: slots::OTHER, path, target });
+            builder.push(field.clone(), Op::MakeLink { root: tmp, path, target });
         }
     }
     if input.layout.mode == Mode::Hybrid
         && let Some(path) = input.cgroup_directory("")
     {
         bind(builder, entry, path, slots::MOUNT)?;
-        sub_mount(builder, entry, "unified")?;
-    }
-    if attributes & libc::MOUNT_ATTR_RDONLY != 0 {
-        let attributes = Attributes { set: libc::MOUNT_ATTR_RDONLY, ..Attributes::default() };
-        builder.push(field.clone(), Op::SetAttributes { mount: slots::OTHER, attributes, recursive: false });
+        sub_mount(builder, entry, tmp, "unified")?;
     }
     Ok(())
 }
@@ -161,12 +174,12 @@ pub(super) fn binds<'a>(
     v1.chain(unified.map(|directory| (destination.join("unified"), directory.to_owned()))).collect()
 }
 
-/// Puts what is in [`slots::MOUNT`] into the directory `name` of the tmpfs.
-fn sub_mount(builder: &mut Builder, entry: &Entry<'_>, name: &str) -> Result<()> {
+/// Puts what is in [`slots::MOUNT`] into the directory `name` of the tmpfs in `tmp`.
+fn sub_mount(builder: &mut Builder, entry: &Entry<'_>, tmp: Slot, name: &str) -> Result<()> {
     builder.push(
         entry.field.clone(),
         Op::Target {
-            root: slots::OTHER,
+            root: tmp,
             path: cstring(&entry.field, name)?,
             create: Create::Directory,
             rule: crate::init::Rule::Any,

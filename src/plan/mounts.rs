@@ -157,7 +157,7 @@ pub(super) fn compile(
         }
         match entry.kind {
             _ if entry.options.remount => remount(builder, entry),
-            "cgroup" | "cgroup2" => cgroup_mounts::compile(builder, input, entry),
+            "cgroup" | "cgroup2" => cgroup_mounts::compile(builder, input, entry, &mut read_only),
             "bind" => bind(builder, input, entry, outside),
             _ => filesystem(builder, input, entry, in_dev, &mut read_only),
         }
