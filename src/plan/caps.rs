@@ -80,9 +80,11 @@ pub fn sets(capabilities: Option<&LinuxCapabilities>, held: &Held, warnings: &mu
     let inheritable = grant("inheritable", asked.inheritable(), &[known, (bounding, "is not in the bounding set")]);
     let both = permitted & inheritable;
     let ambient = bits(asked.ambient());
-    for refused in each(ambient & !both) {
-        let problem =
-            format!("can't raise ambient capability {refused}: it is not permitted and inheritable: left out");
+    let refused = ambient & !both;
+    if refused != 0 {
+        // One line for all: Buildah asks for its whole set without making it inheritable, and shows who builds an image what is said here.
+        let names = names(refused);
+        let problem = format!("can't raise ambient capability {names}: not permitted and inheritable: left out");
         warnings.push(Warning::new("process.capabilities.ambient", problem));
     }
     let ambient = ambient & both;
@@ -190,7 +192,7 @@ mod tests {
                 "process.capabilities.permitted: CAP_CHOWN is not held by the runtime: left out",
                 "process.capabilities.effective: CAP_CHOWN, CAP_SYS_ADMIN is not in the permitted set: left out",
                 "process.capabilities.inheritable: CAP_SYS_ADMIN is not in the bounding set: left out",
-                "process.capabilities.ambient: can't raise ambient capability CAP_CHOWN: it is not permitted and inheritable: \
+                "process.capabilities.ambient: can't raise ambient capability CAP_CHOWN: not permitted and inheritable: \
                  left out",
             ]
         );
