@@ -493,7 +493,7 @@ fn programs_that_cannot_be_executed() {
         ("nowhere", "exec: \\\"nowhere\\\": executable file not found in $PATH"),
         ("/nowhere", "exec: \\\"/nowhere\\\": stat /nowhere: no such file or directory"),
         ("/mnt/file", "exec: \\\"/mnt/file\\\": permission denied"),
-        ("/mnt", "exec: \\\"/mnt\\\": is a directory"),
+        ("/mnt", "exec: \\\"/mnt\\\": is a directory: permission denied"),
         ("/mnt/text", "exec /mnt/text: exec format error"),
         ("/mnt/script", "no such file or directory"),
     ];

@@ -280,7 +280,7 @@ fn the_last_error_is_what_engines_look_for() {
         ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
         ("/no/such", "exec: \"/no/such\": stat /no/such: no such file or directory"),
         ("/mnt/file", "exec: \"/mnt/file\": permission denied"),
-        ("/mnt", "exec: \"/mnt\": is a directory"),
+        ("/mnt", "exec: \"/mnt\": is a directory: permission denied"),
     ] {
         let engine = Engine::new(&lab, &[program]);
         let said = engine.call(&format!("{SHIM} create --bundle {{bundle}} --pid-file {{pid}} {{id}}")).failed();

@@ -38,7 +38,7 @@ fn a_program_that_cannot_be_executed() {
     for (program, words) in [
         ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
         ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory"),
-        ("/etc", "exec: \"/etc\": is a directory"),
+        ("/etc", "exec: \"/etc\": is a directory: permission denied"),
         ("/mnt/file", "exec: \"/mnt/file\": permission denied"),
         ("/script", "exec /script: no such file or directory"),
     ] {

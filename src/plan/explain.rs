@@ -240,7 +240,7 @@ fn not_found(exec: &Exec, errno: Errno) -> Error {
         Errno::ENOENT if searched => (Kind::NoProgram, "executable file not found in $PATH".to_owned()),
         Errno::ENOENT => (Kind::NoProgram, format!("stat {name}: no such file or directory")),
         Errno::EACCES | Errno::EPERM => (Kind::NotExecutable, "permission denied".to_owned()),
-        Errno::EISDIR => (Kind::NotExecutable, "is a directory".to_owned()),
+        Errno::EISDIR => (Kind::NotExecutable, "is a directory: permission denied".to_owned()),
         Errno::ENOEXEC => (Kind::NotExecutable, "exec format error".to_owned()),
         errno => (Kind::System, describe(errno)),
     };

@@ -81,7 +81,7 @@ pub fn exit_127(podman: &Podman) {
 
 pub fn exec_126_127(podman: &Podman) {
     podman.started("c", &[], SLEEP);
-    for (program, code) in [("/etc/passwd", 126), ("/nosuch", 127), ("nosuch", 127)] {
+    for (program, code) in [("/etc/passwd", 126), ("/etc", 126), ("/nosuch", 127), ("nosuch", 127)] {
         let output = podman.podman(&["exec", "c", program]);
         assert_eq!(output.code, code, "{output:#?}");
     }
