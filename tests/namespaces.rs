@@ -4,10 +4,11 @@
 
 mod common;
 
-use common::{Lab, host, push};
+use common::{Lab, eventually_is, host, output, push};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// All kinds, as config.json and as /proc/PID/ns call them.
 const KINDS: [(&str, &str); 8] = [
@@ -224,6 +225,41 @@ fn the_message_queues_of_a_user_namespace_are_its_roots() {
         config["process"]["capabilities"] = json!({"effective": ["CAP_FOWNER"], "permitted": ["CAP_FOWNER"], "bounding": ["CAP_FOWNER"]});
     });
     assert_eq!(output.ok(), "0 0 1777\n1770");
+}
+
+/// crun's annotation, which is all that `podman --group-add keep-groups` comes down to.
+#[test]
+fn the_groups_of_the_caller_are_kept_if_that_is_asked_for() {
+    let lab = lab!();
+    let groups = "grep ^Groups: /proc/self/status | tr -s '\\t ' ' '";
+    let by_member = |args: &[&str]| {
+        let verb = lab.command(args);
+        let mut command = Command::new("setpriv");
+        command.args(["--groups", "70007,100008", "--"]).arg(verb.get_program()).args(verb.get_args());
+        command
+    };
+    // Without a user namespace, and with one that maps one of them.
+    for (is_mapped, value, expected) in
+        [(false, "1", "70007 100008"), (true, "1", "65534 8"), (false, "0", "9"), (true, "0", "9")]
+    {
+        let bundle = lab.bundle(|config| {
+            if is_mapped {
+                with_user_namespace(config);
+            }
+            config["annotations"] = json!({"run.oci.keep_original_groups": value});
+            config["process"]["user"] = json!({"uid": 5, "gid": 6, "additionalGids": [9]});
+            config["process"]["args"] = json!(["sh", "-c", format!("{groups}; exec sleep 1000")]);
+        });
+        let path = bundle.path.to_str().unwrap();
+        let log = lab.path(format!("{}.out", bundle.id));
+        let mut command = by_member(&["run", "--detach", "--bundle", path, &bundle.id]);
+        let file = fs::File::create(&log).unwrap();
+        assert!(command.stdin(Stdio::null()).stdout(file).stderr(Stdio::null()).status().unwrap().success());
+        let expected = format!("Groups: {expected}");
+        eventually_is(|| fs::read_to_string(&log).unwrap().trim().to_owned(), &expected);
+        assert_eq!(output(by_member(&["exec", &bundle.id, "sh", "-c", groups])).ok().trim(), expected);
+        lab.microrun(&["delete", "--force", &bundle.id]).ok();
+    }
 }
 
 #[test]

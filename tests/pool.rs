@@ -281,8 +281,11 @@ fn limits_are_changed_while_the_command_waits() {
 #[test]
 fn what_cannot_wait_is_refused_with_the_field() {
     let pool = pool!();
-    let changes: [(&str, Value); 2] =
-        [("linux", json!({"cgroupsPath": "/x"})), ("hooks", json!({"prestart": [{"path": "/bin/true"}]}))];
+    let changes = [
+        ("linux", json!({"cgroupsPath": "/x"})),
+        ("hooks", json!({"prestart": [{"path": "/bin/true"}]})),
+        ("annotations", json!({"run.oci.keep_original_groups": "1"})),
+    ];
     for (field, value) in changes {
         let bundle = pool.lab.bundle(|config| {
             config["linux"].as_object_mut().unwrap().remove("cgroupsPath");

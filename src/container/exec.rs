@@ -322,6 +322,7 @@ fn clone_into(
     let plan = plan::exec::compile(&plan::exec::Input {
         process: prepared.process()?,
         linux: prepared.spec.linux().as_ref(),
+        keeps_groups: plan::process::keeps_groups(&prepared.spec),
         namespaces: prepared.namespaces,
         privileged: nix::unistd::geteuid().is_root(),
         seccomp: prepared.filter.as_ref(),

@@ -4,6 +4,7 @@ use crate::error::{Doing, Result};
 use crate::log;
 use crate::path;
 use crate::plan::builder::cpath;
+use crate::plan::process::keeps_groups;
 use crate::plan::seccomp::{self, Cache, Filter};
 use crate::plan::{Host, caps};
 use crate::spec::{self, Loaded, Seccomp};
@@ -30,7 +31,7 @@ pub(super) fn facts(spec: &Spec, init: Option<i32>, bundle: Option<&Path>) -> Ho
             && has_selinux(),
         foreign_cgroup_namespace: has_foreign_cgroup_namespace(spec),
         makes_root_namespaces: bundle.is_some_and(|bundle| makes_root_namespaces(spec, bundle)),
-        denies_groups: process.is_some_and(has_groups) && denies_groups(spec, init),
+        denies_groups: process.is_some_and(has_groups) && !keeps_groups(spec) && denies_groups(spec, init),
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }

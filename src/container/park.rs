@@ -9,6 +9,7 @@ use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Slots};
 use crate::plan::builder::slots;
+use crate::plan::process::{KEEP_GROUPS, keeps_groups};
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
 use crate::sys::clone::{Child, Loan, Stack};
@@ -78,6 +79,10 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
             "linux.netDevices",
             "moves devices that there are once: start such a container cold",
         ));
+    }
+    if keeps_groups(spec) {
+        let field = format!("annotations[{KEEP_GROUPS:?}]");
+        return Err(Error::config(field, "is about the groups of who asks for the container: start it cold"));
     }
     if options.preserve_fds > 0 || options.activation.is_some() || options.notify.is_some() {
         return Err(Error::new(

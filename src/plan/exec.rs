@@ -20,6 +20,8 @@ pub struct Input<'a> {
     pub process: &'a Process,
     /// `linux` of the container's configuration.
     pub linux: Option<&'a Linux>,
+    /// Whether the container's annotations let the supplementary groups be ([`process::keeps_groups`]).
+    pub keeps_groups: bool,
     /// The namespaces to enter, `CLONE_NEW*`.
     pub namespaces: i32,
     /// Whether this process has the rights of root, over this machine or over the user namespace that it is in.
@@ -83,7 +85,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         wait: super::Wait::Nothing,
         start_hooks: None,
         dumpable: false,
-        may_set_groups: !input.host.denies_groups,
+        groups: process::Groups::new(input.keeps_groups, !input.host.denies_groups),
         privileged: input.privileged,
         in_user_namespace: input.namespaces & libc::CLONE_NEWUSER != 0,
         seccomp: input.seccomp,

@@ -285,7 +285,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         wait: input.wait,
         start_hooks: input.hooks().and_then(|hooks| hooks.start_container().as_deref()).zip(input.hook_state),
         dumpable: !input.privileged && input.creates_user_namespace() && input.creates(LinuxNamespaceType::Pid),
-        may_set_groups: namespaces.may_set_groups,
+        groups: process::Groups::new(process::keeps_groups(input.spec), namespaces.may_set_groups),
         privileged: input.privileged,
         in_user_namespace: input.has_user_namespace(),
         seccomp: input.seccomp,

@@ -9,7 +9,7 @@ use crate::sys::process::SchedAttr;
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
     Hook, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
-    MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler,
+    MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process, Scheduler, Spec,
 };
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -29,8 +29,8 @@ pub struct Context<'a> {
     /// Whether others may look into the process once it has only the program's rights: who has no more rights than that
     /// could not join it or take a descriptor from it otherwise. Nobody but its maker must be there to do so.
     pub dumpable: bool,
-    /// Whether setgroups is allowed: not in a user namespace without newgidmap, or where it has been denied.
-    pub may_set_groups: bool,
+    /// What becomes of the supplementary groups.
+    pub groups: Groups,
     /// Whether the runtime has the rights of root, over this machine or over the user namespace that it is in.
     pub privileged: bool,
     /// Whether the process is in a user namespace that is not the runtime's.
@@ -41,6 +41,37 @@ pub struct Context<'a> {
     pub pidfd_socket: bool,
     /// The machine.
     pub host: &'a Host,
+}
+
+/// The annotation that asks for the supplementary groups of who starts the container. Its name is crun's, and what `podman --group-add
+/// keep-groups` sends: files on volumes may be open to a group that the user namespace does not map.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
+/// Whether the supplementary groups are to stay the caller's, in all processes of the container.
+pub fn keeps_groups(spec: &Spec) -> bool {
+    spec.annotations().as_ref().and_then(|annotations| annotations.get(KEEP_GROUPS)).is_some_and(|value| value != "0")
+}
+
+/// What becomes of the supplementary groups of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Groups {
+    /// They are those in process.user.additionalGids.
+    Set,
+    /// They stay as they are, for setgroups(2) is denied: in a user namespace without newgidmap, or where that has been settled before.
+    Denied,
+    /// They stay as they are, for [`keeps_groups`].
+    Kept,
+}
+
+impl Groups {
+    /// Kept if that `is_wanted`, and else set if they may be.
+    pub const fn new(is_wanted: bool, may_set: bool) -> Self {
+        match (is_wanted, may_set) {
+            (true, _) => Self::Kept,
+            (false, true) => Self::Set,
+            (false, false) => Self::Denied,
+        }
+    }
 }
 
 /// Compiles the steps that depend on no file: the session and the bounding set.
@@ -320,7 +351,7 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
     builder.push("process.cwd", Op::ChangeDirectory { path: cwd, required: false });
     let groups = user.additional_gids().clone().unwrap_or_default();
     // Root is told in a warning that they are left out.
-    if !context.may_set_groups && !context.privileged && !groups.is_empty() {
+    if context.groups == Groups::Denied && !context.privileged && !groups.is_empty() {
         let problem = "cannot set any additional groups in a rootless container that maps one group alone: map more \
                        in linux.gidMappings (for which newgidmap is needed), or leave it out";
         return Err(Error::config("process.user.additionalGids", problem));
@@ -333,7 +364,7 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
         Op::BecomeUser {
             uid: user.uid(),
             gid: user.gid(),
-            groups: context.may_set_groups.then_some(groups),
+            groups: (context.groups == Groups::Set).then_some(groups),
             // They go with root's ids alone (capabilities(7)).
             keep_caps: user.uid() != 0,
         },

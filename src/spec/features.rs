@@ -36,7 +36,7 @@ struct Features {
     mount_options: Vec<&'static str>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
-    potentially_unsafe_config_annotations: [&'static str; 4],
+    potentially_unsafe_config_annotations: [&'static str; 5],
 }
 
 #[derive(Serialize)]
@@ -140,6 +140,7 @@ pub fn features(facts: &Facts) -> String {
             "org.criu.config",
             "org.microrun.overlay",
             "org.systemd.property.",
+            "run.oci.keep_original_groups",
         ],
     })
 }
@@ -233,12 +234,13 @@ mod tests {
         assert_eq!(features.linux().as_ref().unwrap().namespaces().as_ref().unwrap().len(), 8);
     }
 
-    /// What reaches CRIU, systemd and the host's directories.
+    /// What reaches CRIU, systemd, the host's directories and its files by their groups.
     #[test]
     fn annotations_that_an_image_must_not_set_are_named() {
         let named = &document()["potentiallyUnsafeConfigAnnotations"];
+        let groups = crate::plan::process::KEEP_GROUPS;
         let overlay = crate::plan::overlay::ANNOTATION;
-        assert_eq!(*named, serde_json::json!(["bundle", "org.criu.config", overlay, "org.systemd.property."]));
+        assert_eq!(*named, serde_json::json!(["bundle", "org.criu.config", overlay, "org.systemd.property.", groups]));
     }
 
     #[test]
