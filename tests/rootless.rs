@@ -7,6 +7,7 @@ mod common;
 use common::{Bundle, Lab, Output, eventually_is, host, output, push};
 use serde_json::{Value, json};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 macro_rules! user_lab {
@@ -206,6 +207,23 @@ fn no_cgroup_and_no_pid_namespace_is_a_warning() {
     let output = lab.run(&bundle, &[]);
     assert!(output.stderr.contains("Such configuration is strongly discouraged"), "{output:#?}");
     output.ok();
+}
+
+/// Without cgroup v2 a container has v1 cgroups for its devices and the freezer, if they can be made.
+#[test]
+fn cgroups_of_v1_that_may_not_be_made_are_done_without() {
+    let lab = user_lab!();
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if !unified.join("cgroup.procs").exists() {
+        skip!("needs hybrid cgroups, to take away v2");
+    }
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", "exec echo ran"]));
+    let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "umount \"$0\"; exec \"$@\""]).arg(unified);
+    command.arg(run.get_program()).args(run.get_args()).env("XDG_RUNTIME_DIR", lab.path("run"));
+    let output = output(command);
+    assert_eq!((output.code, output.stdout.as_str()), (0, "ran"), "{output:?}");
 }
 
 #[test]

@@ -330,6 +330,7 @@ pub fn compile(
         layout: &facts.layout,
         cgroup_awaits_init: cgroup.unit.is_some(),
         cgroups_to_join: if cgroup.unit.is_some() { 0 } else { v1_directories },
+        cgroups_may_be_missing: may_be_missing,
         cgroup_directories: &directories,
         bundle: &bundle.path,
         rootfs: &bundle.rootfs,

@@ -153,8 +153,9 @@ impl Environment {
 #[allow(missing_docs)] // the fields are named after the arguments of the call
 #[derive(Debug)]
 pub enum Op {
-    /// Writes "0" to an open v1 `tasks` or `cgroup.procs`: init moves itself.
-    JoinCgroup { tasks: Slot },
+    /// Writes "0" to an open v1 `tasks` or `cgroup.procs`: init moves itself. Unless that is `required`, there may be none: who may not make
+    /// cgroups goes without.
+    JoinCgroup { tasks: Slot, required: bool },
     /// setns(2).
     EnterNamespace { ns: Slot, kinds: i32 },
     /// unshare(2).
@@ -424,7 +425,9 @@ impl fmt::Display for Create {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::JoinCgroup { tasks } => write!(f, "write({tasks}, \"0\")"),
+            Self::JoinCgroup { tasks, required } => {
+                write!(f, "write({tasks}, \"0\"){}", if *required { "" } else { " if it could be made" })
+            }
             Self::EnterNamespace { ns, kinds } => write!(f, "setns({ns}, {})", namespace_names(*kinds)),
             Self::NewNamespaces { kinds } => write!(f, "unshare({})", namespace_names(*kinds)),
             Self::EnterOwnTime { proc } => write!(f, "setns({proc}/self/ns/time_for_children, NEWTIME)"),

@@ -213,7 +213,8 @@ impl<'a> Executor<'a> {
     /// One arm an operation.
     fn execute(&mut self, op: &Op) -> Sys {
         match op {
-            Op::JoinCgroup { tasks } => join_cgroup(self.at(*tasks)),
+            Op::JoinCgroup { tasks, required: false } if self.at(*tasks) < 0 => Ok(()),
+            Op::JoinCgroup { tasks, .. } => join_cgroup(self.at(*tasks)),
             Op::EnterNamespace { ns, kinds } => process::setns(self.at(*ns), *kinds),
             Op::NewNamespaces { kinds } => process::unshare(*kinds),
             Op::EnterOwnTime { proc } => self.enter_own_time(*proc),

@@ -100,14 +100,14 @@ impl Builder {
         Ok(Slot(self.next_slot - 1))
     }
 
-    /// Has init join `count` v1 cgroups; the slots for their `tasks` files.
+    /// Has init join `count` v1 cgroups, which are there for sure if that is `required`; the slots for their `tasks` files.
     ///
     /// # Errors
     /// When there are not as many slots.
-    pub fn join_cgroups(&mut self, count: usize) -> Result<Vec<Slot>> {
+    pub fn join_cgroups(&mut self, count: usize, required: bool) -> Result<Vec<Slot>> {
         let slots = (0..count).map(|_| self.slot("linux.resources")).collect::<Result<Vec<_>>>()?;
         for tasks in slots.iter().copied() {
-            self.push("linux.cgroupsPath", Op::JoinCgroup { tasks });
+            self.push("linux.cgroupsPath", Op::JoinCgroup { tasks, required });
         }
         Ok(slots)
     }

@@ -60,7 +60,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     enter(&mut stage, in_stage);
 
     let mut builder = Builder::default();
-    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join)?;
+    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join, true)?;
     if in_stage != input.namespaces {
         enter(&mut builder, input.namespaces & !in_stage);
     }

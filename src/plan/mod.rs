@@ -89,6 +89,8 @@ pub struct Input<'a> {
     pub layout: &'a Layout,
     /// How many v1 hierarchies init has to join.
     pub cgroups_to_join: usize,
+    /// Whether the container goes without these if they may not be made, which is not known yet.
+    pub cgroups_may_be_missing: bool,
     /// Whether the runtime puts init into its cgroups, once there is an init.
     pub cgroup_awaits_init: bool,
     /// Its cgroup directories by controller, "" for v2.
@@ -270,7 +272,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let begins_with_root = mounts::may_begin_with_root(input, &entries)?;
     let mut builder = Builder::new(begins_with_root);
     let mut outside = Outside::default();
-    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join)?;
+    let cgroup_slots = builder.join_cgroups(input.cgroups_to_join, !input.cgroups_may_be_missing)?;
     if input.cgroup_awaits_init {
         builder.push("linux.cgroupsPath", Op::Meet(Gate::Cgroup));
     }
