@@ -540,6 +540,32 @@ fn ids_of_a_mount_are_mapped() {
     }
 }
 
+#[test]
+fn mounts_with_the_same_mapping_share_what_maps_them() {
+    /// More than there would be room for if each had a user namespace of its own.
+    const MANY: usize = 150;
+    let lab = lab!();
+    if let Err(why) = common::require_idmap(&lab.path("")) {
+        skip!("{why}");
+    }
+    let source = source(&lab);
+    std::os::unix::fs::chown(source.join("file"), Some(1000), Some(1001)).unwrap();
+    let bundle = lab.bundle(|config| {
+        for number in 0..MANY {
+            let mut mount = bind(&source.join("file"), &format!("/tmp/{number}"), &["bind", "idmap"]);
+            for field in ["uidMappings", "gidMappings"] {
+                mount[field] = json!([{"containerID": 1000, "hostID": 2000 + number % 2, "size": 10}]);
+            }
+            add(config, mount);
+        }
+        config["root"]["readonly"] = json!(false);
+        config["process"]["args"] = json!(["sh", "-c", "stat -c '%u %g' /tmp/* | sort | uniq -c"]);
+    });
+    let output = lab.run(&bundle, &[]).ok();
+    let lines: Vec<Vec<&str>> = output.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines, [["75", "2000", "2001"], ["75", "2001", "2002"]]);
+}
+
 /// The script, run in a container with an overlay, and what is left of what it wrote.
 fn with_overlay(lab: &Lab, name: &str, options: &[&str], annotation: Option<&str>) -> (Output, Bundle) {
     let bundle = lab.bundle(|config| {

@@ -614,6 +614,10 @@ fn id_map(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: 
         let problem = "is asked for without uidMappings and gidMappings, and linux has none either: add them";
         return Err(Error::config(format_args!("{}.options (idmap)", entry.field), problem));
     };
+    // Mounts with the same mappings share one: each costs a process to clone, and a slot.
+    if let Some(made) = outside.id_mappings.iter().find(|made| made.uids == uids[..] && made.gids == gids[..]) {
+        return Ok(made.slot);
+    }
     let slot = builder.slot(&entry.field)?;
     outside.id_mappings.push(IdMapping { slot, uids: uids.to_vec(), gids: gids.to_vec() });
     Ok(slot)
