@@ -80,8 +80,7 @@ impl Handle {
             && let Some(counter) = open(&directory.join("memory.oom_control"))?
         {
             let wake = watch_v1(directory, &counter)?;
-            let signal = Signal { wake, directory: directory.clone(), below: HashMap::new() };
-            memory = Some(Memory { counter, signal: Some(signal), kills: 0 });
+            memory = Some(Memory { counter, signal: Some(Signal::new(wake, directory)), kills: 0 });
         }
         if let Some(memory) = &mut memory {
             memory.kills = memory.count().unwrap_or(0);
@@ -145,24 +144,29 @@ impl Memory {
 }
 
 impl Signal {
+    /// Of the memory cgroup `directory`. What was killed below it before is no news.
+    fn new(wake: EventFd, directory: &Path) -> Self {
+        Self { wake, directory: directory.to_owned(), below: kills_below(directory) }
+    }
+
     /// Whether somebody below was killed since this was asked last.
     fn has_killed_below(&mut self) -> bool {
-        let mut kills = HashMap::new();
-        count_below(&self.directory, &mut kills);
-        let is_more = |(path, kills): (&PathBuf, &u64)| kills > self.below.get(path).unwrap_or(&0);
-        let more = kills.iter().any(is_more);
+        let kills = kills_below(&self.directory);
+        let more = kills.iter().any(|(path, kills)| kills > self.below.get(path).unwrap_or(&0));
         self.below = kills;
         more
     }
 }
 
-/// Collects the numbers of kills of all memory cgroups below `directory`. One that is gone has none.
-fn count_below(directory: &Path, kills: &mut HashMap<PathBuf, u64>) {
+/// The numbers of kills of all memory cgroups below `directory`. One that is gone has none.
+fn kills_below(directory: &Path) -> HashMap<PathBuf, u64> {
+    let mut all = HashMap::new();
     for child in tree::children(directory).unwrap_or_default() {
-        count_below(&child, kills);
+        all.extend(kills_below(&child));
         let text = fs::read_to_string(child.join("memory.oom_control")).unwrap_or_default();
-        kills.insert(child, field(&text, "oom_kill").unwrap_or(0));
+        all.insert(child, field(&text, "oom_kill").unwrap_or(0));
     }
+    all
 }
 
 impl Events {
@@ -211,5 +215,30 @@ impl Events {
             Err(Errno::ENODEV) => Ok(Some(Event::Ended)),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_below_are_told_once_and_those_before_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = |cgroup: &str, kills: u64| {
+            let path = directory.path().join(cgroup);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("memory.oom_control"), format!("under_oom 0\noom_kill {kills}\n")).unwrap();
+        };
+        count("old", 3);
+        let mut signal = Signal::new(EventFd::new().unwrap(), directory.path());
+        assert!(!signal.has_killed_below());
+        count("old/new", 1);
+        assert!(signal.has_killed_below());
+        assert!(!signal.has_killed_below());
+        count("old", 4);
+        assert!(signal.has_killed_below());
+        fs::remove_dir_all(directory.path().join("old")).unwrap();
+        assert!(!signal.has_killed_below());
     }
 }
