@@ -501,8 +501,7 @@ fn programs_that_cannot_be_executed() {
         let bundle = lab.bundle(|config| config["process"]["args"] = json!([program]));
         for (name, text) in [("text", "what?"), ("script", "#!/nowhere\n")] {
             let path = bundle.rootfs().join("mnt").join(name);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            common::executable(&path, text);
         }
         fs::set_permissions(bundle.rootfs().join("mnt/file"), fs::Permissions::from_mode(0o644)).unwrap();
         let output = lab.run(&bundle, &[]);

@@ -323,9 +323,7 @@ fn the_runtimes_own_cpu_affinity_is_not_inherited() {
 fn a_program_that_the_kernel_refuses_tells_its_own_standard_error() {
     let lab = lab!();
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["/mnt/script"]));
-    let script = bundle.rootfs().join("mnt/script");
-    fs::write(&script, "#!/no/such/shell\n").unwrap();
-    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    common::executable(&bundle.rootfs().join("mnt/script"), "#!/no/such/shell\n");
     let words = "exec /mnt/script: no such file or directory";
     assert_eq!(lab.run(&bundle, &[]).failed(), words);
     let log = lab.path("log");

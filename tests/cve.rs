@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -205,8 +205,7 @@ fn cve_2019_5736_the_runtimes_binary_cannot_be_overwritten() {
     install_libraries(&lab, &attacker);
     let pid = lab.started(&attacker);
     let script = attacker.rootfs().join("script");
-    fs::write(&script, "#!/proc/self/exe\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&script, "#!/proc/self/exe\n");
     // The attacker has to look at the right moment, which it may take long to hit on a busy machine.
     let deadline = Instant::now() + Duration::from_secs(60);
     let has_seen = || tmp.join("found").exists();

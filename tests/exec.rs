@@ -9,7 +9,6 @@ use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -32,9 +31,7 @@ fn the_exit_code_is_the_programs() {
 fn a_program_that_cannot_be_executed() {
     let lab = lab!();
     let bundle = lab.sleeper(|_| {});
-    let script = bundle.rootfs().join("script");
-    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&bundle.rootfs().join("script"), "#!/no/such/interpreter\n");
     for (program, words) in [
         ("nosuch", "exec: \"nosuch\": executable file not found in $PATH"),
         ("/nosuch", "exec: \"/nosuch\": stat /nosuch: no such file or directory"),

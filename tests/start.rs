@@ -11,7 +11,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -94,9 +93,7 @@ fn a_start_that_fails_is_told_when_init_has_ended() {
     let lab = lab!();
     // It is found, but not executed.
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["/script"]));
-    let script = bundle.rootfs().join("script");
-    fs::write(&script, "#!/no/such/interpreter\n").unwrap();
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&bundle.rootfs().join("script"), "#!/no/such/interpreter\n");
     let init = lab.created(&bundle);
     // Init cannot end before a process in its pid namespace is reaped, whose parent is stopped.
     let mut parent = lab.command(&["exec", &bundle.id, "sh", "-c", "echo here; exec sleep 1000"]);

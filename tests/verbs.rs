@@ -9,7 +9,6 @@ use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 /// A container that sleeps, and its init's pid.
@@ -538,8 +537,7 @@ fn what_the_caller_ignores_is_not_ignored_inside() {
     let ignored = "echo $((0x$(sed -n 's/^SigIgn:\\t//p' /proc/self/status) & 0x7fffffff))";
     let nothing = "0";
     let hook = lab.path("hook");
-    fs::write(&hook, format!("#!/bin/sh\ncat >/dev/null\n{ignored} >{}\n", lab.path("hooked").display())).unwrap();
-    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    common::executable(&hook, &format!("#!/bin/sh\ncat >/dev/null\n{ignored} >{}\n", lab.path("hooked").display()));
     for in_user_namespace in [false, true] {
         let bundle = lab.bundle(|config| {
             config["process"]["args"] = json!(["sh", "-c", format!("{ignored}; exit 5")]);

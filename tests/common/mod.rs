@@ -668,6 +668,13 @@ pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> 
     }
 }
 
+/// Makes `path` a file that may be executed, a script as a rule.
+#[track_caller]
+pub fn executable(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 /// The CPUs that this process may use.
 pub fn cpus() -> Vec<usize> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).unwrap();
