@@ -95,10 +95,11 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     scheduling(builder, process)?;
     limits(builder, process, context);
     lsm_labels(builder, process, context.host)?;
-    identity(builder, process, context)?;
     let filter_needs_admin = !process.no_new_privileges().unwrap_or(false) && context.seccomp.is_some();
     let sets = capability_sets(process, context.host);
     let kept = if filter_needs_admin { CAP_SYS_ADMIN } else { 0 };
+    let has_rights = sets.permitted | sets.inheritable | kept != 0;
+    identity(builder, process, context, has_rights)?;
     builder.push(
         "process.capabilities",
         Op::Capabilities { effective: sets.effective, permitted: sets.permitted | kept, inheritable: sets.inheritable },
@@ -341,7 +342,7 @@ fn limits(builder: &mut Builder, process: &Process, context: &Context<'_>) {
     builder.push("process.user.umask", Op::Umask { mask: process.user().umask().unwrap_or(0o022) });
 }
 
-fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> Result<()> {
+fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>, has_rights: bool) -> Result<()> {
     let user = process.user();
     if !has_home(process) {
         builder.push("process.env", Op::SetHome { uid: user.uid() });
@@ -365,8 +366,8 @@ fn identity(builder: &mut Builder, process: &Process, context: &Context<'_>) -> 
             uid: user.uid(),
             gid: user.gid(),
             groups: (context.groups == Groups::Set).then_some(groups),
-            // They go with root's ids alone (capabilities(7)).
-            keep_caps: user.uid() != 0,
+            // They go with root's ids alone (capabilities(7)), and may where none is to be left.
+            keep_caps: user.uid() != 0 && has_rights,
         },
     );
     Ok(())

@@ -168,10 +168,11 @@ fn cut(text: &str) -> &[u8] {
 /// Reads a bundle. The pool has read it before: both have to have found the same.
 fn load(options: Options, said: &[u8]) -> Result<Loaded> {
     let (version, path) = said.split_first_chunk().unwrap_or((&[0; 8], &[]));
-    let template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options }, true)?;
+    let mut template = Template::new(Options { bundle: OsStr::from_bytes(path).into(), ..options }, true)?;
     if template.version() != u64::from_ne_bytes(*version) {
         return Err(Error::new(Kind::WrongState, "the bundle has changed while it was read"));
     }
+    template.drop_bounding()?;
     let ground = if template.has_ground { Ground::new(&template.needed())? } else { None };
     let plan = template.common_plan()?;
     Ok(Loaded { template, ground, plan })
