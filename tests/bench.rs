@@ -280,8 +280,8 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
         "--quick",
         "--action",
         "--only",
-        "process,microrun with parts,microrun parked,microrun parked (netns reused),\
-         microrun parked (library + netns reused)",
+        "process,microrun with parts,microrun parked,microrun parked (ns reused),\
+         microrun parked (library + ns reused)",
         "--parts",
         "latency,throughput,pool",
         "--pool-size",
@@ -300,9 +300,9 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     for name in [
         "microrun with parts",
         "microrun parked",
-        "microrun parked (netns reused)",
+        "microrun parked (ns reused)",
         "microrun parked (library)",
-        "microrun parked (library + netns reused)",
+        "microrun parked (library + ns reused)",
     ] {
         let row = row(&record, name);
         assert_eq!(medians(row), 4, "{text}");

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::pool::{LOOK, Pool};
+use common::pool::{LOOK, Pool, allow, silence};
 use common::{Bundle, eventually, has_ipv6, in_network_of, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
@@ -287,31 +287,6 @@ fn a_network_that_a_container_could_change_or_show_is_not_used_again() {
         named(&told)
     };
     assert!(!over(&pool, &bundle, (0..RUNS).map(run).collect()));
-}
-
-/// Gives a container a filter by which it gets no socket, and no /proc that it can write to.
-fn silence(config: &mut Value) {
-    let mounts = config["mounts"].as_array_mut().unwrap();
-    mounts.retain(|mount| ["proc", "tmpfs"].contains(&mount["type"].as_str().unwrap()));
-    let proc = mounts.iter_mut().find(|mount| mount["type"] == "proc").unwrap();
-    proc["options"] = json!(["ro"]);
-    let calls = "read write readv writev lseek close openat open fstat newfstatat stat lstat statx access faccessat \
-                 readlink readlinkat getcwd dup dup2 dup3 fcntl pipe pipe2 poll ppoll mmap munmap mremap mprotect madvise \
-                 brk futex set_robust_list set_tid_address rseq arch_prctl rt_sigaction rt_sigprocmask rt_sigreturn \
-                 rt_sigsuspend clone clone3 vfork fork execve wait4 exit exit_group recvmsg getpid getppid getuid geteuid \
-                 getgid getegid getpgid setpgid getpgrp getrandom prlimit64 clock_gettime clock_nanosleep nanosleep uname \
-                 getdents64 prctl";
-    let names: Vec<_> = calls.split_whitespace().collect();
-    config["linux"]["seccomp"] = json!({
-        "defaultAction": "SCMP_ACT_ERRNO",
-        "defaultErrnoRet": 38,
-        "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}],
-    });
-}
-
-/// Allows one more system call.
-fn allow(config: &mut Value, name: &str) {
-    push(&mut config["linux"]["seccomp"]["syscalls"], json!({"names": [name], "action": "SCMP_ACT_ALLOW"}));
 }
 
 #[test]

@@ -25,13 +25,13 @@ pub enum Way {
     Command,
     /// By its command, which finds the pool.
     Pool,
-    /// By its command, which finds a pool that uses network namespaces again.
+    /// By its command, which finds a pool that uses namespaces again.
     Reuse,
     /// By its command, which finds a pool that has no sandbox, but a network namespace and a cgroup.
     Parts,
     /// By the library: a sandbox leased before, or its command if there is none.
     Lease,
-    /// By the library, from a pool that uses network namespaces again.
+    /// By the library, from a pool that uses namespaces again.
     LeaseReuse,
 }
 
@@ -111,7 +111,7 @@ impl Parking {
         command.args(["pool", "serve", "--socket"]).arg(&socket).arg(&bundle);
         match way {
             Way::Parts => command.args(["--size", "0", "--parts", &size.to_string()]),
-            Way::Reuse => command.args(["--size", &size.to_string(), "--reuse-netns"]),
+            Way::Reuse => command.args(["--size", &size.to_string(), "--reuse-namespaces"]),
             _ => command.args(["--size", &size.to_string()]),
         };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(written);

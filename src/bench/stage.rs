@@ -31,13 +31,13 @@ pub const MICRORUN: &str = "microrun";
 /// The name of the runtime under test with a pool.
 pub const PARKED: &str = "microrun parked";
 /// The name of the runtime under test with a pool that uses network namespaces again.
-pub const REUSING: &str = "microrun parked (netns reused)";
+pub const REUSING: &str = "microrun parked (ns reused)";
 /// The name of the way with a pool's parts.
 pub const PARTS: &str = "microrun with parts";
 /// The name of the pool's library.
 pub const LEASED: &str = "microrun parked (library)";
 /// The name of the library with a pool that uses network namespaces again.
-pub const LEASED_REUSING: &str = "microrun parked (library + netns reused)";
+pub const LEASED_REUSING: &str = "microrun parked (library + ns reused)";
 /// The name of the action without anything around it.
 pub const PROCESS: &str = "process: static hello";
 /// The name of the paper's baseline.

@@ -40,6 +40,10 @@ for more.",
             "how many network namespaces, and cgroups of each bundle, for who finds no sandbox (default: 0)",
         ),
         Flag::switch("reuse-netns", "use network namespaces again that a container could not change and did not use"),
+        Flag::switch(
+            "reuse-namespaces",
+            "the same, and mount and IPC namespaces that a container could neither change nor use",
+        ),
         Flag::value("max", "N", "the most sandboxes of all bundles together (default: 1024)"),
         Flag::value("memory", "BYTES", "the most memory that those and parts may take, such as 64M (default: no limit)"),
         Flag::value("cpu", "PERCENT", "the share of a CPU that making sandboxes and parts may take (default: 100, no limit)"),
@@ -78,10 +82,12 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
 fn serve(global: &Global, words: &Words, socket: PathBuf, bundles: Vec<PathBuf>) -> Result<u8> {
     let config = Config::read(words)?;
     let directory = socket.parent().map(|parent| parent.join("parked")).unwrap_or_default();
+    let furnished = words.has("reuse-namespaces");
+    let reuse_networks = furnished || words.has("reuse-netns");
     let settings = Settings {
         options: Options {
             store: Store::new(directory),
-            wait: Wait::Lease { filtered: false, networked: words.has("reuse-netns"), shared: false },
+            wait: Wait::Lease { filtered: false, networked: reuse_networks, furnished, shared: false },
             ..launching::bare(global, "", PathBuf::new())
         },
         bundles: config.bundles(words, bundles)?,
@@ -89,7 +95,7 @@ fn serve(global: &Global, words: &Words, socket: PathBuf, bundles: Vec<PathBuf>)
         idle: config.idle(words)?,
         bounds: config.bounds(words)?,
         parts: config.parts(words)?,
-        reuse_networks: words.has("reuse-netns"),
+        reuse_networks,
         socket,
     };
     sealed::ensure(None)?;

@@ -5,20 +5,49 @@
 //! all mounts but those on the way to the paths that the configuration names, and those below them, are gone, and is in it
 //! while it clones. What is mounted on the host later comes there as it comes into a container: the mounts are slaves of the host's.
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Kind, Result};
 use crate::path;
-use crate::sys::{fs as sys_fs, own, process, request};
+use crate::sys::{fs as sys_fs, ipc, mount, own, process, request};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as change, umount2};
 use std::fs;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// Two mount namespaces of this thread: where it lives, and where it clones.
 #[derive(Debug)]
 pub struct Ground {
     home: OwnedFd,
+    home_of_ipc: OwnedFd,
     lean: OwnedFd,
+}
+
+/// The mount and IPC namespaces of a sandbox, in which another one may be cloned once its container has ended: everything is mounted there, and the
+/// root is the container's.
+#[derive(Debug)]
+pub struct Rooms {
+    mounts: OwnedFd,
+    ipc: OwnedFd,
+    /// A number for what was mounted when they were new.
+    seen: u64,
+}
+
+impl Rooms {
+    /// Those that another process has made, as [`Rooms::seen`] says there.
+    pub const fn of(mounts: OwnedFd, ipc: OwnedFd, seen: u64) -> Self {
+        Self { mounts, ipc, seen }
+    }
+
+    /// A number for what was mounted when they were new.
+    pub const fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Their descriptors: the mount namespace, the IPC namespace.
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.mounts.as_raw_fd(), self.ipc.as_raw_fd()]
+    }
 }
 
 impl Ground {
@@ -35,14 +64,14 @@ impl Ground {
         if !request::is_root_of_mount().doing(|| "look at the root directory")? {
             return Ok(None);
         }
-        let home = namespace_of_this_thread()?;
+        let (home, home_of_ipc) = (namespace_of_this_thread()?, ipc_of_this_thread()?);
         match process::unshare(libc::CLONE_NEWNS) {
             Err(Errno::EPERM) => return Ok(None),
             made => made.doing(|| "make a mount namespace")?,
         }
         let lean = clear(&needed);
         enter(&home)?;
-        lean.map(|lean| Some(Self { home, lean }))
+        lean.map(|lean| Some(Self { home, home_of_ipc, lean }))
     }
 
     /// Does `work` with the namespace as this thread's.
@@ -55,10 +84,73 @@ impl Ground {
         enter(&self.home)?;
         done
     }
+
+    /// The rooms of a sandbox that has just been made, with `pidfd` for its init.
+    ///
+    /// # Errors
+    /// A kernel that does not tell of them: before Linux 6.11.
+    pub fn rooms(&self, pidfd: RawFd) -> Result<Rooms> {
+        let mounts = process::mount_namespace(pidfd).map(own).doing(|| "open the mount namespace of a sandbox")?;
+        let ipc = process::ipc_namespace(pidfd).map(own).doing(|| "open the IPC namespace of a sandbox")?;
+        enter(&mounts)?;
+        let seen = see();
+        enter(&self.home)?;
+        Ok(Rooms { mounts, ipc, seen: seen? })
+    }
+
+    /// Does `work` in `rooms`, if everything there is as it was when they were new.
+    ///
+    /// # Errors
+    /// The work's, something that is mounted otherwise, System V objects, a kernel that does not let this thread in or out.
+    pub fn within<T>(&self, rooms: &Rooms, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        enter_ipc(&rooms.ipc)?;
+        enter(&rooms.mounts)?;
+        let done = require_as_new(rooms.seen).and_then(|()| work());
+        enter(&self.home)?;
+        enter_ipc(&self.home_of_ipc)?;
+        done
+    }
 }
 
 fn enter(namespace: &OwnedFd) -> Result<()> {
     process::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS).doing(|| "enter a mount namespace")
+}
+
+fn enter_ipc(namespace: &OwnedFd) -> Result<()> {
+    process::setns(namespace.as_raw_fd(), libc::CLONE_NEWIPC).doing(|| "enter an IPC namespace")
+}
+
+fn ipc_of_this_thread() -> Result<OwnedFd> {
+    let path = c"/proc/thread-self/ns/ipc";
+    sys_fs::open(sys_fs::CWD, path, libc::O_RDONLY, 0).map(own).doing(|| "open the IPC namespace")
+}
+
+/// A number for all mounts of this thread's mount namespace: which they are, with what attributes.
+fn see() -> Result<u64> {
+    /// More than any container has in which nothing but a few tmpfs are mounted.
+    const MOST: usize = 64;
+    let mut ids = [0; MOST];
+    let doing = || "look at the mounts of a sandbox";
+    let count = mount::list(&mut ids).doing(doing)?;
+    if count >= MOST {
+        return Err(Error::new(Kind::WrongState, "a sandbox has too many mounts to be looked at"));
+    }
+    let mut seen = DefaultHasher::new();
+    for id in ids.into_iter().take(count) {
+        mount::about(id).doing(doing)?.hash(&mut seen);
+    }
+    Ok(seen.finish())
+}
+
+/// Fails if something is mounted here otherwise than in `seen`, or there is a System V object.
+fn require_as_new(seen: u64) -> Result<()> {
+    if see()? != seen {
+        return Err(Error::new(Kind::WrongState, "the mounts of an ended container have been changed"));
+    }
+    if ipc::has_objects().doing(|| "look at an IPC namespace")? {
+        return Err(Error::new(Kind::WrongState, "there are objects in the IPC namespace of an ended container"));
+    }
+    Ok(())
 }
 
 fn namespace_of_this_thread() -> Result<OwnedFd> {

@@ -2,7 +2,7 @@
 
 use super::ahead;
 use super::gates::{self, Outcome};
-use super::ground::Ground;
+use super::ground::{Ground, Rooms};
 use super::launch::{self, Cradle, Manner, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, Locking, State, Store};
@@ -96,7 +96,8 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
 /// What init waits for: under the filter already, if that allows what waiting takes (it is the longest of what is left to do
 /// when a request comes), and in its network namespace if it is `networked`; in its maker's memory if that may be `shared`.
 pub fn wait(filter: Option<&Filter>, networked: bool, shared: bool) -> Wait {
-    Wait::Lease { filtered: filter.is_some_and(|filter| filter.allows(&park::CALLS)), networked, shared }
+    let filtered = filter.is_some_and(|filter| filter.allows(&park::CALLS));
+    Wait::Lease { filtered, networked, furnished: false, shared }
 }
 
 /// What a sandbox uses of its maker's memory, until it executes its program or ends. It is to be kept until then, or else what is used is lost to its maker.
@@ -146,7 +147,7 @@ impl Networks<'_> {
     }
 }
 
-/// Makes a sandbox, cloned on `ground` and in the network namespace of `networks` if there are any, which waits. It is a child of this process's parent, who has to wait for it even if this
+/// Makes a sandbox, cloned on `ground` or in rooms that it has come to, and in the network namespace of `networks` if there are any, which waits. It is a child of this process's parent, who has to wait for it even if this
 /// fails. When it fails nothing else is left.
 ///
 /// # Errors
@@ -154,7 +155,7 @@ impl Networks<'_> {
 pub fn park(
     options: &Options,
     prepared: Prepared,
-    ground: Option<&Ground>,
+    ground: Option<(&Ground, Option<&Rooms>)>,
     networks: Option<Networks<'_>>,
 ) -> Result<(Child, Descriptors, Option<Memory>)> {
     let (entry, lock) = options.store.reserve(&options.id)?;
@@ -168,7 +169,7 @@ pub fn park(
 fn park_into(
     options: &Options,
     prepared: Prepared,
-    (ground, networks): (Option<&Ground>, Option<Networks<'_>>),
+    (ground, networks): (Option<(&Ground, Option<&Rooms>)>, Option<Networks<'_>>),
     entry: Entry,
     lock: Lock,
     undo: &mut Undo,
@@ -207,7 +208,8 @@ fn park_into(
     let spawn = || {
         let spawn = || launch::spawn(plan, slots, birth, &report, manner, Some(keyring));
         match ground {
-            Some(ground) => ground.on(spawn),
+            Some((ground, None)) => ground.on(spawn),
+            Some((ground, Some(rooms))) => ground.within(rooms, spawn),
             None => spawn(),
         }
     };

@@ -71,6 +71,8 @@ pub enum Wait {
         filtered: bool,
         /// Whether it is cloned in its network namespace, which is set up.
         networked: bool,
+        /// Whether it is cloned in its mount and IPC namespaces, which are set up.
+        furnished: bool,
         /// Whether it may run in its maker's memory, which then has nothing in it that is none of its business.
         shared: bool,
     },
@@ -170,6 +172,11 @@ impl<'a> Input<'a> {
     /// A directory where something can be mounted for a moment, unseen by others.
     fn private_place(&self) -> Option<&'a Path> {
         self.namespace(LinuxNamespaceType::Mount).map(|_| self.state_dir)
+    }
+
+    /// Whether all that is to be mounted is, and the root is the container's.
+    const fn is_furnished(&self) -> bool {
+        matches!(self.wait, Wait::Lease { furnished: true, .. })
     }
 
     fn creates(&self, kind: LinuxNamespaceType) -> bool {
@@ -298,18 +305,23 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         // Where it is /proc, that is to be the host's: what the container is to read only of its own, they are written to.
         builder.procfs();
     }
-    let mounted = mounts(&mut builder, input, process, &entries, &mut outside)?;
+    let mounted = match input.is_furnished() {
+        true => None,
+        false => Some(mounts(&mut builder, input, process, &entries, &mut outside)?),
+    };
     names(&mut builder, input)?;
     process::begin(&mut builder, process, &context)?;
     // A helper may take as long for the namespace as all that came until here. The umount in changing the root waits for a kernel thread, which would have to
     // wait for the helper.
     builder.need_network();
-    change_root(&mut builder, input)?;
-    let gets_stdio_later = matches!(input.wait, Wait::Lease { .. }) || process.terminal().unwrap_or(false);
-    if !mounted.has_bound_dev && !gets_stdio_later {
-        builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
+    if let Some(mounted) = mounted {
+        change_root(&mut builder, input)?;
+        let gets_stdio_later = matches!(input.wait, Wait::Lease { .. }) || process.terminal().unwrap_or(false);
+        if !mounted.has_bound_dev && !gets_stdio_later {
+            builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
+        }
+        finish_mounts(&mut builder, input, mounted)?;
     }
-    finish_mounts(&mut builder, input, mounted)?;
     system(&mut builder, input)?;
     let exec = process::compile(&mut builder, process, &context)?;
     // Writing oom_score_adj changes every process that shares the memory (fs/proc/base.c, __set_oom_adj), and a time

@@ -77,6 +77,7 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             None if kind == libc::CLONE_NEWCGROUP || kind == CLONE_NEWTIME => {}
             // It is made of the root.
             None if kind == libc::CLONE_NEWNS && builder.begins_with_root => {}
+            None if matches!(kind, libc::CLONE_NEWNS | libc::CLONE_NEWIPC) && input.is_furnished() => {}
             None => found.clone_flags |= kind as u64,
         }
     }

@@ -3,8 +3,8 @@
 //! At leisure, a millisecond after its end: who waited for the end uses the CPU now, and who asks next. When more than [`MOST_PENDING`] wait for it, there
 //! is no pause any more, and the pool makes nothing new until there are fewer: what has ended is not to outgrow what waits.
 
-use super::filler::Part;
-use super::network::{Inspector, Network, Resting};
+use super::filler::{Part, Place};
+use super::network::{Inspector, Resting};
 use super::template::{Identity, Template};
 use crate::container::park::Parked;
 use crate::container::{launch, manage};
@@ -32,12 +32,12 @@ struct Job {
     then: Then,
     /// Since when.
     since: Instant,
-    /// For whom its network namespace may be of use.
+    /// For whom its namespaces may be of use.
     user: Option<(Identity, Arc<Template>)>,
 }
 
-/// A network namespace that can be used again, or perhaps, and by whom.
-pub type Rested = (Identity, Arc<Template>, Network);
+/// Namespaces that can be used again, or perhaps, and by whom.
+pub type Rested<T = Place> = (Identity, Arc<Template>, T);
 
 /// What is to be done after the end of a container.
 #[derive(Debug)]
@@ -79,14 +79,14 @@ impl Cleaner {
         Ok(Self { jobs, pending, thread, rested })
     }
 
-    /// Leaves a container to it, whose network namespace may be of use for `user`.
+    /// Leaves a container to it, whose namespaces may be of use for `user`.
     pub fn take(&self, part: Part, then: Then, user: Option<(Identity, Arc<Template>)>) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         // The thread is there for as long as this is.
         let _ = self.jobs.send(Job { part, then, since: Instant::now(), user });
     }
 
-    /// A network namespace that can be used again.
+    /// Namespaces that can be used again.
     pub fn rested(&self) -> Option<Rested> {
         self.rested.try_recv().ok()
     }
@@ -147,11 +147,17 @@ fn run(jobs: &Receiver<Job>, pending: &AtomicUsize, rested: &Sender<Rested>) {
     });
 }
 
-/// Brings a network namespace back, if it is as good as new.
-fn inspect((bundle, template, mut network): Rested, inspector: &mut Inspector, rested: &Sender<Rested>) {
-    match network.require_unused(inspector, template.look) {
-        Ok(()) => drop(rested.send((bundle, template, network))),
-        Err(error) => log::debug(|| format!("pool: not used again: {error}")),
+/// Brings namespaces back that are as good as new. What is mounted is looked at when it is used again.
+fn inspect((bundle, template, mut place): Rested, inspector: &mut Inspector, rested: &Sender<Rested>) {
+    if let Some(network) = &mut place.network
+        && let Err(error) = network.require_unused(inspector, template.look)
+    {
+        log::debug(|| format!("pool: not used again: {error}"));
+        place.network = None;
+    }
+    if !place.is_none() {
+        // The loop is there for as long as this thread is.
+        let _ = rested.send((bundle, template, place));
     }
 }
 
@@ -163,9 +169,9 @@ pub fn receive_within<T>(from: &Receiver<T>, patience: Option<Duration>) -> Resu
     }
 }
 
-/// Takes a container away, at once if much `is_behind`; its network namespace, if that may turn out to be of use.
+/// Takes a container away, at once if much `is_behind`; its namespaces, if they may turn out to be of use.
 fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Rested> {
-    let network = part.network.take();
+    let place = Place { network: part.network.take(), rooms: part.rooms.take() };
     if matches!(then, Then::Leave) {
         return None;
     }
@@ -180,7 +186,7 @@ fn clean(Job { mut part, then, since, user }: Job, is_behind: bool) -> Option<Re
     // The mount namespace goes last, and the kernel takes its time.
     drop(part);
     let (bundle, template) = user?;
-    Some((bundle, template, network?))
+    (!place.is_none()).then_some((bundle, template, place))
 }
 
 /// Removes what every container has that ended as it was to; whether that was all.

@@ -19,6 +19,7 @@ use super::network::Network;
 use super::pace::{Ledger, Pace};
 use super::template::{Identity, Template};
 use super::workshop;
+use crate::container::ground::Rooms;
 use crate::container::manage;
 use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
@@ -46,14 +47,20 @@ pub struct Part {
     pub network: Option<Network>,
     /// How many bytes it has for itself of its maker's memory; 0 if it has a memory of its own.
     pub memory: u64,
-    /// Its mount namespace: the last who holds one waits until all its mounts are gone (fs/namespace.c, put_mnt_ns).
+    /// Its mount and IPC namespaces, if they may be used again.
+    pub rooms: Option<Rooms>,
+    /// Whether they were another's before.
+    pub is_furnished: bool,
+    /// Whether it was to be made in those of another and could not. Of that attempt there may be a process that has ended.
+    pub is_second_attempt: bool,
+    /// Its mount namespace otherwise: the last who holds one waits until all its mounts are gone (fs/namespace.c, put_mnt_ns).
     pub _mounts: Option<OwnedFd>,
 }
 
 /// What became of it: the first byte of an answer.
 pub(super) mod news {
-    /// Made: six bytes that tell which descriptors come along; the pid, what is seen of a new network namespace, how many bytes of its maker's memory
-    /// it has for itself, and the id follow.
+    /// Made: seven bytes that tell which descriptors come along; the pid, what is seen of a new network namespace, how many bytes of its maker's memory
+    /// it has for itself, what is seen of new rooms, and the id follow.
     pub const MADE: u8 = b'm';
     /// Not made: why.
     pub const FAILED: u8 = b'e';
@@ -116,7 +123,23 @@ struct Order {
     bundle: Identity,
     template: Arc<Template>,
     /// Where it is made.
-    network: Option<Network>,
+    place: Place,
+}
+
+/// Namespaces that were used before, in which a sandbox is made.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// Its network namespace.
+    pub network: Option<Network>,
+    /// Its mount and IPC namespaces.
+    pub rooms: Option<Rooms>,
+}
+
+impl Place {
+    /// Whether there is none.
+    pub const fn is_none(&self) -> bool {
+        self.network.is_none() && self.rooms.is_none()
+    }
 }
 
 /// What the pool hears of its makers.
@@ -155,9 +178,9 @@ impl Filler {
         }
     }
 
-    /// Orders a sandbox, in `network` if it is given.
-    pub fn order(&mut self, bundle: Identity, template: &Arc<Template>, network: Option<Network>) {
-        self.waiting.push_back(Order { bundle, template: Arc::clone(template), network });
+    /// Orders a sandbox, in the namespaces of `place`.
+    pub fn order(&mut self, bundle: Identity, template: &Arc<Template>, place: Place) {
+        self.waiting.push_back(Order { bundle, template: Arc::clone(template), place });
         self.ask();
     }
 
@@ -187,9 +210,13 @@ impl Filler {
                 return;
             };
             let (Some(maker), Some(order)) = (self.makers.get_mut(index), self.waiting.pop_front()) else { return };
-            let network = order.network.as_ref().map(AsRawFd::as_raw_fd);
+            let network = order.place.network.as_ref().map(AsRawFd::as_raw_fd);
+            let rooms = order.place.rooms.as_ref().map(Rooms::descriptors);
+            let asked =
+                workshop::Asked { network: network.is_some(), rooms: order.place.rooms.as_ref().map(Rooms::seen) };
+            let all: Vec<_> = network.into_iter().chain(rooms.into_iter().flatten()).collect();
             // There is room for all that it may be asked for.
-            let _ = socket::send_fds_now(maker.socket.as_raw_fd(), &[&[workshop::MAKE]], network.as_slice());
+            let _ = socket::send_fds_now(maker.socket.as_raw_fd(), &[&asked.bytes()], &all);
             if maker.asked.is_empty() {
                 maker.since = Instant::now();
             }
@@ -278,7 +305,7 @@ impl Filler {
             }
             self.ask();
             let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
-                Some((&news::MADE, rest)) => take(&order.template, order.network, rest, received),
+                Some((&news::MADE, rest)) => take(&order.template, order.place, rest, received),
                 Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
                 None => Err(lost()),
             };
@@ -381,16 +408,17 @@ fn lost() -> Error {
 }
 
 /// Takes over what has been made of `template`.
-fn take(template: &Template, network: Option<Network>, said: &[u8], received: Received) -> Result<Box<Part>> {
+fn take(template: &Template, place: Place, said: &[u8], received: Received) -> Result<Box<Part>> {
     let Received { fds, is_cut, .. } = received;
     let mut fds = fds.into_iter();
-    let (which, rest) = said.split_first_chunk::<6>().ok_or_else(lost)?;
-    let [pidfd, lease, lock, terminal, mounts, made] =
+    let (which, rest) = said.split_first_chunk::<7>().ok_or_else(lost)?;
+    let [pidfd, lease, lock, terminal, mounts, made, ipc] =
         which.map(|is_there| if is_there == 0 { None } else { fds.next() });
-    let (about, id) = rest.split_first_chunk::<24>().ok_or_else(lost)?;
+    let (about, id) = rest.split_first_chunk::<32>().ok_or_else(lost)?;
     let (about, _) = about.as_chunks::<8>();
     let mut about = about.iter().map(|number| u64::from_ne_bytes(*number));
-    let (Some(pid), Some(seen), Some(memory)) = (about.next(), about.next(), about.next()) else { return Err(lost()) };
+    let mut next = || about.next().ok_or_else(lost);
+    let (pid, seen, memory, seen_of_rooms) = (next()?, next()?, next()?, next()?);
     let (pid, id) = (pid as i32, String::from_utf8_lossy(id));
     let taken = match (pidfd, lease, lock) {
         (Some(pidfd), Some(lease), Some(lock)) if !is_cut => {
@@ -398,8 +426,27 @@ fn take(template: &Template, network: Option<Network>, said: &[u8], received: Re
             let child = Child { pid, pidfd: pidfd.as_raw_fd() };
             let parked =
                 Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
-            let network = network.or_else(|| Some(Network::of(made?, seen)));
-            parked.map(|parked| Box::new(Part { parked, pidfd, network, memory, _mounts: mounts }))
+            let network = place.network.or_else(|| Some(Network::of(made?, seen)));
+            let was_given = place.rooms.is_some();
+            let used = place.rooms.filter(|rooms| mounts.is_none() && rooms.seen() == seen_of_rooms);
+            let is_furnished = used.is_some();
+            let is_second_attempt = was_given && !is_furnished;
+            let (rooms, mounts) = match (mounts, ipc) {
+                (Some(mounts), Some(ipc)) => (Some(Rooms::of(mounts, ipc, seen_of_rooms)), None),
+                (mounts, _) => (used, mounts),
+            };
+            parked.map(|parked| {
+                Box::new(Part {
+                    parked,
+                    pidfd,
+                    network,
+                    memory,
+                    rooms,
+                    is_furnished,
+                    is_second_attempt,
+                    _mounts: mounts,
+                })
+            })
         }
         _ => Err(lost()),
     };

@@ -135,7 +135,7 @@ enum Order {
     /// Let go of a network namespace.
     Destroy(Network),
     /// See whether a network namespace can be used again for its bundle.
-    Inspect(Rested),
+    Inspect(Rested<Network>),
 }
 
 /// What the maker has made.
@@ -144,7 +144,7 @@ enum Made {
     Network(Result<Network>),
     Cgroup(Identity, Arc<Template>, Result<Cgroup>),
     /// One that can be used again.
-    Again(Rested),
+    Again(Rested<Network>),
 }
 
 struct Maker {
@@ -163,7 +163,7 @@ struct Maker {
     pending: Vec<Network>,
     since: Instant,
     /// Namespaces that are to be inspected.
-    resting: Resting<Rested>,
+    resting: Resting<Rested<Network>>,
     /// Whether namespaces may be used again.
     reuse: bool,
 }

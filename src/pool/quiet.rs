@@ -5,9 +5,9 @@
 
 use super::network::is_read_only;
 use crate::plan::seccomp::Filter;
-use crate::spec::is_bind;
+use crate::spec::{is_bind, makes_namespace};
 use libc::c_long;
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
 
 /// System calls by which nobody who has no socket gets one, enters a namespace, mounts, loads code into the kernel or has it
 /// open a socket for him. What is not listed may do so, or has not been thought about.
@@ -227,6 +227,40 @@ pub fn is_quiet(spec: &Spec, filter: Option<&Filter>) -> bool {
         && filter.is_some_and(|filter| filter.listener.is_none() && filter.permits_only(&calls()))
 }
 
+/// Whether such a container leaves its mount and IPC namespaces as it found them, and the next one's would be the same: all that is mounted is
+/// read-only and depends on nothing but the configuration. (No call by which anything is mounted or a System V object or queue is made is
+/// on the list.)
+pub fn keeps_rooms(spec: &Spec) -> bool {
+    let makes = |kind| makes_namespace(spec, kind);
+    let linux = spec.linux().as_ref();
+    let is_empty =
+        |paths: Option<&Option<Vec<String>>>| paths.is_none_or(|paths| paths.iter().flatten().next().is_none());
+    let propagation = linux.and_then(|linux| linux.rootfs_propagation().as_deref()).unwrap_or_default();
+    [LinuxNamespaceType::Mount, LinuxNamespaceType::Ipc, LinuxNamespaceType::Pid].into_iter().all(makes)
+        && spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false))
+        && spec.mounts().iter().flatten().all(is_fixed)
+        // What is hidden depends on what there is to hide.
+        && is_empty(linux.map(Linux::masked_paths))
+        && is_empty(linux.map(Linux::readonly_paths))
+        && matches!(propagation, "" | "private" | "rprivate" | "slave" | "rslave")
+        && !spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))
+}
+
+/// Whether it is a file system without content of its own, which nobody can write to.
+fn is_fixed(mount: &Mount) -> bool {
+    const FLAGS: [&str; 5] = ["ro", "nosuid", "nodev", "noexec", "noatime"];
+    const VALUES: [&str; 5] = ["mode", "size", "nr_inodes", "uid", "gid"];
+    let is_known = |option: &String| match option.split_once('=') {
+        Some((name, _)) => VALUES.contains(&name),
+        None => FLAGS.contains(&option.as_str()),
+    };
+    mount.typ().as_deref() == Some("tmpfs")
+        && is_read_only(mount)
+        && mount.options().iter().flatten().all(is_known)
+        && mount.uid_mappings().is_none()
+        && mount.gid_mappings().is_none()
+}
+
 /// Whether no device is to be had but those that every container has: by writing to some (rdma_cm) one uses a network.
 fn has_usual_devices(spec: &Spec) -> bool {
     let Some(linux) = spec.linux() else { return true };
@@ -370,5 +404,62 @@ mod tests {
         let rule = |allow: bool| json!({"devices": [{"allow": allow, "access": "rwm"}]});
         assert!(!is_quiet_with(|config| config["linux"]["resources"] = rule(true)));
         assert!(is_quiet_with(|config| config["linux"]["resources"] = rule(false)));
+    }
+
+    /// Whether `spec --action`'s container, changed, leaves its rooms as they were.
+    fn keeps_rooms_with(change: impl FnOnce(&mut Value)) -> bool {
+        let mut config: Value = serde_json::from_str(include_str!("../spec/default/action.json")).unwrap();
+        change(&mut config);
+        keeps_rooms(&crate::spec::parse(config.to_string().as_bytes()).unwrap().spec)
+    }
+
+    #[test]
+    fn an_action_leaves_its_rooms_as_they_were() {
+        assert!(keeps_rooms_with(|_| {}));
+        assert!(keeps_rooms_with(|config| config["mounts"] = json!([])));
+        assert!(keeps_rooms_with(|config| config["linux"]["rootfsPropagation"] = json!("rprivate")));
+    }
+
+    #[test]
+    fn what_can_be_written_to_or_depends_on_more_than_the_configuration_does_not() {
+        assert!(!keeps_rooms_with(|config| config["root"]["readonly"] = json!(false)));
+        assert!(!keeps_rooms_with(|config| drop(config["root"].as_object_mut().unwrap().remove("readonly"))));
+        assert!(!keeps_rooms_with(|config| config["process"]["terminal"] = json!(true)));
+        for propagation in ["shared", "rshared", "unbindable", "runbindable"] {
+            assert!(
+                !keeps_rooms_with(|config| config["linux"]["rootfsPropagation"] = json!(propagation)),
+                "{propagation}"
+            );
+        }
+        for paths in ["maskedPaths", "readonlyPaths"] {
+            assert!(!keeps_rooms_with(|config| config["linux"][paths] = json!(["/etc"])), "{paths}");
+        }
+        for kind in ["pid", "mount", "ipc"] {
+            let without = |config: &mut Value| {
+                config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != kind);
+            };
+            assert!(!keeps_rooms_with(without), "{kind}");
+        }
+        let with = |mount: Value| keeps_rooms_with(|config| config["mounts"].as_array_mut().unwrap().push(mount));
+        let tmpfs = |options: Value| {
+            with(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": options}))
+        };
+        assert!(tmpfs(json!(["ro", "nosuid", "size=1m"])));
+        for options in [
+            json!([]),
+            json!(["rw"]),
+            json!(["ro", "rw"]),
+            json!(["ro", "tmpcopyup"]),
+            json!(["ro", "rshared"]),
+            json!(["ro", "idmap"]),
+            json!(["ro", "bind"]),
+            json!(["ro", "remount"]),
+        ] {
+            assert!(!tmpfs(options.clone()), "{options}");
+        }
+        for kind in ["proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "bind"] {
+            let mount = json!({"destination": "/mnt", "type": kind, "source": "/mnt", "options": ["ro"]});
+            assert!(!with(mount), "{kind}");
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The parts of one bundle.
 
-use super::memory::NETWORK;
+use super::filler::Place;
+use super::memory::{NETWORK, ROOMS};
 use super::network::Network;
 use super::template::Template;
+use crate::container::ground::Rooms;
 use crate::error::Result;
 use crate::log;
 use std::collections::VecDeque;
@@ -30,8 +32,11 @@ pub struct Stock {
     pub ready: VecDeque<u64>,
     /// Network namespaces of containers that have ended, as good as new.
     pub networks: Vec<Network>,
-    /// How many namespaces have been used again.
+    /// Their mount and IPC namespaces, likewise.
+    pub rooms: Vec<Rooms>,
+    /// How many network namespaces have been used again, and how many mount and IPC namespaces.
     pub reused: u64,
+    pub reused_rooms: u64,
     /// How many have been given away.
     pub served: u64,
     /// How often none was.
@@ -60,7 +65,9 @@ impl Stock {
             ordered: 0,
             ready: VecDeque::new(),
             networks: Vec::new(),
+            rooms: Vec::new(),
             reused: 0,
+            reused_rooms: 0,
             served: 0,
             missed: 0,
             waited: 0,
@@ -84,15 +91,23 @@ impl Stock {
 
     /// How much memory they take, in bytes, with the namespaces that are kept for them.
     pub fn memory(&self) -> u64 {
-        self.size.unwrap_or(0) * self.parts() as u64 + NETWORK * self.networks.len() as u64
+        let kept = NETWORK * self.networks.len() as u64 + ROOMS * self.rooms.len() as u64;
+        self.size.unwrap_or(0) * self.parts() as u64 + kept
     }
 
-    /// Takes a network namespace back, unless there are enough: as many as sandboxes, and for those that rest.
-    pub fn keep(&mut self, network: Network) {
+    /// Takes namespaces back, unless there are enough: as many as sandboxes, and for those that rest.
+    pub fn keep(&mut self, place: Place) {
         const MOST_RESTING: usize = 32;
-        if self.networks.len() < self.wanted + MOST_RESTING {
-            self.networks.push(network);
-        }
+        let most = self.wanted + MOST_RESTING;
+        self.networks.extend(place.network.filter(|_| self.networks.len() < most));
+        self.rooms.extend(place.rooms.filter(|_| self.rooms.len() < most));
+    }
+
+    /// Namespaces for the next sandbox, if there are any that can be used again.
+    pub fn place(&mut self) -> Place {
+        let place = Place { network: self.networks.pop(), rooms: self.rooms.pop() };
+        self.reused += u64::from(place.network.is_some());
+        place
     }
 
     /// How many are to be ordered now. After a failure it is one, until that has been made.
@@ -131,6 +146,7 @@ impl Stock {
         // What has been ordered is of the template before.
         (self.is_stale, self.ordered, self.failure, self.size, self.takes) = (false, 0, None, None, None);
         self.networks.clear();
+        self.rooms.clear();
         Ok(())
     }
 
@@ -158,8 +174,9 @@ impl Stock {
         self.takes = self.takes.max(Some(2 * time));
     }
 
-    /// One has been made.
-    pub fn made(&mut self, key: u64) {
+    /// One has been made, in the rooms of another if it `is_furnished`.
+    pub fn made(&mut self, key: u64, is_furnished: bool) {
+        self.reused_rooms += u64::from(is_furnished);
         let took = self.since.elapsed();
         self.since = Instant::now();
         self.takes = Some(self.takes.map_or(took, |before| (3 * before + took) / 4));

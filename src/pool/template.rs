@@ -1,7 +1,7 @@
 //! What sandboxes are made from: a bundle, and what tells that it is still the same.
 
 use super::network::{self, Look};
-use super::quiet::is_quiet;
+use super::quiet;
 use crate::cgroup::layout::ROOT;
 use crate::cgroup::{CgroupPlan, Driver};
 use crate::container::park;
@@ -53,6 +53,8 @@ pub struct Template {
     pub keeps_network: bool,
     /// How closely it is looked at before it is used again.
     pub look: Look,
+    /// Whether another one may be cloned in their [`crate::container::ground::Rooms`] once they have ended.
+    pub keeps_rooms: bool,
     /// Whether their cgroup may have any name.
     pub takes_cgroup: bool,
     /// What was asked for.
@@ -83,10 +85,12 @@ impl Template {
         let inherited = inherited.collect();
         let takes_network = network::is_made_before(spec);
         let keeps_network = takes_network && !network::can_change(spec, &options.bundle)?;
-        let look = if is_quiet(spec, bundle.filter.as_ref()) { Look::Brief } else { Look::Whole };
+        let look = if quiet::is_quiet(spec, bundle.filter.as_ref()) { Look::Brief } else { Look::Whole };
         let wait = options.wait;
+        let mut keeps_rooms = false;
         let options = match wait {
-            Wait::Lease { networked, shared, .. } => {
+            Wait::Lease { networked, furnished, shared, .. } => {
+                keeps_rooms = furnished && keeps_network && look == Look::Brief && quiet::keeps_rooms(spec);
                 let wait = park::wait(bundle.filter.as_ref(), networked && keeps_network, shared);
                 Options { wait, ..options }
             }
@@ -114,6 +118,7 @@ impl Template {
             takes_network,
             keeps_network,
             look,
+            keeps_rooms,
             takes_cgroup,
             wait,
             config,
@@ -156,13 +161,23 @@ impl Template {
         Ok(())
     }
 
-    /// The Plan of all its sandboxes. `None` if each has another: some mounts take a directory of the container's, or its cgroup's path.
+    /// What a sandbox waits for that is cloned in the rooms of another.
+    pub fn furnished(&self) -> Wait {
+        match self.options.wait {
+            Wait::Lease { filtered, networked, shared, .. } => {
+                Wait::Lease { filtered, networked, furnished: true, shared }
+            }
+            wait => wait,
+        }
+    }
+
+    /// The Plan of all its sandboxes that wait for `wait`. `None` if each has another: some mounts take a directory of the container's, or its cgroup's path.
     ///
     /// # Errors
     /// One sentence that names the field.
-    pub fn common_plan(&self) -> Result<Option<Arc<Plan>>> {
+    pub fn common_plan(&self, wait: Wait) -> Result<Option<Arc<Plan>>> {
         let plan = |id: &str| {
-            let options = Options { id: id.to_owned(), ..self.options.clone() };
+            let options = Options { id: id.to_owned(), wait, ..self.options.clone() };
             self.compile(&options, None).map(|prepared| prepared.plan)
         };
         let (one, other) = (plan("one")?, plan("other")?);
@@ -243,10 +258,10 @@ mod tests {
         let mut config = serde_json::from_str(&crate::spec::default::action("/hello")).unwrap();
         change(&mut config);
         std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-        let wait = Wait::Lease { filtered: false, networked: false, shared: true };
+        let wait = Wait::Lease { filtered: false, networked: false, furnished: false, shared: true };
         let store = Store::new(bundle.join("state"));
         let template = Template::new(Options { wait, ..Options::new(store, "", bundle) }, true).unwrap();
-        template.common_plan().unwrap().is_some()
+        template.common_plan(template.options.wait).unwrap().is_some()
     }
 
     #[test]
@@ -254,5 +269,32 @@ mod tests {
         assert!(is_common(|_| {}));
         let overlay = serde_json::json!({crate::plan::overlay::ANNOTATION: "scratch"});
         assert!(!is_common(|config| config["annotations"] = overlay));
+    }
+
+    #[test]
+    fn in_the_rooms_of_another_nothing_is_mounted() {
+        let directory = tempfile::tempdir().unwrap();
+        let bundle = directory.path().to_owned();
+        std::fs::create_dir(bundle.join("rootfs")).unwrap();
+        std::fs::write(bundle.join("config.json"), crate::spec::default::action("/hello")).unwrap();
+        let template = |furnished| {
+            let wait = Wait::Lease { filtered: false, networked: true, furnished, shared: true };
+            Template::new(Options { wait, ..Options::new(Store::new(bundle.join("state")), "", bundle.clone()) }, true)
+        };
+        assert!(!template(false).unwrap().keeps_rooms);
+        let template = template(true).unwrap();
+        assert!(template.keeps_rooms);
+        let plan = |wait| template.common_plan(wait).unwrap().unwrap();
+        let (first, later) = (plan(template.options.wait), plan(template.furnished()));
+        let rooms = (libc::CLONE_NEWNS | libc::CLONE_NEWIPC) as u64;
+        // On some kernels the mount namespace is not made by the clone.
+        assert_eq!(first.clone_flags | libc::CLONE_NEWNS as u64, later.clone_flags | rooms);
+        assert_eq!(later.clone_flags & rooms, 0);
+        let fields = |plan: &Plan| plan.steps.iter().map(|step| step.field.to_string()).collect::<Vec<_>>();
+        let mounts = |field: &String| {
+            ["mounts", "root", "(default", "linux.rootfsPropagation"].iter().any(|part| field.starts_with(part))
+        };
+        assert!(fields(&first).iter().any(mounts));
+        assert_eq!(fields(&later), fields(&first).into_iter().filter(|field| !mounts(field)).collect::<Vec<_>>());
     }
 }

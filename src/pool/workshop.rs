@@ -5,12 +5,13 @@ use super::network::{self, Network};
 use super::pace::{Budget, Ledger, Pace};
 use super::setup;
 use super::template::Template;
-use crate::container::ground::Ground;
+use crate::container::ground::{Ground, Rooms};
 use crate::container::manage;
 use crate::container::park::{self, Descriptors, Memory, Networks};
 use crate::container::prepare::Options;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
 use crate::plan::{Plan, Wait};
 use crate::sys::process::SchedAttr;
 use crate::sys::socket::Received;
@@ -22,8 +23,45 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-/// A message to a maker: one more sandbox, in the network namespace that comes along if one does.
-pub const MAKE: u8 = b'm';
+/// A message to a maker: one more sandbox, in the namespaces that come along.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked {
+    /// Whether a network namespace does, first.
+    pub network: bool,
+    /// What was seen of the rooms that do, a mount and an IPC namespace.
+    pub rooms: Option<u64>,
+}
+
+impl Asked {
+    /// How long it is.
+    const BYTES: usize = 10;
+
+    /// As it is sent.
+    pub fn bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        let (which, seen) = bytes.split_at_mut(2);
+        which.copy_from_slice(&[u8::from(self.network), u8::from(self.rooms.is_some())]);
+        seen.copy_from_slice(&self.rooms.unwrap_or(0).to_ne_bytes());
+        bytes
+    }
+
+    /// What has been sent in `bytes` with `fds`.
+    fn take(bytes: &[u8], fds: Vec<OwnedFd>) -> Given {
+        let mut fds = fds.into_iter();
+        let Some(([network, rooms], seen)) = bytes.split_first_chunk() else { return Given::default() };
+        let network = if *network == 0 { None } else { fds.next() };
+        let seen = seen.first_chunk().copied().map_or(0, u64::from_ne_bytes);
+        let rooms = if *rooms == 0 { None } else { fds.next().zip(fds.next()) };
+        Given { network, rooms: rooms.map(|(mounts, ipc)| Rooms::of(mounts, ipc, seen)) }
+    }
+}
+
+/// Where a sandbox is to be made.
+#[derive(Default)]
+struct Given {
+    network: Option<OwnedFd>,
+    rooms: Option<Rooms>,
+}
 
 /// What the filler is called (`PR_SET_NAME`). Makers are called what their sandboxes are.
 const NAME: &CStr = c"microrun:filler";
@@ -38,6 +76,8 @@ struct Loaded {
     ground: Option<Ground>,
     /// The Plan, if it is the same for all.
     plan: Option<Arc<Plan>>,
+    /// The Plan of those that are made in the rooms of others, if they may be.
+    furnished: Option<Arc<Plan>>,
 }
 
 /// What a maker begins with.
@@ -62,7 +102,9 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
         process::forget_environment(&VARIABLES);
     }
     let wait = match options.wait {
-        Wait::Lease { filtered, networked, .. } => Wait::Lease { filtered, networked, shared: is_clean },
+        Wait::Lease { filtered, networked, furnished, .. } => {
+            Wait::Lease { filtered, networked, furnished, shared: is_clean }
+        }
         wait => wait,
     };
     let options = Options { wait, ..options.clone() };
@@ -130,7 +172,10 @@ fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) ->
         // Those that execute their program by now, or have ended.
         memories.retain(|memory| !memory.is_over());
         let made = match &loaded {
-            Ok(loaded) => make(socket, loaded, &home, received.fds.into_iter().next()),
+            Ok(loaded) => {
+                let given = Asked::take(data.get(..received.count).unwrap_or_default(), received.fds);
+                make(socket, loaded, &home, given)
+            }
             Err(why) => Err(Error::new(Kind::System, why.clone())),
         };
         let (used, is_made) = (budget.used(made.as_ref().ok().map(|(pid, _)| *pid)), made.is_ok());
@@ -174,45 +219,71 @@ fn load(options: Options, said: &[u8]) -> Result<Loaded> {
     }
     template.drop_bounding()?;
     let ground = if template.has_ground { Ground::new(&template.needed())? } else { None };
-    let plan = template.common_plan()?;
-    Ok(Loaded { template, ground, plan })
+    let plan = template.common_plan(template.options.wait)?;
+    let may_be_furnished = template.keeps_rooms && ground.is_some() && plan.is_some();
+    let furnished = if may_be_furnished { template.common_plan(template.furnished())? } else { None };
+    Ok(Loaded { template, ground, plan, furnished })
 }
 
-/// Makes a sandbox, in the network namespace `given` if that is one that may be used again, and hands it over; the pid of its init, and
+/// Makes a sandbox, in the namespaces `given` if there are some that may be used again, and hands it over; the pid of its init, and
 /// what that uses of this memory.
-fn make(
-    socket: &OwnedFd,
-    Loaded { template, ground, plan }: &Loaded,
-    home: &OwnedFd,
-    given: Option<OwnedFd>,
-) -> Result<(i32, Option<Memory>)> {
-    let options = Options { id: new_id()?, ..template.options.clone() };
-    let prepared = template.compile(&options, plan.as_ref())?;
-    let is_made = template.is_networked() && given.is_none();
+fn make(socket: &OwnedFd, loaded: &Loaded, home: &OwnedFd, given: Given) -> Result<(i32, Option<Memory>)> {
+    let Loaded { template, ground, plan, furnished } = loaded;
+    let id = new_id()?;
+    let is_made = template.is_networked() && given.network.is_none();
     let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };
-    let its = made.as_ref().map(AsFd::as_fd).or(given.as_ref().map(AsFd::as_fd));
+    let its = made.as_ref().map(AsFd::as_fd).or(given.network.as_ref().map(AsFd::as_fd));
     let networks = its.map(|its| Networks { its, home: home.as_fd() });
-    let (child, descriptors, memory) = park::park(&options, prepared, ground.as_ref(), networks)?;
+    let park = |wait: Wait, plan: Option<&Arc<Plan>>, rooms: Option<&Rooms>| {
+        let options = Options { id: id.clone(), wait, ..template.options.clone() };
+        let prepared = template.compile(&options, plan)?;
+        park::park(&options, prepared, ground.as_ref().map(|ground| (ground, rooms)), networks)
+    };
+    let furnish = |rooms: &Rooms| {
+        park(template.furnished(), furnished.as_ref(), Some(rooms))
+            .inspect_err(|error| log::debug(|| format!("pool: not used again: {error}")))
+            .ok()
+    };
+    let in_rooms = given.rooms.as_ref().filter(|_| furnished.is_some()).and_then(furnish);
+    let is_furnished = in_rooms.is_some();
+    let (child, descriptors, memory) = match in_rooms {
+        Some(parked) => parked,
+        None => park(template.options.wait, plan.as_ref(), None)?,
+    };
     let Descriptors { lease, lock, terminal } = descriptors;
     let pidfd = sys::own(child.pidfd);
+    let look = || {
+        ground
+            .as_ref()
+            .filter(|_| furnished.is_some())?
+            .rooms(child.pidfd)
+            .map_err(|error| log::debug(|| error.to_string()))
+            .ok()
+    };
+    let rooms = if is_furnished { None } else { look() };
     // Without it the end of a container is heard of later, that is all.
-    let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
-    let mounts = mounts.ok().or_else(|| File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from));
+    let mounts = || {
+        let mounts = process::mount_namespace(child.pidfd).map(crate::sys::own);
+        mounts.ok().or_else(|| File::open(format!("/proc/{}/ns/mnt", child.pid)).ok().map(OwnedFd::from))
+    };
+    let alone = if is_furnished || rooms.is_some() { None } else { mounts() };
     let raw = |fd: Option<&OwnedFd>| fd.map(AsRawFd::as_raw_fd);
     let [own, of_lease, of_lock] = [&pidfd, &lease, &lock].map(|fd| raw(Some(fd)));
-    let all =
-        [own, of_lease, of_lock, raw(terminal.as_ref()), raw(mounts.as_ref()), made.as_ref().map(AsRawFd::as_raw_fd)];
+    let [of_mounts, of_ipc] = rooms.as_ref().map_or([raw(alone.as_ref()), None], |rooms| rooms.descriptors().map(Some));
+    let made_now = made.as_ref().map(AsRawFd::as_raw_fd);
+    let all = [own, of_lease, of_lock, raw(terminal.as_ref()), of_mounts, made_now, of_ipc];
     let which = all.map(|one| u8::from(one.is_some()));
     let numbers: Vec<_> = all.into_iter().flatten().collect();
     let seen = made.as_ref().map_or(0, Network::seen);
     let bytes = memory.as_ref().map_or(0, Memory::bytes) as u64;
-    let about = [u64::from(child.pid.unsigned_abs()), seen, bytes].map(u64::to_ne_bytes);
-    let said: [&[u8]; 4] = [&[news::MADE], &which, about.as_flattened(), options.id.as_bytes()];
+    let seen_of_rooms = rooms.as_ref().or(given.rooms.as_ref().filter(|_| is_furnished)).map_or(0, Rooms::seen);
+    let about = [u64::from(child.pid.unsigned_abs()), seen, bytes, seen_of_rooms].map(u64::to_ne_bytes);
+    let said: [&[u8]; 4] = [&[news::MADE], &which, about.as_flattened(), id.as_bytes()];
     let told = answer(socket, &said, &numbers);
     if told.is_err() {
         drop((lease, lock));
         // What cannot be removed is removed by the next pool.
-        let _ = manage::discard(&options.store, &options.id, options.rootless);
+        let _ = manage::discard(&template.options.store, &id, template.options.rootless);
     }
     told.map(|()| (child.pid, memory))
 }

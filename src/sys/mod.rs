@@ -16,6 +16,7 @@ pub mod fs;
 #[cfg(target_env = "musl")]
 mod in_place;
 pub mod interrupt;
+pub mod ipc;
 pub mod loop_device;
 pub mod mount;
 pub mod net;

@@ -1,4 +1,5 @@
-//! Mounts by descriptor: fsopen(2), fspick(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2).
+//! Mounts by descriptor: fsopen(2), fspick(2), fsconfig(2), fsmount(2), open_tree(2), move_mount(2), mount_setattr(2); and what there is of them:
+//! listmount(2), statmount(2).
 
 use super::fs::{Sys, null};
 use super::raw::call;
@@ -149,4 +150,45 @@ pub fn pivot_root(new: &CStr, old: &CStr) -> Sys {
 pub fn umount(path: &CStr, flags: i32) -> Sys {
     // SAFETY: path outlives the call.
     unsafe { call!(libc::SYS_umount2, path.as_ptr(), flags) }.map(drop)
+}
+
+/// What listmount(2) and statmount(2) are asked about (struct mnt_id_req, MNT_ID_REQ_SIZE_VER0).
+#[repr(C)]
+struct IdRequest {
+    size: u32,
+    spare: u32,
+    mount: u64,
+    parameter: u64,
+}
+
+impl IdRequest {
+    const fn of(mount: u64, parameter: u64) -> Self {
+        Self { size: size_of::<Self>() as u32, spare: 0, mount, parameter }
+    }
+}
+
+/// The ids of all mounts that this thread sees in its mount namespace, as far as there is `room`; how many they are (listmount(2), Linux 6.8).
+pub fn list(room: &mut [u64]) -> Sys<usize> {
+    /// The same number on every architecture (scripts/syscall.tbl).
+    const SYS_LISTMOUNT: libc::c_long = 458;
+    const LSMT_ROOT: u64 = u64::MAX;
+    let request = IdRequest::of(LSMT_ROOT, 0);
+    // SAFETY: the request outlives the call, which writes no more ids than there is room for.
+    unsafe { call!(SYS_LISTMOUNT, ptr::from_ref(&request), room.as_mut_ptr(), room.len(), 0) }
+}
+
+/// What the kernel says about a mount.
+pub type About = [u8; 512];
+
+/// The file system of the mount with this id, its attributes, its parent and its propagation, as in struct statmount (statmount(2), Linux 6.8).
+pub fn about(mount: u64) -> Sys<About> {
+    /// As above.
+    const SYS_STATMOUNT: libc::c_long = 457;
+    const STATMOUNT_SB_BASIC: u64 = 1;
+    const STATMOUNT_MNT_BASIC: u64 = 2;
+    let request = IdRequest::of(mount, STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC);
+    let mut about: About = [0; _];
+    // SAFETY: the request outlives the call, which writes no more than there is room for.
+    unsafe { call!(SYS_STATMOUNT, ptr::from_ref(&request), about.as_mut_ptr(), about.len(), 0) }?;
+    Ok(about)
 }

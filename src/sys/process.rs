@@ -36,6 +36,13 @@ pub fn mount_namespace(pidfd: RawFd) -> Sys<RawFd> {
     unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_MNT_NAMESPACE, 0) }.map(|fd| fd as RawFd)
 }
 
+/// The IPC namespace of the process that `pidfd` refers to, `O_CLOEXEC` (PIDFD_GET_IPC_NAMESPACE, Linux 6.11).
+pub fn ipc_namespace(pidfd: RawFd) -> Sys<RawFd> {
+    const PIDFD_GET_IPC_NAMESPACE: u32 = 0xff02;
+    // SAFETY: the request takes no argument.
+    unsafe { call!(libc::SYS_ioctl, pidfd, PIDFD_GET_IPC_NAMESPACE, 0) }.map(|fd| fd as RawFd)
+}
+
 /// The user namespace of the process that `pidfd` refers to, `O_CLOEXEC` (PIDFD_GET_USER_NAMESPACE, Linux 6.11).
 pub fn user_namespace(pidfd: RawFd) -> Sys<RawFd> {
     const PIDFD_GET_USER_NAMESPACE: u32 = 0xff09;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use super::{Bundle, Lab, Output, eventually, output};
+use super::{Bundle, Lab, Output, eventually, output, push};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -250,7 +250,11 @@ impl Pool {
                 .sum::<usize>()
         };
         Remains {
-            containers: directories(&self.lab.path("run")).len(),
+            // Filters that a cold start has compiled are kept beside them.
+            containers: directories(&self.lab.path("run"))
+                .iter()
+                .filter(|path| !name_of(path).starts_with('.'))
+                .count(),
             parked: directories(&self.lab.path("pool/parked")).len(),
             cgroups: super::hierarchies().into_iter().map(of_lab).max().unwrap_or(0),
             abandoned: self.abandoned(),
@@ -330,6 +334,42 @@ pub fn require_reuse() -> Result<(), String> {
     }
 }
 
+/// Gives a container a filter by which it gets no socket, and no /proc that it can write to.
+pub fn silence(config: &mut Value) {
+    let mounts = config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|mount| ["proc", "tmpfs"].contains(&mount["type"].as_str().unwrap()));
+    let proc = mounts.iter_mut().find(|mount| mount["type"] == "proc").unwrap();
+    proc["options"] = json!(["ro"]);
+    let calls = "read write readv writev lseek close openat open fstat newfstatat stat lstat statx access faccessat \
+                 readlink readlinkat getcwd dup dup2 dup3 fcntl pipe pipe2 poll ppoll mmap munmap mremap mprotect madvise \
+                 brk futex set_robust_list set_tid_address rseq arch_prctl rt_sigaction rt_sigprocmask rt_sigreturn \
+                 rt_sigsuspend clone clone3 vfork fork execve wait4 exit exit_group recvmsg getpid getppid getuid geteuid \
+                 getgid getegid getpgid setpgid getpgrp getrandom prlimit64 clock_gettime clock_nanosleep nanosleep uname \
+                 getdents64 prctl";
+    let names: Vec<_> = calls.split_whitespace().collect();
+    config["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ERRNO",
+        "defaultErrnoRet": 38,
+        "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}],
+    });
+}
+
+/// Allows one more system call.
+pub fn allow(config: &mut Value, name: &str) {
+    push(&mut config["linux"]["seccomp"]["syscalls"], json!({"names": [name], "action": "SCMP_ACT_ALLOW"}));
+}
+
+/// As [`silence`], and nothing is mounted but what nobody can write to: mount and IPC namespaces may be used again.
+pub fn furnish(config: &mut Value) {
+    silence(config);
+    let options = json!(["ro", "nosuid", "noexec", "mode=755", "size=64k"]);
+    config["mounts"] = json!([{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options}]);
+    config["root"]["readonly"] = json!(true);
+    let linux = config["linux"].as_object_mut().unwrap();
+    linux.remove("maskedPaths");
+    linux.remove("readonlyPaths");
+}
+
 /// The arguments of a `run` that only a pool can serve.
 pub fn run_args<'a>(bundle: &'a Bundle, options: &[&'a str]) -> Vec<&'a str> {
     let mut args = vec!["run", "--pool=require", "--bundle", bundle.path.to_str().unwrap()];
@@ -345,6 +385,17 @@ macro_rules! reusing_pool {
             skip!("{why}");
         }
         pool!($($option,)* "--reuse-netns")
+    }};
+}
+
+/// A pool that uses mount and IPC namespaces again, or the end of a test that cannot have one.
+#[macro_export]
+macro_rules! furnished_pool {
+    () => {{
+        if common::kernel() < (6, 11) {
+            skip!("no PIDFD_GET_IPC_NAMESPACE before Linux 6.11");
+        }
+        pool!("--reuse-namespaces")
     }};
 }
 

@@ -25,9 +25,9 @@ const SPARE_DESCRIPTORS: i32 = 64;
 impl Server {
     /// Orders what is wanted, and gives up what nobody asks for.
     pub(super) fn order(&mut self) {
-        while let Some((bundle, template, network)) = self.cleaner.rested() {
+        while let Some((bundle, template, place)) = self.cleaner.rested() {
             if let Some(stock) = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template)) {
-                stock.keep(network);
+                stock.keep(place);
             }
         }
         let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
@@ -60,9 +60,8 @@ impl Server {
                 };
                 match begun {
                     Ok(filler) => {
-                        let network = stock.networks.pop();
-                        stock.reused += u64::from(network.is_some());
-                        filler.order(*bundle, &stock.template, network);
+                        let place = stock.place();
+                        filler.order(*bundle, &stock.template, place);
                     }
                     Err(error) => {
                         stock.refuse(error.to_string());
@@ -95,7 +94,7 @@ impl Server {
                 News::Nothing => return,
                 News::Ended => return self.mourn(),
             };
-            if made.is_err() {
+            if made.as_ref().map_or(true, |part| part.is_second_attempt) {
                 self.reap_strangers();
             }
             let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
@@ -114,7 +113,7 @@ impl Server {
                     if is_room && self.epoll.add(&part.pidfd, event).is_ok() {
                         self.next += 1;
                         stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
-                        stock.made(key);
+                        stock.made(key, part.is_furnished);
                         self.held.insert(key, Held { part: *part, bundle, template, given: None });
                     } else {
                         stock.failed("the pool has too many descriptors".into());

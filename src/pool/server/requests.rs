@@ -219,7 +219,7 @@ impl Server {
         held.given = Some(Given { answers: None, is_detached: false });
         // What it could hand over there by a socket, its network namespace in an open file say, would outlive it.
         if asked.stdio.have_socket {
-            held.part.network = None;
+            (held.part.network, held.part.rooms) = (None, None);
         }
         self.unannounced.push(key);
         Ok(key)
@@ -245,6 +245,7 @@ impl Server {
                 "waited": stock.waited,
                 "missed": stock.missed,
                 "reusedNetworks": stock.reused,
+                "reusedMounts": stock.reused_rooms,
                 "secondsOfEach": stock.takes.map(|takes| takes.as_secs_f64()),
                 "memoryOfEach": stock.size,
                 "failure": stock.failure.as_ref().map(|(_, why)| why),
