@@ -338,6 +338,8 @@ fn capabilities() {
     let all = json!({"bounding": both, "permitted": both, "effective": ["CAP_KILL"], "inheritable": both, "ambient": ["CAP_KILL"]});
     assert_eq!(sets(1000, all), [CHOWN | KILL, KILL, KILL, CHOWN | KILL, KILL]);
     assert_eq!(sets(1000, json!({"bounding": both, "permitted": both, "effective": both})), [0, 0, 0, CHOWN | KILL, 0]);
+    // To be inheritable takes rights when root has become another user.
+    assert_eq!(sets(1000, json!({"bounding": both, "inheritable": ["CAP_KILL"]})), [KILL, 0, 0, CHOWN | KILL, 0]);
 }
 
 #[test]
