@@ -25,7 +25,7 @@ use crate::plan::{self, Plan, seccomp};
 use crate::spec::{self, Seccomp, Warning};
 use crate::sys::clone::{CLONE_NEWTIME, Child};
 use crate::sys::shared::{Report, Shared};
-use crate::sys::{fs as sys_fs, own, process as sys_process};
+use crate::sys::{fs as sys_fs, process as sys_process};
 use nix::errno::Errno;
 use oci_spec::runtime::{BoxBuilder, LinuxNamespaceType, Spec};
 use std::fs;
@@ -154,10 +154,7 @@ fn find(options: &Options) -> Result<(Target, Option<Seccomp>)> {
     let entry = options.store.find(&options.id)?;
     let state = entry.load()?;
     let init = entry.init()?.ok_or_else(stopped)?;
-    let pidfd = match sys_process::pidfd_open(init.pid) {
-        Err(Errno::ESRCH) => return Err(stopped()),
-        pidfd => own(pidfd.doing(|| format!("open process {}", init.pid))?),
-    };
+    let pidfd = init.open()?.ok_or_else(stopped)?;
     match entry.status(Some(&state))? {
         (Status::Paused, _) if !options.ignore_paused => {
             Err(Error::new(Kind::WrongState, "cannot exec in a paused container (use --ignore-paused to override)"))

@@ -228,10 +228,7 @@ fn cgroup_by_config(entry: &Entry, rootless: bool) -> Option<Handle> {
 }
 
 fn end(cgroup: Option<&Handle>, init: Process) -> Result<()> {
-    let pidfd = match process::pidfd_open(init.pid) {
-        Err(Errno::ESRCH) => return Ok(()),
-        pidfd => crate::sys::own(pidfd.doing(|| format!("open process {}", init.pid))?),
-    };
+    let Some(pidfd) = init.open()? else { return Ok(()) };
     match init.signal(libc::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => {}
         Err(errno) => return Err(Error::system("kill the container's init", errno)),

@@ -13,7 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{GO, GOING};
 use crate::spec;
 use crate::sys::clone::Child;
-use crate::sys::{own as sys_own, process};
+use crate::sys::process;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use std::ffi::OsStr;
@@ -73,7 +73,7 @@ pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
     let (status, init) = entry.status(Some(&state))?;
     let (Status::Created, Some(init)) = (status, init) else { return Err(not_created(status)) };
     // While it waits: once it has the word it may end, and be reaped, at any moment.
-    let pidfd = sys_own(process::pidfd_open(init.pid).doing(|| format!("open process {}", init.pid))?);
+    let pidfd = init.open()?.ok_or_else(|| not_created(Status::Stopped))?;
     let loaded = spec::load_file(&entry.config());
     let loaded = loaded.map_err(|error| init.or_ended(error, || not_created(Status::Stopped)))?;
     // `create` has told what there is to warn of.

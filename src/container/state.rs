@@ -724,6 +724,17 @@ impl Process {
         Ok((Self { pid, start_time: stat.start_time }, stat.ignored))
     }
 
+    /// A descriptor of it (pidfd_open(2)), or none if it has been reaped. That no other process has got its number by now only a look after this tells.
+    ///
+    /// # Errors
+    /// Of pidfd_open(2): too many open files, for example.
+    pub fn open(self) -> Result<Option<OwnedFd>> {
+        match process::pidfd_open(self.pid) {
+            Err(Errno::ESRCH) => Ok(None),
+            pidfd => Ok(Some(own(pidfd.doing(|| format!("open process {}", self.pid))?))),
+        }
+    }
+
     /// `error`, or what `ended` says instead if this has ended or does so now, as far as can be told: nobody keeps an init from that while a verb
     /// is at its container. It has no namespaces any more then, no process can be made in its pid namespace, and its container may be deleted.
     pub fn or_ended(self, error: Error, ended: impl FnOnce() -> Error) -> Error {
