@@ -164,7 +164,16 @@ fn explained(config: &str, options: &Options, facts: &Facts) -> String {
         };
         let path = options.bundle.clone();
         let rootfs = path.join(root);
-        let bundle = Bundle { path, rootfs, text: Vec::new(), loaded, filter, warnings: Vec::new(), parts: None };
+        let bundle = Bundle {
+            path,
+            rootfs,
+            text: Vec::new(),
+            copy: Default::default(),
+            loaded,
+            filter,
+            warnings: Vec::new(),
+            parts: None,
+        };
         prepare::compile(options, bundle.into(), facts, None)
     };
     match compile() {

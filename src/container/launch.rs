@@ -12,7 +12,7 @@ use super::ahead::{Ahead, Helper};
 use super::gates::{self, Outcome};
 use super::notify::{self, Proxy};
 use super::pid_file;
-use super::prepare::{Options, Prepared};
+use super::prepare::{Bundle, Options, Prepared};
 use super::resctrl;
 use super::state::{Entry, Lock, Process, State, Status};
 use super::wait;
@@ -32,8 +32,8 @@ use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 /// A container whose init exists.
 #[derive(Debug)]
@@ -567,7 +567,13 @@ pub(super) fn record(
     let (process, ignored) = Process::with_ignored(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
     entry.record(process)?;
     cgroup.restrict_devices()?;
-    entry.write("config.json", &prepared.bundle.text)?;
+    let Bundle { text, copy, .. } = &*prepared.bundle;
+    match options.wait {
+        Wait::Lease { .. } => {
+            entry.write_alike("config.json", text, &mut copy.lock().unwrap_or_else(PoisonError::into_inner))?;
+        }
+        Wait::Nothing | Wait::Start => entry.write("config.json", text)?,
+    }
     if let Some(path) = &options.pid_file {
         pid_file::write(path, child.pid)?;
     }

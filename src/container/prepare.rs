@@ -18,7 +18,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// What the command line adds to the bundle.
 #[derive(Debug, Clone)]
@@ -114,6 +114,8 @@ pub struct Bundle {
     pub rootfs: PathBuf,
     /// The bytes of its config.json.
     pub text: Vec<u8>,
+    /// The copy of it that was written last, where many containers of a bundle are made.
+    pub copy: Arc<Mutex<Option<OwnedFd>>>,
     /// What they say.
     pub loaded: Loaded,
     /// The seccomp filter.
@@ -265,7 +267,7 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
             host::seccomp(loaded.seccomp.as_ref(), options.store.root(), &mut warnings)?
         }
     };
-    let bundle = Bundle { path, rootfs, text, loaded, filter, warnings, parts };
+    let bundle = Bundle { path, rootfs, text, copy: Arc::default(), loaded, filter, warnings, parts };
     let facts = Facts::probe(options, &bundle)?;
     Ok((bundle, facts))
 }

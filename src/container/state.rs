@@ -469,16 +469,33 @@ impl Entry {
     /// # Errors
     /// What the file system says.
     pub fn write(&self, name: &str, data: &[u8]) -> Result<()> {
-        self.draft(name, "new", data)?.commit()
+        self.draft(name, "new", data)?.0.commit()
+    }
+
+    /// As [`Entry::write`], for what many containers have alike and nobody changes: `last`, the file that was written for one of them, gets a name here
+    /// as well (linkat(2)), unless it has none left or may get no more.
+    ///
+    /// # Errors
+    /// What the file system says of a file of its own.
+    pub fn write_alike(&self, name: &str, data: &[u8], last: &mut Option<OwnedFd>) -> Result<()> {
+        let path = self.path.join(name);
+        let link = |file: &OwnedFd| sys_fs::link(file.as_raw_fd(), &sys_fs::c_path(&path)?);
+        if last.as_ref().is_some_and(|file| link(file).is_ok()) {
+            return Ok(());
+        }
+        let (staged, file) = self.draft(name, "new", data)?;
+        staged.commit()?;
+        *last = Some(file.into());
+        Ok(())
     }
 
     /// Writes what is to become the file `name`, beside it; whoever may do so at the same time has another `suffix`.
-    fn draft(&self, name: &str, suffix: &str, data: &[u8]) -> Result<Staged> {
+    fn draft(&self, name: &str, suffix: &str, data: &[u8]) -> Result<(Staged, fs::File)> {
         let (scratch, path) = (self.path.join(format!(".{name}.{suffix}")), self.path.join(name));
         let staged = Staged { scratch, path, is_in_place: false };
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged.scratch);
-        let written = file.and_then(|mut file| file.write_all(data));
-        written.doing(|| format!("write {}", staged.path.display())).map(|()| staged)
+        let written = file.and_then(|mut file| file.write_all(data).map(|()| file));
+        written.doing(|| format!("write {}", staged.path.display())).map(|file| (staged, file))
     }
 
     /// Writes state.json.
@@ -541,7 +558,7 @@ impl Entry {
     /// # Errors
     /// What the file system says; then nothing is left of it.
     pub fn stage(&self, state: &State) -> Result<Staged> {
-        self.draft("state.json", "staged", &self.json("state.json", state)?)
+        Ok(self.draft("state.json", "staged", &self.json("state.json", state)?)?.0)
     }
 
     /// Reads state.json.

@@ -314,6 +314,13 @@ pub fn identity(fd: RawFd) -> Sys<Identity> {
     })
 }
 
+/// Gives the file that `fd` holds one name more (linkat(2)): ENOENT if it has none left, or for who has neither CAP_DAC_READ_SEARCH nor, since Linux 6.10,
+/// opened it himself.
+pub fn link(fd: RawFd, to: &CStr) -> Sys {
+    // SAFETY: both strings end with a null.
+    unsafe { call!(libc::SYS_linkat, fd, c"".as_ptr(), CWD, to.as_ptr(), libc::AT_EMPTY_PATH) }.map(drop)
+}
+
 /// Gives what is at `from` the name `to`, which nobody else may have (renameat2(2), RENAME_NOREPLACE).
 pub fn rename_new(from: &CStr, to: &CStr) -> Sys {
     // SAFETY: both strings end with a null.
