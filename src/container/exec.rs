@@ -346,12 +346,16 @@ fn clone_into(
         scheduling: None,
     };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());
-    let spawned = launch::spawn(&plan, slots, birth, &report, manner, None).map_err(|error| match error.errno() {
-        Some(Errno::ESRCH) => stopped(),
-        // What clone(2) says of a pid namespace whose init is ending.
-        Some(Errno::ENOMEM) if sys_process::ends_within(target.pidfd.as_raw_fd(), ENDING).unwrap_or(false) => stopped(),
-        _ => error,
-    })?;
+    let sync = launch::sync()?;
+    let spawned =
+        launch::spawn(&plan, slots, sync, birth, &report, manner, None).map_err(|error| match error.errno() {
+            Some(Errno::ESRCH) => stopped(),
+            // What clone(2) says of a pid namespace whose init is ending.
+            Some(Errno::ENOMEM) if sys_process::ends_within(target.pidfd.as_raw_fd(), ENDING).unwrap_or(false) => {
+                stopped()
+            }
+            _ => error,
+        })?;
     Ok(Started { to_be_attached: false, plan, child: spawned.child, sync: spawned.sync, report })
 }
 

@@ -215,7 +215,7 @@ fn launch_into(
     if undo.helper.is_some() {
         init::work_beside(&report);
     }
-    let mut spawned = spawn(plan, slots, birth, &report, manner, None)?;
+    let mut spawned = spawn(plan, slots, sync()?, birth, &report, manner, None)?;
     let child = spawned.child;
     undo.loan = spawned.loan.take();
     let cloned_at = if options.timings { process::now() } else { 0 };
@@ -490,17 +490,23 @@ impl Cradle {
     }
 }
 
-/// Clones init, whose session keyring is called `keyring` if the Plan does not say, by way of a stage where the Plan has one.
+/// What init and the runtime say to each other.
+pub(super) fn sync() -> Result<(OwnedFd, OwnedFd)> {
+    let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
+    Ok((owned(sync), owned(sync_of_child)))
+}
+
+/// Clones init, whose session keyring is called `keyring` if the Plan does not say, by way of a stage where the Plan has one. It has the second of the
+/// sockets.
 pub(super) fn spawn(
     plan: &Arc<Plan>,
     slots: Slots,
+    (sync, sync_of_child): (OwnedFd, OwnedFd),
     cgroup: Option<RawFd>,
     report: &Arc<Shared<Report>>,
     manner: Manner,
     keyring: Option<CString>,
 ) -> Result<Spawned> {
-    let (sync, sync_of_child) = socket::pair().doing(|| "make a socket pair")?;
-    let (sync, sync_of_child) = (owned(sync), owned(sync_of_child));
     let failures = if manner.wait_for_start { failures(plan) } else { Vec::new() };
     let mut kept: Vec<RawFd> = Vec::new();
     if manner.stdio.is_some() {

@@ -206,7 +206,8 @@ fn park_into(
     let keyring = CString::new(format!("_ses.{}", options.id))
         .map_err(|_| Error::new(Kind::Usage, "an id cannot have a null byte"))?;
     let spawn = || {
-        let spawn = || launch::spawn(plan, slots, birth, &report, manner, Some(keyring));
+        // Until it waits on the lease it says there what other inits say on a socket of their own.
+        let spawn = || launch::spawn(plan, slots, (lease, lease_of_child), birth, &report, manner, Some(keyring));
         match ground {
             Some((ground, None)) => ground.on(spawn),
             Some((ground, Some(rooms))) => ground.within(rooms, spawn),
@@ -220,7 +221,7 @@ fn park_into(
     let child = spawned.child;
     undo.child = Some(child);
     undo.loan = spawned.loan.take();
-    drop((lease_of_child, kept.given));
+    drop(kept.given);
     launch::admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     let spec = &prepared.bundle.loaded.spec;
     let context = gates::Context { spec, listener: None, state: &state, child };
@@ -231,7 +232,8 @@ fn park_into(
         return Err(error.unwrap_or_else(|| Error::new(Kind::System, "the sandbox ended before it was ready")));
     }
     let terminal = kept.terminal.map(|socket| launch::receive_terminal(&socket)).transpose()?.flatten();
-    Ok((child, Descriptors { lease, lock: lock.into_descriptor(), terminal }, undo.loan.take().map(Memory)))
+    let descriptors = Descriptors { lease: spawned.sync, lock: lock.into_descriptor(), terminal };
+    Ok((child, descriptors, undo.loan.take().map(Memory)))
 }
 
 impl Parked {
@@ -329,7 +331,7 @@ impl Parked {
         let Some(lease) = self.lease.as_ref().filter(|_| !self.is_lost) else { return self.is_lost };
         self.is_lost = match socket::receive_fds(lease.as_raw_fd(), &mut [0; 4]) {
             Ok(Received { count: 0, .. }) => may_be_killed && process::is_as_cloned(self.child.pid, park::NAME),
-            Ok(received) => received.count == 4,
+            Ok(_) => true,
             Err(errno) => errno == Errno::ECONNRESET,
         };
         self.is_lost

@@ -7,15 +7,9 @@ use crate::sys::{fs, park};
 use nix::errno::Errno;
 use std::os::fd::RawFd;
 
-/// Says that it is ready, forgets, waits on `lease`, does what `rest` has to be done and executes the program. It returns only
+/// Says on `lease` that it is ready, forgets, waits there, does what `rest` has to be done and executes the program. It returns only
 /// if it could not begin to. With `room` it stays in its maker's memory.
-pub(super) fn park(
-    (lease, sync): (RawFd, RawFd),
-    rest: &[Step],
-    exec: &Exec,
-    candidate: usize,
-    room: Option<&Room>,
-) -> Errno {
+pub(super) fn park(lease: RawFd, rest: &[Step], exec: &Exec, candidate: usize, room: Option<&Room>) -> Errno {
     let Some(path) = exec.candidates.get(candidate) else { return Errno::ENOENT };
     let mut last =
         park::Last { path, args: &exec.args, env: &exec.env.strings, before: None, filter: None, after: None };
@@ -30,9 +24,8 @@ pub(super) fn park(
             _ => return Errno::ENOTSUP,
         }
     }
-    if let Err(errno) = fs::write(sync, &[READY]) {
+    if let Err(errno) = fs::write(lease, &[READY]) {
         return errno;
     }
-    fs::close(sync);
     park::park(lease, &last, room)
 }

@@ -124,8 +124,7 @@ pub fn run(init: &Init<'_>) -> ! {
         init.report.step.store(index as u32 + 1, Ordering::Relaxed);
         if let Op::Park { lease } = step.op {
             let rest = init.steps.get(index + 1..).unwrap_or_default();
-            let errno =
-                super::park::park((executor.at(lease), init.sync), rest, init.exec, executor.candidate, init.room);
+            let errno = super::park::park(executor.at(lease), rest, init.exec, executor.candidate, init.room);
             executor.fail(init, index, errno);
         }
         if let Err(errno) = executor.execute(&step.op) {

@@ -86,12 +86,11 @@ impl Message {
 }
 
 /// The system calls that a process makes from when it says that it is ready to when it has executed the program.
-pub const CALLS: [libc::c_long; 9] = [
+pub const CALLS: [libc::c_long; 8] = [
     libc::SYS_mmap,
     libc::SYS_munmap,
     libc::SYS_madvise,
     libc::SYS_write,
-    libc::SYS_close,
     libc::SYS_recvmsg,
     libc::SYS_rt_sigprocmask,
     libc::SYS_execve,
@@ -142,7 +141,8 @@ const ENDS: [usize; 1] = [(1 << 47) - PAGE];
 #[cfg(target_arch = "aarch64")]
 const ENDS: [usize; 5] = [1 << 48, 1 << 47, 1 << 42, 1 << 39, 1 << 36];
 
-/// Waits on `lease` for a message, and executes the program. It returns if it could not begin to.
+/// Waits on `lease` for a message, and executes the program. It returns if it could not begin to. What has one byte is no message: its maker's word, which it
+/// has not waited for.
 ///
 /// With `room`, of [`ROOM`] bytes, the process stays in the memory that it runs in: its maker's, who leaves what `last` refers to as it is.
 pub fn park(lease: RawFd, last: &Last<'_>, room: Option<&Room>) -> Errno {
@@ -356,11 +356,14 @@ extern "C" fn wait(parked: *mut Parked) -> ! {
 /// The end of what a parked process does, once it has forgotten what it is to forget.
 fn await_message(parked: &Parked) -> ! {
     let mut control = MaybeUninit::<Control>::zeroed();
-    let errno = match receive(parked, &mut control) {
-        // Nothing is to be executed when the pool, or who had the lease, has gone.
-        Ok(0) => Errno::ECANCELED,
-        Ok(count) => execute(parked, count).unwrap_or_else(|errno| errno),
-        Err(errno) => errno,
+    let errno = loop {
+        break match receive(parked, &mut control) {
+            Ok(1) => continue,
+            // Nothing is to be executed when the pool, or who had the lease, has gone.
+            Ok(0) => Errno::ECANCELED,
+            Ok(count) => execute(parked, count).unwrap_or_else(|errno| errno),
+            Err(errno) => errno,
+        };
     };
     let code = (errno as i32).to_ne_bytes();
     // Who has gone does not hear it, and it makes no difference then that SIGPIPE ends us. (The filter of a program that has no
