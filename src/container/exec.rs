@@ -342,7 +342,6 @@ fn clone_into(
         timings: false,
         foreground: !options.detach,
         stdio: options.stdio.as_ref().map(prepare::raw),
-        sibling: false,
         scheduling: None,
     };
     let birth = join.born_in().map(|directory| directory.as_raw_fd());

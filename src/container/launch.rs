@@ -209,7 +209,6 @@ fn launch_into(
         timings: options.timings,
         foreground: options.foreground,
         stdio: options.stdio.as_ref().map(super::prepare::raw),
-        sibling: false,
         scheduling: None,
     };
     if undo.helper.is_some() {
@@ -436,10 +435,24 @@ pub(super) struct Manner {
     /// Its stdin, stdout and stderr, of a runtime that serves other containers too: then it keeps no other descriptor
     /// that is not meant for it.
     pub stdio: Option<[RawFd; 3]>,
-    /// Whether it is a child of this process's parent, who reaps it (`CLONE_PARENT`).
-    pub sibling: bool,
     /// How it is scheduled, if that is not as this process is.
     pub scheduling: Option<SchedAttr>,
+}
+
+/// What the init of a sandbox has besides, which is a child of this process's parent, who reaps it (`CLONE_PARENT`).
+#[derive(Default)]
+pub(super) struct Sandbox {
+    /// Its session keyring's name, if the Plan does not say.
+    pub keyring: CString,
+    /// A stack of [`Sandbox::stack`], if there is one.
+    pub stack: Option<clone::Stack>,
+}
+
+impl Sandbox {
+    /// A stack for an init in its maker's memory.
+    fn stack() -> Result<clone::Stack> {
+        clone::Stack::with_room(park::ROOM).doing(|| "map a stack for init")
+    }
 }
 
 /// A clone and the runtime's end of the pair.
@@ -496,8 +509,7 @@ pub(super) fn sync() -> Result<(OwnedFd, OwnedFd)> {
     Ok((owned(sync), owned(sync_of_child)))
 }
 
-/// Clones init, whose session keyring is called `keyring` if the Plan does not say, by way of a stage where the Plan has one. It has the second of the
-/// sockets.
+/// Clones init, that of a `sandbox` or of a cold start, by way of a stage where the Plan has one. It has the second of the sockets.
 pub(super) fn spawn(
     plan: &Arc<Plan>,
     slots: Slots,
@@ -505,7 +517,7 @@ pub(super) fn spawn(
     cgroup: Option<RawFd>,
     report: &Arc<Shared<Report>>,
     manner: Manner,
-    keyring: Option<CString>,
+    sandbox: Option<Sandbox>,
 ) -> Result<Spawned> {
     let failures = if manner.wait_for_start { failures(plan) } else { Vec::new() };
     let mut kept: Vec<RawFd> = Vec::new();
@@ -514,8 +526,13 @@ pub(super) fn spawn(
         kept.sort_unstable();
     }
     let is_shared = plan.shares_memory();
-    let room = if manner.sibling { park::ROOM } else { 0 };
-    let stack = is_shared.then(|| clone::Stack::with_room(room)).transpose().doing(|| "map a stack for init")?;
+    let is_sandbox = sandbox.is_some();
+    let (keyring, used) = sandbox.map_or((None, None), |sandbox| (Some(sandbox.keyring), sandbox.stack));
+    let stack = match used.filter(|_| is_shared) {
+        None if is_shared && is_sandbox => Some(Sandbox::stack()?),
+        None if is_shared => Some(clone::Stack::with_room(0).doing(|| "map a stack for init")?),
+        used => used,
+    };
     // The child runs with all signals blocked until exec: a handler of ours would run in its context.
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let cradle = Arc::new(Cradle {
@@ -529,11 +546,11 @@ pub(super) fn spawn(
         // What a thread of such a runtime has blocked is not the container's business.
         signal_mask: if manner.stdio.is_some() { 0 } else { signal_mask },
         keyring,
-        room: stack.as_ref().filter(|_| manner.sibling).map(clone::Stack::room),
+        room: stack.as_ref().filter(|_| is_sandbox).map(clone::Stack::room),
         failures,
     });
     let memory = if is_shared { clone::SHARE_MEMORY } else { 0 };
-    let (parent, exit_signal) = if manner.sibling { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
+    let (parent, exit_signal) = if is_sandbox { (libc::CLONE_PARENT as u64, 0) } else { (0, libc::SIGCHLD) };
     let request = clone::Request { flags: plan.clone_flags | memory | parent, cgroup, exit_signal };
     let spawned = if plan.stage.is_empty() {
         let spawned = clone::spawn_on(stack, &request, Cradle::run, cradle).map(|(child, loan)| (child, Some(loan)));

@@ -3,7 +3,7 @@
 use super::ahead;
 use super::gates::{self, Outcome};
 use super::ground::{Ground, Rooms};
-use super::launch::{self, Cradle, Manner, Undo};
+use super::launch::{self, Cradle, Manner, Sandbox, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
@@ -110,6 +110,11 @@ impl Memory {
         self.0.is_over()
     }
 
+    /// The stack, for another sandbox, if it is over and has left nothing there.
+    pub fn end(self) -> Option<Stack> {
+        self.0.end()
+    }
+
     /// How many bytes there are that nobody else uses.
     pub fn bytes(&self) -> usize {
         self.0.stack().map_or(0, Stack::resident)
@@ -147,20 +152,41 @@ impl Networks<'_> {
     }
 }
 
-/// Makes a sandbox, cloned on `ground` or in rooms that it has come to, and in the network namespace of `networks` if there are any, which waits. It is a child of this process's parent, who has to wait for it even if this
-/// fails. When it fails nothing else is left.
+/// Where a sandbox is cloned.
+#[derive(Debug, Default)]
+pub struct Place<'a> {
+    /// The ground, and rooms that others have come to from there.
+    pub ground: Option<(&'a Ground, Option<&'a Rooms>)>,
+    /// The network namespaces.
+    pub networks: Option<Networks<'a>>,
+    /// The stack of another one, in this memory.
+    pub stack: Option<Stack>,
+}
+
+impl Place<'_> {
+    /// Does `work` there.
+    fn within<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let work = || match self.ground {
+            Some((ground, None)) => ground.on(work),
+            Some((ground, Some(rooms))) => ground.within(rooms, work),
+            None => work(),
+        };
+        match self.networks {
+            Some(networks) => networks.within(work),
+            None => work(),
+        }
+    }
+}
+
+/// Makes a sandbox at `place`, which waits. It is a child of this process's parent, who has to wait for it even if this fails. When it fails nothing else is
+/// left.
 ///
 /// # Errors
 /// One sentence: what could not be done, for which field.
-pub fn park(
-    options: &Options,
-    prepared: Prepared,
-    ground: Option<(&Ground, Option<&Rooms>)>,
-    networks: Option<Networks<'_>>,
-) -> Result<(Child, Descriptors, Option<Memory>)> {
+pub fn park(options: &Options, prepared: Prepared, place: Place<'_>) -> Result<(Child, Descriptors, Option<Memory>)> {
     let (entry, lock) = options.store.reserve(&options.id)?;
     let mut undo = Undo::new(entry.clone());
-    match park_into(options, prepared, (ground, networks), entry, lock, &mut undo) {
+    match park_into(options, prepared, place, entry, lock, &mut undo) {
         Ok(made) => Ok(made),
         Err(error) => Err(undo.everything().into_iter().fold(error, Error::and)),
     }
@@ -169,7 +195,7 @@ pub fn park(
 fn park_into(
     options: &Options,
     prepared: Prepared,
-    (ground, networks): (Option<(&Ground, Option<&Rooms>)>, Option<Networks<'_>>),
+    mut place: Place<'_>,
     entry: Entry,
     lock: Lock,
     undo: &mut Undo,
@@ -179,7 +205,7 @@ fn park_into(
         let problem = "joins a pid or user namespace by its path: start such a container cold";
         return Err(Error::config("linux.namespaces", problem));
     }
-    let mut state = State { network_of_pool: networks.is_some(), ..prepared.state.clone() };
+    let mut state = State { network_of_pool: place.networks.is_some(), ..prepared.state.clone() };
     prepared.cgroup.require_unused()?;
     entry.save(&state)?;
     let cgroup = undo.cgroup.insert(prepared.cgroup.create()?);
@@ -195,29 +221,14 @@ fn park_into(
     launch::run_outside(plan, &mut slots, &report, &mut kept.given)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
-    let manner = Manner {
-        wait_for_start: false,
-        timings: false,
-        foreground: false,
-        stdio,
-        sibling: true,
-        scheduling: options.scheduling,
-    };
+    let manner =
+        Manner { wait_for_start: false, timings: false, foreground: false, stdio, scheduling: options.scheduling };
     let keyring = CString::new(format!("_ses.{}", options.id))
         .map_err(|_| Error::new(Kind::Usage, "an id cannot have a null byte"))?;
-    let spawn = || {
-        // Until it waits on the lease it says there what other inits say on a socket of their own.
-        let spawn = || launch::spawn(plan, slots, (lease, lease_of_child), birth, &report, manner, Some(keyring));
-        match ground {
-            Some((ground, None)) => ground.on(spawn),
-            Some((ground, Some(rooms))) => ground.within(rooms, spawn),
-            None => spawn(),
-        }
-    };
-    let mut spawned = match networks {
-        Some(networks) => networks.within(spawn)?,
-        None => spawn()?,
-    };
+    let sandbox = Some(Sandbox { keyring, stack: place.stack.take() });
+    // Until it waits on the lease it says there what other inits say on a socket of their own.
+    let sockets = (lease, lease_of_child);
+    let mut spawned = place.within(|| launch::spawn(plan, slots, sockets, birth, &report, manner, sandbox))?;
     let child = spawned.child;
     undo.child = Some(child);
     undo.loan = spawned.loan.take();

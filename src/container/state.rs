@@ -911,6 +911,32 @@ mod tests {
     }
 
     #[test]
+    fn what_is_alike_is_one_file_until_one_gets_another() {
+        let (_dir, store) = store();
+        let entries = ["one", "two", "three", "four"].map(|id| store.reserve(id).unwrap().0);
+        let [one, two, three, four] = &entries;
+        let about = |entry: &Entry| fs::metadata(entry.config()).unwrap();
+        let mut last = None;
+        one.write_alike("config.json", b"{}", &mut last).unwrap();
+        two.write_alike("config.json", b"{}", &mut last).unwrap();
+        assert_eq!((about(one).ino(), about(one).nlink()), (about(two).ino(), 2));
+        one.write("config.json", b"[]").unwrap();
+        assert_eq!(fs::read(two.config()).unwrap(), b"{}");
+        // There is none left to link to.
+        two.remove().unwrap();
+        three.write_alike("config.json", b"{}", &mut last).unwrap();
+        four.write_alike("config.json", b"{}", &mut last).unwrap();
+        assert_eq!((about(three).ino(), about(four).nlink()), (about(four).ino(), 2));
+        assert_eq!(fs::read(four.config()).unwrap(), b"{}");
+        // One that has that file already: it is written anew.
+        four.write_alike("config.json", b"[1]", &mut last).unwrap();
+        assert_eq!(
+            (fs::read(three.config()).unwrap(), fs::read(four.config()).unwrap()),
+            (b"{}".into(), b"[1]".into())
+        );
+    }
+
+    #[test]
     fn malformed_ids_are_refused_everywhere() {
         let (_dir, store) = store();
         for id in ["", ".", "..", "a/b", "/", "a b", "a\n", "ä", "a\0", &"x".repeat(1025)] {

@@ -7,12 +7,13 @@ use super::setup;
 use super::template::Template;
 use crate::container::ground::{Ground, Rooms};
 use crate::container::manage;
-use crate::container::park::{self, Descriptors, Memory, Networks};
+use crate::container::park::{self, Descriptors, Memory, Networks, Place};
 use crate::container::prepare::Options;
 use crate::container::state::new_id;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::plan::{Plan, Wait};
+use crate::sys::clone::Stack;
 use crate::sys::process::SchedAttr;
 use crate::sys::socket::Received;
 use crate::sys::{self, clone, fs as sys_fs, process, socket};
@@ -69,6 +70,9 @@ const NAME: &CStr = c"microrun:filler";
 /// Variables of the environment that makers need: to find programs, the service manager, and whoever else the C library asks for.
 const VARIABLES: [&str; 5] =
     ["PATH", "TMPDIR", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DBUS_SYSTEM_BUS_ADDRESS"];
+
+/// How many stacks of sandboxes that have gone a maker keeps for others.
+const STACKS: usize = 16;
 
 /// A bundle, and where its sandboxes are cloned.
 struct Loaded {
@@ -167,14 +171,15 @@ fn go_first() -> Option<SchedAttr> {
 fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) -> Result<()> {
     let mut data = [0; MOST];
     let home = network::open().doing(|| "open the network namespace of the pool")?;
-    let mut memories: Vec<Memory> = Vec::new();
+    let (mut memories, mut stacks): (Vec<Memory>, Vec<Stack>) = Default::default();
     while let Some(received) = next(socket, &mut data) {
         // Those that execute their program by now, or have ended.
-        memories.retain(|memory| !memory.is_over());
+        stacks.extend(memories.extract_if(.., |memory| memory.is_over()).filter_map(Memory::end));
+        stacks.truncate(STACKS);
         let made = match &loaded {
             Ok(loaded) => {
                 let given = Asked::take(data.get(..received.count).unwrap_or_default(), received.fds);
-                make(socket, loaded, &home, given)
+                make(socket, loaded, &home, given, &mut stacks)
             }
             Err(why) => Err(Error::new(Kind::System, why.clone())),
         };
@@ -227,24 +232,30 @@ fn load(options: Options, said: &[u8]) -> Result<Loaded> {
 
 /// Makes a sandbox, in the namespaces `given` if there are some that may be used again, and hands it over; the pid of its init, and
 /// what that uses of this memory.
-fn make(socket: &OwnedFd, loaded: &Loaded, home: &OwnedFd, given: Given) -> Result<(i32, Option<Memory>)> {
+fn make(
+    socket: &OwnedFd,
+    loaded: &Loaded,
+    home: &OwnedFd,
+    given: Given,
+    stacks: &mut Vec<Stack>,
+) -> Result<(i32, Option<Memory>)> {
     let Loaded { template, ground, plan, furnished } = loaded;
     let id = new_id()?;
     let is_made = template.is_networked() && given.network.is_none();
     let made = if is_made { Some(Network::new(Some(template.look))?) } else { None };
     let its = made.as_ref().map(AsFd::as_fd).or(given.network.as_ref().map(AsFd::as_fd));
     let networks = its.map(|its| Networks { its, home: home.as_fd() });
-    let park = |wait: Wait, plan: Option<&Arc<Plan>>, rooms: Option<&Rooms>| {
+    let mut park = |wait: Wait, plan: Option<&Arc<Plan>>, rooms: Option<&Rooms>| {
         let options = Options { id: id.clone(), wait, ..template.options.clone() };
         let prepared = template.compile(&options, plan)?;
-        park::park(&options, prepared, ground.as_ref().map(|ground| (ground, rooms)), networks)
+        let ground = ground.as_ref().map(|ground| (ground, rooms));
+        park::park(&options, prepared, Place { ground, networks, stack: stacks.pop() })
     };
-    let furnish = |rooms: &Rooms| {
+    let in_rooms = given.rooms.as_ref().filter(|_| furnished.is_some()).and_then(|rooms| {
         park(template.furnished(), furnished.as_ref(), Some(rooms))
             .inspect_err(|error| log::debug(|| format!("pool: not used again: {error}")))
             .ok()
-    };
-    let in_rooms = given.rooms.as_ref().filter(|_| furnished.is_some()).and_then(furnish);
+    });
     let is_furnished = in_rooms.is_some();
     let (child, descriptors, memory) = match in_rooms {
         Some(parked) => parked,

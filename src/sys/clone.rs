@@ -47,8 +47,12 @@ pub const STACK: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct Stack {
     at: usize,
+    /// With the mark.
     room: usize,
 }
+
+/// What a room begins with, as long as an alignment: a word that is not 0 once its child says that it leaves nothing there that another may not find.
+const MARK: usize = 16;
 
 impl Stack {
     /// Maps one, with `room` bytes besides.
@@ -57,6 +61,7 @@ impl Stack {
     /// What mmap(2) answers.
     pub fn with_room(room: usize) -> Sys<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK | libc::MAP_NORESERVE;
+        let room = if room == 0 { 0 } else { MARK + room };
         let size = STACK + room;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing that exists.
         let at = unsafe { call!(libc::SYS_mmap, 0, size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) }?;
@@ -65,7 +70,17 @@ impl Stack {
 
     /// The room, for whoever takes it first.
     pub fn room(&self) -> Room {
-        Room { at: AtomicUsize::new(self.at), size: self.room }
+        Room { at: AtomicUsize::new(self.at), mark: self.at, size: self.room.saturating_sub(MARK) }
+    }
+
+    /// The same for another child, if the one that has left says that it may be.
+    fn again(self) -> Option<Self> {
+        if self.room < MARK {
+            return None;
+        }
+        // SAFETY: the room begins with the mark, and nobody else is in it.
+        let mark = unsafe { AtomicU32::from_ptr(self.at as *mut u32) };
+        (mark.swap(0, Ordering::Relaxed) != 0).then_some(self)
     }
 
     /// How many bytes of it are in memory (mincore(2)); nothing where that cannot be told.
@@ -92,6 +107,7 @@ impl Drop for Stack {
 #[derive(Debug)]
 pub struct Room {
     at: AtomicUsize,
+    mark: usize,
     size: usize,
 }
 
@@ -99,7 +115,13 @@ impl Room {
     /// Where it is, and how large; `None` for all but the first who asks. It is there for as long as its child is in this memory.
     pub(super) fn take(&self) -> Option<(usize, usize)> {
         let at = self.at.swap(0, Ordering::Relaxed);
-        (at != 0).then_some((at, self.size))
+        (at != 0).then_some((at + MARK, self.size))
+    }
+
+    /// Says that nothing is left in it, or on the stack, that another child may not find. It is to be said from there.
+    pub(super) fn leave(&self) {
+        // SAFETY: the room begins with the mark, and is there for as long as its child.
+        unsafe { AtomicU32::from_ptr(self.mark as *mut u32) }.store(1, Ordering::Relaxed);
     }
 }
 
@@ -188,6 +210,14 @@ impl<T> Loan<T> {
     /// Whether the child has left this memory.
     pub fn is_over(&self) -> bool {
         self.present.load(Ordering::Acquire) == 0
+    }
+
+    /// Ends the loan. The stack is for another child, if the one that had it has left and says that it may be.
+    pub fn end(mut self) -> Option<Stack> {
+        if !self.is_over() {
+            return None;
+        }
+        self.stack.take().and_then(Stack::again)
     }
 }
 
@@ -548,6 +578,43 @@ mod tests {
         assert_eq!(Arc::strong_count(&word), 2);
         super::super::process::set_and_wake(&word, 1);
         assert_eq!(reaped(child), Some(super::super::process::Exit::Code(0)));
+    }
+
+    #[test]
+    fn a_stack_is_anothers_only_if_its_child_has_said_so_and_left() {
+        struct Argument {
+            room: Room,
+            leaves: bool,
+            word: AtomicU32,
+        }
+        fn writes(argument: &Argument) -> ! {
+            if argument.leaves {
+                argument.room.leave();
+            }
+            let _ = super::super::process::wait_while(&argument.word, 0);
+            super::super::process::exit(0)
+        }
+        let request = Request { flags: SHARE_MEMORY, cgroup: None, exit_signal: libc::SIGCHLD };
+        let began = |stack: Stack, leaves: bool, word: u32| {
+            let argument = Arc::new(Argument { room: stack.room(), leaves, word: AtomicU32::new(word) });
+            let (child, loan) = spawn_on(Some(stack), &request, writes, Arc::clone(&argument)).unwrap();
+            (child, loan, argument)
+        };
+        let (child, loan, argument) = began(Stack::with_room(64).unwrap(), true, 0);
+        assert!(loan.end().is_none(), "its child is there");
+        super::super::process::set_and_wake(&argument.word, 1);
+        reaped(child);
+        let ended = |stack, leaves| {
+            let (child, loan, _) = began(stack, leaves, 1);
+            reaped(child);
+            loan.end()
+        };
+        let stack = ended(Stack::with_room(64).unwrap(), true).unwrap();
+        let at = stack.at;
+        assert_eq!(stack.room().take(), Some((at + MARK, 64)));
+        // The mark is of the child that made it.
+        assert!(ended(stack, false).is_none());
+        assert!(Stack::with_room(0).unwrap().again().is_none());
     }
 
     #[test]

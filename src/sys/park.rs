@@ -106,6 +106,8 @@ pub const fn is_possible() -> bool {
 #[repr(C)]
 struct Parked {
     lease: RawFd,
+    /// Null in a memory of its own.
+    room: *const Room,
     path: *const c_char,
     args: *const *const c_char,
     env: *const *const c_char,
@@ -148,7 +150,7 @@ const ENDS: [usize; 5] = [1 << 48, 1 << 47, 1 << 42, 1 << 39, 1 << 36];
 pub fn park(lease: RawFd, last: &Last<'_>, room: Option<&Room>) -> Errno {
     if let Some(room) = room {
         let Some((at, _)) = room.take().filter(|(_, size)| *size >= ROOM) else { return Errno::ENOMEM };
-        await_message(&Parked::at(lease, last, at))
+        await_message(&Parked::at(lease, last, room, at))
     }
     match prepare(lease, last) {
         // SAFETY: the stack lies at the end of the mapping that `parked` begins, and is nobody else's.
@@ -158,11 +160,12 @@ pub fn park(lease: RawFd, last: &Last<'_>, room: Option<&Room>) -> Errno {
 }
 
 impl Parked {
-    /// What refers to `last` as it is; a message and its lists have room at `room`.
-    fn at(lease: RawFd, last: &Last<'_>, room: usize) -> Self {
+    /// What refers to `last` as it is; a message and its lists have their place in `room`, at `at`.
+    fn at(lease: RawFd, last: &Last<'_>, room: &Room, at: usize) -> Self {
         let program = last.filter.map_or(&[][..], |(program, _)| program);
         Self {
             lease,
+            room,
             path: last.path.as_ptr(),
             args: last.args.as_ptr(),
             env: last.env.as_ptr(),
@@ -170,8 +173,8 @@ impl Parked {
             filter: libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() },
             filter_flags: last.filter.map_or(0, |(_, flags)| flags),
             after: last.after,
-            message: room as *mut u8,
-            lists: (room + Message::ROOM) as *mut *const c_char,
+            message: at as *mut u8,
+            lists: (at + Message::ROOM) as *mut *const c_char,
             kept: [NOWHERE; RANGES],
         }
     }
@@ -231,6 +234,7 @@ fn prepare(lease: RawFd, last: &Last<'_>) -> Sys<(*mut Parked, usize)> {
     let message = front.take(Message::ROOM, 16);
     let content = Parked {
         lease,
+        room: ptr::null(),
         path: path.cast(),
         args,
         env,
@@ -436,6 +440,12 @@ fn execute(parked: &Parked, count: usize) -> Sys<Errno> {
         capset(effective, permitted, inheritable)?;
     }
     super::process::set_signal_mask(header.signal_mask)?;
+    if count == size_of::<Message>() {
+        // SAFETY: null, or what its maker leaves as it is.
+        if let Some(room) = unsafe { parked.room.as_ref() } {
+            room.leave();
+        }
+    }
     // SAFETY: the path is a string, and the lists end with null.
     unsafe { call!(libc::SYS_execve, parked.path, args, env) }?;
     Ok(Errno::EIO)
