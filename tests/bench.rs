@@ -114,19 +114,13 @@ fn a_small_measurement_from_end_to_end() {
         "--workers",
         "1,2",
         "--timeout",
-        "3s",
+        "60s",
         "--parts",
         "latency,throughput,steps",
         "--only",
-        "process,floor,microrun,runc,shell,fails,hangs,silent",
+        "process,floor,microrun,shell",
         "--peer",
         "shell=sh -c 'echo Hello'",
-        "--peer",
-        "fails=sh -c 'echo broken >&2; exit 3'",
-        "--peer",
-        "hangs=sleep 62.5",
-        "--peer",
-        "silent=true",
         "--json",
         "a.json",
         "--csv",
@@ -138,16 +132,21 @@ fn a_small_measurement_from_end_to_end() {
 
     let record = record(&directory, "a.json");
     for name in ["process: static hello", "process: /bin/echo", "floor", "microrun", "shell"] {
-        assert_eq!(medians(row(&record, name)), 4, "{name}: {text}");
+        let row = row(&record, name);
+        assert_eq!(medians(row), 4, "{name}: {text}");
+        let load = &row["load"];
+        let closed = load["closed"].as_array().unwrap();
+        let has_starts = |closed: &Value| closed["per_second"].as_f64().unwrap() > 0.0;
+        assert!(closed.len() == 2 && closed.iter().all(has_starts), "{name}: {text}");
+        // Whether any rate is kept up is the machine's affair.
+        let kept_up = load["open"].as_array().unwrap().iter().filter(|trial| trial["kept_up"] == true);
+        let highest = kept_up.map(|trial| trial["offered"].as_f64().unwrap()).reduce(f64::max);
+        assert_eq!(load["knee"].as_f64(), highest, "{name}: {text}");
+        assert!(!load["open"].as_array().unwrap().is_empty(), "{name}: {text}");
     }
-    assert!(row(&record, "process: static hello")["load"]["knee"].as_f64().unwrap() > 10.0, "{text}");
-    assert!(record["ceiling"].as_f64().unwrap() > 10.0);
+    let knee = row(&record, "process: static hello")["load"]["knee"].as_f64();
+    assert!(record["ceiling"].as_f64() >= knee && record["ceiling"].is_null() == knee.is_none(), "{text}");
     assert!(!record["steps"].as_array().unwrap().is_empty());
-    for (name, why) in [("fails", "exit code 3: broken"), ("hangs", "timed out"), ("silent", "wrote \"\"")] {
-        let given_up = row(&record, name)["latency"][0]["given_up"].as_str().unwrap_or_default();
-        assert!(given_up.contains(why), "{name}: {given_up}");
-        assert!(text.contains(why), "{name}: {text}");
-    }
 
     let page = fs::read_to_string(directory.path().join("page/index.html")).unwrap();
     assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>"));
@@ -162,6 +161,38 @@ fn a_small_measurement_from_end_to_end() {
     let (code, compared, errors) = said(&mut bench(&directory, &["--compare", "a.json", "b.json"]));
     assert_eq!(code, Some(0), "{errors}");
     assert!(compared.contains("+0.0%"), "{compared}");
+}
+
+#[test]
+fn who_never_succeeds_is_given_up_with_the_reason() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["--only", "process,fails,hangs,silent", "--parts", "latency", "--rounds", "2", "--gap", "0"];
+    let peers = ["fails=sh -c 'echo broken >&2; exit 3'", "hangs=sleep 62.5", "silent=true"];
+    let peers = peers.iter().flat_map(|peer| ["--peer", peer]);
+    let words: Vec<&str> = words.into_iter().chain(peers).chain(["--timeout", "3s", "--json", "a.json"]).collect();
+    let text = measured(&directory, &words);
+    let record = record(&directory, "a.json");
+    for (name, why) in [("fails", "exit code 3: broken"), ("hangs", "timed out"), ("silent", "wrote \"\"")] {
+        let given_up = row(&record, name)["latency"][0]["given_up"].as_str().unwrap_or_default();
+        assert!(given_up.contains(why), "{name}: {given_up}");
+        assert!(text.contains(why), "{name}: {text}");
+    }
+}
+
+#[test]
+fn another_runtime_is_measured_beside_microrun() {
+    root!();
+    let directory = tempfile::tempdir().unwrap();
+    let words = ["--only", "microrun,runc", "--parts", "latency", "--rounds", "4", "--gap", "0"];
+    let text = measured(&directory, &[&words[..], &["--timeout", "60s", "--json", "a.json"]].concat());
+    if text.contains("runc: not on PATH") {
+        skip!("there is no runc");
+    }
+    let record = record(&directory, "a.json");
+    for name in ["microrun", "runc", "runc + overlay"] {
+        assert_eq!(medians(row(&record, name)), 4, "{name}: {text}");
+    }
 }
 
 #[test]
