@@ -15,7 +15,8 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{PipeReader, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 #[test]
@@ -94,7 +95,7 @@ fn who_waits_in_vain_starts_cold() {
 }
 
 #[test]
-fn what_waits_holds_one_descriptor_and_a_copy_nothing_of_its_maker() {
+fn what_waits_holds_its_lease_and_its_own_null_device_and_a_copy_nothing_of_its_maker() {
     let pool = pool!();
     // An adjustment is of all processes that share a memory (fs/proc/base.c, __set_oom_adj), so this one gets a copy.
     let _copied = pool.filled(1, "true", |config| config["process"]["oomScoreAdj"] = json!(100));
@@ -107,12 +108,13 @@ fn what_waits_holds_one_descriptor_and_a_copy_nothing_of_its_maker() {
     let _shared = pool.filled(1, "true", |_| {});
     assert_eq!(pool.parked().len(), 2);
     for parked in pool.parked() {
-        let open: Vec<_> = fs::read_dir(format!("/proc/{parked}/fd"))
-            .unwrap()
-            .map(|entry| fs::read_link(entry.unwrap().path()).unwrap().to_string_lossy().into_owned())
-            .collect();
-        assert_eq!(open.len(), 1, "{open:?}");
-        assert!(open[0].starts_with("socket:"), "{open:?}");
+        let open = fs::read_dir(format!("/proc/{parked}/fd")).unwrap().map(|entry| entry.unwrap().path());
+        let named = |path: &PathBuf| fs::read_link(path).unwrap().to_string_lossy().starts_with("socket:");
+        let (sockets, others): (Vec<_>, Vec<_>) = open.partition(named);
+        assert_eq!((sockets.len(), others.len()), (1, 1), "{sockets:?} {others:?}");
+        let about = |path: &Path| fs::metadata(path).map(|about| (about.dev(), about.ino())).unwrap();
+        let (held, own) = (about(&others[0]), about(Path::new(&format!("/proc/{parked}/root/dev/null"))));
+        assert!(held == own && own != about(Path::new("/dev/null")), "{held:?} {own:?}");
     }
 }
 

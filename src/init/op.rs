@@ -316,6 +316,9 @@ pub enum Op {
     CloseOnExec { first: u32 },
     /// close_range(2): everything from this number up is closed now, but for the listener and the way to the runtime.
     CloseBut { first: u32, listener: Slot },
+    /// The null device is open while it waits, if there is one at /dev/null: who starts the program fetches it, for those of stdin, stdout and stderr that
+    /// are to be one ([`super::NULL_OF_SANDBOX`]).
+    HoldNull { lease: Slot },
     /// pidfd of this process, sent to --pidfd-socket.
     SendPidfd { socket: Slot },
 }
@@ -595,6 +598,9 @@ impl fmt::Display for Op {
             }
             Self::CloseOnExec { first } => write!(f, "close_range({first}, ~0, CLOEXEC)"),
             Self::CloseBut { first, listener } => write!(f, "close_range({first}, ~0) but for {listener}"),
+            Self::HoldNull { .. } => {
+                write!(f, "open(\"/dev/null\"), dup3 -> {}, for stdin, stdout and stderr", super::NULL_OF_SANDBOX)
+            }
             Self::SendPidfd { socket } => write!(f, "pidfd_open, sendmsg({socket}, SCM_RIGHTS)"),
         }
     }

@@ -108,6 +108,27 @@ fn open_null(root: RawFd) -> Option<RawFd> {
     None
 }
 
+/// The number of the descriptor that a sandbox has of its null device while it waits.
+pub const NULL_OF_SANDBOX: RawFd = 3;
+
+/// Has the null device at /dev/null open there, if it is one and can be opened, and nothing else but `lease` is open.
+pub fn hold_null(lease: RawFd) -> Sys {
+    if lease == NULL_OF_SANDBOX {
+        return Ok(());
+    }
+    let Ok(null) = fs::open(fs::CWD, c"/dev/null", libc::O_RDWR | libc::O_NOCTTY, 0) else {
+        return Ok(());
+    };
+    let held = match fs::stat(null) {
+        Ok(stat) if fs::is_null(&stat) => {
+            fs::dup_onto(null, NULL_OF_SANDBOX).and_then(|()| fs::set_cloexec(NULL_OF_SANDBOX, true))
+        }
+        _ => Ok(()),
+    };
+    fs::close(null);
+    held
+}
+
 /// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
 /// namespace that does not map its owner, EINVAL, EROFS) stays as it is, as in runc.
 pub fn own_stdio(stdio: impl IntoIterator<Item = RawFd>, uid: u32) {

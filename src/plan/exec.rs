@@ -90,6 +90,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         in_user_namespace: input.namespaces & libc::CLONE_NEWUSER != 0,
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
+        holds_null: false,
         host: input.host,
     };
     process::begin(&mut builder, process, &context)?;

@@ -287,7 +287,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let mut namespaces = namespaces::compile(&mut builder, input)?;
     outside.joined_user_namespace =
         namespaces.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWUSER).map(|joined| joined.slot);
-    let context = process::Context {
+    let mut context = process::Context {
         // Sandboxes of one template have one Plan.
         keyring: input.new_keyring.then_some((!matches!(input.wait, Wait::Lease { .. })).then_some(input.id)),
         preserve_fds: input.preserve_fds,
@@ -299,6 +299,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         in_user_namespace: input.has_user_namespace(),
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
+        holds_null: false,
         host: input.host,
     };
     if input.linux().and_then(|linux| linux.sysctl().as_ref()).is_some_and(|sysctls| !sysctls.is_empty()) {
@@ -314,10 +315,12 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     // A helper may take as long for the namespace as all that came until here. The umount in changing the root waits for a kernel thread, which would have to
     // wait for the helper.
     builder.need_network();
+    let has_own_null =
+        mounted.as_ref().is_none_or(|mounted| !mounted.has_bound_dev) && !process.terminal().unwrap_or(false);
+    context.holds_null = has_own_null && matches!(input.wait, Wait::Lease { .. });
     if let Some(mounted) = mounted {
         change_root(&mut builder, input)?;
-        let gets_stdio_later = matches!(input.wait, Wait::Lease { .. }) || process.terminal().unwrap_or(false);
-        if !mounted.has_bound_dev && !gets_stdio_later {
+        if has_own_null && !context.holds_null {
             builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
         }
         finish_mounts(&mut builder, input, mounted)?;

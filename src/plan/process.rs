@@ -39,6 +39,8 @@ pub struct Context<'a> {
     pub seccomp: Option<&'a super::seccomp::Filter>,
     /// Whether to send a pidfd of the process away.
     pub pidfd_socket: bool,
+    /// Whether a sandbox has its null device open while it waits.
+    pub holds_null: bool,
     /// The machine.
     pub host: &'a Host,
 }
@@ -135,6 +137,9 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
         }
     };
     builder.push("(runtime)", close);
+    if context.holds_null {
+        builder.push("(runtime)", Op::HoldNull { lease: slots::LEASE });
+    }
     builder.push("(runtime)", Op::AwaitRecord);
     let confine = || context.seccomp.map_or_else(Vec::new, |filter| load_filter(filter, &sets, filter_needs_admin));
     let is_filtered = matches!(context.wait, Wait::Lease { filtered: true, .. });

@@ -66,14 +66,15 @@ pub fn hand_over(asked: &Asked, part: &mut Part) -> Result<(), &'static str> {
     }
     let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
     // A terminal is there already.
-    let stdio: Vec<_> = match part.parked.terminal {
-        Some(_) => Vec::new(),
+    let stdio = match part.parked.terminal {
+        Some(_) => None,
         None => {
-            part.parked.own_stdio(asked.stdio.owned.iter().copied());
-            asked.stdio.sent.clone()
+            part.parked.own_stdio(asked.stdio.owned());
+            Some(asked.stdio.lend(&part.pidfd))
         }
     };
-    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], &stdio).map_err(|_| "the sandbox has ended")
+    let fds = stdio.as_ref().map_or_else(Default::default, |lent| &lent.fds[..]);
+    socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], fds).map_err(|_| "the sandbox has ended")
 }
 
 /// Says that a container has been started, and hands its terminal's master over; or that a sandbox is leased, and hands over

@@ -16,7 +16,7 @@
 //! ```
 
 use super::client::{Started, hear_start};
-use super::streams::Stream;
+use super::streams::{Lent, Stream};
 use crate::container::manage;
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
@@ -183,18 +183,19 @@ impl Sandbox {
         if streams.iter().any(|stream| stream.may_be_socket) {
             self.note_visit()?;
         }
-        let fds = streams.map(|stream| stream.sent);
-        socket::send_fds(self.lease.as_raw_fd(), &[&header.bytes(), &strings], &fds).map_err(|errno| match errno {
-            Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
-                let problem = format!("the sandbox {} has ended while it was leased: lease another one", self.id());
-                Error::new(Kind::WrongState, problem).with_errno(errno)
-            }
-            errno => Error::system(format!("start the program of the sandbox {}", self.id()), errno),
-        })?;
+        let ended = || Error::new(Kind::WrongState, "the sandbox has been started already");
+        let lent = Lent::of(streams.into_iter(), &self.container.as_ref().ok_or_else(ended)?.pidfd);
+        socket::send_fds(self.lease.as_raw_fd(), &[&header.bytes(), &strings], &lent.fds).map_err(
+            |errno| match errno {
+                Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
+                    let problem = format!("the sandbox {} has ended while it was leased: lease another one", self.id());
+                    Error::new(Kind::WrongState, problem).with_errno(errno)
+                }
+                errno => Error::system(format!("start the program of the sandbox {}", self.id()), errno),
+            },
+        )?;
         let container = self.container.take();
-        let container =
-            container.ok_or_else(|| Error::new(Kind::WrongState, "the sandbox has been started already"))?;
-        Ok(Running { container, code: None })
+        Ok(Running { container: container.ok_or_else(ended)?, code: None })
     }
 }
 

@@ -1,53 +1,55 @@
 //! What a container gets for stdin, stdout and stderr.
 //!
-//! A sandbox cannot open its own /dev/null in the place of the host's, as init does for others: its filter may be in force by then. So it
-//! gets another one, on a file system that is read-only, where neither owner nor mode can be changed; a device can be written to there all
-//! the same.
+//! Those that are /dev/null become the container's own one, as in a cold start. A sandbox cannot open it any more when it gets them, for its filter may be
+//! in force by then: so it has it open while it waits, and here it is fetched from there and sent back in its place. Where that cannot be, it is another
+//! one, on a file system that is read-only, where neither owner nor mode can be changed.
 
+use crate::init::NULL_OF_SANDBOX;
 use crate::sys::fs::{self, Sys};
 use crate::sys::mount;
-use crate::sys::own;
+use crate::sys::{own, process};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 
-/// What is to be stdin, stdout and stderr.
+/// What came to be stdin, stdout and stderr.
 #[derive(Debug)]
 pub struct Streams {
-    /// What is sent of them, in this order: numbers of those that came, or of one in the place of /dev/null.
-    pub sent: Vec<RawFd>,
-    /// Whether one may be a socket.
-    pub have_socket: bool,
-    /// Those that are not /dev/null, which is nobody's.
-    pub owned: Vec<RawFd>,
-    /// Those that came, which stay open as long as this is there.
-    _came: Vec<OwnedFd>,
+    fds: Vec<OwnedFd>,
+    looked_at: Vec<Stream>,
 }
 
 impl Streams {
     /// Looks at each once.
     pub fn of(fds: Vec<OwnedFd>) -> Self {
-        let (mut sent, mut have_socket, mut owned) = (Vec::with_capacity(fds.len()), false, Vec::new());
-        for fd in &fds {
-            let stream = Stream::of(fd.as_raw_fd());
-            have_socket |= stream.may_be_socket;
-            if !stream.is_null {
-                owned.push(fd.as_raw_fd());
-            }
-            sent.push(stream.sent);
-        }
-        Self { sent, have_socket, owned, _came: fds }
+        let looked_at = fds.iter().map(|fd| Stream::of(fd.as_raw_fd())).collect();
+        Self { fds, looked_at }
+    }
+
+    /// Whether one may be a socket.
+    pub fn have_socket(&self) -> bool {
+        self.looked_at.iter().any(|stream| stream.may_be_socket)
+    }
+
+    /// Those that are not /dev/null, which is nobody's.
+    pub fn owned(&self) -> impl Iterator<Item = RawFd> {
+        let both = self.fds.iter().zip(&self.looked_at);
+        both.filter(|(_, stream)| !stream.is_null).map(|(fd, _)| fd.as_raw_fd())
+    }
+
+    /// What the waiting sandbox gets for them.
+    pub fn lend(&self, sandbox: &OwnedFd) -> Lent {
+        Lent::of(self.looked_at.iter().copied(), sandbox)
     }
 }
 
 /// One of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Stream {
-    /// What is sent of it.
-    pub sent: RawFd,
+    fd: RawFd,
     /// Whether it may be a socket.
     pub may_be_socket: bool,
     /// Whether it is /dev/null.
-    pub is_null: bool,
+    is_null: bool,
 }
 
 impl Stream {
@@ -55,10 +57,34 @@ impl Stream {
     pub fn of(fd: RawFd) -> Self {
         let about = fs::stat(fd);
         let is_null = about.is_ok_and(|about| fs::is_null(&about));
-        let instead = if is_null { lent_null().map(AsRawFd::as_raw_fd) } else { None };
         let may_be_socket = about.map_or(true, |about| about.st_mode & libc::S_IFMT == libc::S_IFSOCK);
-        Self { sent: instead.unwrap_or(fd), may_be_socket, is_null }
+        Self { fd, may_be_socket, is_null }
     }
+}
+
+/// What a sandbox gets.
+#[derive(Debug)]
+pub struct Lent {
+    /// What is to be sent.
+    pub fds: Vec<RawFd>,
+    _null: Option<OwnedFd>,
+}
+
+impl Lent {
+    /// For `streams`; `sandbox` is the pidfd of one that waits.
+    pub fn of(streams: impl ExactSizeIterator<Item = Stream> + Clone, sandbox: &OwnedFd) -> Self {
+        let own = if streams.clone().any(|stream| stream.is_null) { null_of(sandbox) } else { None };
+        let null = own.as_ref().map(AsRawFd::as_raw_fd);
+        let instead = || null.or_else(|| lent_null().map(AsRawFd::as_raw_fd));
+        let sent = |stream: Stream| if stream.is_null { instead().unwrap_or(stream.fd) } else { stream.fd };
+        Self { fds: streams.map(sent).collect(), _null: own }
+    }
+}
+
+/// The null device that the sandbox has open.
+fn null_of(sandbox: &OwnedFd) -> Option<OwnedFd> {
+    let null = own(process::pidfd_getfd(sandbox.as_raw_fd(), NULL_OF_SANDBOX).ok()?);
+    fs::stat(null.as_raw_fd()).is_ok_and(|about| fs::is_null(&about)).then_some(null)
 }
 
 /// A null device that is nobody's. None where it cannot be made: without rights.

@@ -7,7 +7,6 @@ use crate::log;
 use crate::pool::answers::{Unsaid, say};
 use crate::pool::asked::{Asked, No, hand_over, limits};
 use crate::pool::parts::{Parts, Taker};
-use crate::pool::stock::Stock;
 use crate::pool::streams::Streams;
 use crate::pool::template::{Identity, identity};
 use crate::sys::request::{self, answer};
@@ -94,7 +93,7 @@ impl Server {
         }
         let Asked { header, answers, stdio, since, .. } = asked;
         // Who gets a sandbox does not wait for this.
-        let is_closed = !stdio.have_socket;
+        let is_closed = !stdio.have_socket();
         drop(stdio);
         let is_run = header.kind == request::RUN;
         let reason = match given {
@@ -218,7 +217,7 @@ impl Server {
         }
         held.given = Some(Given { answers: None, is_detached: false });
         // What it could hand over there by a socket, its network namespace in an open file say, would outlive it.
-        if asked.stdio.have_socket {
+        if asked.stdio.have_socket() {
             (held.part.network, held.part.rooms) = (None, None);
         }
         self.unannounced.push(key);
@@ -255,7 +254,7 @@ impl Server {
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
             "pending": self.cleaner.pending(),
-            "memory": self.stocks.values().map(Stock::memory).sum::<u64>() + memory_of_parts,
+            "memory": self.stocks.values().map(|stock| stock.memory() + stock.kept()).sum::<u64>() + memory_of_parts,
             "made": made,
             "cpuSeconds": took.as_secs_f64(),
             "parts": self.parts.as_ref().map(Parts::status),
