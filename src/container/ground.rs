@@ -6,13 +6,15 @@
 //! while it clones. What is mounted on the host later comes there as it comes into a container: the mounts are slaves of the host's.
 
 use crate::error::{Doing, Error, Kind, Result};
+use crate::init;
+use crate::log;
 use crate::path;
 use crate::sys::{fs as sys_fs, ipc, mount, own, process, request};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount as change, umount2};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 /// Two mount namespaces of this thread: where it lives, and where it clones.
@@ -70,7 +72,7 @@ impl Ground {
             made => made.doing(|| "make a mount namespace")?,
         }
         let lean = clear(&needed);
-        enter(&home)?;
+        come_back(home.as_fd(), libc::CLONE_NEWNS);
         lean.map(|lean| Some(Self { home, home_of_ipc, lean }))
     }
 
@@ -81,8 +83,12 @@ impl Ground {
     pub fn on<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         enter(&self.lean)?;
         let done = work();
-        enter(&self.home)?;
+        self.come_home();
         done
+    }
+
+    fn come_home(&self) {
+        come_back(self.home.as_fd(), libc::CLONE_NEWNS);
     }
 
     /// The rooms of a sandbox that has just been made, with `pidfd` for its init.
@@ -94,7 +100,7 @@ impl Ground {
         let ipc = process::ipc_namespace(pidfd).map(own).doing(|| "open the IPC namespace of a sandbox")?;
         enter(&mounts)?;
         let seen = see();
-        enter(&self.home)?;
+        self.come_home();
         Ok(Rooms { mounts, ipc, seen: seen? })
     }
 
@@ -104,11 +110,25 @@ impl Ground {
     /// The work's, something that is mounted otherwise, System V objects, a kernel that does not let this thread in or out.
     pub fn within<T>(&self, rooms: &Rooms, work: impl FnOnce() -> Result<T>) -> Result<T> {
         enter_ipc(&rooms.ipc)?;
-        enter(&rooms.mounts)?;
-        let done = require_as_new(rooms.seen).and_then(|()| work());
-        enter(&self.home)?;
-        enter_ipc(&self.home_of_ipc)?;
+        let done = enter(&rooms.mounts).and_then(|()| {
+            let done = require_as_new(rooms.seen).and_then(|()| work());
+            self.come_home();
+            done
+        });
+        come_back(self.home_of_ipc.as_fd(), libc::CLONE_NEWIPC);
         done
+    }
+}
+
+/// Has this thread enter the namespace that it lives in again. A process that cannot ends: whatever it did next it would do to a container's.
+pub fn come_back(home: BorrowedFd<'_>, kind: i32) {
+    if let Err(errno) = process::setns(home.as_raw_fd(), kind) {
+        let names = init::namespace_names(kind);
+        log::warn(Error::system(
+            format!("this process ends: it cannot come back to its own namespace ({names})"),
+            errno,
+        ));
+        process::exit(1);
     }
 }
 

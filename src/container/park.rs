@@ -2,6 +2,7 @@
 
 use super::ahead;
 use super::gates::{self, Outcome};
+use super::ground;
 use super::ground::{Ground, Rooms};
 use super::launch::{self, Cradle, Manner, Sandbox, Undo};
 use super::prepare::{Options, Prepared};
@@ -144,10 +145,10 @@ pub struct Networks<'a> {
 impl Networks<'_> {
     /// Does `work` in the sandbox's.
     fn within<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        let enter = |network: BorrowedFd<'_>| process::setns(network.as_raw_fd(), libc::CLONE_NEWNET);
-        enter(self.its).doing(|| "enter the network namespace of a sandbox")?;
+        let its = process::setns(self.its.as_raw_fd(), libc::CLONE_NEWNET);
+        its.doing(|| "enter the network namespace of a sandbox")?;
         let done = work();
-        enter(self.home).doing(|| "come back from the network namespace of a sandbox")?;
+        ground::come_back(self.home, libc::CLONE_NEWNET);
         done
     }
 }

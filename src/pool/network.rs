@@ -4,6 +4,8 @@
 //! received, any socket that is still open and any connection that is not forgotten yet shows in what
 //! [`Network::require_unused`] compares.
 
+use super::quiet;
+use crate::container::ground::come_back;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::path::mounted;
@@ -114,7 +116,7 @@ fn elsewhere<T>(network: Option<&OwnedFd>, work: impl FnOnce() -> Result<T>) -> 
         None => process::unshare(libc::CLONE_NEWNET).doing(|| "make a network namespace")?,
     }
     let done = work();
-    process::setns(home.as_raw_fd(), libc::CLONE_NEWNET).doing(|| "come back from a network namespace")?;
+    come_back(home.as_fd(), libc::CLONE_NEWNET);
     done
 }
 
@@ -434,10 +436,8 @@ fn is_open(spec: &Spec) -> bool {
 }
 
 fn may_administer(spec: &Spec) -> bool {
-    let Some(sets) = spec.process().as_ref().and_then(|process| process.capabilities().as_ref()) else { return false };
-    let all = [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()];
     let rights = [Capability::NetAdmin, Capability::SysAdmin, Capability::SysModule, Capability::Bpf];
-    all.into_iter().flatten().any(|set| rights.iter().any(|right| set.contains(right)))
+    spec.process().as_ref().is_some_and(|process| quiet::may_have(process, &rights))
 }
 
 /// Whether there may be a writable /proc/sys in the container: root there may write the parameters of its network namespace

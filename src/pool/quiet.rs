@@ -7,7 +7,7 @@ use super::network::is_read_only;
 use crate::plan::seccomp::Filter;
 use crate::spec::{is_bind, makes_namespace};
 use libc::c_long;
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Capability, Linux, LinuxNamespaceType, Mount, Process, Spec};
 
 /// System calls by which nobody who has no socket gets one, enters a namespace, mounts, loads code into the kernel or has it
 /// open a socket for him. What is not listed may do so, or has not been thought about.
@@ -228,8 +228,9 @@ pub fn is_quiet(spec: &Spec, filter: Option<&Filter>) -> bool {
 }
 
 /// Whether such a container leaves its mount and IPC namespaces as it found them, and the next one's would be the same: all that is mounted is
-/// read-only and depends on nothing but the configuration. (No call by which anything is mounted or a System V object or queue is made is
-/// on the list.)
+/// read-only and depends on nothing but the configuration, and nothing in it belongs to who runs. (No call by which anything is mounted or a System V
+/// object or queue is made is on the list. fcntl(2) is, by which the owner of a file gives it a hint, `F_SET_RW_HINT`: it must be one of the kernels
+/// where nobody else can, [`crate::sys::fs::only_owners_give_hints`].)
 pub fn keeps_rooms(spec: &Spec) -> bool {
     let makes = |kind| makes_namespace(spec, kind);
     let linux = spec.linux().as_ref();
@@ -243,13 +244,29 @@ pub fn keeps_rooms(spec: &Spec) -> bool {
         && is_empty(linux.map(Linux::masked_paths))
         && is_empty(linux.map(Linux::readonly_paths))
         && matches!(propagation, "" | "private" | "rprivate" | "slave" | "rslave")
-        && !spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))
+        && spec.process().as_ref().is_some_and(owns_nothing)
 }
 
-/// Whether it is a file system without content of its own, which nobody can write to.
+/// Whether it has no terminal, and neither is nor becomes the owner of what is mounted for it, or somebody who may do what that one may.
+fn owns_nothing(process: &Process) -> bool {
+    !process.terminal().unwrap_or(false)
+        && process.user().uid() != 0
+        && process.no_new_privileges().unwrap_or(false)
+        && !may_have(process, &[Capability::Fowner, Capability::Setuid])
+}
+
+/// Whether one of its sets has one of these capabilities.
+pub(super) fn may_have(process: &Process, any: &[Capability]) -> bool {
+    let Some(sets) = process.capabilities() else { return false };
+    let all = [sets.bounding(), sets.effective(), sets.permitted(), sets.inheritable(), sets.ambient()];
+    all.into_iter().flatten().any(|set| any.iter().any(|capability| set.contains(capability)))
+}
+
+/// Whether it is a file system without content of its own, root's, which nobody can write to. Its mode is given: else it would be that of what lies
+/// below it, which may change.
 fn is_fixed(mount: &Mount) -> bool {
     const FLAGS: [&str; 5] = ["ro", "nosuid", "nodev", "noexec", "noatime"];
-    const VALUES: [&str; 5] = ["mode", "size", "nr_inodes", "uid", "gid"];
+    const VALUES: [&str; 4] = ["mode", "size", "nr_inodes", "gid"];
     let is_known = |option: &String| match option.split_once('=') {
         Some((name, _)) => VALUES.contains(&name),
         None => FLAGS.contains(&option.as_str()),
@@ -257,6 +274,7 @@ fn is_fixed(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some("tmpfs")
         && is_read_only(mount)
         && mount.options().iter().flatten().all(is_known)
+        && mount.options().iter().flatten().any(|option| option.starts_with("mode="))
         && mount.uid_mappings().is_none()
         && mount.gid_mappings().is_none()
 }
@@ -425,6 +443,15 @@ mod tests {
         assert!(!keeps_rooms_with(|config| config["root"]["readonly"] = json!(false)));
         assert!(!keeps_rooms_with(|config| drop(config["root"].as_object_mut().unwrap().remove("readonly"))));
         assert!(!keeps_rooms_with(|config| config["process"]["terminal"] = json!(true)));
+        assert!(!keeps_rooms_with(|config| config["process"]["user"]["uid"] = json!(0)));
+        assert!(!keeps_rooms_with(|config| config["process"]["noNewPrivileges"] = json!(false)));
+        assert!(keeps_rooms_with(|config| config["process"]["capabilities"] = json!({"bounding": ["CAP_KILL"]})));
+        for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
+            for capability in ["CAP_FOWNER", "CAP_SETUID"] {
+                let with = |config: &mut Value| config["process"]["capabilities"] = json!({set: [capability]});
+                assert!(!keeps_rooms_with(with), "{set} {capability}");
+            }
+        }
         for propagation in ["shared", "rshared", "unbindable", "runbindable"] {
             assert!(
                 !keeps_rooms_with(|config| config["linux"]["rootfsPropagation"] = json!(propagation)),
@@ -444,7 +471,9 @@ mod tests {
         let tmpfs = |options: Value| {
             with(json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs", "options": options}))
         };
-        assert!(tmpfs(json!(["ro", "nosuid", "size=1m"])));
+        assert!(tmpfs(json!(["ro", "nosuid", "size=1m", "mode=755"])));
+        assert!(!tmpfs(json!(["ro", "nosuid", "size=1m"])));
+        assert!(!tmpfs(json!(["ro", "mode=755", "uid=65534"])));
         for options in [
             json!([]),
             json!(["rw"]),
@@ -455,6 +484,8 @@ mod tests {
             json!(["ro", "bind"]),
             json!(["ro", "remount"]),
         ] {
+            let mut options = options;
+            options.as_array_mut().unwrap().push(json!("mode=755"));
             assert!(!tmpfs(options.clone()), "{options}");
         }
         for kind in ["proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "ramfs", "bind"] {

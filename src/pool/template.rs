@@ -12,6 +12,7 @@ use crate::init;
 use crate::plan::caps;
 use crate::plan::{Plan, Wait};
 use crate::spec::{has_namespace, is_bind};
+use crate::sys::fs as sys_fs;
 use crate::sys::request::Given;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
@@ -90,7 +91,12 @@ impl Template {
         let mut keeps_rooms = false;
         let options = match wait {
             Wait::Lease { networked, furnished, shared, .. } => {
-                keeps_rooms = furnished && keeps_network && look == Look::Brief && quiet::keeps_rooms(spec);
+                keeps_rooms = furnished
+                    && networked
+                    && keeps_network
+                    && look == Look::Brief
+                    && quiet::keeps_rooms(spec)
+                    && sys_fs::only_owners_give_hints();
                 let wait = park::wait(bundle.filter.as_ref(), networked && keeps_network, shared);
                 Options { wait, ..options }
             }

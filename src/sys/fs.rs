@@ -4,10 +4,11 @@ use super::raw::call;
 use nix::errno::Errno;
 use std::ffi::{CStr, CString, OsStr};
 use std::io::Write;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::ptr;
+use std::sync::OnceLock;
 
 /// The result of a system call.
 pub type Sys<T = ()> = Result<T, Errno>;
@@ -488,6 +489,33 @@ pub fn set_cloexec(fd: RawFd, on: bool) -> Sys {
 pub fn is_cloexec(fd: RawFd) -> Sys<bool> {
     // SAFETY: no memory is involved.
     unsafe { call!(libc::SYS_fcntl, fd, libc::F_GETFD) }.map(|flags| flags & libc::FD_CLOEXEC as usize != 0)
+}
+
+/// Whether this kernel lets nobody but a file's owner, and who may do what he may, give it a hint about its data's life (fcntl(2), `F_SET_RW_HINT`; until
+/// 2024 everybody could who had it open, for reading or on a read-only mount as well). Tried once, as nobody, with the hint that the root directory
+/// has.
+pub fn only_owners_give_hints() -> bool {
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| refuses_hint_of_others().unwrap_or(false))
+}
+
+fn refuses_hint_of_others() -> Sys<bool> {
+    /// Not in libc for all C libraries (linux/fcntl.h).
+    const F_GET_RW_HINT: libc::c_int = 1024 + 11;
+    const F_SET_RW_HINT: libc::c_int = 1024 + 12;
+    const NOBODY: u32 = 65534;
+    let root = super::own(open(CWD, c"/", libc::O_RDONLY | libc::O_DIRECTORY, 0)?);
+    let mut hint = 0u64;
+    // SAFETY: the kernel writes the hint.
+    unsafe { call!(libc::SYS_fcntl, root.as_raw_fd(), F_GET_RW_HINT, &raw mut hint) }?;
+    // The rights over files of others go with it, and come back (capabilities(7)); it is this thread's alone.
+    // SAFETY: no memory is involved.
+    let own = unsafe { call!(libc::SYS_setfsuid, NOBODY) }?;
+    // SAFETY: the kernel reads the hint.
+    let given = unsafe { call!(libc::SYS_fcntl, root.as_raw_fd(), F_SET_RW_HINT, &raw const hint) };
+    // SAFETY: no memory is involved.
+    unsafe { call!(libc::SYS_setfsuid, own) }?;
+    Ok(given == Err(Errno::EPERM) && stat(root.as_raw_fd())?.st_uid != NOBODY)
 }
 
 /// Reads a directory's raw entries into `buffer` (getdents64(2)); the number of bytes, 0 at the end.

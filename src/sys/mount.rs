@@ -178,15 +178,20 @@ pub fn list(room: &mut [u64]) -> Sys<usize> {
 }
 
 /// What the kernel says about a mount.
-pub type About = [u8; 512];
+pub type About = [u8; 1024];
 
-/// The file system of the mount with this id, its attributes, its parent and its propagation, as in struct statmount (statmount(2), Linux 6.8).
+/// The file system of the mount with this id, its attributes, its parent, its propagation and its place, as in struct statmount (statmount(2), Linux
+/// 6.8).
+///
+/// # Errors
+/// EOVERFLOW for a place whose path is longer than there is room.
 pub fn about(mount: u64) -> Sys<About> {
     /// As above.
     const SYS_STATMOUNT: libc::c_long = 457;
     const STATMOUNT_SB_BASIC: u64 = 1;
     const STATMOUNT_MNT_BASIC: u64 = 2;
-    let request = IdRequest::of(mount, STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC);
+    const STATMOUNT_MNT_POINT: u64 = 16;
+    let request = IdRequest::of(mount, STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT);
     let mut about: About = [0; _];
     // SAFETY: the request outlives the call, which writes no more than there is room for.
     unsafe { call!(SYS_STATMOUNT, ptr::from_ref(&request), about.as_mut_ptr(), about.len(), 0) }?;

@@ -368,6 +368,8 @@ pub fn furnish(config: &mut Value) {
     let linux = config["linux"].as_object_mut().unwrap();
     linux.remove("maskedPaths");
     linux.remove("readonlyPaths");
+    config["process"]["user"] = json!({"uid": 65534, "gid": 65534});
+    config["process"]["noNewPrivileges"] = json!(true);
 }
 
 /// The arguments of a `run` that only a pool can serve.
@@ -394,6 +396,9 @@ macro_rules! furnished_pool {
     () => {{
         if common::kernel() < (6, 11) {
             skip!("no PIDFD_GET_IPC_NAMESPACE before Linux 6.11");
+        }
+        if !microrun::sys::fs::only_owners_give_hints() {
+            skip!("this kernel lets everybody change files of others a little (F_SET_RW_HINT)");
         }
         pool!("--reuse-namespaces")
     }};
