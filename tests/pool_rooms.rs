@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, allow, furnish};
-use common::{Bundle, eventually, host, push};
+use common::{Bundle, Guard, eventually, host, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -134,6 +134,8 @@ fn what_a_container_could_change_or_show_is_not_used_again() {
         assert_eq!(with(&|config| allow(config, call)), 0, "{call}");
     }
     assert_eq!(with(&|config| config["linux"]["maskedPaths"] = json!(["/tmp"])), 0);
+    // Who owns a file may give it a hint (F_SET_RW_HINT).
+    assert_eq!(with(&|config| config["process"]["user"] = json!({"uid": 0, "gid": 0})), 0);
     // One that joins the IPC namespace of the pool.
     let joins = |config: &mut Value| {
         config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "ipc");
@@ -148,10 +150,38 @@ fn what_somebody_else_has_mounted_is_found() {
         "mount -t tmpfs none /mnt",
         "mount -o remount,bind,rw none /dev",
         "mount -o remount,bind,nosuid none /",
-        "umount /dev",
+        "umount -l /dev",
+        "mount -o move /dev /mnt",
     ] {
         assert_eq!(reused_after(&pool, |_, pid| within_mounts_of(pid, command)), 0, "{command}");
     }
+}
+
+#[test]
+fn what_is_kept_leaves_room_for_sandboxes() {
+    /// So many that what is kept of them takes more memory than the pool may.
+    const COUNT: usize = 24;
+    if !microrun::sys::fs::only_owners_give_hints() {
+        skip!("everybody may change files of others a little (F_SET_RW_HINT): nothing is kept");
+    }
+    let pool = pool!("--reuse-namespaces", "--memory=4M");
+    let bundle = pool.filled(2, WAIT, furnish);
+    let wait = bundle.path.join("rootfs/mnt/wait");
+    fs::write(&wait, "").unwrap();
+    let run = |_| {
+        pool.await_ready(&bundle, 2);
+        Guard(pool.command(&["run", "--pool=require", &bundle.operand()]).stdin(Stdio::null()).spawn().unwrap())
+    };
+    let mut running: Vec<Guard> = (0..COUNT).map(run).collect();
+    eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == COUNT);
+    fs::remove_file(&wait).unwrap();
+    assert!(running.iter_mut().all(|one| one.wait().unwrap().success()));
+    let before = pool.status()["made"].as_u64().unwrap();
+    for _ in 0..3 {
+        pool.await_ready(&bundle, 2);
+        pool.run(&bundle, &[]).ok();
+    }
+    assert!(pool.status()["made"].as_u64().unwrap() > before);
 }
 
 /// Makes a System V object in the IPC namespace of this thread: a segment of memory, a queue or a semaphore.

@@ -1,7 +1,7 @@
 //! The parts of one bundle.
 
 use super::filler::Place;
-use super::memory::{NETWORK, ROOMS};
+use super::memory::{NETWORK, ROOMS, Room};
 use super::network::Network;
 use super::template::Template;
 use crate::container::ground::Rooms;
@@ -89,10 +89,20 @@ impl Stock {
         self.ready.len() + self.ordered
     }
 
-    /// How much memory they take, in bytes, with the namespaces that are kept for them.
+    /// How much memory they take, in bytes.
     pub fn memory(&self) -> u64 {
-        let kept = NETWORK * self.networks.len() as u64 + ROOMS * self.rooms.len() as u64;
-        self.size.unwrap_or(0) * self.parts() as u64 + kept
+        self.size.unwrap_or(0) * self.parts() as u64
+    }
+
+    /// How much memory the namespaces take that are kept for them, in bytes.
+    pub fn kept(&self) -> u64 {
+        NETWORK * self.networks.len() as u64 + ROOMS * self.rooms.len() as u64
+    }
+
+    /// Keeps no more namespaces than there is `room` for beside sandboxes.
+    pub fn keep_within(&mut self, room: &mut Room) {
+        self.rooms.truncate(room.take_memory(self.rooms.len(), ROOMS));
+        self.networks.truncate(room.take_memory(self.networks.len(), NETWORK));
     }
 
     /// Takes namespaces back, unless there are enough: as many as sandboxes, and for those that rest.

@@ -8,6 +8,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// What clone3(2) is asked for (struct clone_args).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -412,7 +413,10 @@ unsafe fn make_by_clone(
             let mut digits = [0; 10];
             fs::write(processes, decimal(child.pid.unsigned_abs(), &mut digits)).inspect_err(|_| {
                 let _ = super::process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-                let _ = super::process::wait(child.pid, 0);
+                // With CLONE_PARENT it is somebody else's to wait for; but nothing that it uses may go before it has.
+                if super::process::wait(child.pid, 0).is_err() {
+                    let _ = super::process::ends_within(child.pidfd, ENDING);
+                }
                 fs::close(child.pidfd);
             })?;
             // A child that was killed meanwhile is found out by whoever waits for it.
@@ -425,6 +429,9 @@ unsafe fn make_by_clone(
     fs::close(processes);
     joined
 }
+
+/// How long a killed child that another process waits for may take to end.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// Where a child begins that its parent still has to move.
 extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {

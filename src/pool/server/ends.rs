@@ -36,9 +36,12 @@ impl Server {
                 }
                 // Of one that could not be executed, or was killed first, the end is heard of.
                 if !held.part.parked.never_began(true) {
-                    if let Some(answers) = answers {
-                        // Who does not listen any more has not missed anything.
-                        let _ = say_started(answers, &held.part, None);
+                    let Some(answers) = answers else { return };
+                    if say_started(answers, &held.part, None).is_err() {
+                        // Who asked has gone, or has not waited so long and starts it himself: nobody knows of this one.
+                        let _ = process::pidfd_send_signal(held.part.pidfd.as_raw_fd(), libc::SIGKILL);
+                        held.given = Some(Given { answers: None, is_detached: true });
+                        return;
                     }
                     held.part.parked.let_go();
                     held.given = Some(Given { answers: None, is_detached: false });
@@ -97,6 +100,8 @@ impl Server {
             }
             // A lease that has not been used.
             Some(Given { answers: None, .. }) if never_began => Then::Remove,
+            // Nobody has heard that it was started.
+            Some(Given { answers: None, is_detached: true }) => Then::Remove,
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None, .. }) => Then::Leave,
             Some(Given { answers: Some(answers), .. }) if never_began => {
@@ -111,9 +116,12 @@ impl Server {
                 Then::Remove
             }
             Some(Given { answers: Some(answers), is_detached: true }) => {
-                let _ = say_started(&answers, &part, None);
-                part.parked.let_go();
-                Then::Leave
+                if say_started(&answers, &part, None).is_ok() {
+                    part.parked.let_go();
+                    Then::Leave
+                } else {
+                    Then::Remove
+                }
             }
             Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part.parked) => {
                 // Of who goes while the hooks run nothing more is heard.

@@ -71,6 +71,8 @@ impl Server {
                 stock.order();
             }
         }
+        // A sandbox that has been ordered is counted with the namespaces that it gets.
+        self.stocks.values_mut().for_each(|stock| stock.keep_within(&mut room));
         if let Some(parts) = &mut self.parts {
             let current = self.stocks.iter().filter(|(_, stock)| !stock.is_stale);
             let current = current.map(|(bundle, stock)| (bundle, &stock.template));
@@ -165,7 +167,7 @@ impl Server {
     /// Ends a sandbox that nobody wants.
     fn discard(&self, part: Part) {
         let child = part.parked.child;
-        let _ = process::kill(child.pid, libc::SIGKILL);
+        let _ = process::pidfd_send_signal(part.pidfd.as_raw_fd(), libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
         self.cleaner.take(part, Then::Remove, None);
     }
