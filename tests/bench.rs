@@ -70,6 +70,13 @@ fn medians(row: &Value) -> usize {
     row["latency"][0]["reaped_us"].as_array().unwrap().iter().filter(|sample| sample.is_number()).count()
 }
 
+/// Whether the highest rate that is kept up is certain to be looked for: the search begins at 0.7 of the best closed loop, and makes no
+/// trial below one start in two seconds.
+fn is_searched(load: &Value) -> bool {
+    let best = load["closed"].as_array().unwrap().iter().map(|closed| closed["per_second"].as_f64().unwrap());
+    best.fold(0.0, f64::max) >= 0.8
+}
+
 /// What it needs: root, and a kernel that lets it make a mount namespace and a cgroup.
 macro_rules! root {
     () => {
@@ -142,7 +149,7 @@ fn a_small_measurement_from_end_to_end() {
         let kept_up = load["open"].as_array().unwrap().iter().filter(|trial| trial["kept_up"] == true);
         let highest = kept_up.map(|trial| trial["offered"].as_f64().unwrap()).reduce(f64::max);
         assert_eq!(load["knee"].as_f64(), highest, "{name}: {text}");
-        assert!(!load["open"].as_array().unwrap().is_empty(), "{name}: {text}");
+        assert!(!load["open"].as_array().unwrap().is_empty() || !is_searched(load), "{name}: {text}");
     }
     let knee = row(&record, "process: static hello")["load"]["knee"].as_f64();
     assert!(record["ceiling"].as_f64() >= knee && record["ceiling"].is_null() == knee.is_none(), "{text}");
@@ -170,7 +177,7 @@ fn who_never_succeeds_is_given_up_with_the_reason() {
     let words = ["--only", "process,fails,hangs,silent", "--parts", "latency", "--rounds", "2", "--gap", "0"];
     let peers = ["fails=sh -c 'echo broken >&2; exit 3'", "hangs=sleep 62.5", "silent=true"];
     let peers = peers.iter().flat_map(|peer| ["--peer", peer]);
-    let words: Vec<&str> = words.into_iter().chain(peers).chain(["--timeout", "3s", "--json", "a.json"]).collect();
+    let words: Vec<&str> = words.into_iter().chain(peers).chain(["--timeout", "5s", "--json", "a.json"]).collect();
     let text = measured(&directory, &words);
     let record = record(&directory, "a.json");
     for (name, why) in [("fails", "exit code 3: broken"), ("hangs", "timed out"), ("silent", "wrote \"\"")] {
@@ -207,7 +214,7 @@ fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
     let mut child: Child = bench(&directory, &words).spawn().unwrap();
     let pid = child.id();
     // Three are the warm-up.
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(200);
     while fs::read(&started).map_or(0, |text| text.len()) < 2 * 6 {
         assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "it does not measure");
         sleep(Duration::from_millis(20));
@@ -215,7 +222,7 @@ fn a_signal_ends_it_cleanly_and_shows_what_there_is() {
     interrupt(&child);
     let asked = Instant::now();
     while child.try_wait().unwrap().is_none() {
-        assert!(asked.elapsed() < Duration::from_secs(20), "it does not end");
+        assert!(asked.elapsed() < Duration::from_secs(200), "it does not end");
         sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output().unwrap();
@@ -291,7 +298,7 @@ fn growth_with_the_smallest_sizes() {
     root!();
     undisturbed!();
     let directory = tempfile::tempdir().unwrap();
-    let words = ["--quick", "--parts", "growth", "--only", "microrun", "--timeout", "20s", "--json", "a.json"];
+    let words = ["--quick", "--parts", "growth", "--only", "microrun", "--timeout", "60s", "--json", "a.json"];
     let (code, text, errors) = said(&mut bench(&directory, &words));
     assert_eq!(code, Some(0), "{text}{errors}");
     assert!(text.contains("left behind: nothing"), "{text}");
@@ -319,7 +326,7 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
         "3",
     ];
     let more =
-        ["--rounds", "4", "--gap", "0", "--trial", "200ms", "--workers", "2", "--timeout", "20s", "--json", "a.json"];
+        ["--rounds", "4", "--gap", "0", "--trial", "200ms", "--workers", "2", "--timeout", "60s", "--json", "a.json"];
     let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &more].concat()));
     assert_eq!(code, Some(0), "{text}{errors}");
     if text.contains("can only be parked by the static release binary") {
@@ -337,8 +344,9 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     ] {
         let row = row(&record, name);
         assert_eq!(medians(row), 4, "{text}");
-        let trials = row["load"]["open"].as_array().unwrap();
-        assert!(trials.iter().any(|trial| trial["hits"].is_number()), "{trials:?}");
+        let load = &row["load"];
+        let has_hits = |trial: &Value| trial["hits"].is_number();
+        assert!(load["open"].as_array().unwrap().iter().any(has_hits) || !is_searched(load), "{load}");
     }
     let pool = &record["pool"];
     let count = |name: &str| pool[name].as_array().unwrap().len();

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, output, push};
+use common::{Bundle, Lab, Output, eventually, output, push};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
@@ -655,10 +655,7 @@ fn nobody_outside_sees_an_overlays_scratch_layer() {
     });
     let pid = lab.started(&bundle);
     let written = Path::new("/proc").join(pid.to_string()).join("root/etc/secret");
-    assert!((0..500).any(|_| written.exists() || {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        false
-    }));
+    eventually(|| written.exists());
     // Others mount in places of theirs.
     let outside = parse(&fs::read_to_string("/proc/self/mountinfo").unwrap());
     assert!(outside.iter().all(|mounted| !Path::new(&mounted.place).starts_with(lab.path(""))), "{outside:?}");

@@ -76,7 +76,7 @@ impl Drop for Podman {
             let lines = processes.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
             lines.map(|line| String::from_utf8_lossy(&line).into_owned()).any(|line| line.contains(name))
         };
-        for _ in 0..100 {
+        for _ in 0..600 {
             if !is_at_work() {
                 break;
             }

@@ -259,7 +259,7 @@ fn foreground_pss(stage: &Stage, contender: &Contender) -> Result<Option<u64>> {
 /// Waits until the container's program runs.
 fn settled(child: &Child) -> bool {
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(5) {
+    while started.elapsed() < Duration::from_secs(30) {
         let family = descendants(child.id() as i32);
         if family.iter().any(|pid| read(*pid, "comm").trim() == "pause") {
             // What is only needed for the start goes meanwhile.

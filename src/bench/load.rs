@@ -24,17 +24,17 @@ pub fn slots(generators: usize) -> usize {
     UNDER_WAY * generators
 }
 
-/// `workers` of them for `duration`: each starts the next when the last has ended.
+/// `workers` of them for `duration`: each starts the next when the last has ended, and one however late it begins.
 pub fn closed(stage: &Stage, contender: &Contender, workers: usize, duration: Duration, timeout: Duration) -> Closed {
     let started = Instant::now();
     let work = |slot: usize| {
         let (mut samples, mut failed) = (Vec::new(), 0);
-        while started.elapsed() < duration && !interrupt::caught() {
+        while !interrupt::caught() {
             match stage.start(contender, slot, timeout) {
                 Ok(sample) => samples.push(sample.reaped),
                 Err(_) => failed += 1,
             }
-            if failed > MOST_FAILURES {
+            if failed > MOST_FAILURES || started.elapsed() >= duration {
                 break;
             }
         }

@@ -712,7 +712,7 @@ impl Garbage {
 }
 
 /// How long the removal of a failed container may take.
-const CLEANING: Duration = Duration::from_secs(5);
+const CLEANING: Duration = Duration::from_secs(30);
 
 /// What a start of `contender` has to write.
 pub fn expected(contender: &Contender) -> Expected<'static> {

@@ -656,14 +656,20 @@ pub fn eventually(condition: impl FnMut() -> bool) {
 
 /// Waits until `value` is what is `expected`, as [`eventually`]; fails with what it was last.
 #[track_caller]
-pub fn eventually_is<T: PartialEq + std::fmt::Debug>(mut value: impl FnMut() -> T, expected: &T) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+pub fn eventually_is<T: PartialEq + std::fmt::Debug>(value: impl FnMut() -> T, expected: &T) {
+    within(Duration::from_secs(30), value, expected);
+}
+
+/// As [`eventually_is`], with this `patience`.
+#[track_caller]
+pub fn within<T: PartialEq + std::fmt::Debug>(patience: Duration, mut value: impl FnMut() -> T, expected: &T) {
+    let deadline = Instant::now() + patience;
     loop {
         let last = value();
         if last == *expected {
             return;
         }
-        assert!(Instant::now() < deadline, "it is still {last:?} after 30 s and not {expected:?}");
+        assert!(Instant::now() < deadline, "it is still {last:?} after {patience:?} and not {expected:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use super::{Bundle, Lab, Output, eventually, output, push};
+use super::{Bundle, Lab, Output, eventually, output, push, within};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -188,7 +188,8 @@ impl Pool {
             let mut of_path = bundles.iter().filter(|one| one["bundle"] == json!(bundle.path));
             of_path.next().map_or(0, |one| one["ready"].as_u64().unwrap())
         };
-        eventually(|| of_bundle(&self.status()) == count as u64);
+        // Each takes its time, on a slow machine as much as a second.
+        within(Duration::from_secs(30 + count as u64), || of_bundle(&self.status()), &(count as u64));
     }
 
     /// What `start` brings once the pool has lent something for it: who asks for parts waits for a tenth of a second and rightly

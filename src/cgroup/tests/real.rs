@@ -186,9 +186,12 @@ fn is_empty(handle: &Handle, patience: Duration) -> bool {
     tree::wait_empty(handle.main_directory().unwrap(), Instant::now() + patience).unwrap()
 }
 
+/// How long what is to happen may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Waits for `condition`.
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
         std::thread::yield_now();
@@ -268,7 +271,7 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     handle.thaw().unwrap();
     assert!(!handle.is_frozen().unwrap());
     handle.kill(libc::SIGTERM).unwrap();
-    assert!(is_empty(&handle, Duration::from_secs(5)));
+    assert!(is_empty(&handle, PATIENCE));
     assert_eq!(child.wait().unwrap().signal(), Some(15));
 
     let mut child = sleeper(&handle);
@@ -277,7 +280,7 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     assert_eq!(events.next(Instant::now()).unwrap(), Event::Timeout);
     handle.kill(libc::SIGKILL).unwrap();
     if handle.unified.is_some() {
-        assert_eq!(events.next(Instant::now() + Duration::from_secs(5)).unwrap(), Event::Ended);
+        assert_eq!(events.next(Instant::now() + PATIENCE).unwrap(), Event::Ended);
     }
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     handle.destroy().unwrap();
@@ -489,6 +492,28 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
     handle.destroy().unwrap();
 }
 
+/// A file for which a script waits.
+struct Go(tempfile::TempDir);
+
+impl Go {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.path().join("go")
+    }
+
+    /// A script that does nothing before.
+    fn before(&self, script: &str) -> String {
+        format!("until [ -e {} ]; do sleep 0.01; done; {script}", self.file().display())
+    }
+
+    fn say(&self) {
+        fs::write(self.file(), "").unwrap();
+    }
+}
+
 #[test]
 fn running_out_of_memory_is_told() {
     if !may_run() || !have(&["memory"]) {
@@ -496,10 +521,12 @@ fn running_out_of_memory_is_told() {
     }
     let parent = Parent::new();
     let handle = parent.lean_plan(r#"{"memory": {"limit": 8388608}}"#).create().unwrap().handle().clone();
-    let mut child = spawn(&handle, "sleep 0.2; exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
+    let go = Go::new();
+    let mut child = spawn(&handle, &go.before("exec dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null"));
     wait_joined(&handle, &child);
     let mut events = handle.events().unwrap();
-    assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+    go.say();
+    assert_eq!(events.next(Instant::now() + PATIENCE).unwrap(), Event::OutOfMemory);
     assert_eq!(child.wait().unwrap().signal(), Some(9));
     handle.destroy().unwrap();
 }
@@ -525,7 +552,7 @@ fn a_victim_in_a_cgroup_below_is_told_too() {
         let mut child = spawn(&handle, hog);
         wait_joined(&handle, &child);
         fs::write(below.join("cgroup.procs"), child.id().to_string()).unwrap();
-        assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+        assert_eq!(events.next(Instant::now() + PATIENCE).unwrap(), Event::OutOfMemory);
         assert_eq!(child.wait().unwrap().signal(), Some(9));
     }
     handle.destroy().unwrap();
@@ -544,10 +571,12 @@ fn waiting_for_memory_is_told_where_nothing_is_killed() {
     let limits = r#"{"memory": {"limit": 8388608, "swap": 8388608, "disableOOMKiller": true}}"#;
     let handle = parent.lean_plan(limits).create().unwrap().handle().clone();
     // Only who writes to its memory itself waits: a read(2) into it would end early (mm/memcontrol-v1.c, memcg1_oom_prepare).
-    let mut child = spawn(&handle, "sleep 0.2; x=x; while :; do x=$x$x; done");
+    let go = Go::new();
+    let mut child = spawn(&handle, &go.before("x=x; while :; do x=$x$x; done"));
     wait_joined(&handle, &child);
     let mut events = handle.events().unwrap();
-    assert_eq!(events.next(Instant::now() + Duration::from_secs(10)).unwrap(), Event::OutOfMemory);
+    go.say();
+    assert_eq!(events.next(Instant::now() + PATIENCE).unwrap(), Event::OutOfMemory);
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -618,7 +647,7 @@ fn systemd_makes_limits_and_removes_the_cgroup() {
     assert_eq!(handle.pids(true).unwrap().len(), 2);
     handle.freeze().unwrap();
     handle.kill(libc::SIGKILL).unwrap();
-    assert!(is_empty(&handle, Duration::from_secs(5)));
+    assert!(is_empty(&handle, PATIENCE));
     child.wait().unwrap();
     second.wait().unwrap();
     handle.destroy().unwrap();
