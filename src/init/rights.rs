@@ -111,7 +111,7 @@ fn open_null(root: RawFd) -> Option<RawFd> {
 /// The number of the descriptor that a sandbox has of its null device while it waits.
 pub const NULL_OF_SANDBOX: RawFd = 3;
 
-/// Has the null device at /dev/null open there, if it is one and can be opened, and nothing else but `lease` is open.
+/// Has what is at /dev/null open there, if it can be opened; nothing else but `lease` is open. Whether it is the null device is seen by who fetches it.
 pub fn hold_null(lease: RawFd) -> Sys {
     if lease == NULL_OF_SANDBOX {
         return Ok(());
@@ -119,12 +119,7 @@ pub fn hold_null(lease: RawFd) -> Sys {
     let Ok(null) = fs::open(fs::CWD, c"/dev/null", libc::O_RDWR | libc::O_NOCTTY, 0) else {
         return Ok(());
     };
-    let held = match fs::stat(null) {
-        Ok(stat) if fs::is_null(&stat) => {
-            fs::dup_onto(null, NULL_OF_SANDBOX).and_then(|()| fs::set_cloexec(NULL_OF_SANDBOX, true))
-        }
-        _ => Ok(()),
-    };
+    let held = fs::dup_onto_until_exec(null, NULL_OF_SANDBOX);
     fs::close(null);
     held
 }

@@ -382,6 +382,12 @@ pub fn dup_onto(old: RawFd, new: RawFd) -> Sys {
     unsafe { call!(libc::SYS_dup3, old, new, 0) }.map(drop)
 }
 
+/// Makes `new`, another number, refer to what `old` does until something is executed (dup3(2), `O_CLOEXEC`).
+pub fn dup_onto_until_exec(old: RawFd, new: RawFd) -> Sys {
+    // SAFETY: `new` is a number the caller gives away.
+    unsafe { call!(libc::SYS_dup3, old, new, libc::O_CLOEXEC) }.map(drop)
+}
+
 /// Marks all descriptors from `first` up to be closed on exec (close_range(2)).
 ///
 /// # Errors
