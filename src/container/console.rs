@@ -7,6 +7,7 @@ use crate::sys::{fs, own, signalfd};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
+use oci_spec::runtime::{BoxBuilder, Process};
 use std::ffi::CStr;
 use std::io::{self, IsTerminal};
 use std::ops::Range;
@@ -241,6 +242,16 @@ fn resize(terminal: &OwnedFd) {
     if let Some((rows, columns)) = own_size() {
         // A terminal without a size is still a terminal.
         let _ = fs::set_terminal_size(terminal.as_raw_fd(), rows, columns);
+    }
+}
+
+/// In the foreground a terminal has the size of ours from the beginning, if nobody says another; later changes are passed on.
+pub(super) fn give_own_size(process: &mut Process) {
+    if process.terminal().unwrap_or(false)
+        && process.console_size().is_none()
+        && let Some((rows, columns)) = own_size()
+    {
+        process.set_console_size(BoxBuilder::default().height(rows).width(columns).build().ok());
     }
 }
 

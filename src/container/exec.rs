@@ -27,7 +27,7 @@ use crate::sys::clone::{CLONE_NEWTIME, Child};
 use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, process as sys_process};
 use nix::errno::Errno;
-use oci_spec::runtime::{BoxBuilder, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -182,9 +182,11 @@ fn prepare(
     let mut spec = target.spec.clone();
     let mut notes = Vec::new();
     let containers = spec.process_mut().take().unwrap_or_default();
-    let process = process::resolve(&options.wanted, &containers, &mut notes)?;
+    let mut process = process::resolve(&options.wanted, &containers, &mut notes)?;
     spec::validate_process(&process)?;
-    let process = sized(process, options);
+    if !options.detach {
+        console::give_own_size(&mut process);
+    }
     sealed::ensure(Some(&process))?;
     spec.set_process(Some(process));
     warnings.extend(notes.iter().map(Warning::to_string));
@@ -193,15 +195,6 @@ fn prepare(
     let time = if target.state.own_time { CLONE_NEWTIME } else { 0 };
     let namespaces = namespaces(&spec, target.init.pid) | time;
     Ok(Prepared { spec, filter, machine, namespaces, warnings })
-}
-
-/// In the foreground a terminal has the size of ours from the beginning; later changes are passed on.
-fn sized(mut process: oci_spec::runtime::Process, options: &Options) -> oci_spec::runtime::Process {
-    let wanted = process.terminal().unwrap_or(false) && process.console_size().is_none() && !options.detach;
-    if wanted && let Some((rows, columns)) = console::own_size() {
-        process.set_console_size(BoxBuilder::default().height(rows).width(columns).build().ok());
-    }
-    process
 }
 
 /// The kinds of namespaces that the container has. Its user namespace counts only if it is not ours as well: setns(2)

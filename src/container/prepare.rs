@@ -6,14 +6,14 @@ use super::activation::Activation;
 use super::ahead::{self, Ahead};
 use super::parts::{Lender, Parts};
 use super::state::{State, Status, Store};
-use super::{hooks, host, idmap, launch, notify, resctrl, sealed, stdio};
+use super::{console, hooks, host, idmap, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
 use crate::sys::process::SchedAttr;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Process, Spec};
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -306,6 +306,10 @@ pub fn compile(
     let mut warnings = bundle.warnings.clone();
     if options.activation.is_some() || options.notify.is_some() {
         add_services(options, &mut Arc::make_mut(&mut bundle).loaded.spec, &mut warnings);
+    }
+    let has_terminal = |process: &Process| process.terminal().unwrap_or(false);
+    if options.foreground && bundle.loaded.spec.process().as_ref().is_some_and(has_terminal) {
+        Arc::make_mut(&mut bundle).loaded.spec.process_mut().iter_mut().for_each(console::give_own_size);
     }
     let spec = &bundle.loaded.spec;
     let paths = device_paths(spec);
