@@ -282,23 +282,52 @@ fn limits_are_changed_while_the_command_waits() {
 
 #[test]
 fn what_cannot_wait_is_refused_with_the_field() {
+    type Place = fn(&mut Value) -> &mut Value;
     let pool = pool!();
-    let changes = [
-        ("linux", json!({"cgroupsPath": "/x"})),
-        ("hooks", json!({"prestart": [{"path": "/bin/true"}]})),
-        ("annotations", json!({"run.oci.keep_original_groups": "1"})),
+    let upper = json!({"destination": "/mnt", "type": "overlay", "source": "overlay",
+        "options": ["lowerdir=/l", "upperdir=/u", "workdir=/w"]});
+    let changes: [(&str, Place, Value); 6] = [
+        ("linux.cgroupsPath", |config| &mut config["linux"]["cgroupsPath"], json!("/x")),
+        ("linux.intelRdt", |config| &mut config["linux"]["intelRdt"], json!({"enableMonitoring": true})),
+        ("hooks", |config| &mut config["hooks"], json!({"prestart": [{"path": "/bin/true"}]})),
+        ("keep_original_groups", |config| &mut config["annotations"], json!({"run.oci.keep_original_groups": "1"})),
+        ("org.microrun.overlay", |config| &mut config["annotations"], json!({"org.microrun.overlay": "above"})),
+        ("upperdir", |config| &mut config["mounts"], json!([upper])),
     ];
-    for (field, value) in changes {
+    for (field, place, value) in changes {
         let bundle = pool.lab.bundle(|config| {
             config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
-            match field {
-                "linux" => config["linux"]["cgroupsPath"] = value["cgroupsPath"].clone(),
-                _ => config[field] = value,
-            }
+            *place(config) = value;
         });
         let told = pool.microrun(&["pool", "fill", bundle.path.to_str().unwrap()]).failed();
         assert!(told.contains(field), "{told}");
     }
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_bundle_takes_its_place_in_the_pool() {
+    let pool = pool!();
+    let bundle = pool.filled(2, "true", |_| {});
+    let path = bundle.path.to_str().unwrap();
+    let old = pool.lab.path("old");
+    std::fs::rename(&bundle.path, &old).unwrap();
+    common::host("cp", &["-a", old.to_str().unwrap(), path]);
+    pool.microrun(&["pool", "fill", "--size", "1", path]).ok();
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.status()["bundles"].as_array().unwrap().len(), 1);
+    eventually(|| pool.parked().len() == 1);
+    std::fs::remove_dir_all(&bundle.path).unwrap();
+    common::host("cp", &["-a", old.to_str().unwrap(), path]);
+    pool.microrun(&["pool", "drain", path]).ok();
+    eventually(|| pool.is_gone(0));
+}
+
+#[test]
+fn no_descriptor_but_three_is_enough() {
+    let pool = pool!();
+    let limit = json!([{"type": "RLIMIT_NOFILE", "soft": 3, "hard": 3}]);
+    let bundle = pool.filled(1, "ulimit -n", |config| config["process"]["rlimits"] = limit);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "3");
 }
 
 #[test]

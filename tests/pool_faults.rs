@@ -423,6 +423,20 @@ fn a_terminal_is_served() {
     assert_eq!(pool.served(), 2);
 }
 
+/// As in a cold start: the pool does not keep it open.
+#[test]
+fn a_terminal_hangs_up_when_its_run_is_killed() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "cat", |config| config["process"]["terminal"] = json!(true));
+    let id = format!("{}-given", bundle.id);
+    let mut running = pool.command(&run_args(&bundle, &[&id])).stdin(Stdio::null()).spawn().unwrap();
+    eventually(|| pool.lab.status(&id) == "running");
+    running.kill().unwrap();
+    running.wait().unwrap();
+    eventually(|| pool.lab.status(&id) == "stopped");
+    pool.microrun(&["delete", &id]).ok();
+}
+
 #[test]
 fn a_terminal_that_nobody_has_open_for_a_while_is_served_on() {
     let pool = pool!();

@@ -9,7 +9,9 @@ use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Slots};
+use crate::plan::Overlay;
 use crate::plan::builder::slots;
+use crate::plan::overlay::ANNOTATION;
 use crate::plan::process::{KEEP_GROUPS, keeps_groups};
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
@@ -80,6 +82,21 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
             "linux.netDevices",
             "moves devices that there are once: start such a container cold",
         ));
+    }
+    if linux.is_some_and(|linux| linux.intel_rdt().is_some()) {
+        let problem = "names a group by the container's id, which a sandbox has not yet: start such a container cold";
+        return Err(Error::config("linux.intelRdt", problem));
+    }
+    let upper = spec.annotations().as_ref().and_then(|annotations| annotations.get(ANNOTATION));
+    if upper.is_some_and(|text| matches!(Overlay::parse(text, &options.bundle), Overlay::Directory(_))) {
+        let field = format!("annotations[{ANNOTATION:?}]");
+        return Err(Error::config(field, "names a directory that only one overlay may use at a time: start it cold"));
+    }
+    let is_upper = |option: &String| option.starts_with("upperdir=");
+    let mut mounts = spec.mounts().iter().flatten();
+    if let Some(at) = mounts.position(|mount| mount.options().iter().flatten().any(is_upper)) {
+        let field = format!("mounts[{at}].options (upperdir)");
+        return Err(Error::config(field, "is a directory that only one overlay may use at a time: start it cold"));
     }
     if keeps_groups(spec) {
         let field = format!("annotations[{KEEP_GROUPS:?}]");
@@ -283,19 +300,22 @@ impl Parked {
     pub fn appear(&mut self, store: &Store, id: &str) -> Result<()> {
         let id = if id.is_empty() { &self.name } else { id };
         if id != self.state.id {
-            self.state.id = id.to_owned();
-            self.state.created = crate::clock::now();
-            self.entry.save(&self.state)?;
+            let state = State { id: id.to_owned(), created: crate::clock::now(), ..self.state.clone() };
+            self.entry.save(&state)?;
+            self.state = state;
         }
         self.entry = self.entry.move_to(store, &self.state.id)?;
         Ok(())
     }
 
-    /// Is a container no more: its id is free.
+    /// Is a container no more, if it was one: its id is free.
     ///
     /// # Errors
     /// What the file system says.
     pub fn withdraw(&mut self) -> Result<()> {
+        if self.entry.path() == self.home.root().join(&self.name) {
+            return Ok(());
+        }
         self.entry = self.entry.move_to(&self.home, &self.name)?;
         Ok(())
     }

@@ -111,17 +111,16 @@ fn open_null(root: RawFd) -> Option<RawFd> {
 /// The number of the descriptor that a sandbox has of its null device while it waits.
 pub const NULL_OF_SANDBOX: RawFd = 3;
 
-/// Has what is at /dev/null open there, if it can be opened; nothing else but `lease` is open. Whether it is the null device is seen by who fetches it.
-pub fn hold_null(lease: RawFd) -> Sys {
+/// Has what is at /dev/null open there, if it can be; nothing else but `lease` is open. Whether it is the null device is seen by who fetches it.
+pub fn hold_null(lease: RawFd) {
     if lease == NULL_OF_SANDBOX {
-        return Ok(());
+        return;
     }
-    let Ok(null) = fs::open(fs::CWD, c"/dev/null", libc::O_RDWR | libc::O_NOCTTY, 0) else {
-        return Ok(());
-    };
-    let held = fs::dup_onto_until_exec(null, NULL_OF_SANDBOX);
-    fs::close(null);
-    held
+    if let Ok(null) = fs::open(fs::CWD, c"/dev/null", libc::O_RDWR | libc::O_NOCTTY, 0) {
+        // EBADF where RLIMIT_NOFILE allows no such number.
+        let _ = fs::dup_onto_until_exec(null, NULL_OF_SANDBOX);
+        fs::close(null);
+    }
 }
 
 /// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user

@@ -340,7 +340,10 @@ impl<'a> Executor<'a> {
             Op::Seccomp { program, flags, listener } => self.load_filter(program, *flags, *listener),
             Op::CloseOnExec { first } => rights::close_on_exec(*first, self.sync),
             Op::CloseBut { first, listener } => rights::close_but(*first, self.sync, self.at(*listener)),
-            Op::HoldNull { lease } => rights::hold_null(self.at(*lease)),
+            Op::HoldNull { lease } => {
+                rights::hold_null(self.at(*lease));
+                Ok(())
+            }
             Op::SendPidfd { socket } => rights::send_pidfd(self.at(*socket)),
         }
     }

@@ -60,19 +60,21 @@ pub fn hand_over(asked: &Asked, part: &mut Part) -> Result<(), &'static str> {
     if asked.header.kind == request::LEASE {
         return say_started(&asked.answers, part, Some(lease)).map_err(|_| "nobody waits for the answer");
     }
-    // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
-    if asked.header.flags & request::DETACHED == 0 {
-        say_started(&asked.answers, part, part.parked.terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
-    }
     let message = Message { signal_mask: asked.header.signal_mask, arguments: Message::SAME, entries: 0 };
+    // Here nobody keeps it: once whoever has it closes it, the program is to find out.
+    let terminal = part.parked.terminal.take();
     // A terminal is there already.
-    let stdio = match part.parked.terminal {
+    let stdio = match terminal {
         Some(_) => None,
         None => {
             part.parked.own_stdio(asked.stdio.owned());
             Some(asked.stdio.lend(&part.pidfd))
         }
     };
+    // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
+    if asked.header.flags & request::DETACHED == 0 {
+        say_started(&asked.answers, part, terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
+    }
     let fds = stdio.as_ref().map_or_else(Default::default, |lent| &lent.fds[..]);
     socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], fds).map_err(|_| "the sandbox has ended")
 }

@@ -142,8 +142,10 @@ impl Stock {
 
     /// The bundle has changed: what there is of parts, which are of no use any more.
     pub fn spoil(&mut self) -> VecDeque<u64> {
-        self.is_stale = true;
-        self.failure = None;
+        // Why it cannot be renewed is not forgotten each time.
+        if !std::mem::replace(&mut self.is_stale, true) {
+            self.failure = None;
+        }
         std::mem::take(&mut self.ready)
     }
 

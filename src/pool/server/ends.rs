@@ -98,10 +98,13 @@ impl Server {
                 }
                 Then::Remove
             }
-            // A lease that has not been used.
-            Some(Given { answers: None, .. }) if never_began => Then::Remove,
-            // Nobody has heard that it was started.
-            Some(Given { answers: None, is_detached: true }) => Then::Remove,
+            // A lease that has not been used, or nobody has heard that it was started.
+            Some(Given { answers: None, is_detached }) if never_began || is_detached => {
+                if let Err(error) = part.parked.withdraw() {
+                    log::warn(error);
+                }
+                Then::Remove
+            }
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None, .. }) => Then::Leave,
             Some(Given { answers: Some(answers), .. }) if never_began => {

@@ -164,11 +164,14 @@ impl Server {
         }
     }
 
-    /// Ends a sandbox that nobody wants.
-    fn discard(&self, part: Part) {
+    /// Ends a sandbox that nobody wants. The id that it may have been given is free at once.
+    fn discard(&self, mut part: Part) {
         let child = part.parked.child;
         let _ = process::pidfd_send_signal(part.pidfd.as_raw_fd(), libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
+        if let Err(error) = part.parked.withdraw() {
+            log::warn(error);
+        }
         self.cleaner.take(part, Then::Remove, None);
     }
 
@@ -177,6 +180,13 @@ impl Server {
             self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
             self.discard_all(stock.ready);
         }
+    }
+
+    /// Gives up what another directory was that the path `bundle` led to.
+    pub(super) fn give_up_at(&mut self, bundle: &Path) {
+        let at_path = self.stocks.iter().filter(|(_, stock)| stock.template.options.bundle == bundle);
+        let others: Vec<_> = at_path.map(|(bundle, _)| *bundle).collect();
+        others.iter().for_each(|bundle| self.give_up(bundle));
     }
 
     pub(super) fn discard_all(&mut self, keys: impl IntoIterator<Item = u64>) {
@@ -193,6 +203,7 @@ impl Server {
         let about = nix::sys::stat::stat(bundle).doing(|| format!("look at {}", bundle.display()))?;
         let template = Template::new(options, wanted > 0)?;
         self.give_up(&identity(&about));
+        self.give_up_at(bundle);
         self.stocks.insert(identity(&about), Stock::new(Arc::new(template), wanted));
         self.order();
         Ok(())

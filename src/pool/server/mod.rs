@@ -71,6 +71,13 @@ struct Held {
     given: Option<Given>,
 }
 
+impl Held {
+    /// Whether nobody has it, or has heard that he has: who hears nothing of a detached one starts it cold when the pool ends.
+    fn is_nobodys(&self) -> bool {
+        self.given.as_ref().is_none_or(|given| given.is_detached)
+    }
+}
+
 /// To whom a sandbox was given.
 struct Given {
     /// Who waits: for the end, or if it is detached, for its program's begin; `None` when nobody does.
@@ -247,7 +254,7 @@ impl Server {
         self.mourn();
         // What did not end in time.
         self.filler.take().into_iter().for_each(Filler::reap);
-        let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.given.is_none()).map(|(key, _)| *key).collect();
+        let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.is_nobodys()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
         if let Some(parts) = self.parts.take() {
             parts.end();

@@ -227,7 +227,7 @@ impl Server {
     fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {
         let about = fstat(bundle).doing(|| "look at the bundle")?;
         self.give_up(&identity(&about));
-        Ok(())
+        path_of(bundle).map(|path| self.give_up_at(&path))
     }
 
     fn status(&self) -> String {
