@@ -222,6 +222,8 @@ pub fn events(
     let mut events = state.cgroup.events()?;
     // Only cgroup v2 tells when it is empty.
     let init = if state.cgroup.unified.is_none() { init.and_then(|init| pidfd::open(init.pid).ok()) } else { None };
+    // A century is as good as never, and there is such a time.
+    let interval = interval.min(Duration::from_secs(100 * 365 * 24 * 3600));
     let mut next = Instant::now() + interval;
     loop {
         let init_has_ended = wait(&events, init.as_ref(), next)?;

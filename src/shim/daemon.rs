@@ -19,10 +19,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use prost::Message;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write, stderr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -248,7 +248,10 @@ fn listen(path: &Path) -> Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).doing(doing),
         _ => {}
     }
-    UnixListener::bind(path).doing(doing)
+    let listener = UnixListener::bind(path).doing(doing)?;
+    // Whatever the umask is: who may connect may start containers.
+    fs::set_permissions(path, Permissions::from_mode(0o600)).doing(doing)?;
+    Ok(listener)
 }
 
 /// Writes a file in the place of one that may be there.
