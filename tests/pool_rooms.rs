@@ -161,10 +161,7 @@ fn what_somebody_else_has_mounted_is_found() {
 fn what_is_kept_leaves_room_for_sandboxes() {
     /// So many that what is kept of them takes more memory than the pool may.
     const COUNT: usize = 24;
-    if !microrun::sys::fs::only_owners_give_hints() {
-        skip!("everybody may change files of others a little (F_SET_RW_HINT): nothing is kept");
-    }
-    let pool = pool!("--reuse-namespaces", "--memory=4M");
+    let pool = furnished_pool!("--memory=4M");
     let bundle = pool.filled(2, WAIT, furnish);
     let wait = bundle.path.join("rootfs/mnt/wait");
     fs::write(&wait, "").unwrap();

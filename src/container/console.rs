@@ -256,6 +256,6 @@ pub(super) fn give_own_size(process: &mut Process) {
 }
 
 /// The size of our terminal: rows, columns. Any of our standard streams may be redirected; it is asked for in runc's order.
-pub(super) fn own_size() -> Option<(u16, u16)> {
+fn own_size() -> Option<(u16, u16)> {
     [libc::STDERR_FILENO, libc::STDOUT_FILENO, libc::STDIN_FILENO].into_iter().find_map(fs::terminal_size)
 }

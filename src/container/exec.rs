@@ -394,7 +394,7 @@ fn finish(started: &Started, terminal: Option<OwnedFd>) -> Result<i32> {
         None => wait::foreground(*child, None).doing(|| "wait for the process"),
     };
     // Nobody would look after it any more.
-    let exit = waited.inspect_err(|_| wait::end(*child))?;
+    let exit = waited.inspect_err(|_| child.end())?;
     match launch::failure_of_reaped(plan, report) {
         Some(error) => Err(launch::in_foreground(error, plan, report)),
         None => Ok(exit.status()),

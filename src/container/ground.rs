@@ -79,7 +79,7 @@ impl Ground {
     /// Does `work` with the namespace as this thread's.
     ///
     /// # Errors
-    /// The work's, or a kernel that does not let this thread in or out.
+    /// The work's, or a kernel that does not let this thread in.
     pub fn on<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         enter(&self.lean)?;
         let done = work();
@@ -107,7 +107,7 @@ impl Ground {
     /// Does `work` in `rooms`, if everything there is as it was when they were new.
     ///
     /// # Errors
-    /// The work's, something that is mounted otherwise, System V objects, a kernel that does not let this thread in or out.
+    /// The work's, something that is mounted otherwise, System V objects, a kernel that does not let this thread in.
     pub fn within<T>(&self, rooms: &Rooms, work: impl FnOnce() -> Result<T>) -> Result<T> {
         enter_ipc(&rooms.ipc)?;
         let done = enter(&rooms.mounts).and_then(|()| {

@@ -15,7 +15,6 @@ use super::pid_file;
 use super::prepare::{Bundle, Options, Prepared};
 use super::resctrl;
 use super::state::{Entry, Lock, Process, State, Status};
-use super::wait;
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Exec, Init, Slot, Slots};
@@ -116,7 +115,7 @@ impl Undo {
     pub fn everything(self) -> Vec<Error> {
         let helper = self.helper.as_ref().map(|(helper, _)| *helper);
         for child in [self.child, helper].into_iter().flatten() {
-            wait::end(child);
+            child.end();
             sys_fs::close(child.pidfd);
         }
         let mut left = Vec::new();

@@ -2,16 +2,15 @@
 
 use super::ahead;
 use super::gates::{self, Outcome};
-use super::ground;
-use super::ground::{Ground, Rooms};
+use super::ground::{self, Ground, Rooms};
 use super::launch::{self, Cradle, Manner, Sandbox, Undo};
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{self, Slots};
-use crate::plan::Overlay;
+use crate::log;
 use crate::plan::builder::slots;
-use crate::plan::overlay::ANNOTATION;
+use crate::plan::overlay::{ANNOTATION, Overlay};
 use crate::plan::process::{KEEP_GROUPS, keeps_groups};
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
@@ -87,8 +86,7 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
         let problem = "names a group by the container's id, which a sandbox has not yet: start such a container cold";
         return Err(Error::config("linux.intelRdt", problem));
     }
-    let upper = spec.annotations().as_ref().and_then(|annotations| annotations.get(ANNOTATION));
-    if upper.is_some_and(|text| matches!(Overlay::parse(text, &options.bundle), Overlay::Directory(_))) {
+    if let Some(Overlay::Directory(_)) = Overlay::annotated(spec, &options.bundle) {
         let field = format!("annotations[{ANNOTATION:?}]");
         return Err(Error::config(field, "names a directory that only one overlay may use at a time: start it cold"));
     }
@@ -308,16 +306,15 @@ impl Parked {
         Ok(())
     }
 
-    /// Is a container no more, if it was one: its id is free.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn withdraw(&mut self) -> Result<()> {
+    /// Is a container no more, if it was one: its id is free. Where the file system does not let it be, that is said, and the id is free once it is removed.
+    pub fn withdraw(&mut self) {
         if self.entry.path() == self.home.root().join(&self.name) {
-            return Ok(());
+            return;
         }
-        self.entry = self.entry.move_to(&self.home, &self.name)?;
-        Ok(())
+        match self.entry.move_to(&self.home, &self.name) {
+            Ok(entry) => self.entry = entry,
+            Err(error) => log::warn(error),
+        }
     }
 
     /// Leaves it to whoever removes it.

@@ -13,7 +13,7 @@ use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
 use crate::sys::process::SchedAttr;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Spec};
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -240,7 +240,7 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
     {
         ahead.start_helper()?;
     }
-    let (loaded, cached) = match host::parse_cached(&text, options.store.root()) {
+    let (mut loaded, cached) = match host::parse_cached(&text, options.store.root()) {
         Some((loaded, filter)) => (loaded, Some(filter)),
         None => (spec::parse(&text)?, None),
     };
@@ -248,6 +248,9 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
     warnings.extend(spec::validate(&loaded.spec)?.iter().map(ToString::to_string));
     if options.rootless && !nix::unistd::geteuid().is_root() {
         spec::validate_rootless(&loaded.spec)?;
+    }
+    if options.foreground {
+        loaded.spec.process_mut().iter_mut().for_each(console::give_own_size);
     }
     sealed::ensure(loaded.spec.process().as_ref())?;
     if let Some(asked) = asked {
@@ -307,10 +310,6 @@ pub fn compile(
     if options.activation.is_some() || options.notify.is_some() {
         add_services(options, &mut Arc::make_mut(&mut bundle).loaded.spec, &mut warnings);
     }
-    let has_terminal = |process: &Process| process.terminal().unwrap_or(false);
-    if options.foreground && bundle.loaded.spec.process().as_ref().is_some_and(has_terminal) {
-        Arc::make_mut(&mut bundle).loaded.spec.process_mut().iter_mut().for_each(console::give_own_size);
-    }
     let spec = &bundle.loaded.spec;
     let paths = device_paths(spec);
     let request = cgroup_request(bundle.cgroup(options), options.driver, options.rootless, spec, &paths);
@@ -357,10 +356,7 @@ pub fn compile(
 
 /// The overlay that the options or the bundle ask for.
 pub(super) fn overlay(options: &Options, bundle: &Bundle) -> Option<Overlay> {
-    options.overlay.clone().or_else(|| {
-        let annotations = bundle.loaded.spec.annotations().as_ref()?;
-        annotations.get(plan::overlay::ANNOTATION).map(|text| Overlay::parse(text, &bundle.path))
-    })
+    options.overlay.clone().or_else(|| Overlay::annotated(&bundle.loaded.spec, &bundle.path))
 }
 
 /// The container's cgroup directories by controller, "" for v2.

@@ -108,7 +108,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
 pub(super) fn end(init: Child, state: &State) {
     // A frozen one would not die, on v1. One without a freezer is not frozen.
     let _ = state.cgroup.thaw();
-    wait::end(init);
+    init.end();
 }
 
 /// Removes a container whose init has ended, for somebody who wants to know how that ended, whatever becomes of the rest: what could

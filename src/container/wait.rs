@@ -3,10 +3,6 @@
 use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use nix::errno::Errno;
-use std::time::Duration;
-
-/// How long a killed process may take to be gone where it cannot be waited for as a child.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All signals but those that stop or kill without being asked.
 const ALL: u64 = u64::MAX;
@@ -34,14 +30,5 @@ pub(super) fn foreground(child: Child, mut helper: Option<Child>) -> Result<Exit
             // An init that just ended is found out by its SIGCHLD.
             signal => drop(process::pidfd_send_signal(child.pidfd, signal)),
         }
-    }
-}
-
-/// Kills a child and waits for its end. One that has ended and was waited for is what is wanted.
-pub(super) fn end(child: Child) {
-    let _ = process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-    // ECHILD: it is this process's sibling, or gone.
-    if process::wait(child.pid, 0).is_err() {
-        let _ = process::ends_within(child.pidfd, PATIENCE);
     }
 }

@@ -287,7 +287,18 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     let mut namespaces = namespaces::compile(&mut builder, input)?;
     outside.joined_user_namespace =
         namespaces.joined.iter().find(|joined| joined.kind == libc::CLONE_NEWUSER).map(|joined| joined.slot);
-    let mut context = process::Context {
+    if input.linux().and_then(|linux| linux.sysctl().as_ref()).is_some_and(|sysctls| !sysctls.is_empty()) {
+        // Where it is /proc, that is to be the host's: what the container is to read only of its own, they are written to.
+        builder.procfs();
+    }
+    let mounted = match input.is_furnished() {
+        true => None,
+        false => Some(mounts(&mut builder, input, process, &entries, &mut outside)?),
+    };
+    let has_own_null =
+        mounted.as_ref().is_none_or(|mounted| !mounted.has_bound_dev) && !process.terminal().unwrap_or(false);
+    let is_parked = matches!(input.wait, Wait::Lease { .. });
+    let context = process::Context {
         // Sandboxes of one template have one Plan.
         keyring: input.new_keyring.then_some((!matches!(input.wait, Wait::Lease { .. })).then_some(input.id)),
         preserve_fds: input.preserve_fds,
@@ -299,28 +310,17 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         in_user_namespace: input.has_user_namespace(),
         seccomp: input.seccomp,
         pidfd_socket: input.pidfd_socket,
-        holds_null: false,
+        holds_null: has_own_null && is_parked,
         host: input.host,
-    };
-    if input.linux().and_then(|linux| linux.sysctl().as_ref()).is_some_and(|sysctls| !sysctls.is_empty()) {
-        // Where it is /proc, that is to be the host's: what the container is to read only of its own, they are written to.
-        builder.procfs();
-    }
-    let mounted = match input.is_furnished() {
-        true => None,
-        false => Some(mounts(&mut builder, input, process, &entries, &mut outside)?),
     };
     names(&mut builder, input)?;
     process::begin(&mut builder, process, &context)?;
     // A helper may take as long for the namespace as all that came until here. The umount in changing the root waits for a kernel thread, which would have to
     // wait for the helper.
     builder.need_network();
-    let has_own_null =
-        mounted.as_ref().is_none_or(|mounted| !mounted.has_bound_dev) && !process.terminal().unwrap_or(false);
-    context.holds_null = has_own_null && matches!(input.wait, Wait::Lease { .. });
     if let Some(mounted) = mounted {
         change_root(&mut builder, input)?;
-        if has_own_null && !context.holds_null {
+        if has_own_null && !is_parked {
             builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
         }
         finish_mounts(&mut builder, input, mounted)?;

@@ -3,6 +3,7 @@
 use super::builder::{Builder, cpath, slots};
 use crate::error::Result;
 use crate::init::{Create, Op, Rule};
+use oci_spec::runtime::Spec;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,12 @@ impl Overlay {
             "" | "scratch" => Self::Scratch,
             directory => Self::Directory(bundle.join(directory)),
         }
+    }
+
+    /// The overlay that an annotation of `spec` asks for.
+    pub fn annotated(spec: &Spec, bundle: &Path) -> Option<Self> {
+        let text = spec.annotations().as_ref()?.get(ANNOTATION)?;
+        Some(Self::parse(text, bundle))
     }
 }
 

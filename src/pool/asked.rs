@@ -64,18 +64,15 @@ pub fn hand_over(asked: &Asked, part: &mut Part) -> Result<(), &'static str> {
     // Here nobody keeps it: once whoever has it closes it, the program is to find out.
     let terminal = part.parked.terminal.take();
     // A terminal is there already.
-    let stdio = match terminal {
-        Some(_) => None,
-        None => {
-            part.parked.own_stdio(asked.stdio.owned());
-            Some(asked.stdio.lend(&part.pidfd))
-        }
-    };
+    let stdio = terminal.is_none().then(|| {
+        part.parked.own_stdio(asked.stdio.owned());
+        asked.stdio.lend(&part.pidfd)
+    });
     // First: who hears nothing knows that nothing has been started. Of a detached one the begin is told.
     if asked.header.flags & request::DETACHED == 0 {
         say_started(&asked.answers, part, terminal.as_ref()).map_err(|_| "nobody waits for the answer")?;
     }
-    let fds = stdio.as_ref().map_or_else(Default::default, |lent| &lent.fds[..]);
+    let fds = stdio.as_ref().map_or(&[][..], |lent| &lent.fds);
     socket::send_fds_now(lease.as_raw_fd(), &[&message.bytes()], fds).map_err(|_| "the sandbox has ended")
 }
 

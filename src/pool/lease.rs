@@ -183,8 +183,8 @@ impl Sandbox {
         if streams.iter().any(|stream| stream.may_be_socket) {
             self.note_visit()?;
         }
-        let ended = || Error::new(Kind::WrongState, "the sandbox has been started already");
-        let lent = Lent::of(streams.into_iter(), &self.container.as_ref().ok_or_else(ended)?.pidfd);
+        let started = || Error::new(Kind::WrongState, "the sandbox has been started already");
+        let lent = Lent::of(&streams, &self.container.as_ref().ok_or_else(started)?.pidfd);
         socket::send_fds(self.lease.as_raw_fd(), &[&header.bytes(), &strings], &lent.fds).map_err(
             |errno| match errno {
                 Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN => {
@@ -195,7 +195,7 @@ impl Sandbox {
             },
         )?;
         let container = self.container.take();
-        Ok(Running { container: container.ok_or_else(ended)?, code: None })
+        Ok(Running { container: container.ok_or_else(started)?, code: None })
     }
 }
 

@@ -474,7 +474,7 @@ mod tests {
         assert!(tmpfs(json!(["ro", "nosuid", "size=1m", "mode=755"])));
         assert!(!tmpfs(json!(["ro", "nosuid", "size=1m"])));
         assert!(!tmpfs(json!(["ro", "mode=755", "uid=65534"])));
-        for options in [
+        for mut options in [
             json!([]),
             json!(["rw"]),
             json!(["ro", "rw"]),
@@ -484,7 +484,6 @@ mod tests {
             json!(["ro", "bind"]),
             json!(["ro", "remount"]),
         ] {
-            let mut options = options;
             options.as_array_mut().unwrap().push(json!("mode=755"));
             assert!(!tmpfs(options.clone()), "{options}");
         }

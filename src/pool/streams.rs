@@ -14,31 +14,30 @@ use std::sync::OnceLock;
 /// What came to be stdin, stdout and stderr.
 #[derive(Debug)]
 pub struct Streams {
-    fds: Vec<OwnedFd>,
-    looked_at: Vec<Stream>,
+    streams: Vec<Stream>,
+    /// They stay open as long as this is there.
+    _came: Vec<OwnedFd>,
 }
 
 impl Streams {
     /// Looks at each once.
     pub fn of(fds: Vec<OwnedFd>) -> Self {
-        let looked_at = fds.iter().map(|fd| Stream::of(fd.as_raw_fd())).collect();
-        Self { fds, looked_at }
+        Self { streams: fds.iter().map(|fd| Stream::of(fd.as_raw_fd())).collect(), _came: fds }
     }
 
     /// Whether one may be a socket.
     pub fn have_socket(&self) -> bool {
-        self.looked_at.iter().any(|stream| stream.may_be_socket)
+        self.streams.iter().any(|stream| stream.may_be_socket)
     }
 
     /// Those that are not /dev/null, which is nobody's.
     pub fn owned(&self) -> impl Iterator<Item = RawFd> {
-        let both = self.fds.iter().zip(&self.looked_at);
-        both.filter(|(_, stream)| !stream.is_null).map(|(fd, _)| fd.as_raw_fd())
+        self.streams.iter().filter(|stream| !stream.is_null).map(|stream| stream.fd)
     }
 
     /// What the waiting sandbox gets for them.
     pub fn lend(&self, sandbox: &OwnedFd) -> Lent {
-        Lent::of(self.looked_at.iter().copied(), sandbox)
+        Lent::of(&self.streams, sandbox)
     }
 }
 
@@ -72,12 +71,11 @@ pub struct Lent {
 
 impl Lent {
     /// For `streams`; `sandbox` is the pidfd of one that waits.
-    pub fn of(streams: impl ExactSizeIterator<Item = Stream> + Clone, sandbox: &OwnedFd) -> Self {
-        let own = if streams.clone().any(|stream| stream.is_null) { null_of(sandbox) } else { None };
-        let null = own.as_ref().map(AsRawFd::as_raw_fd);
-        let instead = || null.or_else(|| lent_null().map(AsRawFd::as_raw_fd));
-        let sent = |stream: Stream| if stream.is_null { instead().unwrap_or(stream.fd) } else { stream.fd };
-        Self { fds: streams.map(sent).collect(), _null: own }
+    pub fn of(streams: &[Stream], sandbox: &OwnedFd) -> Self {
+        let own = if streams.iter().any(|stream| stream.is_null) { null_of(sandbox) } else { None };
+        let instead = || own.as_ref().or_else(|| lent_null()).map(AsRawFd::as_raw_fd);
+        let sent = |stream: &Stream| if stream.is_null { instead().unwrap_or(stream.fd) } else { stream.fd };
+        Self { fds: streams.iter().map(sent).collect(), _null: own }
     }
 }
 

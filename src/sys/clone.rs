@@ -30,6 +30,19 @@ pub struct Child {
     pub pidfd: RawFd,
 }
 
+impl Child {
+    /// Kills it and waits for its end. One that has ended and was waited for is what is wanted.
+    pub fn end(self) {
+        /// How long it may take to be gone where it cannot be waited for as a child.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let _ = super::process::pidfd_send_signal(self.pidfd, libc::SIGKILL);
+        // ECHILD: it is this process's sibling, or gone.
+        if super::process::wait(self.pid, 0).is_err() {
+            let _ = super::process::ends_within(self.pidfd, PATIENCE);
+        }
+    }
+}
+
 /// `CLONE_INTO_CGROUP`, Linux 5.7.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// `CLONE_CLEAR_SIGHAND`, Linux 5.5.
@@ -412,11 +425,8 @@ unsafe fn make_by_clone(
             let _ = fs::read(parents, &mut [0]);
             let mut digits = [0; 10];
             fs::write(processes, decimal(child.pid.unsigned_abs(), &mut digits)).inspect_err(|_| {
-                let _ = super::process::pidfd_send_signal(child.pidfd, libc::SIGKILL);
-                // With CLONE_PARENT it is somebody else's to wait for; but nothing that it uses may go before it has.
-                if super::process::wait(child.pid, 0).is_err() {
-                    let _ = super::process::ends_within(child.pidfd, ENDING);
-                }
+                // Nothing that it uses may go before it has.
+                child.end();
                 fs::close(child.pidfd);
             })?;
             // A child that was killed meanwhile is found out by whoever waits for it.
@@ -429,9 +439,6 @@ unsafe fn make_by_clone(
     fs::close(processes);
     joined
 }
-
-/// How long a killed child that another process waits for may take to end.
-const ENDING: Duration = Duration::from_secs(10);
 
 /// Where a child begins that its parent still has to move.
 extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {

@@ -394,14 +394,14 @@ macro_rules! reusing_pool {
 /// A pool that uses mount and IPC namespaces again, or the end of a test that cannot have one.
 #[macro_export]
 macro_rules! furnished_pool {
-    () => {{
+    ($($option:expr),*) => {{
         if common::kernel() < (6, 11) {
             skip!("no PIDFD_GET_IPC_NAMESPACE before Linux 6.11");
         }
         if !microrun::sys::fs::only_owners_give_hints() {
             skip!("this kernel lets everybody change files of others a little (F_SET_RW_HINT)");
         }
-        pool!("--reuse-namespaces")
+        pool!($($option,)* "--reuse-namespaces")
     }};
 }
 

@@ -100,18 +100,14 @@ impl Server {
             }
             // A lease that has not been used, or nobody has heard that it was started.
             Some(Given { answers: None, is_detached }) if never_began || is_detached => {
-                if let Err(error) = part.parked.withdraw() {
-                    log::warn(error);
-                }
+                part.parked.withdraw();
                 Then::Remove
             }
             // As after a cold start whose runtime has gone: `delete` removes it.
             Some(Given { answers: None, .. }) => Then::Leave,
             Some(Given { answers: Some(answers), .. }) if never_began => {
                 // The id is free again when who asked begins anew.
-                if let Err(error) = part.parked.withdraw() {
-                    log::warn(error);
-                }
+                part.parked.withdraw();
                 match is_killed {
                     true => say(&answers, answer::KILLED, "the sandbox was killed before it executed the program"),
                     false => say(&answers, answer::COLD, "the program could not be executed"),
@@ -123,6 +119,7 @@ impl Server {
                     part.parked.let_go();
                     Then::Leave
                 } else {
+                    part.parked.withdraw();
                     Then::Remove
                 }
             }
@@ -133,9 +130,7 @@ impl Server {
             }
             Some(Given { answers: Some(answers), .. }) => {
                 // The id is free again when who waits hears of the end.
-                if let Err(error) = part.parked.withdraw() {
-                    log::warn(error);
-                }
+                part.parked.withdraw();
                 cleaner::tell_end(&answers, exit.status(), "");
                 Then::Remove
             }

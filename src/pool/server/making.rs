@@ -169,9 +169,7 @@ impl Server {
         let child = part.parked.child;
         let _ = process::pidfd_send_signal(part.pidfd.as_raw_fd(), libc::SIGKILL);
         let _ = process::wait(child.pid, 0);
-        if let Err(error) = part.parked.withdraw() {
-            log::warn(error);
-        }
+        part.parked.withdraw();
         self.cleaner.take(part, Then::Remove, None);
     }
 
@@ -182,11 +180,12 @@ impl Server {
         }
     }
 
-    /// Gives up what another directory was that the path `bundle` led to.
-    pub(super) fn give_up_at(&mut self, bundle: &Path) {
-        let at_path = self.stocks.iter().filter(|(_, stock)| stock.template.options.bundle == bundle);
-        let others: Vec<_> = at_path.map(|(bundle, _)| *bundle).collect();
-        others.iter().for_each(|bundle| self.give_up(bundle));
+    /// Gives up the directory `bundle` and whichever the path led to before.
+    pub(super) fn give_up_with_path(&mut self, bundle: &Identity, path: &Path) {
+        let is_meant = |other: &Identity, stock: &Stock| other == bundle || stock.template.options.bundle == path;
+        let meant: Vec<_> =
+            self.stocks.iter().filter(|(other, stock)| is_meant(other, stock)).map(|(other, _)| *other).collect();
+        meant.iter().for_each(|bundle| self.give_up(bundle));
     }
 
     pub(super) fn discard_all(&mut self, keys: impl IntoIterator<Item = u64>) {
@@ -202,8 +201,7 @@ impl Server {
         let options = Options { bundle: bundle.to_owned(), ..self.settings.options.clone() };
         let about = nix::sys::stat::stat(bundle).doing(|| format!("look at {}", bundle.display()))?;
         let template = Template::new(options, wanted > 0)?;
-        self.give_up(&identity(&about));
-        self.give_up_at(bundle);
+        self.give_up_with_path(&identity(&about), bundle);
         self.stocks.insert(identity(&about), Stock::new(Arc::new(template), wanted));
         self.order();
         Ok(())

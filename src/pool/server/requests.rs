@@ -3,7 +3,6 @@
 use super::{Given, Server, Settings};
 use crate::container::state::Store;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::log;
 use crate::pool::answers::{Unsaid, say};
 use crate::pool::asked::{Asked, No, hand_over, limits};
 use crate::pool::parts::{Parts, Taker};
@@ -206,11 +205,7 @@ impl Server {
             return Err("the container cannot be recorded".into());
         }
         let handed = limits(&self.place, &asked.header, parked).and_then(|()| hand_over(asked, &mut held.part));
-        let parked = &mut held.part.parked;
         if let Err(reason) = handed {
-            if let Err(error) = parked.withdraw() {
-                log::warn(error);
-            }
             stock.not_served();
             self.discard_all([key]);
             return Err(reason.into());
@@ -226,8 +221,7 @@ impl Server {
 
     fn drain(&mut self, bundle: &OwnedFd) -> Result<()> {
         let about = fstat(bundle).doing(|| "look at the bundle")?;
-        self.give_up(&identity(&about));
-        path_of(bundle).map(|path| self.give_up_at(&path))
+        path_of(bundle).map(|path| self.give_up_with_path(&identity(&about), &path))
     }
 
     fn status(&self) -> String {
