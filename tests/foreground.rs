@@ -123,6 +123,25 @@ fn output_that_nobody_reads_does_not_hold_signals_up() {
     assert_eq!(run.code(), 3);
 }
 
+/// As in `microrun run -t ... | head -1`: it would wait for room in its terminal for ever.
+#[test]
+fn output_that_nobody_will_ever_read_hangs_the_terminal_up() {
+    let lab = lab!();
+    let script = "while echo said; do :; done; exit 6";
+    let mut run = spawn(&lab, &on_terminal(&lab, script), Stdio::null(), Stdio::piped());
+    run.hear("said");
+    drop(run.0.stdout.take());
+    assert_eq!(run.code(), 6);
+    let bundle = lab.sleeper(|_| {});
+    let mut command = lab.command(&["exec", "-t", &bundle.id, "sh", "-c", script]);
+    let mut exec = Running(Guard(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()));
+    exec.hear("said");
+    drop(exec.0.stdout.take());
+    // By the signal, if that comes first.
+    let code = exec.code();
+    assert!(code == 6 || code == 128 + libc::SIGHUP, "{code}");
+}
+
 /// A container without a terminal hears nothing of ours: to some, such as Apache's httpd, SIGWINCH says to end.
 #[test]
 fn a_new_size_of_our_terminal_is_no_signal_to_a_container_without_one() {

@@ -60,6 +60,7 @@ fn facts(layout: Layout) -> Facts {
             foreign_cgroup_namespace: false,
             makes_root_namespaces: false,
             denies_groups: false,
+            open_files: None,
             capabilities: Held { known: all, bounding: all, permitted: all },
         },
         layout,

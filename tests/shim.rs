@@ -8,10 +8,15 @@ mod common;
 
 use common::pool::Pool;
 use common::{BUSYBOX, Bundle, Guard, Lab, eventually, host, limit};
+use nix::mount::MsFlags;
+use nix::sched::{CloneFlags, setns, unshare};
 use prost::Message;
 use serde_json::{Value, json};
-use std::fs;
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -150,6 +155,8 @@ struct Status {
 struct Shim {
     socket: UnixStream,
     next: u32,
+    /// Those that came before they were waited for.
+    answers: HashMap<u32, Response>,
     /// Where its containers are recorded.
     root: PathBuf,
     /// Lines of the file that `ctr run --runtime-config-path` would name.
@@ -166,11 +173,19 @@ impl Shim {
     /// The shim of `bundle`, which looks for a pool at `pool`, or where the line in `options` says.
     #[track_caller]
     fn start(lab: &Lab, bundle: &Bundle, pool: &Path, options: &str) -> Self {
+        Self::start_by(lab, bundle, pool, options, &[], Path::new("/bin/true"))
+    }
+
+    /// As [`Shim::start`], executed by the command `by`. Events are published by `publisher`.
+    #[track_caller]
+    fn start_by(lab: &Lab, bundle: &Bundle, pool: &Path, options: &str, by: &[&str], publisher: &Path) -> Self {
         let sockets = lab.path("s");
         let params = BootstrapParams { namespace: NAMESPACE.into(), socket_dir: sockets.to_str().unwrap().into() };
-        let mut command = Command::new(program());
-        command.args(["-namespace", NAMESPACE, "-address", "/none.sock", "-publish-binary", "/bin/true", "-id"]);
-        command.args([&bundle.id, "start"]);
+        let program = program();
+        let mut words = by.iter().map(|word| word.as_ref()).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(["-namespace", NAMESPACE, "-address", "/none.sock", "-publish-binary"]);
+        command.arg(publisher).args(["-id", &bundle.id, "start"]);
         let mut command = lab.in_own_cgroup(&command);
         command.current_dir(&bundle.path).env("MICRORUN_POOL", pool).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut starting = command.spawn().unwrap();
@@ -182,27 +197,67 @@ impl Shim {
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let root = lab.path("shim");
         let options = format!("Root = \"{}\"\n{options}\n", root.display());
-        Self { socket, next: 1, root, options }
+        Self { socket, next: 1, answers: HashMap::new(), root, options }
     }
 
     /// Calls a method; the number that is the answer's first field.
     #[track_caller]
     fn call(&mut self, method: &str, message: &impl Message) -> u32 {
+        let asked = self.ask(method, message);
+        let answer = self.answer(asked);
+        assert!(answer.is_ok(), "{method}: {answer:?}");
+        answer.unwrap()
+    }
+
+    /// Calls a method that is refused; why.
+    #[track_caller]
+    fn refused(&mut self, method: &str, message: &impl Message) -> String {
+        let asked = self.ask(method, message);
+        self.answer(asked).unwrap_err()
+    }
+
+    /// Calls a method, and does not wait for the answer to what is returned.
+    #[track_caller]
+    fn ask(&mut self, method: &str, message: &impl Message) -> u32 {
         let payload = message.encode_to_vec();
         let request = Request { service: "containerd.task.v2.Task".into(), method: method.into(), payload };
         let data = request.encode_to_vec();
         let mut frame = (data.len() as u32).to_be_bytes().to_vec();
-        frame.extend(self.next.to_be_bytes());
+        let stream = self.next;
+        frame.extend(stream.to_be_bytes());
         frame.extend([1, 0]);
         self.next += 2;
         self.socket.write_all(&[frame, data].concat()).unwrap();
-        let mut header = [0; 10];
-        self.socket.read_exact(&mut header).unwrap();
-        let mut data = vec![0; u32::from_be_bytes(*header.first_chunk().unwrap()) as usize];
-        self.socket.read_exact(&mut data).unwrap();
-        let answer = Response::decode(&*data).unwrap();
-        assert_eq!(answer.status.map(|status| status.message).unwrap_or_default(), "", "{method}");
-        Number::decode(&*answer.payload).map_or(0, |answer| answer.number)
+        stream
+    }
+
+    /// The answer to [`Shim::ask`]: the number that is its first field, or why it is none.
+    #[track_caller]
+    fn answer(&mut self, asked: u32) -> Result<u32, String> {
+        while !self.answers.contains_key(&asked) {
+            let mut header = [0; 10];
+            self.socket.read_exact(&mut header).unwrap();
+            let (length, rest) = header.split_first_chunk().unwrap();
+            let mut data = vec![0; u32::from_be_bytes(*length) as usize];
+            self.socket.read_exact(&mut data).unwrap();
+            let stream = u32::from_be_bytes(*rest.first_chunk().unwrap());
+            self.answers.insert(stream, Response::decode(&*data).unwrap());
+        }
+        let answer = self.answers.remove(&asked).unwrap();
+        match answer.status {
+            Some(status) if !status.message.is_empty() => Err(status.message),
+            _ => Ok(Number::decode(&*answer.payload).map_or(0, |answer| answer.number)),
+        }
+    }
+
+    /// Adds an exec of `process` to a container; what names it.
+    #[track_caller]
+    fn exec(&mut self, bundle: &Bundle, exec_id: &str, process: &Value, io: ExecProcessRequest) -> ProcessRequest {
+        let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
+        let value = process.to_string().into_bytes();
+        let spec = Some(Any { type_url: "types.containerd.io/x/Process".into(), value });
+        self.call("Exec", &ExecProcessRequest { id, exec_id: exec_id.clone(), spec, ..io });
+        ProcessRequest { exec_id, ..ProcessRequest::of(bundle) }
     }
 
     /// What Create takes for a container without stdio.
@@ -256,6 +311,14 @@ impl Shim {
 
 fn sleeper(lab: &Lab) -> Bundle {
     lab.sleeping(|_| {})
+}
+
+/// The process of a container, for an exec of `args`.
+fn process_of(bundle: &Bundle, args: &[&str]) -> Value {
+    let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
+    let mut process = config["process"].clone();
+    process["args"] = json!(args);
+    process
 }
 
 /// How long a container may take that no pool holds up, on a slow machine.
@@ -325,21 +388,13 @@ fn an_exec_has_a_terminal_if_the_request_says_so() {
     let bundle = sleeper(&lab);
     let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
     shim.run(&bundle);
-    let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
     for (exec_id, said, terminal) in [("a", true, false), ("b", false, true), ("c", true, true)] {
-        let mut process = config["process"].clone();
+        let mut process = process_of(&bundle, &["sh", "-c", "test -t 0"]);
         process["terminal"] = json!(said);
-        process["args"] = json!(["sh", "-c", "test -t 0"]);
-        let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
-        let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
-        let spec = Some(spec);
-        shim.call(
-            "Exec",
-            &ExecProcessRequest { id: id.clone(), exec_id: exec_id.clone(), terminal, spec, ..Default::default() },
-        );
+        let process = shim.exec(&bundle, exec_id, &process, ExecProcessRequest { terminal, ..Default::default() });
         // A size that nobody has a use for, or not yet, is no failure.
-        shim.call("ResizePty", &ResizePtyRequest { id, exec_id: exec_id.clone(), width: 80, height: 25 });
-        let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
+        let (id, exec_id) = (bundle.id.clone(), exec_id.to_owned());
+        shim.call("ResizePty", &ResizePtyRequest { id, exec_id, width: 80, height: 25 });
         shim.call("Start", &process);
         assert_eq!(shim.call("Wait", &process), u32::from(!terminal), "{process:?}");
         shim.call("Delete", &process);
@@ -369,13 +424,8 @@ fn a_user_of_a_user_namespace_can_open_its_stdout() {
         let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
         shim.start_task(CreateTaskRequest { stdout: stdout.clone(), ..shim.request(&bundle) });
         eventually(|| fs::read_to_string(&log).is_ok_and(|text| text == "init\n"));
-        let config: Value = serde_json::from_slice(&fs::read(bundle.path.join("config.json")).unwrap()).unwrap();
-        let mut process = config["process"].clone();
-        process["args"] = json!(["sh", "-c", "echo exec >/dev/stdout"]);
-        let spec = Any { type_url: "types.containerd.io/x/Process".into(), value: process.to_string().into_bytes() };
-        let (id, exec_id, spec) = (bundle.id.clone(), "e".to_owned(), Some(spec));
-        shim.call("Exec", &ExecProcessRequest { id, exec_id: exec_id.clone(), terminal: false, stdout, spec });
-        let process = ProcessRequest { exec_id, ..ProcessRequest::of(&bundle) };
+        let process = process_of(&bundle, &["sh", "-c", "echo exec >/dev/stdout"]);
+        let process = shim.exec(&bundle, "e", &process, ExecProcessRequest { stdout, ..Default::default() });
         shim.call("Start", &process);
         assert_eq!(shim.call("Wait", &process), 0);
         assert_eq!(fs::read_to_string(&log).unwrap(), "init\nexec\n");
@@ -422,6 +472,166 @@ fn the_shim_and_the_command_line_update_the_same_container() {
     by_command("--cpu-quota", "60000");
     assert_eq!(shares(), by_other);
     shim.delete(&bundle);
+    shim.end(&bundle);
+}
+
+/// File systems whose servers never say a word, at `/mnt/NAME` of a container: who goes there hangs, and can be killed unless it
+/// waits for somebody else who does.
+fn mount_what_hangs(init: u32, names: &[&str]) -> Result<Vec<File>, String> {
+    let paths: Vec<String> = names.iter().map(|name| format!("/mnt/{name}")).collect();
+    let namespace = File::open(format!("/proc/{init}/ns/mnt")).unwrap();
+    let mounting = std::thread::spawn(move || {
+        let open = || File::options().read(true).write(true).open("/dev/fuse");
+        let servers: Vec<File> = paths.iter().map(|_| open()).collect::<Result<_, _>>()?;
+        unshare(CloneFlags::CLONE_FS).and_then(|()| setns(namespace, CloneFlags::CLONE_NEWNS)).unwrap();
+        for (path, server) in paths.iter().zip(&servers) {
+            fs::create_dir(path).unwrap();
+            let data = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
+            nix::mount::mount(Some("hangs"), path.as_str(), Some("fuse"), MsFlags::empty(), Some(data.as_str()))?;
+        }
+        Ok(servers)
+    });
+    mounting.join().unwrap().map_err(|error: std::io::Error| format!("there is no FUSE: {error}"))
+}
+
+/// Processes on their way to their program, which they never reach.
+#[test]
+fn what_hangs_while_it_is_started_can_be_killed() {
+    let lab = lab!();
+    let bundle = lab.sleeping(|config| {
+        let mount = json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"});
+        config["mounts"].as_array_mut().unwrap().push(mount);
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let init = shim.start_task(shim.request(&bundle));
+    let _servers = match mount_what_hangs(init, &["a", "b"]) {
+        Ok(servers) => servers,
+        Err(reason) => {
+            shim.delete(&bundle);
+            shim.end(&bundle);
+            skip!("{reason}");
+        }
+    };
+    let mut process = process_of(&bundle, &["true"]);
+    let execs = ["a", "b"].map(|exec| {
+        process["cwd"] = json!(format!("/mnt/{exec}/x"));
+        shim.exec(&bundle, exec, &process, ExecProcessRequest::default())
+    });
+    let starts = execs.each_ref().map(|exec| shim.ask("Start", exec));
+    let namespace = fs::read_link(format!("/proc/{init}/ns/pid")).unwrap();
+    let inside = || {
+        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let namespaces = processes.filter_map(|process| fs::read_link(process.join("ns/pid")).ok());
+        namespaces.filter(|of| *of == namespace).count() - 1
+    };
+    eventually(|| inside() == 2);
+    shim.call("Kill", &ProcessRequest { signal: 9, ..execs[0].clone() });
+    let why = shim.answer(starts[0]).unwrap_err();
+    assert!(why.starts_with("OCI runtime exec failed"), "{why}");
+    assert_eq!(inside(), 1);
+    shim.call("Delete", &execs[0]);
+    // The end of the container is that of all in it.
+    shim.call("Kill", &ProcessRequest { signal: 9, ..ProcessRequest::of(&bundle) });
+    shim.answer(starts[1]).unwrap_err();
+    assert_eq!(shim.call("Wait", &ProcessRequest::of(&bundle)), 137);
+    shim.call("Delete", &ProcessRequest::of(&bundle));
+    shim.end(&bundle);
+}
+
+/// A hook that does not end keeps the start from ending, and nothing else.
+#[test]
+fn a_container_can_be_killed_while_it_is_started() {
+    let lab = lab!();
+    let fifo = lab.path("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("echo >{0}.begun; read word <{0}", fifo.display());
+    let bundle = lab.sleeping(|config| {
+        config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let init = shim.call("Create", &shim.request(&bundle));
+    let start = shim.ask("Start", &ProcessRequest::of(&bundle));
+    eventually(|| lab.path("fifo.begun").exists());
+    shim.call("Kill", &ProcessRequest { signal: 9, ..ProcessRequest::of(&bundle) });
+    eventually(|| !fs::read_to_string(format!("/proc/{init}/stat")).is_ok_and(|stat| !stat.contains(") Z ")));
+    fs::write(&fifo, "go on\n").unwrap();
+    // It ran, for a while.
+    assert_eq!(shim.answer(start), Ok(init));
+    assert_eq!(shim.call("Wait", &ProcessRequest::of(&bundle)), 137);
+    shim.call("Delete", &ProcessRequest::of(&bundle));
+    shim.end(&bundle);
+}
+
+/// It would hang until the container is resumed.
+#[test]
+fn an_exec_that_was_added_before_a_pause_is_not_started_during_it() {
+    let lab = lab!();
+    let bundle = sleeper(&lab);
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    shim.run(&bundle);
+    let exec = shim.exec(&bundle, "e", &process_of(&bundle, &["true"]), ExecProcessRequest::default());
+    shim.call("Pause", &ProcessRequest::of(&bundle));
+    assert_eq!(shim.refused("Start", &exec), "cannot exec in a paused container");
+    shim.call("Resume", &ProcessRequest::of(&bundle));
+    shim.call("Start", &exec);
+    assert_eq!(shim.call("Wait", &exec), 0);
+    shim.delete(&bundle);
+    shim.end(&bundle);
+}
+
+/// As many as it serves have room, and none of them is told of it: programs have the limit that the shim was started with.
+#[test]
+fn a_shim_has_room_for_many_and_its_containers_have_their_limits() {
+    let lab = lab!();
+    let bundles: Vec<Bundle> = (0..12)
+        .map(|_| {
+            lab.bundle(|config| {
+                config["process"]["args"] = json!(["sh", "-c", "ulimit -Sn; ulimit -Hn; exec sleep 1000"]);
+                config["process"].as_object_mut().unwrap().remove("rlimits");
+                let args = json!(["sh", "-c", "ulimit -Sn >>hook"]);
+                config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": args}]});
+            })
+        })
+        .collect();
+    let by = ["prlimit", "--nofile=64:4096"];
+    let mut shim = Shim::start_by(&lab, &bundles[0], Path::new("off"), "", &by, Path::new("/bin/true"));
+    for bundle in &bundles {
+        let log = lab.path(format!("log-{}", bundle.id));
+        let stdout = format!("file://{}", log.display());
+        shim.start_task(CreateTaskRequest { stdout: stdout.clone(), ..shim.request(bundle) });
+        eventually(|| fs::read_to_string(&log).is_ok_and(|text| text == "64\n4096\n"));
+        assert_eq!(fs::read_to_string(bundle.path.join("hook")).unwrap(), "64\n");
+        let process = process_of(bundle, &["sh", "-c", "ulimit -Sn"]);
+        let exec = shim.exec(bundle, "e", &process, ExecProcessRequest { stdout, ..Default::default() });
+        shim.call("Start", &exec);
+        assert_eq!(shim.call("Wait", &exec), 0);
+        shim.call("Delete", &exec);
+        assert_eq!(fs::read_to_string(&log).unwrap(), "64\n4096\n64\n");
+    }
+    bundles.iter().for_each(|bundle| shim.delete(bundle));
+    shim.end(&bundles[0]);
+}
+
+/// An event that comes after the end, or not at all, is a cause that nobody sees.
+#[test]
+fn a_container_that_runs_out_of_memory_is_said_to_before_it_is_said_to_end() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["tail", "/dev/zero"]);
+        config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+    });
+    let publisher = lab.path("publisher");
+    let topics = lab.path("topics");
+    let script = format!("#!/bin/sh\ncat >/dev/null\necho $5 >>{}\n", topics.display());
+    fs::write(&publisher, script).unwrap();
+    fs::set_permissions(&publisher, Permissions::from_mode(0o755)).unwrap();
+    let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+    shim.start_task(shim.request(&bundle));
+    let process = ProcessRequest::of(&bundle);
+    assert_eq!(shim.call("Wait", &process), 137);
+    shim.call("Delete", &process);
+    let told = fs::read_to_string(topics).unwrap();
+    assert_eq!(told, "/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\n/tasks/delete\n");
     shim.end(&bundle);
 }
 

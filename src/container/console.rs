@@ -5,7 +5,8 @@ use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use crate::sys::{fs, own, signalfd};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::Mode;
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use oci_spec::runtime::{BoxBuilder, Process};
 use std::ffi::CStr;
@@ -68,7 +69,7 @@ pub fn relay<T>(
     // It is ours alone.
     fcntl(terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "have the terminal not block")?;
     // While this is open too nothing ends because the program has its terminal closed, as an init has between two uses of it.
-    let _other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
+    let mut other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
     let _raw = Raw::new();
     resize(terminal);
     let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));
@@ -84,6 +85,9 @@ pub fn relay<T>(
         let [signal, told, goes_out, goes_in] = fds.map(|fd| fd.revents);
         output.go_on(goes_out);
         input.go_on(goes_in);
+        if output.is_refused() && other_side.take().is_some() {
+            hang_up(terminal)?;
+        }
         if ((signal != 0 && handle_signal(pidfd, terminal, &signals)?) || told != 0)
             && let Some(exit) = ended(&mut news)?
         {
@@ -93,6 +97,15 @@ pub fn relay<T>(
     // What has not been read of the input by now never will be.
     output.drain(signals.as_raw_fd());
     Ok(exit)
+}
+
+/// Hangs the terminal up: who would wait for room in it for ever, because nobody takes what is written there any more, ends as
+/// with a terminal whose window is closed (termios(3), SIGHUP). The descriptor stays, of nothing.
+fn hang_up(terminal: &OwnedFd) -> Result<()> {
+    let doing = || "hang the terminal up";
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).doing(doing)?;
+    fs::dup_onto(null.as_raw_fd(), terminal.as_raw_fd()).doing(doing)?;
+    fs::set_cloexec(terminal.as_raw_fd(), true).doing(doing)
 }
 
 /// Passes on what is left in the terminal of a process that has ended. All signals must be blocked.
@@ -130,6 +143,11 @@ impl Flow {
             (true, false) => watch(self.to, libc::POLLOUT),
             (false, _) => watch(-1, 0),
         }
+    }
+
+    /// Whether who is to take what was read takes no more.
+    fn is_refused(&self) -> bool {
+        !self.is_open && !self.pending.is_empty()
     }
 
     /// Reads or writes once if what was awaited has come, which `events` says (poll(2)).

@@ -124,23 +124,29 @@ fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Resu
     let mut warnings = Vec::new();
     let filter = host::seccomp(profile.as_ref(), options.store.root(), &mut warnings)?;
     let prepared = prepare(options, target, filter, warnings)?;
-    let (started, terminal) = start(options, target, &prepared)?;
+    let (started, terminal) = start(options, target, &prepared, &|_| ())?;
     let status =
         if options.detach { 0 } else { finish(&started, terminal).map_err(|error| started.end(options, error))? };
     Ok(Finished { status, warnings: prepared.warnings })
 }
 
 /// Starts a process in a container of which the caller knows all that there is to know, and has [`Options::stdio`] for it.
-/// The process is to be waited for.
+/// The process is to be waited for. `begun` is told of it as soon as it exists: it may hang on the way to its program, and
+/// can be killed then.
 ///
 /// # Errors
 /// One sentence: a process that cannot be started. Then nothing is left of it.
-pub fn exec_in(options: &Options, target: &Target, filter: Option<seccomp::Filter>) -> Result<Running> {
+pub fn exec_in(
+    options: &Options,
+    target: &Target,
+    filter: Option<seccomp::Filter>,
+    begun: &dyn Fn(Child),
+) -> Result<Running> {
     let prepared = prepare(options, target, filter, Vec::new())?;
     if let Some(given) = &options.stdio {
         stdio::give(prepare::raw(given), prepared.process()?.user(), &target.spec);
     }
-    let (started, socket) = start(options, target, &prepared)?;
+    let (started, socket) = start(options, target, &prepared, begun)?;
     let terminal = socket.map(|socket| launch::receive_terminal(&socket)).transpose();
     let terminal = terminal.map_err(|error| started.end(options, error))?.flatten();
     Ok(Running { child: started.child, terminal, warnings: prepared.warnings })
@@ -241,7 +247,12 @@ impl Started {
 }
 
 /// Starts the process; detached, it has executed its program. Where its terminal's master will come, if that is ours.
-fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<(Started, Option<OwnedFd>)> {
+fn start(
+    options: &Options,
+    target: &Target,
+    prepared: &Prepared,
+    begun: &dyn Fn(Child),
+) -> Result<(Started, Option<OwnedFd>)> {
     if target.state.network_of_pool {
         options.store.find(&options.id)?.note_visit()?;
     }
@@ -257,6 +268,7 @@ fn start(options: &Options, target: &Target, prepared: &Prepared) -> Result<(Sta
         }
     }
     let started = clone(options, target, prepared, slots)?;
+    begun(started.child);
     drop((terminal.given, pidfd_socket));
     see_through(options, target, prepared, &started).map_err(|error| started.end(options, error))?;
     if options.detach

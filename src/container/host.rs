@@ -32,6 +32,7 @@ pub(super) fn facts(spec: &Spec, init: Option<i32>, bundle: Option<&Path>) -> Ho
         foreign_cgroup_namespace: has_foreign_cgroup_namespace(spec),
         makes_root_namespaces: bundle.is_some_and(|bundle| makes_root_namespaces(spec, bundle)),
         denies_groups: process.is_some_and(has_groups) && !keeps_groups(spec) && denies_groups(spec, init),
+        open_files: process::open_files_of_others(),
         // Whoever enters a user namespace has every capability there (user_namespaces(7)).
         capabilities: if user_namespace { held.in_user_namespace() } else { held },
     }

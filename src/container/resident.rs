@@ -11,7 +11,7 @@ use super::manage;
 use super::prepare::{self, Options};
 use super::restore::{self, Restored};
 use super::start;
-use super::state::{Entry, Process};
+use super::state::{Entry, Process, State};
 use super::stdio;
 use crate::cgroup::Handle;
 use crate::cgroup::events::Events;
@@ -33,6 +33,7 @@ pub struct Resident {
     filter: Option<Filter>,
     /// What init uses of this process's memory until it is started.
     loan: Option<Loan<Cradle>>,
+    is_removed: bool,
 }
 
 /// A container that waits to be started, or that has been restored.
@@ -62,10 +63,11 @@ pub fn create(options: &Options) -> Result<Created> {
     let child = launched.child;
     let pidfd = own(child.pidfd);
     let bundle = &launched.prepared.bundle;
-    let init = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
-    let target = exec::Target { state: launched.state, init, pidfd, spec: what_lasts(&bundle.loaded.spec) };
+    let spec = what_lasts(&bundle.loaded.spec);
+    let init = identify(child, &launched.entry, &launched.state, &spec)?;
+    let target = exec::Target { state: launched.state, init, pidfd, spec };
     let filter = bundle.filter.clone();
-    let container = Resident { entry: launched.entry, target, filter, loan: launched.loan };
+    let container = Resident { entry: launched.entry, target, filter, loan: launched.loan, is_removed: false };
     Ok(Created { container, terminal: launched.terminal, warnings })
 }
 
@@ -76,10 +78,21 @@ pub fn create(options: &Options) -> Result<Created> {
 pub fn restore(options: &restore::Options) -> Result<Created> {
     let Restored { entry, state, child, prepared, terminal, .. } = restore::bring_back(options)?;
     let bundle = &prepared.bundle;
-    let init = Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
-    let target = exec::Target { state, init, pidfd: own(child.pidfd), spec: what_lasts(&bundle.loaded.spec) };
-    let container = Resident { entry, target, filter: bundle.filter.clone(), loan: None };
+    let pidfd = own(child.pidfd);
+    let spec = what_lasts(&bundle.loaded.spec);
+    let init = identify(child, &entry, &state, &spec)?;
+    let target = exec::Target { state, init, pidfd, spec };
+    let container = Resident { entry, target, filter: bundle.filter.clone(), loan: None, is_removed: false };
     Ok(Created { container, terminal, warnings: prepared.warnings.clone() })
+}
+
+/// The init of a new container, which is removed if that cannot be found out (too many open files, for one).
+fn identify(child: Child, entry: &Entry, state: &State, spec: &Spec) -> Result<Process> {
+    Process::of(child.pid).doing(|| format!("read /proc/{}/stat", child.pid)).map_err(|error| {
+        child.end();
+        let left = manage::remove_empty(entry, state, Some(spec)).unwrap_or_else(|error| vec![error]);
+        left.into_iter().fold(error, Error::and)
+    })
 }
 
 /// What is looked at again once a container exists. Its mounts are most of a configuration.
@@ -145,21 +158,9 @@ impl Resident {
         Ok((exec::Target { state: state.clone(), init: *init, pidfd, spec: spec.clone() }, self.filter.clone()))
     }
 
-    /// Sends `signal` to init, or with `all` to every process, if any is left. A frozen container that is to die is thawed.
-    ///
-    /// # Errors
-    /// An init that has ended, a signal that cannot be sent.
-    pub fn kill(&self, signal: i32, all: bool) -> Result<()> {
-        let cgroup = self.cgroup();
-        if (all || signal == libc::SIGKILL && self.shares_pids()) && cgroup.exists() {
-            return cgroup.kill(signal);
-        }
-        match process::pidfd_send_signal(self.target.pidfd.as_raw_fd(), signal) {
-            Err(Errno::ESRCH) if all => return Ok(()),
-            Err(Errno::ESRCH) => return Err(Error::new(Kind::WrongState, "process already finished")),
-            sent => sent.doing(|| format!("send signal {signal} to the container's init"))?,
-        }
-        if signal == libc::SIGKILL && cgroup.is_frozen().unwrap_or(false) { cgroup.thaw() } else { Ok(()) }
+    /// What signals are sent through.
+    pub fn reach(&self) -> Reach<'_> {
+        Reach { init: &self.target.pidfd, cgroup: self.cgroup(), shares_pids: self.shares_pids() }
     }
 
     /// Changes the limits to what `change` says on top of those in force.
@@ -189,15 +190,50 @@ impl Resident {
     }
 
     /// Removes a container whose init has ended and was waited for, and runs its poststop hooks, whose errors are returned
-    /// as warnings.
+    /// as warnings. One that has been removed is passed over: its poststop hooks run once.
     ///
     /// # Errors
     /// What cannot be removed.
-    pub fn remove(&self) -> Result<Vec<Error>> {
+    pub fn remove(&mut self) -> Result<Vec<Error>> {
+        if self.is_removed {
+            return Ok(Vec::new());
+        }
         let state = &self.target.state;
         if self.shares_pids() {
             state.cgroup.kill(libc::SIGKILL)?;
         }
-        manage::remove_empty(&self.entry, state, Some(&self.target.spec))
+        let warnings = manage::remove_empty(&self.entry, state, Some(&self.target.spec))?;
+        self.is_removed = true;
+        Ok(warnings)
+    }
+}
+
+/// What signals are sent to a container through, whatever else is being done to it meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach<'a> {
+    /// A pidfd of its init.
+    pub init: &'a OwnedFd,
+    /// Its cgroups.
+    pub cgroup: &'a Handle,
+    /// Whether processes of it may outlive its init.
+    pub shares_pids: bool,
+}
+
+impl Reach<'_> {
+    /// Sends `signal` to init, or with `all` to every process, if any is left. A frozen container that is to die is thawed.
+    ///
+    /// # Errors
+    /// An init that has ended, a signal that cannot be sent.
+    pub fn kill(self, signal: i32, all: bool) -> Result<()> {
+        let Self { init, cgroup, shares_pids } = self;
+        if (all || signal == libc::SIGKILL && shares_pids) && cgroup.exists() {
+            return cgroup.kill(signal);
+        }
+        match process::pidfd_send_signal(init.as_raw_fd(), signal) {
+            Err(Errno::ESRCH) if all => return Ok(()),
+            Err(Errno::ESRCH) => return Err(Error::new(Kind::WrongState, "process already finished")),
+            sent => sent.doing(|| format!("send signal {signal} to the container's init"))?,
+        }
+        if signal == libc::SIGKILL && cgroup.is_frozen().unwrap_or(false) { cgroup.thaw() } else { Ok(()) }
     }
 }

@@ -237,6 +237,7 @@ fn execute(hook: &Hook, caller: &Caller<'_>, files: &Files) -> Errno {
         fs::cloexec_from(3)?;
         // Whatever the runtime or its caller ignores.
         process::default_signals(u32::MAX >> 1);
+        process::give_back_open_files()?;
         process::set_signal_mask(caller.signal_mask)
     })();
     match prepared {

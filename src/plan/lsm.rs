@@ -105,6 +105,7 @@ mod tests {
         foreign_cgroup_namespace: false,
         makes_root_namespaces: false,
         denies_groups: false,
+        open_files: None,
         capabilities: Held { known: 0, bounding: 0, permitted: 0 },
     };
 

@@ -53,6 +53,9 @@ pub struct Host {
     pub makes_root_namespaces: bool,
     /// Whether there are process.user.additionalGids, and setgroups(2) is denied to who has them (user_namespaces(7)).
     pub denies_groups: bool,
+    /// The `RLIMIT_NOFILE` (soft, hard) that a program has where `process.rlimits` does not name it, unless it is this
+    /// process's own.
+    pub open_files: Option<(u64, u64)>,
     /// The capabilities that init has to grant.
     pub capabilities: caps::Held,
 }

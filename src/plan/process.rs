@@ -5,7 +5,7 @@ use super::{Host, Wait, caps, lsm};
 use crate::cpu_list;
 use crate::error::{Error, Result};
 use crate::init::{self, Environment, Exec, Gate, Op, Step};
-use crate::sys::process::SchedAttr;
+use crate::sys::process::{self as sys_process, SchedAttr};
 use crate::sys::shared::Strings;
 use oci_spec::runtime::{
     Hook, IOPriorityClass, Linux, LinuxIOPriority, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
@@ -333,6 +333,10 @@ pub fn any_cpu(builder: &mut Builder) {
 
 fn limits(builder: &mut Builder, process: &Process, context: &Context<'_>) {
     let limits = process.rlimits().as_deref().unwrap_or_default();
+    let is_named = limits.iter().any(|limit| limit.typ() == PosixRlimitType::RlimitNofile);
+    if let Some((soft, hard)) = context.host.open_files.filter(|_| !is_named) {
+        builder.push("process.rlimits", Op::ResourceLimit { resource: sys_process::NOFILE, soft, hard });
+    }
     // The right to raise one is lost in a user namespace.
     if context.privileged && context.in_user_namespace && !limits.is_empty() {
         builder.push("process.rlimits", Op::Meet(Gate::Limits));

@@ -79,7 +79,7 @@ pub(super) fn delete(arguments: &Arguments) -> Result<()> {
     let store = store(&options, &arguments.namespace);
     let init = store.find(&arguments.id).and_then(|entry| entry.init()).ok().flatten();
     let deleted = manage::delete(&store, &arguments.id, true, false).unwrap_or_else(|error| vec![error]);
-    let unmounted = rootfs::unmount_all(&bundle.join("rootfs"));
+    let unmounted = rootfs::unmount_left(&bundle.join("rootfs"));
     for problem in deleted.into_iter().chain(unmounted.err()) {
         let _ = writeln!(stderr(), "{problem}");
     }
@@ -133,9 +133,8 @@ pub(super) fn start(arguments: &Arguments) -> Result<()> {
             path,
             events: way(arguments),
         };
-        become_daemon(arguments, &options, start)?;
+        become_daemon(arguments, &options, start, lock)?;
     }
-    drop(lock);
     say(address.as_bytes())
 }
 
@@ -226,10 +225,10 @@ fn join(path: &Path, id: &str) -> bool {
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match connection.read() {
-            Ok(answers) if answers.is_empty() => {}
-            Ok(answers) => return answers.iter().any(|answer| matches!(answer, Incoming::Answer(1, Ok(_)))),
-            Err(_) => return false,
+        let mut answers = Vec::new();
+        let read = connection.read(&mut answers);
+        if !answers.is_empty() || read.is_err() {
+            return answers.iter().any(|answer| matches!(answer, Incoming::Answer(1, Ok(_))));
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(connection.socket().as_fd(), PollFlags::POLLIN)];
@@ -269,11 +268,14 @@ fn way(arguments: &Arguments) -> Way {
     }
 }
 
-/// Copies this process. The copy becomes the shim, and never returns.
-fn become_daemon(arguments: &Arguments, options: &Options, start: Start) -> Result<()> {
+/// Copies this process. The copy becomes the shim, and never returns. Both let go of the lock: the shim listens by now, and must
+/// not keep others from starting one if this process is killed first.
+fn become_daemon(arguments: &Arguments, options: &Options, start: Start, lock: Flock<File>) -> Result<()> {
     let containerd = process::getppid();
     let log = open_log();
-    if process::fork().doing(|| "start the shim")?.is_some() {
+    let forked = process::fork().doing(|| "start the shim")?;
+    drop(lock);
+    if forked.is_some() {
         return Ok(());
     }
     log::set_up_in(log, log::Format::Text, arguments.debug);

@@ -9,6 +9,7 @@ use super::messages::{
 use super::reactor::{Handler, Reactor, Token};
 use super::ttrpc::{Connection, Incoming, Request};
 use crate::log;
+use crate::sys::process;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -128,18 +129,17 @@ impl Events {
     pub fn ready(&self, reactor: &Reactor) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((connection, _)) = &state.connection else { return };
-        let came = connection.flush().and_then(|_| connection.read());
-        match came {
-            Ok(answers) => {
-                for answer in answers {
-                    let Incoming::Answer(stream, answer) = answer else { continue };
-                    if let Err(status) = answer {
-                        log::warn(format!("containerd refuses an event: {}", status.message()));
-                    }
-                    state.queue.retain(|(of, _)| *of != stream);
-                }
+        let mut answers = Vec::new();
+        let came = connection.flush().and_then(|_| connection.read(&mut answers));
+        for answer in answers {
+            let Incoming::Answer(stream, answer) = answer else { continue };
+            if let Err(status) = answer {
+                log::warn(format!("containerd refuses an event: {}", status.message()));
             }
-            Err(_) => self.lost(&mut state, reactor),
+            state.queue.retain(|(of, _)| *of != stream);
+        }
+        if came.is_err() {
+            self.lost(&mut state, reactor);
         }
     }
 
@@ -206,7 +206,9 @@ fn connect_to(address: &str, reactor: &Reactor) -> Result<(Arc<Connection>, Toke
 fn run(program: &str, address: &str, envelope: &Envelope) -> std::io::Result<()> {
     let mut command = Command::new(program);
     command.args(["--address", address, "publish", "--topic", &envelope.topic, "--namespace", &envelope.namespace]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    process::before_exec(&mut command, || Ok(()));
+    let mut child = command.spawn()?;
     if let Some(stdin) = &mut child.stdin {
         stdin.write_all(&envelope.event.clone().unwrap_or_default().encode_to_vec())?;
     }

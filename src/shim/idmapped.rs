@@ -4,7 +4,7 @@
 //! containerd asks for them by options of a mount that are no file system's: `uidmap=` and `gidmap=`, each with
 //! `CONTAINER:HOST:SIZE` as often as wanted.
 
-use super::rootfs::{LAYERS, common_directory};
+use super::rootfs::{self, LAYERS, common_directory};
 use crate::container::idmap;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
@@ -78,10 +78,23 @@ pub(super) struct Layers(PathBuf);
 
 impl Drop for Layers {
     fn drop(&mut self) {
-        let gone = umount2(&self.0, MntFlags::MNT_DETACH).map_err(std::io::Error::from);
-        if let Err(error) = gone.and_then(|()| std::fs::remove_dir(&self.0)) {
-            log::warn(format!("remove {}: {error}", self.0.display()));
+        if let Err(error) = remove_layers(&self.0) {
+            log::warn(error);
         }
+    }
+}
+
+/// Removes mapped layers at `place`, if there are any.
+///
+/// # Errors
+/// A mount that the kernel keeps.
+pub(super) fn remove_layers(place: &Path) -> Result<()> {
+    rootfs::unmount_all(place)?;
+    match std::fs::remove_dir(place) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).doing(|| format!("remove {}", place.display()))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@
 //! a mount of the host. Of each FIFO the shim keeps the other end open as well, so that nothing ends when containerd
 //! does.
 
-use super::logger::Logger;
+use super::logger::{Logger, path_of};
 use super::reactor::Reactor;
 use super::stream::Stream;
 use crate::container::prepare::Stdio;
@@ -21,13 +21,20 @@ use nix::unistd::{Gid, Uid, fchown, pipe2};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a client may take to open its end of a FIFO for output.
+const CLIENT: Duration = Duration::from_secs(30);
+/// Nothing tells when it has.
+const TICK: Duration = Duration::from_millis(2);
 
 /// What a client asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Paths {
     /// A FIFO, or nothing.
     pub stdin: String,
-    /// A FIFO, a file, `file://PATH`, `binary://PROGRAM?ARGUMENTS`, or nothing.
+    /// A FIFO, a file, `file://PATH`, `binary://PROGRAM?ARGUMENTS`, `binary-v2://` likewise, or nothing.
     pub stdout: String,
     /// The same; nothing with a terminal.
     pub stderr: String,
@@ -215,11 +222,11 @@ fn sink(path: &str, owner: &Owner<'_>, io: &mut Io) -> Result<Option<Sink>> {
         return Ok(Some(Sink { fd: not_blocking(stdout)?, keeper: None }));
     }
     if let Some(file) = path.strip_prefix("file://") {
-        return open_file(Path::new(file)).map(|fd| Some(Sink { fd, keeper: None }));
+        return open_file(Path::new(&path_of(file))).map(|fd| Some(Sink { fd, keeper: None }));
     }
     let path = path.strip_prefix("fifo://").unwrap_or(path);
     if let Some((scheme, _)) = path.split_once("://") {
-        let problem = format!("stdio: {scheme:?} is not a way to log: use a FIFO, file:// or binary://");
+        let problem = format!("stdio: {scheme:?} is not a way to log: use a FIFO, file://, binary:// or binary-v2://");
         return Err(Error::new(Kind::Usage, problem));
     }
     open_output(Path::new(path)).map(Some)
@@ -237,11 +244,19 @@ fn open_file(path: &Path) -> Result<OwnedFd> {
 /// A FIFO for output, or a file that is there.
 fn open_output(path: &Path) -> Result<Sink> {
     let doing = || format!("stdio: open {}", path.display());
-    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CLOEXEC;
-    let opened = match sys_fs::retry(|| open(path, flags | OFlag::O_NONBLOCK, Mode::empty())) {
-        // Nobody reads it yet: wait for that.
-        Err(Errno::ENXIO) => sys_fs::retry(|| open(path, flags, Mode::empty())).doing(doing).and_then(not_blocking)?,
-        opened => opened.doing(doing)?,
+    let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let deadline = Instant::now() + CLIENT;
+    let opened = loop {
+        match sys_fs::retry(|| open(path, flags, Mode::empty())) {
+            // Nobody reads it yet. An open(2) that blocks would wait for ever for a client that is gone.
+            Err(Errno::ENXIO) if Instant::now() < deadline => thread::sleep(TICK),
+            Err(Errno::ENXIO) => {
+                let problem =
+                    format!("stdio: nobody reads {}: its client should, before the task is created", path.display());
+                return Err(Error::new(Kind::System, problem));
+            }
+            opened => break opened.doing(doing)?,
+        }
     };
     let kind = fstat(&opened).doing(doing)?.st_mode & SFlag::S_IFMT.bits();
     let keeper = (kind == SFlag::S_IFIFO.bits())
@@ -271,4 +286,27 @@ fn not_blocking(fd: OwnedFd) -> Result<OwnedFd> {
     let flags = OFlag::from_bits_retain(fcntl(fd.as_fd(), FcntlArg::F_GETFL).doing(doing)?);
     fcntl(fd.as_fd(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).doing(doing)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    #[test]
+    fn a_reader_of_output_may_come_late() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let path = fifo.clone();
+        let opening = thread::spawn(move || open_output(&path).unwrap());
+        let mut reader = std::fs::File::open(&fifo).unwrap();
+        let Sink { fd, keeper } = opening.join().unwrap();
+        assert!(keeper.is_some());
+        nix::unistd::write(&fd, b"said").unwrap();
+        drop((fd, keeper));
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "said");
+    }
 }

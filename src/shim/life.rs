@@ -17,7 +17,8 @@ use crate::container::resident::{self, Created, Resident};
 use crate::container::state::Store;
 use crate::error::{Doing, Error};
 use crate::log;
-use crate::sys::process as sys_process;
+use crate::sys::clone::Child;
+use crate::sys::{pidfd as sys_pidfd, process as sys_process};
 use nix::sys::epoll::EpollFlags;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -126,14 +127,14 @@ impl Shim {
 
     /// Lets the stdio of a new container flow.
     pub(super) fn adopt(&self, created: Created, paths: Paths, opened: io::Opened) -> Reply<(Existing, Process)> {
-        let Created { container, terminal, warnings } = created;
+        let Created { mut container, terminal, warnings } = created;
         warnings.iter().for_each(log::warn);
         let started = container
             .pidfd()
             .try_clone()
             .doing(|| "duplicate the descriptor of the container's init")
             .and_then(|pidfd| Ok((pidfd, opened.start(terminal, &self.reactor)?)));
-        let (pidfd, io) = started.inspect_err(|_| end_and_remove(&container))?;
+        let (pidfd, io) = started.inspect_err(|_| end_and_remove(&mut container))?;
         let init = Process { pid: container.pid(), pidfd: Some(Arc::new(pidfd)), io, ..Process::new(paths) };
         Ok((Existing::new(container), init))
     }
@@ -187,6 +188,10 @@ impl Shim {
             let mut tasks = self.tasks();
             let task = task(&mut tasks, id)?;
             let container = task.existing().cloned();
+            // It would hang until the container is resumed.
+            if !exec.is_empty() && task.freezing != Freezing::Thawed {
+                return Err(wrong_state("cannot exec in a paused container"));
+            }
             let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
             match process.phase {
                 Phase::Created => process.phase = Phase::Starting,
@@ -251,23 +256,39 @@ impl Shim {
             sub_cgroups: Default::default(),
             stdio: Some(Arc::clone(&opened.stdio)),
         };
-        let running = exec::exec_in(&wanted, &target, filter);
+        // Until it runs it may be killed, and nothing else.
+        let begun = |child: Child| {
+            let pidfd = sys_pidfd::open(child.pid).ok().map(Arc::new);
+            self.note_exec(id, exec, |process| process.pidfd = pidfd);
+        };
+        let running = exec::exec_in(&wanted, &target, filter, &begun);
         drop(wanted);
-        let Running { child, terminal, warnings } =
-            running.map_err(|error| error.context("OCI runtime exec failed"))?;
-        warnings.iter().for_each(log::warn);
-        let pidfd = crate::sys::own(child.pidfd);
-        let io = opened.start(terminal, &self.reactor).inspect_err(|_| {
-            let _ = sys_process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
-            let _ = sys_process::wait(child.pid, 0);
-        })?;
-        let mut tasks = self.tasks();
-        if let Some(process) = tasks.all.get_mut(id).and_then(|task| task.process(exec)) {
-            process.pid = child.pid;
-            process.io = io;
-            process.pidfd = Some(Arc::new(pidfd));
+        let started = running.map_err(|error| error.context("OCI runtime exec failed")).and_then(|running| {
+            let Running { child, terminal, warnings } = running;
+            warnings.iter().for_each(log::warn);
+            let pidfd = crate::sys::own(child.pidfd);
+            let io = opened.start(terminal, &self.reactor).inspect_err(|_| {
+                let _ = sys_process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
+                let _ = sys_process::wait(child.pid, 0);
+            })?;
+            Ok((child.pid, Arc::new(pidfd), io))
+        });
+        match started {
+            Ok((pid, pidfd, io)) => self.note_exec(id, exec, |process| {
+                (process.pid, process.pidfd, process.io) = (pid, Some(pidfd), io);
+            }),
+            Err(error) => {
+                self.note_exec(id, exec, |process| process.pidfd = None);
+                return Err(error.into());
+            }
         }
         Ok(())
+    }
+
+    fn note_exec(&self, id: &str, exec: &str, note: impl FnOnce(&mut Process)) {
+        if let Some(process) = find(&mut self.tasks(), id, exec) {
+            note(process);
+        }
     }
 
     /// What a process writes.
@@ -303,6 +324,8 @@ impl Shim {
 
     /// Notes the end of a process, and tells everybody.
     fn tell_end(&self, task: &mut Task, id: &str, exec: &str, exit: Exit) {
+        // Why it ended comes before that it ended.
+        self.look_at_memory(task, id);
         let Some(process) = task.process(exec) else { return };
         process.phase = Phase::Stopped(exit);
         process.ended = None;
@@ -342,8 +365,12 @@ impl Shim {
             Phase::Starting | Phase::Running => return Err(wrong_state("cannot delete a running process")),
             // It waits for a start that will not come.
             Phase::Created if exec.is_empty() => {
+                let pidfd = process.pidfd.clone();
                 drop(tasks);
-                let _ = container.as_ref().map(|container| container.lock().kill(libc::SIGKILL, false));
+                if let (Some(container), Some(pidfd)) = (&container, &pidfd) {
+                    // One that has ended, or does not end, is found out below.
+                    let _ = container.reach(pidfd).kill(libc::SIGKILL, false);
+                }
                 tasks = self.tasks();
             }
             Phase::Created | Phase::Stopped(_) => {}
@@ -434,8 +461,8 @@ impl Shim {
 /// What is said of a process that was never started.
 const UNKNOWN: u32 = 255;
 
-fn end_and_remove(container: &Resident) {
-    let _ = container.kill(libc::SIGKILL, false);
+fn end_and_remove(container: &mut Resident) {
+    let _ = container.reach().kill(libc::SIGKILL, false);
     let _ = sys_process::wait(container.pid(), 0);
     if let Err(error) = container.remove() {
         log::warn(error);

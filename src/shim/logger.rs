@@ -1,5 +1,5 @@
-//! A program that gets what a container writes (containerd's `binary://` URIs): stdout on descriptor 3, stderr on 4, and
-//! on 5 a pipe by which it says that it listens.
+//! A program that gets what a container writes (containerd's `binary://` and `binary-v2://` URIs): stdout on descriptor 3,
+//! stderr on 4, and on 5 a pipe by which it says that it listens.
 
 use super::io::Owner;
 use crate::error::{Doing, Error, Kind, Result};
@@ -25,19 +25,26 @@ pub(super) struct Logger {
 pub(super) struct Named {
     program: String,
     arguments: Vec<String>,
+    /// Whether it says so by a byte (`binary-v2`, containerd 2.2): the first version may also close the pipe, as it does by dying.
+    says_byte: bool,
 }
 
 impl Logger {
     /// The logger that `uri` names, if it is one.
     pub fn named(uri: &str) -> Option<Named> {
-        let rest = uri.strip_prefix("binary://")?;
+        let (scheme, rest) = uri.split_once("://")?;
+        let says_byte = match scheme {
+            "binary" => false,
+            "binary-v2" => true,
+            _ => return None,
+        };
         let (program, query) = rest.split_once('?').unwrap_or((rest, ""));
         let words = query.split('&').filter(|pair| !pair.is_empty()).flat_map(|pair| match pair.split_once('=') {
             Some((key, value)) => vec![unescape(key), unescape(value)],
             None => vec![unescape(pair), String::new()],
         });
         let arguments = words.filter(|word| !word.is_empty()).collect();
-        Some(Named { program: unescape(program), arguments })
+        Some(Named { program: path_of(program), arguments, says_byte })
     }
 
     /// It has nothing more to read. Whether it ends is looked after meanwhile.
@@ -80,17 +87,30 @@ impl Named {
         // It says a byte, or closes the pipe.
         if sys_fs::retry(|| process::poll(&mut fds, Some(PATIENCE))).doing(doing)? == 0 {
             let _ = process::pidfd_send_signal(logger.pidfd.as_raw_fd(), libc::SIGKILL);
-            let problem =
-                format!("the logger {} does not say that it listens: it should close descriptor 5", self.program);
-            return Err(Error::new(Kind::System, problem));
+            return Err(self.is_silent("close descriptor 5"));
+        }
+        if self.says_byte && sys_fs::read(ready.as_raw_fd(), &mut [0]).doing(doing)? == 0 {
+            return Err(self.is_silent("write a byte to descriptor 5 before it closes that, or use binary://"));
         }
         Ok((logger, [out, err]))
+    }
+
+    fn is_silent(&self, remedy: &str) -> Error {
+        let problem = format!("the logger {} does not say that it listens: it should {remedy}", self.program);
+        Error::new(Kind::System, problem)
     }
 }
 
 /// A copy with a number that is out of the way of 3 to 5.
 fn far(fd: &OwnedFd) -> nix::Result<OwnedFd> {
     fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(16)).map(crate::sys::own)
+}
+
+/// The path of a URI, of which the scheme has been taken away.
+pub(super) fn path_of(rest: &str) -> String {
+    let path = rest.split_once('?').map_or(rest, |(path, _)| path);
+    // A plus stands for a space in a query alone.
+    unescape(&path.replace('+', "%2B"))
 }
 
 /// Percent signs and two digits stand for bytes in a URI.
@@ -118,11 +138,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_logger_of_the_second_version_says_a_byte() {
+        let owner = Owner { namespace: "n", id: "i", uid: 0, gid: 0 };
+        let start = |scheme: &str, says: &str| {
+            let uri = format!("{scheme}:///bin/sh?-c={says}");
+            Logger::named(&uri).unwrap().start(&owner).map(|(logger, _)| logger.end())
+        };
+        start("binary-v2", "echo%20%3E%265").unwrap();
+        start("binary", "true").unwrap();
+        let refused = start("binary-v2", "true").unwrap_err().to_string();
+        assert!(refused.starts_with("the logger /bin/sh does not say that it listens"), "{refused}");
+    }
+
+    #[test]
     fn a_uri_names_a_program_and_its_arguments() {
         let named = Logger::named("binary:///usr/bin/log%20ger?--id=a%2Fb&-v").unwrap();
         assert_eq!(named.program, "/usr/bin/log ger");
         assert_eq!(named.arguments, ["--id", "a/b", "-v"]);
+        assert!(!named.says_byte);
+        let second = Logger::named("binary-v2:///usr/bin/g++").unwrap();
+        assert!(second.says_byte && second.program == "/usr/bin/g++");
         assert_eq!(Logger::named("/run/fifo"), None);
+        assert_eq!(Logger::named("file:///x"), None);
         assert_eq!(Logger::named("binary:///x").unwrap().arguments, [""; 0]);
     }
 }

@@ -66,7 +66,7 @@ pub(super) fn mount_all(mounts: &[Mount], target: &Path) -> Result<()> {
     for one in mounts {
         let made = place_of(one, target).and_then(|place| {
             require_ours(one, &place)?;
-            mount_one(one, &place).map(|()| place)
+            mount_one(one, &place, target).map(|()| place)
         });
         match made {
             Ok(place) => count += usize::from(place == target),
@@ -145,7 +145,22 @@ pub(super) fn unmount_all(target: &Path) -> Result<()> {
     }
 }
 
-fn mount_one(one: &Mount, target: &Path) -> Result<()> {
+/// The same for what a shim that was killed may have left of a root.
+///
+/// # Errors
+/// As above.
+pub(super) fn unmount_left(target: &Path) -> Result<()> {
+    unmount_all(target)?;
+    idmapped::remove_layers(&layers_of(target))
+}
+
+/// Where the layers of an overlay at `root` are mapped while it is mounted.
+fn layers_of(root: &Path) -> PathBuf {
+    root.with_file_name("layers")
+}
+
+/// Mounts `one` at `target`, which is `root` or in it.
+fn mount_one(one: &Mount, target: &Path, root: &Path) -> Result<()> {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
     let mut mapping = Mapping::default();
@@ -166,7 +181,7 @@ fn mount_one(one: &Mount, target: &Path) -> Result<()> {
     // An overlay cannot be mapped itself, but for what lies below it. It keeps the layers that it was made with.
     let mut _mapped = None;
     if let Some(namespace) = namespace.as_ref().filter(|_| one.kind == "overlay") {
-        let (layers, mapped) = idmapped::layers(&data, &target.with_file_name("layers"), namespace)?;
+        let (layers, mapped) = idmapped::layers(&data, &layers_of(root), namespace)?;
         (data, _mapped) = (layers, Some(mapped));
     }
     if data.len() >= PAGE && one.kind == "overlay" {

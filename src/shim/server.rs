@@ -10,10 +10,11 @@ use super::workers::Workers;
 use crate::cgroup;
 use crate::error::{Doing, Result};
 use crate::log;
-use crate::sys::{own, process, signalfd, socket};
+use crate::sys::{fs as sys_fs, own, process, signalfd, socket};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::epoll::EpollFlags;
+use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ struct Server {
     leaving: Arc<AtomicBool>,
     /// For streams.
     buffer: Vec<u8>,
+    /// A descriptor to do without where there are no more: see [`Server::accept`].
+    spare: Option<OwnedFd>,
 }
 
 /// Serves until there is nothing more to do.
@@ -90,7 +93,10 @@ pub(super) fn serve(start: Start) -> Result<()> {
 impl Server {
     fn new(namespace: String, listener: OwnedFd, way: Way) -> Result<Self> {
         let doing = || "set the shim up";
+        // A container takes about ten, and the default limit is 1024 (systemd.exec(5), "LimitNOFILE=").
+        process::raise_open_files().doing(doing)?;
         let _ = fcntl(listener.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(DESCRIPTORS - 1)).map(own);
+        let spare = spare();
         process::prctl(libc::PR_SET_CHILD_SUBREAPER, [1, 0, 0, 0]).doing(doing)?;
         // Threads inherit the mask; what is executed gets an empty one.
         let sigchld = 1 << (libc::SIGCHLD - 1);
@@ -112,7 +118,7 @@ impl Server {
         });
         let events = Events::new(way, namespace.clone());
         let shim = Arc::new(Shim::new(namespace, reactor, workers, events));
-        Ok(Self { shim, listener, children, orphans, leaving, buffer: Vec::new() })
+        Ok(Self { shim, listener, children, orphans, leaving, buffer: Vec::new(), spare })
     }
 
     /// How long nothing has to be looked after.
@@ -155,8 +161,19 @@ impl Server {
         }
     }
 
-    fn accept(&self) {
-        match socket::accept(self.listener.as_raw_fd()) {
+    /// Without a descriptor for it a connection cannot even be refused, and would be announced for ever: the spare one is
+    /// for that.
+    fn accept(&mut self) {
+        let accepted = socket::accept(self.listener.as_raw_fd());
+        if matches!(accepted, Err(Errno::EMFILE | Errno::ENFILE)) {
+            self.spare = None;
+            if let Ok(refused) = socket::accept(self.listener.as_raw_fd()) {
+                sys_fs::close(refused);
+            }
+        } else if self.spare.is_none() {
+            self.spare = spare();
+        }
+        match accepted {
             Ok(socket) => {
                 let connection = Arc::new(Connection::new(own(socket)));
                 let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
@@ -172,20 +189,18 @@ impl Server {
 
     /// Hears what is said on a connection.
     fn converse(&self, token: Token, connection: &Arc<Connection>) {
-        match connection.flush().and_then(|_| connection.read()) {
-            Ok(incoming) => {
-                for one in incoming {
-                    if let Incoming::Call(stream, request) = one {
-                        let caller = Caller { connection: Arc::clone(connection), stream };
-                        self.call(caller, &request);
-                    }
-                }
+        let mut incoming = Vec::new();
+        let came = connection.flush().and_then(|_| connection.read(&mut incoming));
+        for one in incoming {
+            if let Incoming::Call(stream, request) = one {
+                let caller = Caller { connection: Arc::clone(connection), stream };
+                self.call(caller, &request);
             }
-            Err(_) => {
-                self.shim.reactor.unwatch(connection.socket());
-                self.shim.reactor.forget(token);
-                self.shim.hung_up(connection);
-            }
+        }
+        if came.is_err() {
+            self.shim.reactor.unwatch(connection.socket());
+            self.shim.reactor.forget(token);
+            self.shim.hung_up(connection);
         }
     }
 
@@ -242,6 +257,11 @@ impl Server {
             }
         }
     }
+}
+
+/// See [`Server::accept`]. It may well be missing.
+fn spare() -> Option<OwnedFd> {
+    open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).ok()
 }
 
 /// The path of the socket of a group: everybody who asks for the same finds the same.

@@ -79,11 +79,11 @@ impl Shim {
             "Wait" => self.wait(caller, payload),
             "Create" => self.at_leisure(caller, payload, Self::create),
             "Start" => self.at_leisure(caller, payload, Self::start),
-            "Delete" => self.at_leisure(caller, payload, Self::delete),
+            "Delete" => self.at_once(caller, payload, Self::delete),
             "Pids" => self.at_leisure(caller, payload, Self::pids),
             "Pause" => self.at_leisure(caller, payload, Self::pause),
-            "Resume" => self.at_leisure(caller, payload, Self::resume),
-            "Kill" => self.at_leisure(caller, payload, Self::kill),
+            "Resume" => self.at_once(caller, payload, Self::resume),
+            "Kill" => self.at_once(caller, payload, Self::kill),
             "Update" => self.at_leisure(caller, payload, Self::update),
             "Stats" => self.at_leisure(caller, payload, Self::stats),
             "Checkpoint" => self.at_leisure(caller, payload, Self::checkpoint),
@@ -97,13 +97,43 @@ impl Shim {
         Q: Message + Default + 'static,
         R: Message + 'static,
     {
+        if let Some(job) = self.job(caller, payload, call) {
+            self.workers.run(job);
+        }
+    }
+
+    /// The same for what others may be waiting for.
+    fn at_once<Q, R>(self: &Arc<Self>, caller: Caller, payload: &[u8], call: fn(&Arc<Self>, Q) -> Reply<R>)
+    where
+        Q: Message + Default + 'static,
+        R: Message + 'static,
+    {
+        if let Some(job) = self.job(caller, payload, call) {
+            self.workers.run_at_once(job);
+        }
+    }
+
+    /// What is to be done for a call that can be understood; another is answered here.
+    fn job<Q, R>(
+        self: &Arc<Self>,
+        caller: Caller,
+        payload: &[u8],
+        call: fn(&Arc<Self>, Q) -> Reply<R>,
+    ) -> Option<impl FnOnce() + Send + use<Q, R>>
+    where
+        Q: Message + Default + 'static,
+        R: Message + 'static,
+    {
         let shim = Arc::clone(self);
         match Q::decode(payload) {
-            Ok(request) => self.workers.run(move || {
+            Ok(request) => Some(move || {
                 let response = call(&shim, request);
                 caller.answer(response.map(|response| response.encode_to_vec()));
             }),
-            Err(error) => caller.answer(Err(damaged(&error))),
+            Err(error) => {
+                caller.answer(Err(damaged(&error)));
+                None
+            }
         }
     }
 
@@ -225,20 +255,19 @@ impl Shim {
             let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
             (process.phase, process.pidfd.clone(), container)
         };
-        match (phase, request.exec_id.is_empty()) {
-            (Phase::Stopped(_), true) if request.all => {}
-            (Phase::Stopped(_), _) => return Err(not_found("process already finished")),
-            (_, true) => {}
-            (_, false) => {
-                let pidfd = pidfd.ok_or_else(|| wrong_state("process not created"))?;
-                return match sys_process::pidfd_send_signal(pidfd.as_raw_fd(), signal) {
-                    Ok(()) => Ok(m::Empty {}),
-                    Err(nix::errno::Errno::ESRCH) => Err(not_found("process already finished")),
-                    Err(errno) => Err(Error::system(format!("send signal {signal}"), errno).into()),
-                };
-            }
+        let is_init = request.exec_id.is_empty();
+        if matches!(phase, Phase::Stopped(_)) && !(is_init && request.all) {
+            return Err(not_found("process already finished"));
         }
-        match container.lock().kill(signal, request.all) {
+        let pidfd = pidfd.ok_or_else(|| wrong_state("process not created"))?;
+        if !is_init {
+            return match sys_process::pidfd_send_signal(pidfd.as_raw_fd(), signal) {
+                Ok(()) => Ok(m::Empty {}),
+                Err(nix::errno::Errno::ESRCH) => Err(not_found("process already finished")),
+                Err(errno) => Err(Error::system(format!("send signal {signal}"), errno).into()),
+            };
+        }
+        match container.reach(&pidfd).kill(signal, request.all) {
             Ok(()) => Ok(m::Empty {}),
             Err(error) if error.kind() == crate::error::Kind::WrongState => Err(not_found(&error.to_string())),
             Err(error) => Err(error.into()),
@@ -317,9 +346,14 @@ impl Shim {
 
     /// A container's memory, or its life, has changed.
     pub fn memory_changed(&self, id: &str) {
+        if let Some(task) = self.tasks().all.get_mut(id) {
+            self.look_at_memory(task, id);
+        }
+    }
+
+    /// Tells whether the container `id` has run out of memory since this was asked last.
+    pub(super) fn look_at_memory(&self, task: &mut Task, id: &str) {
         use crate::cgroup::events::Event as Happened;
-        let mut tasks = self.tasks();
-        let Some(task) = tasks.all.get_mut(id) else { return };
         let Some((events, token)) = &mut task.memory else { return };
         loop {
             match events.next(Instant::now()) {

@@ -2,11 +2,11 @@
 //! descriptor to another, as soon as there are some and there is room.
 
 use super::reactor::{Handler, Reactor, Token};
+use crate::log;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// How many bytes are read at a time: what a pipe holds.
@@ -24,6 +24,8 @@ struct Ends {
     _keeper: Option<OwnedFd>,
     /// What was read and could not be written yet.
     rest: Vec<u8>,
+    /// Whether there was no space for some of it.
+    is_lossy: bool,
 }
 
 /// One direction of a process's stdio. Neither side blocks.
@@ -48,7 +50,7 @@ enum Progress {
 impl Stream {
     /// A stream, of which the caller says when it [starts](Stream::start).
     pub fn new(from: OwnedFd, to: OwnedFd, keeper: Option<OwnedFd>) -> Arc<Self> {
-        let ends = Ends { from, to, _keeper: keeper, rest: Vec::new() };
+        let ends = Ends { from, to, _keeper: keeper, rest: Vec::new(), is_lossy: false };
         Arc::new(Self { ends: Mutex::new(Some(ends)), token: OnceLock::new() })
     }
 
@@ -107,26 +109,16 @@ impl Stream {
 impl Ends {
     fn flow(&mut self, buffer: &mut [u8]) -> Progress {
         for _ in 0..TURNS {
-            if !self.rest.is_empty() {
-                match write(&self.to, &self.rest) {
-                    Ok(count) => drop(self.rest.drain(..count)),
-                    Err(Errno::EAGAIN) => return Progress::Full,
-                    Err(Errno::EINTR) => {}
-                    // Nobody will ever read it.
-                    Err(_) => return Progress::Ended,
-                }
-                continue;
+            if let Some(progress) = self.write_rest() {
+                return progress;
             }
-            self.rest = Vec::new();
             match read(&self.from, buffer) {
                 Ok(0) => return Progress::Ended,
                 Ok(count) => {
                     let data = buffer.get(..count).unwrap_or_default();
-                    match write(&self.to, data) {
-                        Ok(written) => self.rest.extend(data.get(written..).unwrap_or_default()),
-                        Err(Errno::EAGAIN | Errno::EINTR) => self.rest.extend(data),
-                        Err(_) => return Progress::Ended,
-                    }
+                    // Most of the time all of it goes at once.
+                    let written = write(&self.to, data).unwrap_or(0);
+                    self.rest = data.get(written..).unwrap_or_default().to_vec();
                 }
                 Err(Errno::EAGAIN) => return Progress::Empty,
                 Err(Errno::EINTR) => {}
@@ -134,13 +126,30 @@ impl Ends {
                 Err(_) => return Progress::Ended,
             }
         }
-        if self.rest.is_empty() || is_writable(&self.to) { Progress::Busy } else { Progress::Full }
+        self.write_rest().unwrap_or(Progress::Busy)
     }
-}
 
-fn is_writable(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
-    poll(&mut fds, PollTimeout::ZERO) != Ok(0)
+    /// Writes what is left. `None` once nothing is.
+    fn write_rest(&mut self) -> Option<Progress> {
+        while !self.rest.is_empty() {
+            match write(&self.to, &self.rest) {
+                Ok(count) => drop(self.rest.drain(..count)),
+                Err(Errno::EAGAIN) => return Some(Progress::Full),
+                Err(Errno::EINTR) => {}
+                // A log on a full disk has a gap; a program whose output is refused may well end.
+                Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => {
+                    if !std::mem::replace(&mut self.is_lossy, true) {
+                        log::warn(format!("a log file does not take what a container writes, which is lost: {errno}"));
+                    }
+                    break;
+                }
+                // Nobody will ever read it.
+                Err(_) => return Some(Progress::Ended),
+            }
+        }
+        self.rest = Vec::new();
+        None
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +157,22 @@ mod tests {
     use super::*;
     use nix::fcntl::OFlag;
     use nix::unistd::pipe2;
+
+    #[test]
+    fn a_log_on_a_full_disk_ends_nothing() {
+        let reactor = Reactor::new().unwrap();
+        let (from, source) = pipe2(OFlag::O_NONBLOCK).unwrap();
+        let full = std::fs::File::options().append(true).open("/dev/full").unwrap();
+        let stream = Stream::new(from, full.into(), None);
+        stream.start(&reactor).unwrap();
+        let mut buffer = vec![0; BUFFER];
+        for _ in 0..3 {
+            write(&source, b"said").unwrap();
+            assert!(!stream.flow(&reactor, &mut buffer));
+        }
+        drop(source);
+        assert!(stream.flow(&reactor, &mut buffer));
+    }
 
     #[test]
     fn bytes_flow_in_order_and_wait_for_room() {

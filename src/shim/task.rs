@@ -7,7 +7,7 @@ use super::reactor::Token;
 use super::ttrpc::{Answer, Connection};
 use crate::cgroup::Handle;
 use crate::cgroup::events::Events;
-use crate::container::resident::Resident;
+use crate::container::resident::{Reach, Resident};
 use oci_spec::runtime::Process as Spec;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -106,7 +106,7 @@ pub(super) enum Body {
 /// A container that exists.
 #[derive(Debug, Clone)]
 pub(super) struct Existing {
-    /// What is done to it is done one after the other.
+    /// What is done to it is done one after the other, but for signals.
     pub container: Arc<Mutex<Resident>>,
     pub cgroup: Arc<Handle>,
     /// Whether it may have processes that outlive init.
@@ -117,6 +117,11 @@ impl Existing {
     pub fn new(container: Resident) -> Self {
         let (cgroup, shares_pids) = (Arc::new(container.cgroup().clone()), container.shares_pids());
         Self { container: Arc::new(Mutex::new(container)), cgroup, shares_pids }
+    }
+
+    /// What signals are sent through, by a pidfd of its init: nobody else is waited for.
+    pub fn reach<'a>(&'a self, init: &'a OwnedFd) -> Reach<'a> {
+        Reach { init, cgroup: &self.cgroup, shares_pids: self.shares_pids }
     }
 
     /// The container, once nobody else does anything to it.

@@ -142,19 +142,18 @@ impl Connection {
         &self.socket
     }
 
-    /// Reads what is there.
+    /// Reads what is there to `incoming`, which may have got something even if the connection has ended.
     ///
     /// # Errors
     /// The connection is of no use any more. ECONNRESET at its end.
-    pub fn read(&self) -> Sys<Vec<Incoming>> {
+    pub fn read(&self, incoming: &mut Vec<Incoming>) -> Sys {
         let mut came = self.came.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buffer = [0u8; 4096];
-        let mut incoming = Vec::new();
         loop {
             match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(0) => return if incoming.is_empty() { Err(Errno::ECONNRESET) } else { Ok(incoming) },
+                Ok(0) => return Err(Errno::ECONNRESET),
                 Ok(count) => came.extend_from_slice(buffer.get(..count).unwrap_or_default()),
-                Err(Errno::EAGAIN) => return Ok(incoming),
+                Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => continue,
                 Err(errno) => return Err(errno),
             }
@@ -267,19 +266,32 @@ mod tests {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         let (client, server) = (Connection::new(ours.into()), Connection::new(theirs.into()));
         assert!(client.call(1, &request()).unwrap());
-        let [Incoming::Call(1, call)] = &server.read().unwrap()[..] else { panic!() };
+        let mut calls = Vec::new();
+        server.read(&mut calls).unwrap();
+        let [Incoming::Call(1, call)] = &calls[..] else { panic!() };
         assert_eq!(*call, request());
         // More than a socket holds: it goes in parts.
         assert!(!server.answer(1, Ok(vec![9; 3 << 20])).unwrap());
         assert!(server.answer(3, Err(Status::new(Code::NotFound, "no"))).is_ok_and(|done| !done));
         let mut answers = Vec::new();
         while answers.len() < 2 {
-            answers.extend(client.read().unwrap());
+            client.read(&mut answers).unwrap();
             server.flush().unwrap();
         }
         assert!(matches!(&answers[0], Incoming::Answer(1, Ok(payload)) if payload.len() == 3 << 20));
         assert!(matches!(&answers[1], Incoming::Answer(3, Err(status)) if status.message() == "no"));
         drop(server);
-        assert!(client.read().is_err());
+        assert!(client.read(&mut answers).is_err());
+    }
+
+    #[test]
+    fn the_end_is_heard_together_with_the_last_call() {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (client, server) = (Connection::new(ours.into()), Connection::new(theirs.into()));
+        client.call(1, &request()).unwrap();
+        drop(client);
+        let mut calls = Vec::new();
+        assert_eq!(server.read(&mut calls), Err(Errno::ECONNRESET));
+        assert!(matches!(&calls[..], [Incoming::Call(1, _)]));
     }
 }

@@ -2,11 +2,11 @@
 //! is none: a shim is quiet for nearly all of its life, and a thread's stack is memory.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// The most threads at a time. What comes on top of that waits.
+/// The most threads at a time. What comes on top of that waits, unless it is [urgent](Workers::run_at_once).
 const THREADS: usize = 64;
 /// Bytes of stack, of which the kernel gives what is used.
 const STACK: usize = 1 << 20;
@@ -42,13 +42,25 @@ impl Workers {
 
     /// Has `job` done as soon as possible.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
-        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.lock();
         state.jobs.push_back(Box::new(job));
+        self.attend(state, THREADS);
+    }
+
+    /// The same, before all that wait and however many threads there are: they may all be held up by what `job` is to end.
+    pub fn run_at_once(&self, job: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.lock();
+        state.jobs.push_front(Box::new(job));
+        self.attend(state, usize::MAX);
+    }
+
+    /// Has somebody look at the jobs, by a new thread if there are fewer than `most`.
+    fn attend(&self, mut state: MutexGuard<'_, State>, most: usize) {
         if state.jobs.len() <= state.waiting {
             self.0.more.notify_one();
             return;
         }
-        if state.threads >= THREADS {
+        if state.threads >= most {
             return;
         }
         let shared = Arc::clone(&self.0);
@@ -65,23 +77,31 @@ impl Workers {
 
     /// Does `action` while no job is being done, and none begins; `None` if one is.
     pub fn while_idle<T>(&self, action: impl FnOnce() -> T) -> Option<T> {
-        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock();
         (state.busy == 0).then(action)
     }
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn work(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 state.busy += 1;
                 drop(state);
                 job();
-                state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state = self.lock();
                 state.busy -= 1;
                 if state.busy == 0 {
                     (self.idle)();
+                }
+                if state.threads > THREADS {
+                    state.threads -= 1;
+                    return;
                 }
                 continue;
             }
@@ -94,5 +114,40 @@ impl Shared {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn what_is_urgent_does_not_wait_for_what_hangs() {
+        let workers = Workers::new(|| ());
+        let hung = Arc::new(Mutex::new(()));
+        let held = hung.lock().unwrap();
+        let (said, heard) = channel();
+        for number in 0..THREADS + 8 {
+            let (hung, said) = (Arc::clone(&hung), said.clone());
+            workers.run(move || {
+                drop(hung.lock());
+                said.send(number).unwrap();
+            });
+        }
+        for number in 0..3 {
+            let said = said.clone();
+            workers.run_at_once(move || said.send(1000 + number).unwrap());
+        }
+        let mut urgent: Vec<usize> = heard.iter().take(3).collect();
+        urgent.sort_unstable();
+        assert_eq!(urgent, [1000, 1001, 1002]);
+        assert!(workers.while_idle(|| ()).is_none());
+        drop(held);
+        // Nothing is forgotten.
+        let mut rest: Vec<usize> = heard.iter().take(THREADS + 8).collect();
+        rest.sort_unstable();
+        assert!(rest.into_iter().eq(0..THREADS + 8));
+        assert!(workers.0.lock().threads <= THREADS);
     }
 }

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -180,6 +181,43 @@ pub fn set_limit_of(pid: i32, resource: u32, soft: u64, hard: u64) -> Sys {
 /// Sets a resource limit of this process (prlimit(2)).
 pub fn setrlimit(resource: u32, soft: u64, hard: u64) -> Sys {
     set_limit_of(0, resource, soft, hard)
+}
+
+/// Reads a resource limit of this process (prlimit(2)): soft and hard.
+fn limit(resource: u32) -> Sys<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills one struct rlimit64; no new value is given.
+    unsafe { call!(libc::SYS_prlimit64, 0, resource, ptr::null::<u8>(), &raw mut limit) }?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// `RLIMIT_NOFILE` as it was before [`raise_open_files`], if that has changed anything.
+static OPEN_FILES: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Raises the soft `RLIMIT_NOFILE` of this process to the hard one, for as long as it lives: for one that serves many
+/// containers. Other programs are to have [the old one](open_files_of_others): select(2) of theirs may know no more than
+/// 1024 (systemd.exec(5), "LimitNOFILE=").
+pub fn raise_open_files() -> Sys {
+    let (soft, hard) = limit(NOFILE)?;
+    if soft < hard {
+        setrlimit(NOFILE, hard, hard)?;
+        // It is called once.
+        let _ = OPEN_FILES.set((soft, hard));
+    }
+    Ok(())
+}
+
+/// The `RLIMIT_NOFILE` that a program has to be given, soft and hard, unless it is what this process has.
+pub fn open_files_of_others() -> Option<(u64, u64)> {
+    OPEN_FILES.get().copied()
+}
+
+/// Takes [`raise_open_files`] back in a child that is about to execute a program, where nothing else was set since.
+pub fn give_back_open_files() -> Sys {
+    match open_files_of_others() {
+        Some((soft, hard)) if limit(NOFILE)? == (hard, hard) => setrlimit(NOFILE, soft, hard),
+        _ => Ok(()),
+    }
 }
 
 /// Sets the execution domain (personality(2)).
@@ -635,8 +673,9 @@ pub fn before_exec(command: &mut std::process::Command, action: impl Fn() -> Sys
     // SAFETY: callers pass actions that make raw system calls only, which is all that a forked child may do.
     unsafe {
         command.pre_exec(move || {
-            // What the runtime blocks for itself must not stay blocked in another program.
-            set_signal_mask(0).and_then(|_| action()).map_err(|errno| std::io::Error::from_raw_os_error(errno as i32))
+            // What the runtime has changed for itself must not stay so in another program.
+            let give_back = || set_signal_mask(0).and_then(|_| give_back_open_files());
+            give_back().and_then(|()| action()).map_err(|errno| std::io::Error::from_raw_os_error(errno as i32))
         });
     }
 }
