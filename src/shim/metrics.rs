@@ -147,7 +147,11 @@ const MEMORY_V2: [(u32, &str); 35] = [
 ];
 
 /// MemoryEvents of v2, by the keys of memory.events.
-const MEMORY_EVENTS: [(u32, &str); 5] = [(1, "low"), (2, "high"), (3, "max"), (4, "oom"), (5, "oom_kill")];
+const MEMORY_EVENTS: [(u32, &str); 6] =
+    [(1, "low"), (2, "high"), (3, "max"), (4, "oom"), (5, "oom_kill"), (6, "oom_group_kill")];
+
+/// MemoryOomControl of v1, by the keys of memory.oom_control.
+const OOM_CONTROL: [(u32, &str); 3] = [(1, "oom_kill_disable"), (2, "under_oom"), (3, "oom_kill")];
 
 /// io.containerd.cgroups.v1.Metrics
 fn v1(stats: &Stats) -> Message {
@@ -180,6 +184,7 @@ fn v1(stats: &Stats) -> Message {
         .message(3, Message::default().message(1, usage).message(2, throttling))
         .message(4, memory)
         .message(5, block_io(stats))
+        .messages(9, happened(&OOM_CONTROL, stats))
 }
 
 /// BlkIOStat of v1.
@@ -212,7 +217,9 @@ fn v2(stats: &Stats) -> Message {
         .number(4, throttling.periods)
         .number(5, throttling.throttled_periods)
         .number(6, throttling.throttled_time / NANOSECONDS)
-        .messages(7, stats.cpu.psi.iter().map(pressure));
+        .messages(7, stats.cpu.psi.iter().map(pressure))
+        .number(8, throttling.bursts)
+        .number(9, throttling.burst_time / NANOSECONDS);
     let (usage, swap) = (&stats.memory.usage, &stats.memory.swap_alone);
     let memory = Message::default()
         .table(&MEMORY_V2, &stats.memory.raw)
@@ -224,17 +231,24 @@ fn v2(stats: &Stats) -> Message {
         .number(37, swap.max)
         .messages(38, stats.memory.psi.iter().map(pressure));
     let hugetlb = stats.hugetlb.iter().map(|(size, pages)| {
-        Message::default().number(1, pages.usage).number(2, pages.max).text(3, size).number(4, pages.failcnt)
+        Message::default().number(1, pages.usage).number(2, pages.limit).text(3, size).number(4, pages.failcnt)
     });
-    let events = &stats.memory.events;
-    let events = (!events.is_empty()).then(|| Message::default().table(&MEMORY_EVENTS, events));
+    let pids = &stats.pids;
+    // Without a limit it is "max", as with all of v2.
+    let most = if pids.limit == 0 && pids.current > 0 { u64::MAX } else { pids.limit };
     Message::default()
-        .message(1, Message::default().number(1, stats.pids.current).number(2, stats.pids.limit))
+        .message(1, Message::default().number(1, pids.current).number(2, most))
         .message(2, cpu)
         .message(4, memory)
         .message(6, io(stats))
         .messages(7, hugetlb)
-        .messages(8, events.into_iter())
+        .messages(8, happened(&MEMORY_EVENTS, stats))
+}
+
+/// What happened for want of memory, if that is known.
+fn happened(tags: &[(u32, &str)], stats: &Stats) -> impl Iterator<Item = Message> {
+    let events = &stats.memory.events;
+    (!events.is_empty()).then(|| Message::default().table(tags, events)).into_iter()
 }
 
 /// IOStat of v2: one message for each device, which the statistics have in tables by kind.
@@ -273,17 +287,17 @@ fn pressure(pressure: &Pressure) -> Message {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cgroup::stats::Memory;
+    use crate::cgroup::stats::{Hugetlb, Memory};
 
     #[test]
     fn numbers_have_the_tags_of_the_proto_files() {
         let mut stats = Stats::default();
-        stats.pids.current = 3;
+        (stats.pids.current, stats.pids.limit) = (3, 7);
         stats.memory.raw = [("anon".to_owned(), 5)].into();
         stats.memory.usage.usage = 300;
         let bytes = v2(&stats).0;
-        // pids { current: 3 }, cpu {}, memory { anon: 5, usage: 300 }, io {}
-        assert_eq!(bytes, [0x0a, 2, 8, 3, 0x12, 0, 0x22, 6, 8, 5, 0x80, 2, 0xac, 2, 0x32, 0]);
+        // pids { current: 3, limit: 7 }, cpu {}, memory { anon: 5, usage: 300 }, io {}
+        assert_eq!(bytes, [0x0a, 4, 8, 3, 16, 7, 0x12, 0, 0x22, 6, 8, 5, 0x80, 2, 0xac, 2, 0x32, 0]);
         // Swap has a limit of its own, and memory none.
         stats.memory = Memory::default();
         stats.memory.usage.limit = u64::MAX;
@@ -294,9 +308,20 @@ mod tests {
         let swap = [0x90, 2, 5, 0x98, 2, 0xac, 2, 0xa8, 2, 6];
         assert!(bytes.windows(swap.len()).any(|window| window == swap), "{bytes:?}");
         assert!(bytes.ends_with(&[0x42, 4, 32, 4, 40, 3]), "{bytes:?}");
+        // Bursts, the limit of huge pages, and no limit of processes.
+        (stats.cpu.throttling.bursts, stats.cpu.throttling.burst_time) = (2, 3000);
+        stats.hugetlb = [("2MB".to_owned(), Hugetlb { usage: 1, limit: 4, ..Hugetlb::default() })].into();
+        stats.pids.limit = 0;
+        let bytes = v2(&stats).0;
+        let has = |part: &[u8]| bytes.windows(part.len()).any(|window| window == part);
+        assert!(has(&[0x12, 4, 64, 2, 72, 3]) && has(&[0x3a, 9, 8, 1, 16, 4, 26, 3, b'2', b'M', b'B']), "{bytes:?}");
+        let none = [&[0x0a, 13, 8, 3, 16][..], &[0xff; 9], &[1]].concat();
+        assert!(bytes.starts_with(&none), "{bytes:?}");
         stats.memory.raw = [("total_rss".to_owned(), 7)].into();
         let bytes = v1(&stats).0;
         assert!(bytes.windows(3).any(|window| window == [0x98, 1, 7]), "{bytes:?}");
+        // memory_oom_control { oom_kill: 3 }
+        assert!(bytes.ends_with(&[0x4a, 2, 24, 3]), "{bytes:?}");
     }
 
     #[test]

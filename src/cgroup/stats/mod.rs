@@ -100,6 +100,12 @@ pub struct Throttling {
     /// Nanoseconds that tasks waited for the next period.
     #[serde(skip_serializing_if = "zero")]
     pub throttled_time: u64,
+    /// Periods in which more was used than the quota, from what was left before (v2), of which users of the JSON know nothing.
+    #[serde(skip)]
+    pub bursts: u64,
+    /// Nanoseconds that were used so, likewise.
+    #[serde(skip)]
+    pub burst_time: u64,
 }
 
 /// The v1 cpuset controller's settings (Documentation/admin-guide/cgroup-v1/cpusets.rst).
@@ -136,7 +142,7 @@ pub struct Memory {
     /// Swap alone (v2), of which users of the JSON know nothing.
     #[serde(skip)]
     pub swap_alone: MemoryEntry,
-    /// memory.events as it is (v2), likewise.
+    /// memory.events as it is (v2), or memory.oom_control (v1), likewise.
     #[serde(skip)]
     pub events: BTreeMap<String, u64>,
     /// The kernel's own memory (v1).
@@ -229,6 +235,9 @@ pub struct Hugetlb {
     pub max: u64,
     /// How often the limit was hit.
     pub failcnt: u64,
+    /// The limit (v2), of which users of the JSON know nothing.
+    #[serde(skip)]
+    pub limit: u64,
 }
 
 impl Handle {

@@ -90,6 +90,7 @@ fn memory(directory: &Path, stats: &mut Stats) -> Result<()> {
     let memory = &mut stats.memory;
     memory.raw = parse::pairs(directory, "memory.stat")?.into_iter().collect();
     memory.cache = memory.raw.get("cache").copied().unwrap_or(0);
+    memory.events = parse::pairs(directory, "memory.oom_control")?.into_iter().collect();
     memory.usage = entry("memory")?;
     memory.swap = entry("memory.memsw")?;
     memory.kernel = entry("memory.kmem")?;
@@ -151,7 +152,7 @@ fn hugetlb(directory: &Path, stats: &mut Stats) -> Result<()> {
             let Some(usage) = number("usage_in_bytes")? else { continue };
             let max = number("max_usage_in_bytes")?.unwrap_or(0);
             let failcnt = number("failcnt")?.unwrap_or(0);
-            stats.hugetlb.insert(size, Hugetlb { usage, max, failcnt });
+            stats.hugetlb.insert(size, Hugetlb { usage, max, failcnt, limit: 0 });
             break;
         }
     }

@@ -31,6 +31,8 @@ fn cpu(directory: &Path, stats: &mut Stats) -> Result<()> {
             "nr_periods" => throttling.periods = value,
             "nr_throttled" => throttling.throttled_periods = value,
             "throttled_usec" => throttling.throttled_time = value * NANOSECONDS,
+            "nr_bursts" => throttling.bursts = value,
+            "burst_usec" => throttling.burst_time = value * NANOSECONDS,
             _ => {}
         }
     }
@@ -109,7 +111,8 @@ fn hugetlb(directory: &Path, stats: &mut Stats) -> Result<()> {
         };
         let events = parse::pairs(directory, &format!("hugetlb.{size}.events"))?;
         let failcnt = events.iter().find(|(key, _)| key == "max").map_or(0, |(_, value)| *value);
-        stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt });
+        let limit = parse::number(directory, &format!("hugetlb.{size}.max"))?.unwrap_or(0);
+        stats.hugetlb.insert(size, Hugetlb { usage, max: 0, failcnt, limit });
     }
     Ok(())
 }
