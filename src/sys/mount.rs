@@ -192,7 +192,7 @@ pub fn about(mount: u64) -> Sys<About> {
     const STATMOUNT_MNT_BASIC: u64 = 2;
     const STATMOUNT_MNT_POINT: u64 = 16;
     let request = IdRequest::of(mount, STATMOUNT_SB_BASIC | STATMOUNT_MNT_BASIC | STATMOUNT_MNT_POINT);
-    let mut about: About = [0; _];
+    let mut about: About = [0; size_of::<About>()];
     // SAFETY: the request outlives the call, which writes no more than there is room for.
     unsafe { call!(SYS_STATMOUNT, ptr::from_ref(&request), about.as_mut_ptr(), about.len(), 0) }?;
     Ok(about)
