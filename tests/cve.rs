@@ -5,13 +5,13 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, host, output, push};
+use common::{BUSYBOX, Bundle, Lab, Output, eventually, host, output, push};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -497,6 +497,54 @@ fn cve_2024_21626_the_working_directory_is_inside() {
     }
 }
 
+/// The third attack of CVE-2024-21626: the program, a hook or a script's interpreter is found through what the runtime has open.
+#[test]
+fn cve_2024_21626_the_program_is_inside() {
+    /// More than the runtime has open.
+    const NUMBERS: std::ops::Range<u32> = 3..20;
+    let lab = lab!();
+    let outside = lab.path("outside");
+    fs::create_dir_all(&outside).unwrap();
+    fs::copy(BUSYBOX, outside.join("busybox")).unwrap();
+    let through = |fd: u32| format!("/proc/self/fd/{fd}{}{}/busybox", "/..".repeat(16), outside.display());
+    let prepare = |bundle: &Bundle| {
+        for fd in NUMBERS {
+            symlink(through(fd), bundle.rootfs().join(format!("bin/link{fd}"))).unwrap();
+            let script = bundle.rootfs().join(format!("bin/script{fd}"));
+            fs::write(&script, format!("#!/bin/link{fd} sh\necho escaped\n")).unwrap();
+            fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    };
+    let running = lab.sleeper(|_| {});
+    prepare(&running);
+    for fd in NUMBERS {
+        let ways = [through(fd), format!("/bin/link{fd}"), format!("link{fd}"), format!("/bin/script{fd}")];
+        for (way, uid) in ways.into_iter().zip([0, 0, 1000, 0]) {
+            let bundle = lab.bundle(|config| {
+                config["process"]["args"] = json!([way, "echo", "escaped"]);
+                config["process"]["user"] = json!({"uid": uid, "gid": uid});
+            });
+            prepare(&bundle);
+            let ran = lab.run(&bundle, &[]);
+            assert!(ran.code != 0 && !ran.stdout.contains("escaped"), "{way}: {ran:?}");
+            let user = uid.to_string();
+            let ran = lab.exec(&running, &["--user", &user], &[&way, "echo", "escaped"]);
+            assert!(ran.code != 0 && !ran.stdout.contains("escaped"), "{way}: {ran:?}");
+        }
+        let bundle = lab.bundle(|config| {
+            let hook = json!({"path": format!("/bin/link{fd}"), "args": ["sh", "-c", "echo escaped >/escaped"]});
+            config["hooks"] = json!({"startContainer": [hook]});
+            config["root"]["readonly"] = json!(false);
+        });
+        prepare(&bundle);
+        let ran = lab.run(&bundle, &[]);
+        assert!(ran.code != 0 && !bundle.rootfs().join("escaped").exists(), "{fd}: {ran:?}");
+    }
+    // What is looked for is there.
+    let ran = host(outside.join("busybox").to_str().unwrap(), &["echo", "escaped"]);
+    assert_eq!(ran, "escaped");
+}
+
 /// A directory is exchanged for a link to the host while missing directories below it are made.
 #[test]
 fn cve_2024_45310_nothing_is_made_on_the_host() {
@@ -553,6 +601,26 @@ fn cve_2025_31133_masks_are_the_hosts_null_device() {
         let output = run_script(&lab, &bundle, "stat -c %F:%t:%T /etc/masked; cat /etc/masked", |_| {});
         assert_eq!(output.ok(), "character special file:1:3", "{fake}");
     }
+}
+
+/// Its mode, owner and times are not the container's to change, and what is mounted on a mask stays inside.
+#[test]
+fn a_mask_gives_no_hold_of_the_hosts_null_device() {
+    let lab = lab!();
+    let before = fs::metadata("/dev/null").unwrap();
+    // What any root may do anywhere else; the mode is what it is.
+    let script = "echo x >/proc/timer_list && cat /proc/timer_list && ! chmod 666 /proc/timer_list && \
+                  ! touch /proc/timer_list && ! chown 0 /proc/timer_list && \
+                  ! grep -E ' /(null|proc/timer_list) .* shared:' /proc/self/mountinfo && echo done";
+    for propagation in ["private", "slave", "shared"] {
+        let output = lab.shell(script, |config| {
+            config["linux"]["maskedPaths"] = json!(["/proc/kcore", "/proc/timer_list"]);
+            config["linux"]["rootfsPropagation"] = json!(propagation);
+        });
+        assert_eq!(output.ok(), "done", "{propagation}");
+    }
+    let after = fs::metadata("/dev/null").unwrap();
+    assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
 }
 
 /// And crun's CVE-2026-88264: what becomes /dev/console is the terminal's slave, and it is bound to nothing else.

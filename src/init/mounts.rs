@@ -137,7 +137,7 @@ pub struct Masks {
 impl Masks {
     /// Covers `path` with `null`, if it is a file, or `empty`. The first file and the first directory get the stand-ins
     /// themselves, all others copies of these: a mount that is attached nowhere can be copied only since Linux 6.15.
-    pub fn cover(&mut self, root: RawFd, path: &CStr, null: RawFd, empty: RawFd) -> Sys {
+    pub fn cover(&mut self, setter: &mut Setter, root: RawFd, path: &CStr, null: RawFd, empty: RawFd) -> Sys {
         let Some((place, is_root)) = existing(root, path)? else { return Ok(()) };
         if is_root {
             // The mask would lie on what stays the root, and hide nothing.
@@ -154,7 +154,7 @@ impl Masks {
             fs::close(tree);
             result
         } else {
-            mount::attach(stand_in, place)
+            setter.attach(stand_in, place)
         };
         fs::close(place);
         result

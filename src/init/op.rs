@@ -312,10 +312,8 @@ pub enum Op {
     Ambient { raise: u64 },
     /// seccomp(2).
     Seccomp { program: Vec<libc::sock_filter>, flags: u32, listener: bool },
-    /// close_range(2): everything from this number up is closed on exec.
-    CloseOnExec { first: u32 },
-    /// close_range(2): everything from this number up is closed now, but for the listener and the way to the runtime.
-    CloseBut { first: u32, listener: Slot },
+    /// close_range(2): everything from this number up is closed, but for the listener and the way to the runtime.
+    CloseBut { first: u32, listener: Option<Slot> },
     /// The null device is open while it waits, if there is one at /dev/null: who starts the program fetches it, for those of stdin, stdout and stderr that
     /// are to be one ([`super::NULL_OF_SANDBOX`]).
     HoldNull { lease: Slot },
@@ -596,8 +594,10 @@ impl fmt::Display for Op {
             Self::Seccomp { program, flags, .. } => {
                 write!(f, "seccomp(SET_MODE_FILTER, flags {flags:#x}, {} instructions)", program.len())
             }
-            Self::CloseOnExec { first } => write!(f, "close_range({first}, ~0, CLOEXEC)"),
-            Self::CloseBut { first, listener } => write!(f, "close_range({first}, ~0) but for {listener}"),
+            Self::CloseBut { first, listener: None } => write!(f, "close_range({first}, ~0)"),
+            Self::CloseBut { first, listener: Some(listener) } => {
+                write!(f, "close_range({first}, ~0) but for {listener}")
+            }
             Self::HoldNull { .. } => {
                 write!(f, "open(\"/dev/null\"), dup3 -> {}, for stdin, stdout and stderr", super::NULL_OF_SANDBOX)
             }

@@ -32,7 +32,9 @@ fn executable(path: &CStr) -> Sys {
 /// Fills in HOME from /etc/passwd, or "/" when the file has no line for `uid`.
 pub fn set_home(env: &Environment, uid: u32) -> Sys {
     let mut home = [0u8; Environment::HOME_ROOM];
-    let length = match fs::open(fs::CWD, c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+    // A link of the image's shall not lead out of it, by what others have open or by the roots of other processes.
+    let inside = libc::RESOLVE_NO_MAGICLINKS;
+    let length = match fs::open_resolved(fs::CWD, c"/etc/passwd", libc::O_RDONLY | libc::O_NONBLOCK, 0, inside) {
         Ok(file) => {
             let found = search_passwd(file, uid, &mut home);
             fs::close(file);

@@ -42,15 +42,7 @@ fn is_reachable() -> Sys<bool> {
     fs::getcwd(&mut buffer).map(|_| true)
 }
 
-/// Has every descriptor from `first` up closed on exec, or at once but for `kept`, the way to the runtime.
-pub fn close_on_exec(first: u32, kept: RawFd) -> Sys {
-    match fs::cloexec_from(first) {
-        Err(Errno::EINVAL) => close_but(first, kept, kept),
-        marked => marked,
-    }
-}
-
-/// Closes every descriptor from `first` up but for two.
+/// Closes every descriptor from `first` up but for two, which may be one.
 pub fn close_but(first: u32, one: RawFd, other: RawFd) -> Sys {
     let mut kept = [one.cast_unsigned(), other.cast_unsigned()];
     kept.sort_unstable();

@@ -283,7 +283,8 @@ impl<'a> Executor<'a> {
             Op::MakeLink { root, path, target } => mounts::make_link(self.at(*root), path, target),
             Op::Console { root, socket, terminal } => console::set_up(self.at(*root), self.at(*socket), terminal),
             Op::Mask { root, path, null, empty } => {
-                self.masks.cover(self.slots.get(*root), path, self.slots.get(*null), self.slots.get(*empty))
+                let (root, null, empty) = (self.slots.get(*root), self.slots.get(*null), self.slots.get(*empty));
+                self.masks.cover(&mut self.setter, root, path, null, empty)
             }
             Op::ReadOnly { root, path } => mounts::make_read_only(&mut self.setter, self.slots.get(*root), path),
             Op::PivotRoot { root, shared } => mounts::pivot_root(&mut self.setter, self.slots.get(*root), *shared),
@@ -338,8 +339,9 @@ impl<'a> Executor<'a> {
             }
             Op::Ambient { raise } => rights::raise_ambient(*raise),
             Op::Seccomp { program, flags, listener } => self.load_filter(program, *flags, *listener),
-            Op::CloseOnExec { first } => rights::close_on_exec(*first, self.sync),
-            Op::CloseBut { first, listener } => rights::close_but(*first, self.sync, self.at(*listener)),
+            Op::CloseBut { first, listener } => {
+                rights::close_but(*first, self.sync, listener.map_or(self.sync, |listener| self.at(listener)))
+            }
             Op::HoldNull { lease } => {
                 rights::hold_null(self.at(*lease));
                 Ok(())

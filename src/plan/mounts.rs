@@ -668,7 +668,7 @@ pub(super) fn propagate(builder: &mut Builder, entry: &Entry<'_>, mount: Slot) {
 pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &Mounted) -> Result<()> {
     let Some(linux) = input.linux() else { return Ok(()) };
     let root = slots::ROOT;
-    let mut hide = |field: &'static str, path: &str, op: &dyn Fn(CString) -> Op| {
+    let hide = |builder: &mut Builder, field: &'static str, path: &str, op: &dyn Fn(CString) -> Op| {
         // With a slash at the end the kernel finds no file. What ".." means depends on links before it, so that stays.
         let tidy: PathBuf = Path::new(path).components().collect();
         let op = op(cpath(field, &tidy)?);
@@ -680,12 +680,17 @@ pub(super) fn hidden_paths(builder: &mut Builder, input: &Input<'_>, mounted: &M
         Ok(())
     };
     for path in linux.readonly_paths().iter().flatten() {
-        hide("linux.readonlyPaths", path, &|path| Op::ReadOnly { root, path })?;
+        hide(builder, "linux.readonlyPaths", path, &|path| Op::ReadOnly { root, path })?;
+    }
+    // Just before it is attached for the first time: without mount_setattr(2) it gets what it is owed then.
+    if !builder.begins_with_root && linux.masked_paths().as_ref().is_some_and(|paths| !paths.is_empty()) {
+        protect_null(builder);
     }
     let mut seen = BTreeSet::new();
     // A second mask would cover nothing but the first.
     for path in linux.masked_paths().iter().flatten().filter(|path| seen.insert(path.as_str())) {
-        hide("linux.maskedPaths", path, &|path| Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY })?;
+        let op = |path| Op::Mask { root, path, null: slots::NULL, empty: slots::EMPTY };
+        hide(builder, "linux.maskedPaths", path, &op)?;
     }
     Ok(())
 }
@@ -701,6 +706,14 @@ impl Mounted {
     }
 }
 
+/// Has the copy of the host's /dev/null be nobody's peer, or what is mounted on it would be mounted on the host's; and read-only, or its mode,
+/// owner and times would be the container's to change. It can be written to all the same.
+fn protect_null(builder: &mut Builder) {
+    let attributes =
+        Attributes { set: libc::MOUNT_ATTR_RDONLY, propagation: libc::MS_PRIVATE, ..Attributes::default() };
+    builder.push("linux.maskedPaths", Op::SetAttributes { mount: slots::NULL, attributes, recursive: false });
+}
+
 /// What the masks are made of, fetched while the host's /dev can still be reached.
 fn prepare_masks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
     let masks = input.linux().and_then(|linux| linux.masked_paths().as_ref()).is_some_and(|paths| !paths.is_empty());
@@ -711,9 +724,7 @@ fn prepare_masks(builder: &mut Builder, input: &Input<'_>) -> Result<()> {
             Op::CloneTree { source: Source::Path(c"/dev/null".into()), recursive: false, into: slots::NULL },
         );
         if builder.begins_with_root {
-            // The copy of a shared mount is its peer: what is mounted on it would be mounted on the host's.
-            let attributes = Attributes { propagation: libc::MS_PRIVATE, ..Attributes::default() };
-            builder.push(field, Op::SetAttributes { mount: slots::NULL, attributes, recursive: false });
+            protect_null(builder);
         }
         let mut options = vec![(c"size".into(), Some(c"0".into())), (c"nr_inodes".into(), Some(c"1".into()))];
         options.extend(label(input, "tmpfs")?);

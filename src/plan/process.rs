@@ -97,6 +97,21 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     scheduling(builder, process)?;
     limits(builder, process, context);
     lsm_labels(builder, process, context.host)?;
+    if context.pidfd_socket {
+        builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
+    }
+    let first = 3u32.saturating_add(context.preserve_fds);
+    // From here on paths are looked up that the image may have made links of: one through /proc/self/fd would lead to whatever the
+    // caller has open, and from there to the host (CVE-2024-21626). That it is closed on exec is too late.
+    let (first, listener, wait) = match context.wait {
+        Wait::Nothing => (first, None, None),
+        Wait::Start => (first, Some(slots::LISTENER), Some(Op::AwaitStart { listener: slots::LISTENER })),
+        Wait::Lease { .. } => {
+            let first = if process.terminal().unwrap_or(false) { 3 } else { 0 };
+            (first, Some(slots::LEASE), Some(Op::Park { lease: slots::LEASE }))
+        }
+    };
+    builder.push("(runtime)", Op::CloseBut { first, listener });
     let filter_needs_admin = !process.no_new_privileges().unwrap_or(false) && context.seccomp.is_some();
     let sets = capability_sets(process, context.host);
     let kept = if filter_needs_admin { CAP_SYS_ADMIN } else { 0 };
@@ -120,23 +135,6 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     if context.dumpable {
         builder.push("(runtime)", Op::Dumpable(true));
     }
-    if context.pidfd_socket {
-        builder.push("--pidfd-socket", Op::SendPidfd { socket: slots::PIDFD });
-    }
-    let first = 3u32.saturating_add(context.preserve_fds);
-    // One that waits may do so for long, and what the caller had open is not its business.
-    let (close, wait) = match context.wait {
-        Wait::Nothing => (Op::CloseOnExec { first }, None),
-        Wait::Start => {
-            let listener = slots::LISTENER;
-            (Op::CloseBut { first, listener }, Some(Op::AwaitStart { listener }))
-        }
-        Wait::Lease { .. } => {
-            let (first, lease) = (if process.terminal().unwrap_or(false) { 3 } else { 0 }, slots::LEASE);
-            (Op::CloseBut { first, listener: lease }, Some(Op::Park { lease }))
-        }
-    };
-    builder.push("(runtime)", close);
     if context.holds_null {
         builder.push("(runtime)", Op::HoldNull { lease: slots::LEASE });
     }
