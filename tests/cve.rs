@@ -623,6 +623,40 @@ fn a_mask_gives_no_hold_of_the_hosts_null_device() {
     assert_eq!((before.ctime(), before.ctime_nsec()), (after.ctime(), after.ctime_nsec()));
 }
 
+/// What the kernel locks for a user namespace stays locked: a bind that the host has read-only, and what lies below another mount.
+#[test]
+fn a_user_namespace_changes_nothing_of_the_hosts_mounts() {
+    let lab = lab!();
+    let source = lab.path("source");
+    fs::create_dir_all(source.join("covered")).unwrap();
+    fs::write(source.join("covered/secret"), "").unwrap();
+    fs::write(source.join("file"), "").unwrap();
+    for path in ["", "covered", "covered/secret", "file"] {
+        host("chmod", &["777", source.join(path).to_str().unwrap()]);
+    }
+    let script =
+        "mount -o remount,bind,rw /mnt; umount /mnt/covered; ls /mnt /mnt/covered; echo >/mnt/file || echo done";
+    let bundle = lab.bundle(|config| {
+        let mut mount = bind(&source, "/mnt");
+        mount["options"] = json!(["rbind"]);
+        add(config, mount);
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        grant(config, "CAP_SYS_ADMIN");
+        config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+        for field in ["uidMappings", "gidMappings"] {
+            config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+        }
+    });
+    let outside =
+        "mount --bind $1 $1 && mount -o remount,bind,ro $1 && mount -t tmpfs none $1/covered && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", outside, "sh"]).arg(&source).arg(lab.path("microrun"));
+    command.arg("--root").arg(lab.path("run")).args(["run", "--bundle"]).arg(&bundle.path).arg(&bundle.id);
+    let output = output(command);
+    assert_eq!(output.stdout.split_whitespace().last(), Some("done"), "{output:?}");
+    assert!(!output.stdout.contains("secret") && output.stderr.contains("umount"), "{output:?}");
+}
+
 /// And crun's CVE-2026-88264: what becomes /dev/console is the terminal's slave, and it is bound to nothing else.
 #[test]
 fn cve_2025_52565_the_console_is_the_terminal() {

@@ -11,13 +11,14 @@
 use super::ahead::{Ahead, Helper};
 use super::gates::{self, Outcome};
 use super::notify::{self, Proxy};
+use super::outside;
 use super::pid_file;
 use super::prepare::{Bundle, Options, Prepared};
 use super::resctrl;
 use super::state::{Entry, Lock, Process, State, Status};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::init::{self, Exec, Init, Slot, Slots};
+use crate::init::{self, Init, Slot, Slots};
 use crate::log;
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, Wait, explain};
@@ -200,7 +201,7 @@ fn launch_into(
     }
     // The helper has what is open when it begins, and may end after init has executed its program.
     let mut kept = open_slots(options, plan, &entry, cgroup, &mut slots)?;
-    run_outside(plan, &mut slots, &report, &mut kept.given)?;
+    outside::run(plan, &mut slots, &report, &mut kept.given)?;
     drop(ahead);
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let manner = Manner {
@@ -407,19 +408,6 @@ pub(super) fn receive_terminal(socket: &OwnedFd) -> Result<Option<OwnedFd>> {
         Err(Errno::ECONNRESET) => Ok(None),
         Err(errno) => Err(Error::system("receive the terminal", errno)),
     }
-}
-
-/// Copies the mounts that init only puts in place. Kept here they would be in use, and could not be unmounted inside: they go to `given`.
-pub(super) fn run_outside(plan: &Plan, slots: &mut Slots, report: &Report, given: &mut Vec<OwnedFd>) -> Result<()> {
-    let nothing = Exec::none();
-    let steps = &plan.outside.steps;
-    let result = init::run_here(steps, slots, &nothing, report);
-    let copies = steps.iter().filter_map(|step| match step.op {
-        init::Op::CloneTree { into, .. } => Some(slots.get(into)),
-        _ => None,
-    });
-    given.extend(copies.filter(|copy| *copy >= 0).map(owned));
-    result.map_err(|(index, errno)| explain::failure(steps, &nothing, index, errno))
 }
 
 /// How a clone is treated.

@@ -16,6 +16,7 @@ pub mod launch;
 pub mod manage;
 mod netdev;
 pub mod notify;
+mod outside;
 pub mod park;
 pub mod parts;
 pub mod pid_file;

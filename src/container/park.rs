@@ -4,6 +4,7 @@ use super::ahead;
 use super::gates::{self, Outcome};
 use super::ground::{self, Ground, Rooms};
 use super::launch::{self, Cradle, Manner, Sandbox, Undo};
+use super::outside;
 use super::prepare::{Options, Prepared};
 use super::state::{Entry, Lock, Locking, State, Store};
 use crate::error::{Doing, Error, Kind, Result};
@@ -234,7 +235,7 @@ fn park_into(
     let (lease, lease_of_child) = socket::packets().doing(|| "make a socket pair")?;
     slots.set(slots::LEASE, lease_of_child.as_raw_fd());
     let report = ahead::report(plan.shares_memory())?;
-    launch::run_outside(plan, &mut slots, &report, &mut kept.given)?;
+    outside::run(plan, &mut slots, &report, &mut kept.given)?;
     let birth = cgroup.join().born_in().map(|directory| directory.as_raw_fd());
     let stdio = options.stdio.as_ref().map(super::prepare::raw);
     let manner =

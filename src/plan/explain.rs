@@ -32,6 +32,11 @@ pub fn lines(plan: &Plan) -> Vec<Line> {
         call: format!("clone3(NEWUSER), uid_map {}, gid_map {} -> {}", ranges(&map.uids), ranges(&map.gids), map.slot),
         field: "mounts (idmap)".into(),
     });
+    let locked = plan.outside.is_locked.then(|| Line {
+        who: "outside",
+        call: "clone3(NEWUSER|NEWNS), setns(NEWNS) of a thread".to_owned(),
+        field: "linux.namespaces (user)".into(),
+    });
     let sharing = if plan.share_memory { "VM|" } else { "" };
     let clone = Line {
         who: "runtime",
@@ -41,6 +46,7 @@ pub fn lines(plan: &Plan) -> Vec<Line> {
     let exec = Line { who: "init", call: exec_call(&plan.exec), field: "process.args".into() };
     opened
         .chain(maps)
+        .chain(locked)
         .chain(lines_of("outside", &plan.outside.steps))
         .chain(lines_of("stage", &plan.stage))
         .chain([clone])

@@ -119,6 +119,8 @@ pub struct IdMapping {
 pub struct Outside {
     /// Steps in the runtime's own namespaces.
     pub steps: Vec<Step>,
+    /// Whether they are taken in a copy of the runtime's mount namespace that belongs to another user namespace, as the container's does.
+    pub is_locked: bool,
     /// User namespaces to make first.
     pub id_mappings: Vec<IdMapping>,
     /// Where the user namespace is that the container joins, if it joins one.
@@ -503,6 +505,7 @@ fn bind(builder: &mut Builder, input: &Input<'_>, entry: &Entry<'_>, outside: &m
     let mount = if (id_mapped || input.mounts_from_outside() || builder.begins_with_root) && !inside {
         let slot = builder.slot(&entry.field)?;
         let op = Op::CloneTree { source: Source::Path(source), recursive, into: slot };
+        outside.is_locked = input.mounts_from_outside() && input.creates(LinuxNamespaceType::Mount);
         outside.steps.push(Step { op, field: entry.field.clone().into() });
         if id_mapped {
             let userns = id_map(builder, input, entry, outside)?;
