@@ -697,6 +697,60 @@ fn a_maker_that_hangs_keeps_nobody_else_from_sandboxes_and_is_replaced() {
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
 }
 
+/// Traces a process, which goes on: once it has been killed nobody else hears of its end before this thread has waited for it.
+fn traced(pid: i32) -> Pid {
+    let pid = Pid::from_raw(pid);
+    ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+    pid
+}
+
+#[test]
+fn who_cannot_be_waited_for_yet_holds_nobody_up() {
+    let mut pool = pool!();
+    let bundle = pool.filled(2, "echo hello", |_| {});
+    let is_there = |pid: Pid| fs::exists(format!("/proc/{pid}")).unwrap();
+    let let_go = |pid: Pid| {
+        waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        eventually(|| !is_there(pid));
+    };
+
+    // Makers: one is killed, the other by the pool, with it.
+    let makers: Vec<Pid> = pool.makers().into_iter().map(traced).collect();
+    host("kill", &["-KILL", &makers[0].to_string()]);
+    pool.status();
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    let is_new = || !pool.makers().is_empty() && pool.makers().iter().all(|pid| !makers.contains(&Pid::from_raw(*pid)));
+    eventually(is_new);
+    pool.await_ready(&bundle, 2);
+    makers.into_iter().for_each(let_go);
+
+    // The filler, which does not answer.
+    let filler = traced(pool.filler().unwrap());
+    host("kill", &["-STOP", &filler.to_string()]);
+    let other = pool.filled(1, "echo other", |_| {});
+    assert_eq!(pool.run(&other, &[]).ok(), "other");
+    assert!(pool.filler().is_some_and(|pid| pid != filler.as_raw()));
+    let_go(filler);
+
+    // A sandbox that is given up, and another when the pool ends.
+    pool.microrun(&["pool", "drain", &other.operand()]).ok();
+    pool.await_ready(&bundle, 2);
+    eventually(|| pool.is_gone(2));
+    let victim = traced(pool.parked()[0]);
+    pool.microrun(&["pool", "drain", &bundle.operand()]).ok();
+    eventually(|| pool.status()["pending"] == 0);
+    eventually(|| pool.is_gone(0));
+    assert!(is_there(victim));
+    let_go(victim);
+    pool.microrun(&["pool", "fill", "--size=1", &bundle.operand()]).ok();
+    pool.await_ready(&bundle, 1);
+    let last = traced(pool.parked()[0]);
+    host("kill", &[&pool.server.id().to_string()]);
+    eventually(|| pool.server.try_wait().unwrap().is_some());
+    assert!(pool.is_gone(0));
+    let_go(last);
+}
+
 #[test]
 fn a_signal_that_ends_a_sandbox_before_its_program_began_is_not_lost() {
     let pool = pool!();

@@ -3,14 +3,15 @@
 //! ```text
 //! pool                                   filler            maker
 //!   │ BEGIN: version, path; its socket ───▶ │ ── clones ──────▶ │ reads the bundle
-//!   │ ◀──────────────────────────── its pid ┤                   │
+//!   │ ◀────────────────── BEGUN: its pidfd ─┤                   │
 //!   │ MAKE ───────────────────────────────────────────────────▶ │ clone3, waits until it is parked
 //!   │ ◀────────────────────────── MADE: its id; [descriptors] ──┤
 //! ```
 //!
 //! A sandbox runs in the memory of its maker, if it can, and so a maker has nothing there that another container may not know: the filler is cloned
 //! before the pool has heard of anything, and of bundles a maker reads one. It has one thread and few descriptors besides, which makes cloning cheap.
-//! The pool is the parent of all (`CLONE_PARENT`), and hears of the end of each.
+//! The pool is the parent of all (`CLONE_PARENT`), and hears of the end of each. Nobody is waited for here: a process that is killed may take its time, in
+//! an I/O that hangs or because somebody traces it.
 //!
 //! A maker answers in the order of what it is asked for, and only those of one template work at a time. With two of them a CPU is not left to others while one waits for its sandbox to get
 //! ready. They end when the pool does, and are begun anew if they end before.
@@ -20,14 +21,13 @@ use super::pace::{Ledger, Pace};
 use super::template::{Identity, Template};
 use super::workshop;
 use crate::container::ground::Rooms;
-use crate::container::manage;
 use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
+use crate::container::state::Entry;
 use crate::error::{Doing, Error, Kind, Result};
-use crate::log;
 use crate::sys::clone::Child;
 use crate::sys::socket::Received;
-use crate::sys::{process, socket};
+use crate::sys::{pidfd, process, socket};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use std::collections::VecDeque;
@@ -59,6 +59,8 @@ pub struct Part {
 
 /// What became of it: the first byte of an answer.
 pub(super) mod news {
+    /// Of the filler: a maker has been begun, whose pidfd comes along.
+    pub const BEGUN: u8 = b'b';
     /// Made: seven bytes that tell which descriptors come along; the pid, what is seen of a new network namespace, how many bytes of its maker's memory
     /// it has for itself, what is seen of new rooms, and the id follow.
     pub const MADE: u8 = b'm';
@@ -68,6 +70,10 @@ pub(super) mod news {
 
 /// The most bytes of a message of a maker, and of the pool to it.
 pub(super) const MOST: usize = 8192;
+
+/// How many bytes of [`news::MADE`] tell of descriptors, and how many come before the id.
+const FDS: usize = 7;
+const ABOUT: usize = FDS + 4 * size_of::<u64>();
 
 /// How many sandboxes are asked for ahead: a maker never waits for the pool, and a pool that ends does not wait long for it.
 const AHEAD: usize = 8;
@@ -88,7 +94,7 @@ const FILLER: u64 = 0;
 /// The processes that make sandboxes, as the pool sees them.
 #[derive(Debug)]
 pub struct Filler {
-    pid: i32,
+    pidfd: OwnedFd,
     socket: OwnedFd,
     /// What is readable when there is news of anybody.
     watched: Epoll,
@@ -101,6 +107,12 @@ pub struct Filler {
     waiting: VecDeque<Order>,
     /// Whether nobody is to be asked for more at the moment.
     is_held: bool,
+    /// Whether it has been killed because it did not begin a maker.
+    is_lost: bool,
+    /// Who has been killed, and not been waited for.
+    killed: Vec<OwnedFd>,
+    /// What has been made and could not be taken over.
+    lost: Vec<Entry>,
 }
 
 /// Who makes the sandboxes of a template.
@@ -108,7 +120,7 @@ pub struct Filler {
 struct Maker {
     key: u64,
     template: Weak<Template>,
-    pid: i32,
+    pidfd: OwnedFd,
     socket: OwnedFd,
     /// What it has been asked for, and has not answered yet.
     asked: VecDeque<Order>,
@@ -163,19 +175,25 @@ impl Filler {
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
         let watched = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).doing(|| "make an epoll descriptor")?;
         watched.add(&ours, EpollEvent::new(EpollFlags::EPOLLIN, FILLER)).doing(|| "watch a descriptor")?;
-        match process::fork_beside_threads().doing(|| "begin the process that makes sandboxes")? {
-            Some(pid) => Ok(Self {
-                pid,
-                socket: ours,
-                watched,
-                makers: Vec::new(),
-                last: FILLER,
-                most: if pace.is_limited() { 1 } else { MAKERS },
-                waiting: VecDeque::new(),
-                is_held: false,
-            }),
-            None => workshop::run(&theirs, options, pace, ledger, is_clean),
-        }
+        let doing = || "begin the process that makes sandboxes";
+        let Some(pid) = process::fork_beside_threads().doing(doing)? else {
+            workshop::run(&theirs, options, pace, ledger, is_clean)
+        };
+        // Without it the process ends by itself: nobody has the other end of its socket.
+        let pidfd = pidfd::open(pid).doing(doing)?;
+        Ok(Self {
+            pidfd,
+            socket: ours,
+            watched,
+            makers: Vec::new(),
+            last: FILLER,
+            most: if pace.is_limited() { 1 } else { MAKERS },
+            waiting: VecDeque::new(),
+            is_held: false,
+            is_lost: false,
+            killed: Vec::new(),
+            lost: Vec::new(),
+        })
     }
 
     /// Orders a sandbox, in the namespaces of `place`.
@@ -200,13 +218,15 @@ impl Filler {
     /// A maker that has ended is heard of by its end; what was asked for is answered then.
     fn ask(&mut self) {
         while !self.is_held
+            && !self.is_lost
             && let Some(order) = self.waiting.front()
             && self.has_time_for(&order.template)
         {
             let template = Arc::clone(&order.template);
             let Ok(index) = self.maker_of(&template) else {
-                // Its end is heard of, and with it that of all that is waited for.
-                let _ = process::kill(self.pid, libc::SIGKILL);
+                // Others may never be begun, and nobody waits until it has ended: another one is begun.
+                kill(&self.pidfd);
+                self.is_lost = true;
                 return;
             };
             let (Some(maker), Some(order)) = (self.makers.get_mut(index), self.waiting.pop_front()) else { return };
@@ -243,22 +263,21 @@ impl Filler {
         let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
         let bundle = template.options.bundle.as_os_str().as_bytes();
         let parts: [&[u8]; 2] = [&template.version().to_ne_bytes(), bundle];
-        let mut pid = [0; size_of::<i32>()];
         let begun = socket::send_fds(self.socket.as_raw_fd(), &parts, &[theirs.as_raw_fd()])
             .and_then(|()| if self.has_news_within(PATIENCE) { Ok(()) } else { Err(Errno::ETIMEDOUT) })
-            .and_then(|()| socket::receive_fds(self.socket.as_raw_fd(), &mut pid));
-        let begun = begun.and_then(|answer| if answer.count == pid.len() { Ok(()) } else { Err(Errno::ECHILD) });
-        begun.doing(|| "begin a process that makes sandboxes")?;
+            .and_then(|()| socket::receive_fds(self.socket.as_raw_fd(), &mut [0]))
+            .and_then(|answer| answer.fds.into_iter().next().ok_or(Errno::ECHILD));
+        let pidfd = begun.doing(|| "begin a process that makes sandboxes")?;
         self.last += 1;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last);
-        let pid = i32::from_ne_bytes(pid);
-        self.watched.add(&ours, event).doing(|| "watch a descriptor").inspect_err(|_| end(pid))?;
+        // Of one that is not heard the socket is closed, and it ends.
+        self.watched.add(&ours, event).doing(|| "watch a descriptor")?;
         let template = Arc::downgrade(template);
         let asked = VecDeque::new();
         self.makers.push(Maker {
             key: self.last,
             template,
-            pid,
+            pidfd,
             socket: ours,
             asked,
             since: Instant::now(),
@@ -290,9 +309,9 @@ impl Filler {
                 Err(Errno::EAGAIN) => return News::Nothing,
                 _ => {
                     let maker = self.makers.swap_remove(index);
-                    let _ = self.watched.delete(&maker.socket);
-                    end(maker.pid);
-                    if maker.is_done && maker.asked.is_empty() {
+                    let is_over = maker.is_done && maker.asked.is_empty();
+                    self.end(maker);
+                    if is_over {
                         continue;
                     }
                     return News::Ended;
@@ -305,7 +324,12 @@ impl Filler {
             }
             self.ask();
             let part = match data.get(..received.count).and_then(<[u8]>::split_first) {
-                Some((&news::MADE, rest)) => take(&order.template, order.place, rest, received),
+                Some((&news::MADE, rest)) => {
+                    let store = &order.template.options.store;
+                    // Without its lease it ends. Its maker takes it for the pool's.
+                    let lost = |_: &_| self.lost.extend(id_of(rest).and_then(|id| store.find(&id).ok()));
+                    take(&order.template, order.place, rest, received).inspect_err(lost)
+                }
                 Some((_, why)) => Err(Error::new(Kind::System, String::from_utf8_lossy(why))),
                 None => Err(lost()),
             };
@@ -315,21 +339,22 @@ impl Filler {
 
     /// Whether it is at anything.
     pub fn is_at_work(&self) -> bool {
-        self.makers.iter().any(Maker::is_at_work)
+        self.is_lost || self.makers.iter().any(Maker::is_at_work)
     }
 
-    /// Ends a maker that has been at one sandbox for too long: it has been stopped, or what its bundle lies on does not answer. Whether there was one; with
-    /// others nothing has happened but that they may be asked for more.
+    /// Ends a maker that has been at one sandbox for too long: it has been stopped, or what its bundle lies on does not answer. Whether there was one, or the
+    /// filler is one; with others nothing has happened but that they may be asked for more.
     pub fn ends_stuck(&mut self) -> bool {
+        if self.is_lost {
+            return true;
+        }
         let is_stuck = |maker: &Maker| maker.is_at_work() && maker.is_at_it_for(MOST_PATIENCE);
         let Some(index) = self.makers.iter().position(is_stuck) else {
             self.ask();
             return false;
         };
         let maker = self.makers.swap_remove(index);
-        let _ = self.watched.delete(&maker.socket);
-        // It may take its time, and is waited for as other children are.
-        let _ = process::kill(maker.pid, libc::SIGKILL);
+        self.end(maker);
         true
     }
 
@@ -346,17 +371,33 @@ impl Filler {
     /// Forgets what was ordered, and ends all makers. Whether the filler is still there, and can begin others.
     pub fn start_over(&mut self) -> bool {
         self.waiting.clear();
-        for maker in self.makers.drain(..) {
-            let _ = self.watched.delete(&maker.socket);
-            end(maker.pid);
-        }
-        !self.has_news_within(Duration::ZERO)
+        std::mem::take(&mut self.makers).into_iter().for_each(|maker| self.end(maker));
+        !self.is_lost && !self.has_news_within(Duration::ZERO)
     }
 
-    /// Ends all that have not ended, and reaps them.
-    pub fn reap(mut self) {
+    fn end(&mut self, maker: Maker) {
+        let _ = self.watched.delete(&maker.socket);
+        kill(&maker.pidfd);
+        self.killed.push(maker.pidfd);
+    }
+
+    /// Who has been killed, and is to be waited for when he has ended.
+    pub fn killed(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.killed)
+    }
+
+    /// What has been made and could not be taken over: it is to be taken away.
+    pub fn lost(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Ends all that have not ended; who is to be waited for.
+    pub fn end_all(mut self) -> Vec<OwnedFd> {
         self.start_over();
-        end(self.pid);
+        let Self { pidfd, mut killed, .. } = self;
+        kill(&pidfd);
+        killed.push(pidfd);
+        killed
     }
 }
 
@@ -390,10 +431,9 @@ impl Maker {
     }
 }
 
-/// Ends the process `pid`, a child of this one, and reaps it.
-fn end(pid: i32) {
-    let _ = process::kill(pid, libc::SIGKILL);
-    let _ = process::wait(pid, 0);
+/// Kills a process, if it has not ended.
+fn kill(pidfd: &OwnedFd) {
+    let _ = process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
 }
 
 impl AsFd for Filler {
@@ -411,16 +451,15 @@ fn lost() -> Error {
 fn take(template: &Template, place: Place, said: &[u8], received: Received) -> Result<Box<Part>> {
     let Received { fds, is_cut, .. } = received;
     let mut fds = fds.into_iter();
-    let (which, rest) = said.split_first_chunk::<7>().ok_or_else(lost)?;
+    let (which, rest) = said.split_first_chunk::<FDS>().ok_or_else(lost)?;
     let [pidfd, lease, lock, terminal, mounts, made, ipc] =
         which.map(|is_there| if is_there == 0 { None } else { fds.next() });
-    let (about, id) = rest.split_first_chunk::<32>().ok_or_else(lost)?;
-    let (about, _) = about.as_chunks::<8>();
+    let (about, _) = rest.as_chunks::<8>();
     let mut about = about.iter().map(|number| u64::from_ne_bytes(*number));
     let mut next = || about.next().ok_or_else(lost);
     let (pid, seen, memory, seen_of_rooms) = (next()?, next()?, next()?, next()?);
-    let (pid, id) = (pid as i32, String::from_utf8_lossy(id));
-    let taken = match (pidfd, lease, lock) {
+    let (pid, id) = (pid as i32, id_of(said).ok_or_else(lost)?);
+    match (pidfd, lease, lock) {
         (Some(pidfd), Some(lease), Some(lock)) if !is_cut => {
             let descriptors = Descriptors { lease, lock, terminal };
             let child = Child { pid, pidfd: pidfd.as_raw_fd() };
@@ -449,11 +488,10 @@ fn take(template: &Template, place: Place, said: &[u8], received: Received) -> R
             })
         }
         _ => Err(lost()),
-    };
-    taken.inspect_err(|_| {
-        let _ = process::kill(pid, libc::SIGKILL);
-        let _ = process::wait(pid, 0);
-        // Its maker takes it for the pool's.
-        manage::discard(&template.options.store, &id, template.options.rootless).unwrap_or_else(log::warn);
-    })
+    }
+}
+
+/// The id of what has been made.
+fn id_of(said: &[u8]) -> Option<String> {
+    said.get(ABOUT..).map(|id| String::from_utf8_lossy(id).into_owned())
 }

@@ -3,7 +3,7 @@
 use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
-use crate::container::state::{Entry, Store};
+use crate::container::state::{Entry, Status, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
@@ -118,13 +118,36 @@ pub fn is_removed(store: &Store, entry: &Entry) -> bool {
     let left = match entry.try_lock() {
         Ok(Some(lock)) => {
             lock.release();
-            manage::discard(store, entry.id(), false)
+            match is_ending(entry) {
+                Ok(true) => return false,
+                Ok(false) => manage::discard(store, entry.id(), false),
+                Err(errno) => Err(Error::system(format!("kill the sandbox {}", entry.id()), errno)),
+            }
         }
-        Ok(None) => return false,
+        // Somebody else may have removed it.
+        Ok(None) => return !entry.path().exists(),
         Err(error) => Err(error),
     };
-    left.unwrap_or_else(log::warn);
-    true
+    match left {
+        // There will be some again.
+        Err(error) if matches!(error.errno(), Some(Errno::EMFILE | Errno::ENFILE)) => false,
+        left => {
+            left.unwrap_or_else(log::warn);
+            true
+        }
+    }
+}
+
+/// Whether its first process is still to end, which is not waited for: it is killed.
+fn is_ending(entry: &Entry) -> Result<bool, Errno> {
+    match entry.look() {
+        Ok((_, status, Some(init))) if status != Status::Stopped => match init.signal(libc::SIGKILL) {
+            Err(Errno::ESRCH) => Ok(false),
+            sent => sent.map(|()| true),
+        },
+        // What is wrong with its record is said when it is removed.
+        _ => Ok(false),
+    }
 }
 
 /// What a sandbox has for stdin, stdout and stderr until it gets those of who asks.

@@ -120,8 +120,9 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
         // The pool's child, like this process.
         let request = clone::Request { flags: libc::CLONE_PARENT as u64, cgroup: None, exit_signal: 0 };
         let Ok(maker) = clone::fork_and(&request, beginning, make_all) else { break };
+        let told = answer(socket, &[&[news::BEGUN]], &[maker.pidfd]);
         sys_fs::close(maker.pidfd);
-        if answer(socket, &[&maker.pid.to_ne_bytes()], &[]).is_err() {
+        if told.is_err() {
             break;
         }
     }

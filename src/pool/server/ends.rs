@@ -66,7 +66,7 @@ impl Server {
 
     /// The first process of a container or sandbox has ended.
     pub(super) fn ended(&mut self, key: u64) {
-        let Some(held) = self.held.remove(&key) else { return };
+        let Some(held) = self.held.remove(&key) else { return self.unwanted_ended(key) };
         let Held { mut part, bundle, template, given } = held;
         let pid = part.parked.child.pid;
         // Waited for below: until then one can see whether it was killed before it executed anything.

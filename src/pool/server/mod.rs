@@ -1,8 +1,9 @@
 //! The pool's own process: one loop over all that it hears of.
 //!
-//! [requests] has what is asked for, [making] what is ordered and made, [ends] what becomes of what was given away.
+//! [requests] has what is asked for, [making] what is ordered and made, [ends] what becomes of what was given away, [leftovers] what becomes of the rest.
 
 mod ends;
+mod leftovers;
 mod making;
 mod requests;
 
@@ -29,7 +30,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a pool is run.
 #[derive(Debug, Clone)]
@@ -57,8 +58,9 @@ const REQUESTS: u64 = 0;
 const NEWS: u64 = 1;
 const SIGNALS: u64 = 2;
 const PARTS: u64 = 3;
+const KILLED: u64 = 4;
 /// The first key.
-const FIRST: u64 = 2;
+const FIRST: u64 = 3;
 
 /// With more than this many starts since, it is time to complete their records.
 const MOST_UNANNOUNCED: usize = 64;
@@ -105,8 +107,12 @@ struct Server {
     waiting: Vec<Asked>,
     /// Answers that take longer.
     unsaid: HashMap<u64, Unsaid>,
-    /// What was being made when a maker ended may have ended after it.
-    may_have_strangers: bool,
+    /// Sandboxes that have been killed because nobody wants them, by their keys.
+    unwanted: HashMap<u64, Part>,
+    /// Makers and others that have been killed, and have not been waited for.
+    killed: Vec<OwnedFd>,
+    /// Until when something may end of which nothing is known.
+    strangers_until: Option<Instant>,
     /// What was being made then, and had not ended when the rest was taken away.
     unfinished: Vec<Entry>,
     /// Nobody, where it has ended and nothing is to be made.
@@ -169,7 +175,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         traced: Vec::new(),
         waiting: Vec::new(),
         unsaid: HashMap::new(),
-        may_have_strangers: false,
+        unwanted: HashMap::new(),
+        killed: Vec::new(),
+        strangers_until: None,
         unfinished: Vec::new(),
         filler: Some(filler),
         cleaner,
@@ -200,19 +208,21 @@ impl Server {
                 _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
                     EpollTimeout::from(PAUSE.as_millis() as u16)
                 }
-                None if !self.has_failed() && !self.may_have_strangers && !self.is_making() => EpollTimeout::NONE,
+                None if !self.has_failed() && !self.has_leftovers() && !self.is_making() => EpollTimeout::NONE,
                 _ => EpollTimeout::from(1000u16),
             };
             let count = match self.epoll.wait(&mut events, timeout) {
                 Err(nix::errno::Errno::EINTR) => 0,
                 count => count.doing(|| "wait for events")?,
             };
+            let mut is_some_killed = false;
             for event in events.iter().take(count) {
                 match event.data() {
                     REQUESTS => self.take_request(),
                     NEWS => self.hear(),
                     PARTS => self.parts.iter_mut().for_each(Parts::hear),
                     SIGNALS => return Ok(()),
+                    KILLED => is_some_killed = true,
                     token if token % 2 == 0 => self.ended(token / 2),
                     token => self.hear_of(token / 2),
                 }
@@ -224,10 +234,8 @@ impl Server {
             if count == 0 {
                 std::mem::take(&mut self.traced).into_iter().for_each(|key| self.ended(key));
             }
-            if count == 0 && std::mem::take(&mut self.may_have_strangers) {
-                self.reap_strangers();
-                self.unfinished.retain(|entry| !setup::is_removed(&self.settings.options.store, entry));
-                self.may_have_strangers = !self.unfinished.is_empty();
+            if is_some_killed || count == 0 && self.has_leftovers() {
+                self.see_to_leftovers();
             }
             if self.is_making() && self.filler.as_mut().is_some_and(Filler::ends_stuck) {
                 self.mourn();
@@ -244,7 +252,7 @@ impl Server {
         self.stocks.values().any(Stock::has_failed) || self.parts.as_ref().is_some_and(Parts::has_failed)
     }
 
-    /// Ends what is parked, once the filler has ended, and waits until it is gone.
+    /// Ends what is parked, once the filler has ended, and waits until it is gone; not for long for what does not end.
     fn end(mut self) {
         self.stocks.clear();
         // What it has made before it ended is heard of.
@@ -253,9 +261,11 @@ impl Server {
         }
         self.mourn();
         // What did not end in time.
-        self.filler.take().into_iter().for_each(Filler::reap);
+        let late = self.filler.take().map(Filler::end_all).unwrap_or_default();
+        self.watch_killed(late);
         let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.is_nobodys()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
+        self.await_leftovers();
         if let Some(parts) = self.parts.take() {
             parts.end();
         }

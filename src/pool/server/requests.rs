@@ -247,7 +247,7 @@ impl Server {
         serde_json::json!({
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
-            "pending": self.cleaner.pending(),
+            "pending": self.pending(),
             "memory": self.stocks.values().map(|stock| stock.memory() + stock.kept()).sum::<u64>() + memory_of_parts,
             "made": made,
             "cpuSeconds": took.as_secs_f64(),
