@@ -306,6 +306,26 @@ fn a_bundle_that_nobody_asks_for_is_given_up() {
     eventually(|| pool.is_gone(0));
 }
 
+#[test]
+fn a_bundle_of_which_only_parts_are_asked_for_is_not_given_up() {
+    let pool = pool!("--idle=4", "--parts=1");
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    let unasked = pool.filled(1, "echo hello", |_| {});
+    let has = |bundle: &Bundle| {
+        let status = pool.status();
+        status["bundles"].as_array().unwrap().iter().any(|one| one["bundle"] == json!(bundle.path))
+    };
+    // By commands that take no sandbox.
+    let path = bundle.operand();
+    eventually(|| {
+        assert_eq!(pool.microrun(&["run", "--no-new-keyring", &path]).ok(), "hello");
+        assert!(has(&bundle) || has(&unasked), "it has been given up as soon as the other");
+        !has(&unasked)
+    });
+    assert!(has(&bundle));
+}
+
 /// A datagram socket at `path`, as systemd makes one for contrib/systemd/microrun-pool.socket.
 fn listening(path: &Path) -> OwnedFd {
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;

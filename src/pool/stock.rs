@@ -211,9 +211,13 @@ impl Stock {
         self.failure = Some((Instant::now(), why));
     }
 
+    /// Somebody asks for it, whatever he gets.
+    pub fn asked(&mut self) {
+        self.last_asked = Instant::now();
+    }
+
     /// The next part; `None` if none is ready.
     pub fn take(&mut self) -> Option<u64> {
-        self.last_asked = Instant::now();
         let key = self.ready.pop_front();
         self.served += u64::from(key.is_some());
         key

@@ -156,6 +156,7 @@ impl Server {
         let about = fstat(bundle).map_err(|_| "the bundle cannot be looked at")?;
         let identity = identity(&about);
         let stock = self.stocks.get_mut(&identity).ok_or("the pool has no parts for this bundle")?;
+        stock.asked();
         if stock.template.is_current(bundle) != Ok(true) {
             // Anew, as it is now.
             self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
