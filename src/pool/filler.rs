@@ -45,6 +45,8 @@ pub struct Part {
     pub pidfd: OwnedFd,
     /// Its network namespace, if that may be used again.
     pub network: Option<Network>,
+    /// Whether that was another's before.
+    pub has_used_network: bool,
     /// How many bytes it has for itself of its maker's memory; 0 if it has a memory of its own.
     pub memory: u64,
     /// Its mount and IPC namespaces, if they may be used again.
@@ -465,6 +467,7 @@ fn take(template: &Template, place: Place, said: &[u8], received: Received) -> R
             let child = Child { pid, pidfd: pidfd.as_raw_fd() };
             let parked =
                 Parked::take_over(&template.options.store, &id, child, descriptors, Arc::clone(&template.spec));
+            let has_used_network = place.network.is_some();
             let network = place.network.or_else(|| Some(Network::of(made?, seen)));
             let was_given = place.rooms.is_some();
             let used = place.rooms.filter(|rooms| mounts.is_none() && rooms.seen() == seen_of_rooms);
@@ -479,6 +482,7 @@ fn take(template: &Template, place: Place, said: &[u8], received: Received) -> R
                     parked,
                     pidfd,
                     network,
+                    has_used_network,
                     memory,
                     rooms,
                     is_furnished,

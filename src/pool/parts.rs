@@ -535,9 +535,14 @@ impl Parts {
         let mut of = of_bundle(&mut self.of, &bundle, template);
         let used = of.as_mut().filter(|_| takes_network).and_then(|of| of.networks.pop());
         let cgroup = of.filter(|_| wanted & request::CGROUP != 0).and_then(|of| of.cgroups.pop_front());
-        self.reused += u64::from(used.is_some());
+        let is_used = used.is_some();
         let network = used.or_else(|| if takes_network { self.networks.pop_front() } else { None });
-        self.hand_over(Lent { answers, cgroup, network, of: Some((bundle, Arc::clone(template))), is_closed })
+        let of = Some((bundle, Arc::clone(template)));
+        let served = self.served;
+        self.hand_over(Lent { answers, cgroup, network, of, is_closed })?;
+        // Not for who has gone.
+        self.reused += u64::from(is_used && self.served > served);
+        Ok(())
     }
 
     /// Gives a network namespace in which nobody has been to who hears `answers`, whatever his bundle is.

@@ -121,7 +121,7 @@ impl Server {
                     let is_watched = watch(key, &part.pidfd).is_ok();
                     if is_room && is_watched {
                         stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
-                        stock.made(key, part.is_furnished);
+                        stock.made(key, part.has_used_network, part.is_furnished);
                         self.held.insert(key, Held { part: *part, bundle, template, given: None });
                     } else {
                         stock.failed("the pool has too many descriptors".into());
