@@ -84,6 +84,15 @@ fn what_is_wrong_with_the_settings_is_said_in_a_sentence() {
         assert!(told.contains(option) && told.contains(expected), "{told}");
     }
     assert!(!socket.exists());
+    let bundle = pool.lab.path("bundle");
+    for (args, expected) in [
+        (&["fill"][..], "pool fill: names no bundle"),
+        (&["drain"], "pool drain: names no bundle"),
+        (&["status", bundle.to_str().unwrap()], "pool status: takes no bundle"),
+    ] {
+        let told = pool.microrun(&[&["pool"], args].concat()).failed();
+        assert!(told.contains(expected), "{told}");
+    }
 }
 
 #[test]

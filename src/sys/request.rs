@@ -51,7 +51,7 @@ pub const RUN: u32 = 1;
 pub const LEASE: u32 = 2;
 /// Hold parts for the bundle.
 pub const FILL: u32 = 3;
-/// Give up the parts for the bundle, or all.
+/// Give up the parts for the bundle.
 pub const DRAIN: u32 = 4;
 /// Say what there is.
 pub const STATUS: u32 = 5;
