@@ -404,6 +404,29 @@ fn no_datagram_crashes_it() {
 }
 
 #[test]
+fn whoever_asks_how_a_pool_is_hears_that_it_does_not_answer() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let (path, server) = (bundle.operand(), pool.server.id().to_string());
+    host("kill", &["-STOP", &server]);
+    let asks: [&[&str]; 3] = [&["status"], &["fill", &path], &["drain", &path]];
+    let start = |args: &&[&str]| {
+        let mut command = pool.command(&[&["pool"], *args].concat());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let asking: Vec<_> = asks.iter().map(start).collect();
+    for one in asking {
+        let told = one.wait_with_output().unwrap();
+        let text = String::from_utf8(told.stderr).unwrap();
+        assert_eq!(told.status.code(), Some(1), "{text}");
+        assert!(text.contains("does not answer") && text.contains(pool.socket().to_str().unwrap()), "{text}");
+    }
+    // Nothing is done for who has gone.
+    host("kill", &["-CONT", &server]);
+    assert_eq!(pool.status()["bundles"][0]["wanted"], 1);
+}
+
+#[test]
 fn a_pool_that_does_not_answer_is_not_waited_for() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});

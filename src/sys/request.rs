@@ -39,6 +39,8 @@ pub mod answer {
     pub const UNKNOWN: u8 = b'u';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
+    /// What was asked for is taken up, and may take its time: [`DONE`] or [`FAILED`] follows.
+    pub const WORKING: u8 = b'w';
     /// What was asked for is done, or is not: text follows.
     pub const DONE: u8 = b'd';
     /// It could not be done: why.

@@ -55,6 +55,9 @@ impl Server {
         if let Some(refusal) = self.place.refusal(&header, sender, pidfd.as_ref()) {
             return say(&answers, answer::COLD, refusal);
         }
+        if matches!(header.kind, request::FILL | request::DRAIN) {
+            say(&answers, answer::WORKING, "");
+        }
         let done = match header.kind {
             request::RUN | request::LEASE => {
                 let (root, id, stdio) = (OsStr::from_bytes(root).into(), id.into(), Streams::of(fds.collect()));
