@@ -569,7 +569,8 @@ impl Parts {
         // The first is for the first instructions of a command (`sys::entry`), the other for its `main`.
         let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
             .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
-        let event = EpollEvent::new(EpollFlags::empty(), self.next);
+        // Its end, once: who has it open as well keeps it watched when it is closed here (epoll(7)).
+        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT, self.next);
         if sent.is_err() || self.epoll.add(&lent.answers, event).is_err() {
             self.end_of(lent);
             return Ok(());

@@ -24,8 +24,11 @@ impl Server {
     }
 
     pub(super) fn hear_of(&mut self, key: u64) {
-        if self.unsaid.get_mut(&key).is_some_and(Unsaid::say) {
-            self.unsaid.remove(&key);
+        if self.unsaid.get_mut(&key).is_some_and(Unsaid::say)
+            && let Some(said) = self.unsaid.remove(&key)
+        {
+            // Who asked may have it open as well.
+            let _ = self.epoll.delete(&said);
         }
         let Some(held) = self.held.get_mut(&key) else { return };
         match &held.given {
@@ -161,9 +164,11 @@ impl Server {
     }
 }
 
-/// Has it heard when something comes from who got the container `key`, or nothing comes any more.
+/// Has it heard when something comes from who got the container `key`, or nothing comes any more. Once: who keeps the other descriptor of it open keeps it
+/// watched, although it is closed here (epoll(7)).
 fn watch(epoll: &Epoll, from: impl AsFd, key: u64) {
-    if let Err(errno) = epoll.add(from, EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1)) {
+    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2 + 1);
+    if let Err(errno) = epoll.add(from, event) {
         log::warn(Error::system("watch who waits for a container", errno));
     }
 }
