@@ -568,6 +568,34 @@ fn serve_otherwise(pool: &mut Pool, changed: impl FnOnce(Command) -> Command) {
 }
 
 #[test]
+fn a_pool_whose_terminal_is_closed_ends_in_order_unless_it_ignores_that() {
+    let mut pool = pool!();
+    let bundle = pool.filled(2, "sleep 1000", |_| {});
+    let id = format!("{}-given", bundle.id);
+    pool.run_detached(&bundle, &[&id]);
+    pool.await_ready(&bundle, 2);
+    host("kill", &["-HUP", &pool.server.id().to_string()]);
+    assert!(pool.server.wait().unwrap().success());
+    assert!(!pool.socket().exists());
+    assert_eq!((pool.remains().parked, pool.lab.status(&id).as_str()), (0, "running"));
+    pool.microrun(&["delete", "--force", &id]).ok();
+    eventually(|| pool.is_gone(0));
+
+    serve_otherwise(&mut pool, |command| {
+        let mut wrapped = Command::new("sh");
+        wrapped.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        wrapped
+    });
+    host("kill", &["-HUP", &pool.server.id().to_string()]);
+    // Containers are none of that.
+    let bundle = pool.filled(1, "kill -HUP $$; echo ignored", |config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
+    });
+    assert_eq!(pool.run(&bundle, &[]).code, 129);
+}
+
+#[test]
 fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
     let mut pool = pool!();
     serve_otherwise(&mut pool, |mut command| {

@@ -3,7 +3,7 @@
 use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
-use crate::container::state::{Entry, Status, Store};
+use crate::container::state::{Entry, Process, Status, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
@@ -11,6 +11,7 @@ use crate::sys::{pidfd, process, socket as sys_socket};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
 use nix::sys::stat::{Mode, stat, umask};
 use nix::unistd::geteuid;
@@ -165,6 +166,16 @@ pub fn no_stdio() -> Result<Stdio> {
 pub fn ignore_no_signal() {
     // Of SIGPIPE, which this program ignores, init sees to itself.
     (libc::SIGHUP..=libc::SIGSYS).filter(|signal| *signal != libc::SIGPIPE).for_each(process::default_signal);
+}
+
+/// The signals by which a pool ends, and those that must not end it otherwise: whoever has it ignore the end of a terminal (nohup(1)) wants it to go on.
+pub fn ending_signals() -> (SigSet, SigSet) {
+    let ignored = Process::with_ignored(process::getpid()).map_or(0, |(_, ignored)| ignored);
+    let is_ignored = |signal: Signal| ignored >> (signal as i32 - 1) & 1 == 1;
+    let all = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    // A shell has what it starts in the background ignore SIGINT, but nobody sends that to a pool by the way.
+    let heard = all.into_iter().filter(|signal| *signal != Signal::SIGHUP || !is_ignored(*signal)).collect();
+    (heard, all.into_iter().collect())
 }
 
 /// A part takes five descriptors. How many there may be.

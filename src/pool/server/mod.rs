@@ -23,7 +23,6 @@ use crate::container::state::Entry;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::park;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::HashMap;
 use std::fs;
@@ -124,7 +123,7 @@ struct Server {
     parts: Option<Parts>,
 }
 
-/// Runs a pool until it gets SIGTERM or SIGINT. What is parked then ends; what runs goes on.
+/// Runs a pool until it gets SIGTERM, SIGINT or SIGHUP. What is parked then ends; what runs goes on.
 ///
 /// # Errors
 /// A socket that cannot be made, or is another pool's; a bundle that cannot be parked.
@@ -143,10 +142,10 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     settings.options.stdio = Some(setup::no_stdio()?);
     let place = Place::of_this_process(&requests)?;
     let most_descriptors = setup::raise_descriptor_limit();
+    let (heard, blocked) = setup::ending_signals();
     setup::ignore_no_signal();
-    let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
-    mask.thread_block().doing(|| "block signals")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
+    blocked.thread_block().doing(|| "block signals")?;
+    let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
     // Before there are other threads, and before there is much to copy.
     let ledger = Ledger::new()?;
     let filler = Filler::begin(&settings.options, settings.pace, &ledger, true)?;
