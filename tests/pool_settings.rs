@@ -128,7 +128,7 @@ fn no_more_are_made_than_there_may_be() {
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The share of a CPU, in percent, at which a sandbox or a part takes half a second on the average, pauses included; `least` where that is
-/// enough. Who takes ten seconds for one sandbox is taken for stuck.
+/// enough.
 fn share(least: u32) -> Option<u32> {
     let (pool, bundle, _) = with_parts(4, &[])?;
     pool.microrun(&["pool", "fill", "--size=4", bundle.path.to_str().unwrap()]).ok();
@@ -160,6 +160,28 @@ fn time_to_make(count: usize, option: &str) -> Option<(Pool, Duration)> {
 fn no_more_are_made_in_a_second_than_may_be() {
     let Some((_pool, took)) = time_to_make(4, "--rate=2") else { return };
     assert!(took >= Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn many_bundles_have_one_rate() {
+    const BUNDLES: u64 = 6;
+    let pool = pool!("--rate=2");
+    let bundles: Vec<_> = (0..BUNDLES).map(|_| pool.lab.bundle(|config| drop(parkable(config)))).collect();
+    let began = Instant::now();
+    for bundle in &bundles {
+        pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    }
+    loop {
+        let made = pool.status()["made"].as_u64().unwrap();
+        // One at once, and one each half second.
+        let most = 1 + began.elapsed().as_millis() as u64 / 500;
+        assert!(made <= most, "{made} of {most}");
+        if made == BUNDLES {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", pool.status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ const MAKERS: usize = 2;
 /// How long makers have for their end, before they are killed: a sandbox takes a few milliseconds. And how long the filler has for beginning one.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long a maker takes for a sandbox at most, pauses included, before others do not wait for it any more, and how long before it is ended.
+/// How long a maker takes for a sandbox at most before others do not wait for it any more, and how long before it is ended.
 const USUAL: Duration = Duration::from_secs(2);
 const MOST_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -103,8 +103,11 @@ pub struct Filler {
     makers: Vec<Maker>,
     /// The key of the last maker.
     last: u64,
-    /// How many makers a template may have.
-    most: usize,
+    /// How fast sandboxes are made, and what of that has been used. A maker does not know of it: it makes what it is asked for.
+    pace: Pace,
+    ledger: Ledger,
+    /// When the next may be asked for, if that takes a while.
+    rests_until: Option<Instant>,
     /// What nobody has been asked for yet.
     waiting: VecDeque<Order>,
     /// Whether nobody is to be asked for more at the moment.
@@ -189,7 +192,9 @@ impl Filler {
             watched,
             makers: Vec::new(),
             last: FILLER,
-            most: if pace.is_limited() { 1 } else { MAKERS },
+            pace,
+            ledger: ledger.clone(),
+            rests_until: None,
             waiting: VecDeque::new(),
             is_held: false,
             is_lost: false,
@@ -231,6 +236,14 @@ impl Filler {
                 self.is_lost = true;
                 return;
             };
+            self.rests_until = None;
+            if self.pace.is_limited() {
+                let rest = self.ledger.begin(self.pace, process::now());
+                if !rest.is_zero() {
+                    self.rests_until = Some(Instant::now() + rest);
+                    return;
+                }
+            }
             let (Some(maker), Some(order)) = (self.makers.get_mut(index), self.waiting.pop_front()) else { return };
             let network = order.place.network.as_ref().map(AsRawFd::as_raw_fd);
             let rooms = order.place.rooms.as_ref().map(Rooms::descriptors);
@@ -250,7 +263,8 @@ impl Filler {
     fn has_time_for(&self, template: &Arc<Template>) -> bool {
         let mut busy = self.makers.iter().filter(|maker| maker.is_at_work() && !maker.is_at_it_for(USUAL));
         let asked: usize = busy.clone().map(|maker| maker.asked.len()).sum();
-        asked < AHEAD && busy.all(|maker| maker.makes(template))
+        // With a limit one at a time: it is known then what the one before has used.
+        asked < if self.pace.is_limited() { 1 } else { AHEAD } && busy.all(|maker| maker.makes(template))
     }
 
     /// The index of the maker of `template` that has the least to do. One is begun if there is none, or none that has nothing to do and not enough.
@@ -258,7 +272,7 @@ impl Filler {
         let own = self.makers.iter().enumerate().filter(|(_, maker)| maker.makes(template));
         let (count, least) = (own.clone().count(), own.min_by_key(|(_, maker)| maker.asked.len()));
         if let Some((index, maker)) = least
-            && (maker.asked.is_empty() || count >= self.most)
+            && (maker.asked.is_empty() || count >= if self.pace.is_limited() { 1 } else { MAKERS })
         {
             return Ok(index);
         }
@@ -339,9 +353,15 @@ impl Filler {
         }
     }
 
-    /// Whether it is at anything.
+    /// Whether it is at anything, or is to be.
     pub fn is_at_work(&self) -> bool {
-        self.is_lost || self.makers.iter().any(Maker::is_at_work)
+        self.is_lost || !self.waiting.is_empty() || self.makers.iter().any(Maker::is_at_work)
+    }
+
+    /// How long it is until the next sandbox may be asked for, if that is what is waited for.
+    pub fn rest(&self) -> Option<Duration> {
+        let until = self.rests_until.filter(|_| !self.waiting.is_empty() && !self.is_held)?;
+        Some(until.saturating_duration_since(Instant::now()))
     }
 
     /// Ends a maker that has been at one sandbox for too long: it has been stopped, or what its bundle lies on does not answer. Whether there was one, or the

@@ -219,7 +219,12 @@ impl Maker {
 
     /// Makes one of what is wanted, if it is time.
     fn make(&mut self) {
-        if Instant::now() < self.rests_until {
+        if Instant::now() < self.rests_until || self.wanted.is_empty() {
+            return;
+        }
+        let rest = self.budget.begin();
+        if !rest.is_zero() {
+            self.rests_until = Instant::now() + rest;
             return;
         }
         let (made, is_made) = match self.wanted.pop_front() {
@@ -236,7 +241,7 @@ impl Maker {
             None => return,
         };
         let used = self.budget.used(None);
-        self.rests_until = Instant::now() + self.budget.rest(used, is_made);
+        self.budget.spend(used, is_made);
         self.tell(made);
     }
 

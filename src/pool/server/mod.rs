@@ -202,15 +202,7 @@ impl Server {
         let mut events = [EpollEvent::empty(); 64];
         self.order();
         loop {
-            let timeout = match self.settings.idle {
-                _ if !self.waiting.is_empty() => EpollTimeout::from(1u16),
-                _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
-                    EpollTimeout::from(PAUSE.as_millis() as u16)
-                }
-                None if !self.has_failed() && !self.has_leftovers() && !self.is_making() => EpollTimeout::NONE,
-                _ => EpollTimeout::from(1000u16),
-            };
-            let count = match self.epoll.wait(&mut events, timeout) {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Err(nix::errno::Errno::EINTR) => 0,
                 count => count.doing(|| "wait for events")?,
             };
@@ -240,6 +232,23 @@ impl Server {
                 self.mourn();
             }
             self.order();
+        }
+    }
+
+    /// How long there is nothing to do unless something is heard of.
+    fn timeout(&self) -> EpollTimeout {
+        const SECOND: u16 = 1000;
+        match self.settings.idle {
+            _ if !self.waiting.is_empty() => EpollTimeout::from(1u16),
+            _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
+                EpollTimeout::from(PAUSE.as_millis() as u16)
+            }
+            None if !self.has_failed() && !self.has_leftovers() && !self.is_making() => EpollTimeout::NONE,
+            _ => {
+                let rest = self.filler.as_ref().and_then(Filler::rest).map(|rest| rest.as_millis() + 1);
+                let rest = rest.and_then(|rest| u16::try_from(rest).ok()).unwrap_or(SECOND);
+                EpollTimeout::from(rest.min(SECOND))
+            }
         }
     }
 
