@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -401,6 +402,45 @@ fn no_datagram_crashes_it() {
     for id in of_root(&["list", "-q"]).stdout.lines() {
         of_root(&["delete", "--force", id]).ok();
     }
+}
+
+#[test]
+fn a_directory_that_others_may_change_is_none_for_a_pool() {
+    let pool = pool!();
+    let directory = pool.lab.path("theirs");
+    let socket = directory.join("socket");
+    fs::create_dir(&directory).unwrap();
+    let serve = || pool.microrun(&["pool", "serve", "--socket", socket.to_str().unwrap()]).failed();
+    let set = |path: &Path, owner: u32, mode: u32| {
+        std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (owner, mode, expected) in [
+        (1000, 0o700, "belongs to the user 1000"),
+        (1000, 0o1777, "belongs to the user 1000"),
+        (0, 0o777, "has the mode 777"),
+        (0, 0o775, "has the mode 775"),
+    ] {
+        set(&directory, owner, mode);
+        let told = serve();
+        assert!(told.contains(expected) && told.contains(directory.to_str().unwrap()), "{told}");
+    }
+    // In one that everybody may write to, somebody may have been there before.
+    set(&directory, 0, 0o1777);
+    for name in ["parked", "parts"] {
+        let planted = directory.join(name);
+        let _ = fs::create_dir(&planted);
+        set(&planted, 1000, 0o700);
+        let told = serve();
+        assert!(told.contains(planted.to_str().unwrap()) && told.contains("belongs to"), "{told}");
+        set(&planted, 0, 0o700);
+    }
+    assert!(!socket.exists());
+    let serve = pool.lab.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
+    let mut server = pool.lab.in_own_cgroup(&serve).stdin(Stdio::null()).spawn().unwrap();
+    eventually(|| socket.exists());
+    host("kill", &[&server.id().to_string()]);
+    assert!(server.wait().unwrap().success());
 }
 
 #[test]

@@ -133,8 +133,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         return Err(Error::new(Kind::Usage, problem));
     }
     cgroup::keep_programs();
-    let _lock = setup::take_directory(&settings.socket)?;
-    let (requests, is_ours) = match setup::activated()? {
+    let given = setup::activated()?;
+    let _lock = setup::take_directory(&settings.socket, given.is_some())?;
+    let (requests, is_ours) = match given {
         Some(socket) => (socket, false),
         None => (setup::listen(&settings.socket)?, true),
     };
