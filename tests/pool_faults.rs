@@ -686,6 +686,16 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     pool.await_ready(&bundle, 1);
     eventually(|| pool.is_gone(1));
     assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
+
+    // None for another maker: who begins them can do so later, and has nothing of the pool's in its memory.
+    let filler = pool.filler();
+    let sandbox = pool.parked().pop().unwrap();
+    set_limit(3);
+    makers.iter().chain([&sandbox]).for_each(|pid| drop(host("kill", &["-KILL", &pid.to_string()])));
+    eventually(|| fs::read_to_string(&log).unwrap().contains("begin a process that makes sandboxes"));
+    set_limit(128);
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.filler(), filler);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
 use crate::container::state::Entry;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::log;
 use crate::sys::clone::Child;
 use crate::sys::socket::Received;
 use crate::sys::{pidfd, process, socket};
@@ -66,7 +67,7 @@ pub(super) mod news {
     /// Made: seven bytes that tell which descriptors come along; the pid, what is seen of a new network namespace, how many bytes of its maker's memory
     /// it has for itself, what is seen of new rooms, and the id follow.
     pub const MADE: u8 = b'm';
-    /// Not made: why.
+    /// Not made, or not begun: why.
     pub const FAILED: u8 = b'e';
 }
 
@@ -112,6 +113,8 @@ pub struct Filler {
     waiting: VecDeque<Order>,
     /// Whether nobody is to be asked for more at the moment.
     is_held: bool,
+    /// Why no maker could be begun for what is waited for, if that has been said.
+    complaint: Option<String>,
     /// Whether it has been killed because it did not begin a maker.
     is_lost: bool,
     /// Who has been killed, and not been waited for.
@@ -159,6 +162,14 @@ impl Place {
     }
 }
 
+/// Why there is no maker.
+enum Unbegun {
+    /// Something is short: descriptors, processes, memory. There will be some again.
+    Later(Error),
+    /// The filler has ended, or does not answer.
+    Never,
+}
+
 /// What the pool hears of its makers.
 #[derive(Debug)]
 pub enum News {
@@ -197,6 +208,7 @@ impl Filler {
             rests_until: None,
             waiting: VecDeque::new(),
             is_held: false,
+            complaint: None,
             is_lost: false,
             killed: Vec::new(),
             lost: Vec::new(),
@@ -230,12 +242,17 @@ impl Filler {
             && self.has_time_for(&order.template)
         {
             let template = Arc::clone(&order.template);
-            let Ok(index) = self.maker_of(&template) else {
-                // Others may never be begun, and nobody waits until it has ended: another one is begun.
-                kill(&self.pidfd);
-                self.is_lost = true;
-                return;
+            let index = match self.maker_of(&template) {
+                Ok(index) => index,
+                Err(Unbegun::Later(error)) => return self.complain(error.to_string()),
+                Err(Unbegun::Never) => {
+                    // Nobody waits until it has ended: another one is begun.
+                    kill(&self.pidfd);
+                    self.is_lost = true;
+                    return;
+                }
             };
+            self.complaint = None;
             self.rests_until = None;
             if self.pace.is_limited() {
                 let rest = self.ledger.begin(self.pace, process::now());
@@ -259,6 +276,14 @@ impl Filler {
         }
     }
 
+    /// Says why no maker can be begun; once.
+    fn complain(&mut self, why: String) {
+        if self.complaint.as_ref() != Some(&why) {
+            log::warn(format_args!("pool: {why}: that is tried again"));
+        }
+        self.complaint = Some(why);
+    }
+
     /// Whether a sandbox of `template` may be asked for now.
     fn has_time_for(&self, template: &Arc<Template>) -> bool {
         let mut busy = self.makers.iter().filter(|maker| maker.is_at_work() && !maker.is_at_it_for(USUAL));
@@ -268,7 +293,9 @@ impl Filler {
     }
 
     /// The index of the maker of `template` that has the least to do. One is begun if there is none, or none that has nothing to do and not enough.
-    fn maker_of(&mut self, template: &Arc<Template>) -> Result<usize> {
+    fn maker_of(&mut self, template: &Arc<Template>) -> Result<usize, Unbegun> {
+        let doing = || "begin a process that makes sandboxes";
+        let later = |errno: Errno| Unbegun::Later(Error::system(doing(), errno));
         let own = self.makers.iter().enumerate().filter(|(_, maker)| maker.makes(template));
         let (count, least) = (own.clone().count(), own.min_by_key(|(_, maker)| maker.asked.len()));
         if let Some((index, maker)) = least
@@ -276,18 +303,31 @@ impl Filler {
         {
             return Ok(index);
         }
-        let (ours, theirs) = socket::packets().doing(|| "make a socket pair")?;
+        let (ours, theirs) = socket::packets().map_err(later)?;
         let bundle = template.options.bundle.as_os_str().as_bytes();
         let parts: [&[u8]; 2] = [&template.version().to_ne_bytes(), bundle];
-        let begun = socket::send_fds(self.socket.as_raw_fd(), &parts, &[theirs.as_raw_fd()])
+        let mut data = [0; 256];
+        let said = socket::send_fds(self.socket.as_raw_fd(), &parts, &[theirs.as_raw_fd()])
             .and_then(|()| if self.has_news_within(PATIENCE) { Ok(()) } else { Err(Errno::ETIMEDOUT) })
-            .and_then(|()| socket::receive_fds(self.socket.as_raw_fd(), &mut [0]))
-            .and_then(|answer| answer.fds.into_iter().next().ok_or(Errno::ECHILD));
-        let pidfd = begun.doing(|| "begin a process that makes sandboxes")?;
+            .and_then(|()| socket::receive_what_fits(self.socket.as_raw_fd(), &mut data));
+        let Ok(Received { count, fds, .. }) = said else { return Err(Unbegun::Never) };
+        let pidfd = match (data.get(..count).and_then(<[u8]>::split_first), fds.into_iter().next()) {
+            (Some((&news::BEGUN, _)), Some(pidfd)) => pidfd,
+            // It ends when its socket is closed.
+            (Some((&news::BEGUN, _)), None) => return Err(later(Errno::EMFILE)),
+            (Some((_, why)), _) => {
+                let why = format!("{}: {}", doing(), String::from_utf8_lossy(why));
+                return Err(Unbegun::Later(Error::new(Kind::System, why)));
+            }
+            (None, _) => return Err(Unbegun::Never),
+        };
         self.last += 1;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, self.last);
-        // Of one that is not heard the socket is closed, and it ends.
-        self.watched.add(&ours, event).doing(|| "watch a descriptor")?;
+        if let Err(errno) = self.watched.add(&ours, event) {
+            kill(&pidfd);
+            self.killed.push(pidfd);
+            return Err(later(errno));
+        }
         let template = Arc::downgrade(template);
         let asked = VecDeque::new();
         self.makers.push(Maker {

@@ -119,9 +119,14 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
         let beginning = Beginning { socket: theirs.as_raw_fd(), options: &options, pace, ledger, said };
         // The pool's child, like this process.
         let request = clone::Request { flags: libc::CLONE_PARENT as u64, cgroup: None, exit_signal: 0 };
-        let Ok(maker) = clone::fork_and(&request, beginning, make_all) else { break };
-        let told = answer(socket, &[&[news::BEGUN]], &[maker.pidfd]);
-        sys_fs::close(maker.pidfd);
+        let told = match clone::fork_and(&request, beginning, make_all) {
+            Ok(maker) => {
+                let told = answer(socket, &[&[news::BEGUN]], &[maker.pidfd]);
+                sys_fs::close(maker.pidfd);
+                told
+            }
+            Err(errno) => answer(socket, &[&[news::FAILED], errno.desc().as_bytes()], &[]),
+        };
         if told.is_err() {
             break;
         }
