@@ -101,7 +101,8 @@ impl Server {
                 }
                 Then::Remove
             }
-            // A lease that has not been used, or nobody has heard that it was started.
+            // A lease that has not been used, or nobody has heard that it was started: its hooks are not run, as who asked has started another one by now, with
+            // the same id perhaps.
             Some(Given { answers: None, is_detached }) if never_began || is_detached => {
                 part.parked.withdraw();
                 Then::Remove
