@@ -450,15 +450,18 @@ fn whoever_asks_how_a_pool_is_hears_that_it_does_not_answer() {
     let (path, server) = (bundle.operand(), pool.server.id().to_string());
     host("kill", &["-STOP", &server]);
     let asks: [&[&str]; 3] = [&["status"], &["fill", &path], &["drain", &path]];
+    // Not by a pipe: what the pool has not read keeps it open.
+    let said = |args: &&[&str]| pool.lab.path(args[0]);
     let start = |args: &&[&str]| {
         let mut command = pool.command(&[&["pool"], *args].concat());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(said(args)).unwrap());
+        command.spawn().unwrap()
     };
     let asking: Vec<_> = asks.iter().map(start).collect();
-    for one in asking {
-        let told = one.wait_with_output().unwrap();
-        let text = String::from_utf8(told.stderr).unwrap();
-        assert_eq!(told.status.code(), Some(1), "{text}");
+    for (mut one, args) in asking.into_iter().zip(&asks) {
+        let code = one.wait().unwrap().code();
+        let text = fs::read_to_string(said(args)).unwrap();
+        assert_eq!(code, Some(1), "{text}");
         assert!(text.contains("does not answer") && text.contains(pool.socket().to_str().unwrap()), "{text}");
     }
     // Nothing is done for who has gone.
