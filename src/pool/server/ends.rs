@@ -127,6 +127,14 @@ impl Server {
                     Then::Remove
                 }
             }
+            // Without its terminal it has ended, which who waited took with him; what comes from him may not have been heard yet.
+            Some(Given { answers: Some(answers), .. })
+                if template.has_terminal && !socket::is_listening(answers.as_raw_fd()) =>
+            {
+                let _ = self.epoll.delete(&answers);
+                part.parked.let_go();
+                Then::Leave
+            }
             Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part.parked) => {
                 // Of who goes while the hooks run nothing more is heard.
                 let _ = self.epoll.delete(&answers);
