@@ -228,6 +228,47 @@ fn client(pool: &Path) -> (OwnedFd, OwnedFd, OwnedFd) {
 }
 
 #[test]
+fn who_keeps_the_pools_end_of_a_connection_open_does_not_keep_it_busy() {
+    let pool = pool!("--parts=1");
+    let bundle = pool.filled(1, "read line", |_| {});
+    pool.await_networks(1);
+    let (directory, null, root) = (fs::File::open(&bundle.path).unwrap(), null(), pool.lab.path("run"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let root = root.as_os_str().as_bytes();
+    let make = Header { flags: request::NETWORK, ..header(request::MAKE, 0, 0) };
+    let hear = |answers: &OwnedFd, kind: u8| {
+        let mut text = [0; request::ANSWER];
+        assert!(request::is_told(answers.as_raw_fd()));
+        let (_, fd) = socket::receive_fd(answers.as_raw_fd(), &mut text).unwrap();
+        assert_eq!(text[0], kind);
+        drop(fd.map(microrun::sys::own));
+    };
+    let ask = |bytes: &[u8]| {
+        let (ours, theirs, to) = client(&pool.socket());
+        let (place, out) = (directory.as_raw_fd(), null.as_raw_fd());
+        let fds = [theirs.as_raw_fd(), place, reader.as_raw_fd(), out, out];
+        socket::send_fds(to.as_raw_fd(), &[bytes], &fds).unwrap();
+        (ours, theirs)
+    };
+    let (runs, end_of_run) = ask(&request(request::RUN, root, b""));
+    hear(&runs, request::answer::STARTED);
+    let (makes, end_of_make) = ask(make.bytes());
+    hear(&makes, request::answer::PARTS);
+    // It is watched once there is nothing else to do.
+    eventually(|| pool.status()["running"] == 1 && pool.status()["parts"]["networks"] == 1);
+    drop(writer);
+    hear(&runs, request::answer::EXITED);
+    drop((runs, makes));
+    eventually(|| pool.status()["parts"]["lent"] == 0 && pool.status()["pending"] == 0);
+    let used = || process::cpu_time_of(pool.server.id().cast_signed()).unwrap();
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let used = used() - before;
+    assert!(used < std::time::Duration::from_millis(50), "{used:?}");
+    drop((end_of_run, end_of_make));
+}
+
+#[test]
 fn more_descriptors_than_a_request_has_are_dropped() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
