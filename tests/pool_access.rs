@@ -16,6 +16,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -227,6 +228,47 @@ fn client(pool: &Path) -> (OwnedFd, OwnedFd, OwnedFd) {
 }
 
 #[test]
+fn who_keeps_the_pools_end_of_a_connection_open_does_not_keep_it_busy() {
+    let pool = pool!("--parts=1");
+    let bundle = pool.filled(1, "read line", |_| {});
+    pool.await_networks(1);
+    let (directory, null, root) = (fs::File::open(&bundle.path).unwrap(), null(), pool.lab.path("run"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let root = root.as_os_str().as_bytes();
+    let make = Header { flags: request::NETWORK, ..header(request::MAKE, 0, 0) };
+    let hear = |answers: &OwnedFd, kind: u8| {
+        let mut text = [0; request::ANSWER];
+        assert!(request::is_told(answers.as_raw_fd()));
+        let (_, fd) = socket::receive_fd(answers.as_raw_fd(), &mut text).unwrap();
+        assert_eq!(text[0], kind);
+        drop(fd.map(microrun::sys::own));
+    };
+    let ask = |bytes: &[u8]| {
+        let (ours, theirs, to) = client(&pool.socket());
+        let (place, out) = (directory.as_raw_fd(), null.as_raw_fd());
+        let fds = [theirs.as_raw_fd(), place, reader.as_raw_fd(), out, out];
+        socket::send_fds(to.as_raw_fd(), &[bytes], &fds).unwrap();
+        (ours, theirs)
+    };
+    let (runs, end_of_run) = ask(&request(request::RUN, root, b""));
+    hear(&runs, request::answer::STARTED);
+    let (makes, end_of_make) = ask(make.bytes());
+    hear(&makes, request::answer::PARTS);
+    // It is watched once there is nothing else to do.
+    eventually(|| pool.status()["running"] == 1 && pool.status()["parts"]["networks"] == 1);
+    drop(writer);
+    hear(&runs, request::answer::EXITED);
+    drop((runs, makes));
+    eventually(|| pool.status()["parts"]["lent"] == 0 && pool.status()["pending"] == 0);
+    let used = || process::cpu_time_of(pool.server.id().cast_signed()).unwrap();
+    let before = used();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let used = used() - before;
+    assert!(used < std::time::Duration::from_millis(50), "{used:?}");
+    drop((end_of_run, end_of_make));
+}
+
+#[test]
 fn more_descriptors_than_a_request_has_are_dropped() {
     let pool = pool!();
     let bundle = pool.filled(1, "echo hello", |_| {});
@@ -401,6 +443,71 @@ fn no_datagram_crashes_it() {
     for id in of_root(&["list", "-q"]).stdout.lines() {
         of_root(&["delete", "--force", id]).ok();
     }
+}
+
+#[test]
+fn a_directory_that_others_may_change_is_none_for_a_pool() {
+    let pool = pool!();
+    let directory = pool.lab.path("theirs");
+    let socket = directory.join("socket");
+    fs::create_dir(&directory).unwrap();
+    let serve = || pool.microrun(&["pool", "serve", "--socket", socket.to_str().unwrap()]).failed();
+    let set = |path: &Path, owner: u32, mode: u32| {
+        std::os::unix::fs::chown(path, Some(owner), None).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (owner, mode, expected) in [
+        (1000, 0o700, "belongs to the user 1000"),
+        (1000, 0o1777, "belongs to the user 1000"),
+        (0, 0o777, "has the mode 777"),
+        (0, 0o775, "has the mode 775"),
+    ] {
+        set(&directory, owner, mode);
+        let told = serve();
+        assert!(told.contains(expected) && told.contains(directory.to_str().unwrap()), "{told}");
+    }
+    // In one that everybody may write to, somebody may have been there before.
+    set(&directory, 0, 0o1777);
+    for name in ["parked", "parts"] {
+        let planted = directory.join(name);
+        let _ = fs::create_dir(&planted);
+        set(&planted, 1000, 0o700);
+        let told = serve();
+        assert!(told.contains(planted.to_str().unwrap()) && told.contains("belongs to"), "{told}");
+        set(&planted, 0, 0o700);
+    }
+    assert!(!socket.exists());
+    let serve = pool.lab.command(&["pool", "serve", "--socket", socket.to_str().unwrap()]);
+    let mut server = pool.lab.in_own_cgroup(&serve).stdin(Stdio::null()).spawn().unwrap();
+    eventually(|| socket.exists());
+    host("kill", &[&server.id().to_string()]);
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn whoever_asks_how_a_pool_is_hears_that_it_does_not_answer() {
+    let pool = pool!();
+    let bundle = pool.filled(1, "echo hello", |_| {});
+    let (path, server) = (bundle.operand(), pool.server.id().to_string());
+    host("kill", &["-STOP", &server]);
+    let asks: [&[&str]; 3] = [&["status"], &["fill", &path], &["drain", &path]];
+    // Not by a pipe: what the pool has not read keeps it open.
+    let said = |args: &&[&str]| pool.lab.path(args[0]);
+    let start = |args: &&[&str]| {
+        let mut command = pool.command(&[&["pool"], *args].concat());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(said(args)).unwrap());
+        command.spawn().unwrap()
+    };
+    let asking: Vec<_> = asks.iter().map(start).collect();
+    for (mut one, args) in asking.into_iter().zip(&asks) {
+        let code = one.wait().unwrap().code();
+        let text = fs::read_to_string(said(args)).unwrap();
+        assert_eq!(code, Some(1), "{text}");
+        assert!(text.contains("does not answer") && text.contains(pool.socket().to_str().unwrap()), "{text}");
+    }
+    // Nothing is done for who has gone.
+    host("kill", &["-CONT", &server]);
+    assert_eq!(pool.status()["bundles"][0]["wanted"], 1);
 }
 
 #[test]

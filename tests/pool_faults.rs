@@ -568,6 +568,34 @@ fn serve_otherwise(pool: &mut Pool, changed: impl FnOnce(Command) -> Command) {
 }
 
 #[test]
+fn a_pool_whose_terminal_is_closed_ends_in_order_unless_it_ignores_that() {
+    let mut pool = pool!();
+    let bundle = pool.filled(2, "sleep 1000", |_| {});
+    let id = format!("{}-given", bundle.id);
+    pool.run_detached(&bundle, &[&id]);
+    pool.await_ready(&bundle, 2);
+    host("kill", &["-HUP", &pool.server.id().to_string()]);
+    assert!(pool.server.wait().unwrap().success());
+    assert!(!pool.socket().exists());
+    assert_eq!((pool.remains().parked, pool.lab.status(&id).as_str()), (0, "running"));
+    pool.microrun(&["delete", "--force", &id]).ok();
+    eventually(|| pool.is_gone(0));
+
+    serve_otherwise(&mut pool, |command| {
+        let mut wrapped = Command::new("sh");
+        wrapped.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
+        wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        wrapped
+    });
+    host("kill", &["-HUP", &pool.server.id().to_string()]);
+    // Containers are none of that.
+    let bundle = pool.filled(1, "kill -HUP $$; echo ignored", |config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "pid");
+    });
+    assert_eq!(pool.run(&bundle, &[]).code, 129);
+}
+
+#[test]
 fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
     let mut pool = pool!();
     serve_otherwise(&mut pool, |mut command| {
@@ -658,6 +686,16 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     pool.await_ready(&bundle, 1);
     eventually(|| pool.is_gone(1));
     assert!(makers.iter().all(|maker| pool.makers().contains(maker)));
+
+    // None for another maker: who begins them can do so later, and has nothing of the pool's in its memory.
+    let filler = pool.filler();
+    let sandbox = pool.parked().pop().unwrap();
+    set_limit(3);
+    makers.iter().chain([&sandbox]).for_each(|pid| drop(host("kill", &["-KILL", &pid.to_string()])));
+    eventually(|| fs::read_to_string(&log).unwrap().contains("begin a process that makes sandboxes"));
+    set_limit(128);
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.filler(), filler);
 }
 
 #[test]
@@ -695,6 +733,60 @@ fn a_maker_that_hangs_keeps_nobody_else_from_sandboxes_and_is_replaced() {
     pool.await_ready(&bundle, 1);
     assert!(makers.iter().all(|maker| !pool.makers().contains(maker)));
     assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+}
+
+/// Traces a process, which goes on: once it has been killed nobody else hears of its end before this thread has waited for it.
+fn traced(pid: i32) -> Pid {
+    let pid = Pid::from_raw(pid);
+    ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+    pid
+}
+
+#[test]
+fn who_cannot_be_waited_for_yet_holds_nobody_up() {
+    let mut pool = pool!();
+    let bundle = pool.filled(2, "echo hello", |_| {});
+    let is_there = |pid: Pid| fs::exists(format!("/proc/{pid}")).unwrap();
+    let let_go = |pid: Pid| {
+        waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap();
+        eventually(|| !is_there(pid));
+    };
+
+    // Makers: one is killed, the other by the pool, with it.
+    let makers: Vec<Pid> = pool.makers().into_iter().map(traced).collect();
+    host("kill", &["-KILL", &makers[0].to_string()]);
+    pool.status();
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
+    let is_new = || !pool.makers().is_empty() && pool.makers().iter().all(|pid| !makers.contains(&Pid::from_raw(*pid)));
+    eventually(is_new);
+    pool.await_ready(&bundle, 2);
+    makers.into_iter().for_each(let_go);
+
+    // The filler, which does not answer.
+    let filler = traced(pool.filler().unwrap());
+    host("kill", &["-STOP", &filler.to_string()]);
+    let other = pool.filled(1, "echo other", |_| {});
+    assert_eq!(pool.run(&other, &[]).ok(), "other");
+    assert!(pool.filler().is_some_and(|pid| pid != filler.as_raw()));
+    let_go(filler);
+
+    // A sandbox that is given up, and another when the pool ends.
+    pool.microrun(&["pool", "drain", &other.operand()]).ok();
+    pool.await_ready(&bundle, 2);
+    eventually(|| pool.is_gone(2));
+    let victim = traced(pool.parked()[0]);
+    pool.microrun(&["pool", "drain", &bundle.operand()]).ok();
+    eventually(|| pool.status()["pending"] == 0);
+    eventually(|| pool.is_gone(0));
+    assert!(is_there(victim));
+    let_go(victim);
+    pool.microrun(&["pool", "fill", "--size=1", &bundle.operand()]).ok();
+    pool.await_ready(&bundle, 1);
+    let last = traced(pool.parked()[0]);
+    host("kill", &[&pool.server.id().to_string()]);
+    eventually(|| pool.server.try_wait().unwrap().is_some());
+    assert!(pool.is_gone(0));
+    let_go(last);
 }
 
 #[test]

@@ -84,6 +84,15 @@ fn what_is_wrong_with_the_settings_is_said_in_a_sentence() {
         assert!(told.contains(option) && told.contains(expected), "{told}");
     }
     assert!(!socket.exists());
+    let bundle = pool.lab.path("bundle");
+    for (args, expected) in [
+        (&["fill"][..], "pool fill: names no bundle"),
+        (&["drain"], "pool drain: names no bundle"),
+        (&["status", bundle.to_str().unwrap()], "pool status: takes no bundle"),
+    ] {
+        let told = pool.microrun(&[&["pool"], args].concat()).failed();
+        assert!(told.contains(expected), "{told}");
+    }
 }
 
 #[test]
@@ -119,7 +128,7 @@ fn no_more_are_made_than_there_may_be() {
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The share of a CPU, in percent, at which a sandbox or a part takes half a second on the average, pauses included; `least` where that is
-/// enough. Who takes ten seconds for one sandbox is taken for stuck.
+/// enough.
 fn share(least: u32) -> Option<u32> {
     let (pool, bundle, _) = with_parts(4, &[])?;
     pool.microrun(&["pool", "fill", "--size=4", bundle.path.to_str().unwrap()]).ok();
@@ -151,6 +160,28 @@ fn time_to_make(count: usize, option: &str) -> Option<(Pool, Duration)> {
 fn no_more_are_made_in_a_second_than_may_be() {
     let Some((_pool, took)) = time_to_make(4, "--rate=2") else { return };
     assert!(took >= Duration::from_millis(1500), "{took:?}");
+}
+
+#[test]
+fn many_bundles_have_one_rate() {
+    const BUNDLES: u64 = 6;
+    let pool = pool!("--rate=2");
+    let bundles: Vec<_> = (0..BUNDLES).map(|_| pool.lab.bundle(|config| drop(parkable(config)))).collect();
+    let began = Instant::now();
+    for bundle in &bundles {
+        pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    }
+    loop {
+        let made = pool.status()["made"].as_u64().unwrap();
+        // One at once, and one each half second.
+        let most = 1 + began.elapsed().as_millis() as u64 / 500;
+        assert!(made <= most, "{made} of {most}");
+        if made == BUNDLES {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{}", pool.status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -304,6 +335,26 @@ fn a_bundle_that_nobody_asks_for_is_given_up() {
     pool.microrun(&["pool", "fill", "--size=2", bundle.path.to_str().unwrap()]).ok();
     eventually(|| pool.status()["bundles"] == json!([]));
     eventually(|| pool.is_gone(0));
+}
+
+#[test]
+fn a_bundle_of_which_only_parts_are_asked_for_is_not_given_up() {
+    let pool = pool!("--idle=4", "--parts=1");
+    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    let unasked = pool.filled(1, "echo hello", |_| {});
+    let has = |bundle: &Bundle| {
+        let status = pool.status();
+        status["bundles"].as_array().unwrap().iter().any(|one| one["bundle"] == json!(bundle.path))
+    };
+    // By commands that take no sandbox.
+    let path = bundle.operand();
+    eventually(|| {
+        assert_eq!(pool.microrun(&["run", "--no-new-keyring", &path]).ok(), "hello");
+        assert!(has(&bundle) || has(&unasked), "it has been given up as soon as the other");
+        !has(&unasked)
+    });
+    assert!(has(&bundle));
 }
 
 /// A datagram socket at `path`, as systemd makes one for contrib/systemd/microrun-pool.socket.

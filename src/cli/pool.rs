@@ -19,7 +19,7 @@ use std::path::PathBuf;
 pub static VERB: Verb = Verb {
     name: "pool",
     about: "keep sandboxes ready, so that run finds them made",
-    operands: "serve | status | fill | drain [<bundle>/...]",
+    operands: "serve [<bundle>/...] | status | fill <bundle>/... | drain <bundle>/...",
     count: (1, usize::MAX),
     details: "\
 serve runs a pool, which keeps --size sandboxes of each bundle ready: all that config.json asks for is done, up to
@@ -60,6 +60,13 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
     let socket = words.path("socket").or_else(pool::socket).unwrap_or_else(|| PathBuf::from(pool::SOCKET));
     let bundles: Vec<PathBuf> = words.operands().iter().skip(1).map(PathBuf::from).collect();
     match words.operand(0)? {
+        Some(verb @ ("fill" | "drain")) if bundles.is_empty() => Err(Error::new(
+            Kind::Usage,
+            format!("pool {verb}: names no bundle: give the paths of those that are meant"),
+        )),
+        Some("status") if !bundles.is_empty() => {
+            Err(Error::new(Kind::Usage, "pool status: takes no bundle: it tells of all that the pool has"))
+        }
         Some("serve") => serve(global, words, socket, bundles),
         Some("status") => {
             let is_json = value::is_json(words.text("format")?)?;

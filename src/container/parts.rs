@@ -61,15 +61,16 @@ impl Asked {
     pub(super) fn receive(self) -> Option<Parts> {
         if !request::is_told_within(self.answers.as_raw_fd(), request::PATIENCE_FOR_PARTS) {
             SILENT_UNTIL.store(process::now() + GRUDGE.as_nanos() as u64, Ordering::Relaxed);
-            // What has been answered by now counts, and nothing else: the pool cannot answer any more.
-            socket::hang_up(self.answers.as_raw_fd());
+            // What the pool may send now it takes back: nobody has it.
+            log::debug(|| "the pool gives no parts: it does not answer".to_owned());
+            return None;
         }
         let mut text = [0; request::ANSWER];
         let (count, fd) = socket::receive_fd(self.answers.as_raw_fd(), &mut text).ok()?;
         drop(fd.map(own));
         let said = text.get(..count).unwrap_or_default();
         if said.first() != Some(&answer::PARTS) {
-            let why = String::from_utf8_lossy(said.get(1..).unwrap_or(b"it does not answer")).into_owned();
+            let why = String::from_utf8_lossy(said.get(1..).unwrap_or(b"it has ended")).into_owned();
             log::debug(|| format!("the pool gives no parts: {why}"));
             return None;
         }
@@ -119,6 +120,10 @@ impl Parts {
         let message = text.get(..count).and_then(|message| message.strip_prefix(&[answer::PARTS]));
         let read = message.and_then(Given::read);
         let name = read.and_then(|(_, name)| str::from_utf8(name).ok());
+        // It takes back what was lent to who has hung up, or has done so before it ended: nobody else is to be in that cgroup.
+        if !socket::is_listening(lender.as_raw_fd()) {
+            return Err(Error::new(Kind::WrongState, "the pool's parts have come too late, or it has ended"));
+        }
         let (Some((of, _)), Some(name)) = (read, name) else {
             return Err(Error::new(
                 Kind::WrongState,
@@ -143,5 +148,40 @@ impl Parts {
     /// Says that others have been in the network namespace.
     pub(super) fn spoil(&self) {
         let _ = socket::send_fds_now(self.lender.as_raw_fd(), &[&[SPOILT]], &[]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool's end of the answers, on which it lends a cgroup, and the other one.
+    fn lent() -> (OwnedFd, OwnedFd) {
+        let (pool, ours) = socket::packets().unwrap();
+        let given = Given::default().bytes();
+        socket::send_fds_now(pool.as_raw_fd(), &[&[answer::PARTS], &given, b"name"], &[]).unwrap();
+        (pool, ours)
+    }
+
+    #[test]
+    fn what_is_lent_is_taken() {
+        let (pool, ours) = lent();
+        let parts = Parts::receive(ours).unwrap();
+        assert_eq!(parts.cgroup.as_deref(), Some("name"));
+        parts.take();
+        let mut word = [0; 4];
+        assert_eq!(socket::receive_fds(pool.as_raw_fd(), &mut word).unwrap().count, 1);
+        assert_eq!(word[0], TAKEN);
+    }
+
+    #[test]
+    fn what_the_pool_takes_back_is_not_used() {
+        // Whoever has hung up cannot say that he takes it.
+        let (_pool, ours) = lent();
+        socket::hang_up(ours.as_raw_fd());
+        assert!(Parts::receive(ours).is_err());
+        let (pool, ours) = lent();
+        drop(pool);
+        assert!(Parts::receive(ours).is_err());
     }
 }

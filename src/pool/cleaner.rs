@@ -96,11 +96,6 @@ impl Cleaner {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Whether that is more than may be, so that nothing more is to be made.
-    pub fn is_behind(&self) -> bool {
-        self.pending() > MOST_PENDING
-    }
-
     /// Waits until all are gone.
     pub fn end(self) {
         drop(self.jobs);

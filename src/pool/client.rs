@@ -12,6 +12,10 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long one waits until a pool says something. It does at once, unless it is overwhelmed.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is wanted of a pool, besides containers.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +229,7 @@ pub fn remove_orphan(store: &Store, id: &[u8]) {
 /// Asks the pool that listens on `socket`; its answer.
 ///
 /// # Errors
-/// No pool, or one that cannot.
+/// No pool, one that does not answer, or one that cannot.
 pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
     let (kind, bundle, count) = match wish {
         Wish::Status => (request::STATUS, Path::new("/"), 0),
@@ -239,14 +243,23 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
             let problem = format!("no pool listens on {}: start one with pool serve", socket.display());
             return Err(Error::new(Kind::WrongState, problem));
         }
+        Err(Errno::EAGAIN) => return Err(silent(socket)),
         asked => own(asked.doing(|| format!("ask the pool for {}", bundle.display()))?),
     };
     let mut text = vec![0; request::ANSWER];
     let (mut kind, mut words) = (None, Vec::new());
+    let mut is_taken_up = false;
     // A long answer comes in parts.
     loop {
+        if !is_taken_up && !request::is_told_within(answers.as_raw_fd(), PATIENCE) {
+            return Err(silent(socket));
+        }
         let (count, _) = socket::receive_fd(answers.as_raw_fd(), &mut text).doing(|| "hear the pool's answer")?;
         let Some((first, rest)) = text.get(..count).and_then(<[u8]>::split_first) else { break };
+        if *first == answer::WORKING {
+            is_taken_up = true;
+            continue;
+        }
         kind = Some(*first);
         words.extend_from_slice(rest);
     }
@@ -256,4 +269,13 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
         Some(_) => Err(Error::new(Kind::WrongState, words)),
         None => Err(Error::new(Kind::WrongState, "the pool ended before it answered")),
     }
+}
+
+/// A pool that does not say anything.
+fn silent(socket: &Path) -> Error {
+    let problem = format!(
+        "the pool on {} does not answer: see whether it has been stopped, and what its log says, or end it and start another",
+        socket.display()
+    );
+    Error::new(Kind::WrongState, problem)
 }

@@ -27,6 +27,9 @@ impl Pace {
 /// For how long the CPU time that was not used is not lost: it may be used at once later.
 const SAVED: Duration = Duration::from_millis(100);
 
+/// How much later than it may, in nanoseconds, one is begun without its putting off the next: who waits for a time wakes up after it.
+const LATE: u64 = 10_000_000;
+
 /// What has been used of a [`Pace`], in memory that the pool and its fillers share: numbers of nanoseconds, by the monotonic clock. A process that
 /// is killed leaves none half written.
 #[derive(Debug, Clone)]
@@ -66,29 +69,35 @@ impl Ledger {
         (self.made().load(Ordering::Relaxed), Duration::from_nanos(self.used().load(Ordering::Relaxed)))
     }
 
-    /// How long to rest at `now`, in nanoseconds, after something was made that took `used` of CPU time.
-    fn reckon(&self, pace: Pace, now: u64, used: Duration) -> Duration {
+    /// Takes the right to make one at `now`, in nanoseconds, if there is one: zero; or else how long there is none.
+    pub fn begin(&self, pace: Pace, now: u64) -> Duration {
+        let owed = if pace.cpu < 100 { self.paid().load(Ordering::Relaxed).saturating_sub(now) } else { 0 };
+        let Some(interval) = 1_000_000_000_u64.checked_div(pace.rate.into()).filter(|_| owed == 0) else {
+            return Duration::from_nanos(owed);
+        };
+        // Who was idle has not saved anything.
+        let from = |due: u64| if now - due < LATE { due } else { now };
+        let next = |due: u64| (due <= now).then(|| from(due) + interval);
+        match self.due().fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+            Ok(_) => Duration::ZERO,
+            Err(due) => Duration::from_nanos(due.saturating_sub(now)),
+        }
+    }
+
+    /// Something was made until `now`, in nanoseconds, that took `used` of CPU time, unless it failed.
+    fn spend(&self, pace: Pace, now: u64, used: Duration, is_made: bool) {
         let used = used.as_nanos() as u64;
         self.used().fetch_add(used, Ordering::Relaxed);
-        let owed = match pace.cpu {
-            100.. => 0,
-            cpu => {
-                let takes = used.saturating_mul(100) / u64::from(cpu.max(1));
-                later(self.paid(), now.saturating_sub(SAVED.as_nanos() as u64), takes).saturating_sub(now)
-            }
-        };
-        let Some(interval) = 1_000_000_000_u64.checked_div(pace.rate.into()) else { return Duration::from_nanos(owed) };
-        // Counted from when this one was begun. Who was idle has not saved anything.
-        let due = later(self.due(), now.saturating_sub(used), interval);
-        Duration::from_nanos(owed.max(due.saturating_sub(now)))
+        self.made().fetch_add(is_made.into(), Ordering::Relaxed);
+        if pace.cpu < 100 {
+            let takes = used.saturating_mul(100) / u64::from(pace.cpu.max(1));
+            let least = now.saturating_sub(SAVED.as_nanos() as u64);
+            // It always says where to move it.
+            let _ = self
+                .paid()
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(paid.max(least).saturating_add(takes)));
+        }
     }
-}
-
-/// Moves a time by `step`, from `least` if it is before that; where it is then.
-fn later(time: &AtomicU64, least: u64, step: u64) -> u64 {
-    let moved = |time: u64| time.max(least).saturating_add(step);
-    let before = time.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some(moved(time)));
-    moved(before.unwrap_or_else(|time| time))
 }
 
 /// What one thread takes of a [`Pace`] that it has in common with others.
@@ -114,10 +123,14 @@ impl Budget {
         own + init.and_then(|pid| process::cpu_time_of(pid).ok()).unwrap_or_default()
     }
 
-    /// How long to rest after something that took `used` of CPU time, and that `is_made` now unless it failed.
-    pub fn rest(&self, used: Duration, is_made: bool) -> Duration {
-        self.ledger.made().fetch_add(is_made.into(), Ordering::Relaxed);
-        self.ledger.reckon(self.pace, process::now(), used)
+    /// As [`Ledger::begin`], now.
+    pub fn begin(&self) -> Duration {
+        self.ledger.begin(self.pace, process::now())
+    }
+
+    /// Something took `used` of CPU time, and `is_made` now unless it failed.
+    pub fn spend(&self, used: Duration, is_made: bool) {
+        self.ledger.spend(self.pace, process::now(), used, is_made);
     }
 }
 
@@ -134,9 +147,13 @@ mod tests {
         let (mut free, mut made) = (vec![begin; makers], 0);
         // Who is free first makes the next.
         while let Some(now) = free.iter_mut().min().filter(|now| **now < begin + seconds * SECOND) {
-            *now += each.as_nanos() as u64;
-            made += 1;
-            *now += ledger.reckon(pace, *now, each).as_nanos() as u64;
+            let rest = ledger.begin(pace, *now);
+            *now += rest.as_nanos() as u64;
+            if rest.is_zero() {
+                *now += each.as_nanos() as u64;
+                made += 1;
+                ledger.spend(pace, *now, each, true);
+            }
         }
         made
     }
@@ -165,20 +182,28 @@ mod tests {
 
     #[test]
     fn after_a_quiet_time_the_second_has_to_wait() {
-        let ledger = Ledger::new().unwrap();
+        let (ledger, pace) = (Ledger::new().unwrap(), Pace { cpu: 100, rate: 2 });
         let now = process::now() + 60 * SECOND;
-        let pause = ledger.reckon(Pace { cpu: 100, rate: 2 }, now, Duration::from_millis(1));
-        assert_eq!(pause, Duration::from_millis(499));
+        assert_eq!(ledger.begin(pace, now), Duration::ZERO);
+        assert_eq!(ledger.begin(pace, now), Duration::from_millis(500));
+        // However many ask.
+        assert_eq!(ledger.begin(pace, now + SECOND / 4), Duration::from_millis(250));
+        // Who is a bit late makes up for that.
+        let late = now + SECOND / 2 + LATE / 2;
+        assert_eq!(ledger.begin(pace, late), Duration::ZERO);
+        assert_eq!(ledger.begin(pace, late), Duration::from_nanos(SECOND / 2 - LATE / 2));
     }
 
     #[test]
     fn little_is_saved() {
         let (ledger, pace) = (Ledger::new().unwrap(), Pace { cpu: 10, rate: 100 });
         let later = process::now() + 3600 * SECOND;
-        // 100 ms at a tenth of a CPU are 10 ms, and so long takes one that is made in a hundredth of a second.
-        assert!(ledger.reckon(pace, later, Duration::from_millis(10)) < Duration::from_millis(1));
-        let pause = ledger.reckon(pace, later, Duration::from_millis(10));
-        assert!(pause.abs_diff(Duration::from_millis(100)) < Duration::from_millis(1), "{pause:?}");
-        assert_eq!(ledger.status(), (0, Duration::from_millis(20)));
+        let used = Duration::from_millis(10);
+        // 100 ms at a tenth of a CPU are 10 ms.
+        ledger.spend(pace, later, used, true);
+        assert_eq!(ledger.begin(pace, later), Duration::ZERO);
+        ledger.spend(pace, later, used, false);
+        assert_eq!(ledger.begin(pace, later), Duration::from_millis(100));
+        assert_eq!(ledger.status(), (1, 2 * used));
     }
 }

@@ -219,7 +219,12 @@ impl Maker {
 
     /// Makes one of what is wanted, if it is time.
     fn make(&mut self) {
-        if Instant::now() < self.rests_until {
+        if Instant::now() < self.rests_until || self.wanted.is_empty() {
+            return;
+        }
+        let rest = self.budget.begin();
+        if !rest.is_zero() {
+            self.rests_until = Instant::now() + rest;
             return;
         }
         let (made, is_made) = match self.wanted.pop_front() {
@@ -236,7 +241,7 @@ impl Maker {
             None => return,
         };
         let used = self.budget.used(None);
-        self.rests_until = Instant::now() + self.budget.rest(used, is_made);
+        self.budget.spend(used, is_made);
         self.tell(made);
     }
 
@@ -535,9 +540,14 @@ impl Parts {
         let mut of = of_bundle(&mut self.of, &bundle, template);
         let used = of.as_mut().filter(|_| takes_network).and_then(|of| of.networks.pop());
         let cgroup = of.filter(|_| wanted & request::CGROUP != 0).and_then(|of| of.cgroups.pop_front());
-        self.reused += u64::from(used.is_some());
+        let is_used = used.is_some();
         let network = used.or_else(|| if takes_network { self.networks.pop_front() } else { None });
-        self.hand_over(Lent { answers, cgroup, network, of: Some((bundle, Arc::clone(template))), is_closed })
+        let of = Some((bundle, Arc::clone(template)));
+        let served = self.served;
+        self.hand_over(Lent { answers, cgroup, network, of, is_closed })?;
+        // Not for who has gone.
+        self.reused += u64::from(is_used && self.served > served);
+        Ok(())
     }
 
     /// Gives a network namespace in which nobody has been to who hears `answers`, whatever his bundle is.
@@ -564,7 +574,8 @@ impl Parts {
         // The first is for the first instructions of a command (`sys::entry`), the other for its `main`.
         let sent = socket::send_fds_now(answers.as_raw_fd(), &[&kind], &[])
             .and_then(|()| socket::send_fds_now(answers.as_raw_fd(), &[&kind, &of, name.as_bytes()], &fds));
-        let event = EpollEvent::new(EpollFlags::empty(), self.next);
+        // Its end, once: who has it open as well keeps it watched when it is closed here (epoll(7)).
+        let event = EpollEvent::new(EpollFlags::EPOLLONESHOT, self.next);
         if sent.is_err() || self.epoll.add(&lent.answers, event).is_err() {
             self.end_of(lent);
             return Ok(());

@@ -3,7 +3,7 @@
 use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
-use crate::container::state::{Entry, Store};
+use crate::container::state::{Entry, Process, Status, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
@@ -11,21 +11,23 @@ use crate::sys::{pidfd, process, socket as sys_socket};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, getsockopt, setsockopt, socket, sockopt};
 use nix::sys::stat::{Mode, stat, umask};
 use nix::unistd::geteuid;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Makes the directory of the socket, for nobody else, and takes it: no other pool has it for as long as the answer is there.
+/// Makes the directory of the socket, for nobody else, and takes it: no other pool has it for as long as the answer is there. One that is there already
+/// has to be one in which nobody else can put anything in the place of what is the pool's, unless a service manager has chosen it, `is_given`.
 ///
 /// # Errors
-/// What the file system says; another pool.
-pub fn take_directory(socket: &Path) -> Result<Flock<File>> {
+/// What the file system says; another pool, or another user who has it.
+pub fn take_directory(socket: &Path, is_given: bool) -> Result<Flock<File>> {
     let directory = socket.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let doing = || format!("create the pool's directory {}", directory.display());
     match DirBuilder::new().mode(0o700).create(directory) {
@@ -33,6 +35,19 @@ pub fn take_directory(socket: &Path) -> Result<Flock<File>> {
         made => made.doing(doing)?,
     }
     let opened = File::open(directory).doing(doing)?;
+    if !is_given {
+        require_own(directory, &opened.metadata().doing(doing)?)?;
+        // In one where everybody may make files these may be there already as well.
+        for own in ["parked", "parts"].map(|name| directory.join(name)) {
+            match DirBuilder::new().mode(0o700).create(&own) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let about = fs::symlink_metadata(&own).doing(|| format!("look at {}", own.display()))?;
+                    require_own(&own, &about)?;
+                }
+                made => made.doing(|| format!("create {}", own.display()))?,
+            }
+        }
+    }
     Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EAGAIN => {
             let problem = format!("another pool has {}: end it, or give a --socket elsewhere", directory.display());
@@ -40,6 +55,26 @@ pub fn take_directory(socket: &Path) -> Result<Flock<File>> {
         }
         errno => Error::system(doing(), errno),
     })
+}
+
+/// Fails if somebody else may change what is in a directory of the pool: root apart, its owner, or who may write to it unless files in it are their
+/// owners' alone (a sticky bit, as /tmp has).
+fn require_own(path: &Path, about: &Metadata) -> Result<()> {
+    let (own, owner, mode) = (geteuid().as_raw(), about.uid(), about.mode() & 0o7777);
+    let path = path.display();
+    let problem = if owner != own && owner != 0 {
+        format!(
+            "{path} belongs to the user {owner}, who could change what the pool has there: give a --socket elsewhere"
+        )
+    } else if mode & 0o022 != 0 && mode & 0o1000 == 0 && !about.is_symlink() {
+        format!(
+            "{path} has the mode {mode:o}, so that others could change what the pool has there: chmod go-w it, or give a \
+             --socket elsewhere"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(Kind::WrongState, problem))
 }
 
 /// The socket that a service manager has made, if it has (sd_listen_fds(3)).
@@ -118,13 +153,36 @@ pub fn is_removed(store: &Store, entry: &Entry) -> bool {
     let left = match entry.try_lock() {
         Ok(Some(lock)) => {
             lock.release();
-            manage::discard(store, entry.id(), false)
+            match is_ending(entry) {
+                Ok(true) => return false,
+                Ok(false) => manage::discard(store, entry.id(), false),
+                Err(errno) => Err(Error::system(format!("kill the sandbox {}", entry.id()), errno)),
+            }
         }
-        Ok(None) => return false,
+        // Somebody else may have removed it.
+        Ok(None) => return !entry.path().exists(),
         Err(error) => Err(error),
     };
-    left.unwrap_or_else(log::warn);
-    true
+    match left {
+        // There will be some again.
+        Err(error) if matches!(error.errno(), Some(Errno::EMFILE | Errno::ENFILE)) => false,
+        left => {
+            left.unwrap_or_else(log::warn);
+            true
+        }
+    }
+}
+
+/// Whether its first process is still to end, which is not waited for: it is killed.
+fn is_ending(entry: &Entry) -> Result<bool, Errno> {
+    match entry.look() {
+        Ok((_, status, Some(init))) if status != Status::Stopped => match init.signal(libc::SIGKILL) {
+            Err(Errno::ESRCH) => Ok(false),
+            sent => sent.map(|()| true),
+        },
+        // What is wrong with its record is said when it is removed.
+        _ => Ok(false),
+    }
 }
 
 /// What a sandbox has for stdin, stdout and stderr until it gets those of who asks.
@@ -142,6 +200,16 @@ pub fn no_stdio() -> Result<Stdio> {
 pub fn ignore_no_signal() {
     // Of SIGPIPE, which this program ignores, init sees to itself.
     (libc::SIGHUP..=libc::SIGSYS).filter(|signal| *signal != libc::SIGPIPE).for_each(process::default_signal);
+}
+
+/// The signals by which a pool ends, and those that must not end it otherwise: whoever has it ignore the end of a terminal (nohup(1)) wants it to go on.
+pub fn ending_signals() -> (SigSet, SigSet) {
+    let ignored = Process::with_ignored(process::getpid()).map_or(0, |(_, ignored)| ignored);
+    let is_ignored = |signal: Signal| ignored >> (signal as i32 - 1) & 1 == 1;
+    let all = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+    // A shell has what it starts in the background ignore SIGINT, but nobody sends that to a pool by the way.
+    let heard = all.into_iter().filter(|signal| *signal != Signal::SIGHUP || !is_ignored(*signal)).collect();
+    (heard, all.into_iter().collect())
 }
 
 /// A part takes five descriptors. How many there may be.

@@ -115,9 +115,7 @@ impl Stock {
 
     /// Namespaces for the next sandbox, if there are any that can be used again.
     pub fn place(&mut self) -> Place {
-        let place = Place { network: self.networks.pop(), rooms: self.rooms.pop() };
-        self.reused += u64::from(place.network.is_some());
-        place
+        Place { network: self.networks.pop(), rooms: self.rooms.pop() }
     }
 
     /// How many are to be ordered now. After a failure it is one, until that has been made.
@@ -186,8 +184,9 @@ impl Stock {
         self.takes = self.takes.max(Some(2 * time));
     }
 
-    /// One has been made, in the rooms of another if it `is_furnished`.
-    pub fn made(&mut self, key: u64, is_furnished: bool) {
+    /// One has been made, in the network namespace of another if it `has_used_network`, in the rooms of one if it `is_furnished`.
+    pub fn made(&mut self, key: u64, has_used_network: bool, is_furnished: bool) {
+        self.reused += u64::from(has_used_network);
         self.reused_rooms += u64::from(is_furnished);
         let took = self.since.elapsed();
         self.since = Instant::now();
@@ -211,9 +210,13 @@ impl Stock {
         self.failure = Some((Instant::now(), why));
     }
 
+    /// Somebody asks for it, whatever he gets.
+    pub fn asked(&mut self) {
+        self.last_asked = Instant::now();
+    }
+
     /// The next part; `None` if none is ready.
     pub fn take(&mut self) -> Option<u64> {
-        self.last_asked = Instant::now();
         let key = self.ready.pop_front();
         self.served += u64::from(key.is_some());
         key

@@ -119,9 +119,15 @@ pub fn run(socket: &OwnedFd, options: &Options, pace: Pace, ledger: &Ledger, is_
         let beginning = Beginning { socket: theirs.as_raw_fd(), options: &options, pace, ledger, said };
         // The pool's child, like this process.
         let request = clone::Request { flags: libc::CLONE_PARENT as u64, cgroup: None, exit_signal: 0 };
-        let Ok(maker) = clone::fork_and(&request, beginning, make_all) else { break };
-        sys_fs::close(maker.pidfd);
-        if answer(socket, &[&maker.pid.to_ne_bytes()], &[]).is_err() {
+        let told = match clone::fork_and(&request, beginning, make_all) {
+            Ok(maker) => {
+                let told = answer(socket, &[&[news::BEGUN]], &[maker.pidfd]);
+                sys_fs::close(maker.pidfd);
+                told
+            }
+            Err(errno) => answer(socket, &[&[news::FAILED], errno.desc().as_bytes()], &[]),
+        };
+        if told.is_err() {
             break;
         }
     }
@@ -179,18 +185,17 @@ fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) ->
         let made = match &loaded {
             Ok(loaded) => {
                 let given = Asked::take(data.get(..received.count).unwrap_or_default(), received.fds);
-                make(socket, loaded, &home, given, &mut stacks)
+                make(socket, loaded, &home, given, &mut stacks, &mut budget)
             }
             Err(why) => Err(Error::new(Kind::System, why.clone())),
         };
-        let (used, is_made) = (budget.used(made.as_ref().ok().map(|(pid, _)| *pid)), made.is_ok());
         match made {
-            Ok((_, memory)) => memories.extend(memory),
-            Err(error) => answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[])?,
-        }
-        let pause = budget.rest(used, is_made);
-        if !pause.is_zero() {
-            std::thread::sleep(pause);
+            Ok(memory) => memories.extend(memory),
+            Err(error) => {
+                let used = budget.used(None);
+                budget.spend(used, false);
+                answer(socket, &[&[news::FAILED], cut(&error.to_string())], &[])?;
+            }
         }
     }
     Ok(())
@@ -230,15 +235,15 @@ fn load(options: Options, said: &[u8]) -> Result<Loaded> {
     Ok(Loaded { template, ground, plan, furnished })
 }
 
-/// Makes a sandbox, in the namespaces `given` if there are some that may be used again, and hands it over; the pid of its init, and
-/// what that uses of this memory.
+/// Makes a sandbox, in the namespaces `given` if there are some that may be used again, and hands it over; what it uses of this memory.
 fn make(
     socket: &OwnedFd,
     loaded: &Loaded,
     home: &OwnedFd,
     given: Given,
     stacks: &mut Vec<Stack>,
-) -> Result<(i32, Option<Memory>)> {
+    budget: &mut Budget,
+) -> Result<Option<Memory>> {
     let Loaded { template, ground, plan, furnished } = loaded;
     let id = new_id()?;
     let is_made = template.is_networked() && given.network.is_none();
@@ -290,11 +295,14 @@ fn make(
     let seen_of_rooms = rooms.as_ref().or(given.rooms.as_ref().filter(|_| is_furnished)).map_or(0, Rooms::seen);
     let about = [u64::from(child.pid.unsigned_abs()), seen, bytes, seen_of_rooms].map(u64::to_ne_bytes);
     let said: [&[u8]; 4] = [&[news::MADE], &which, about.as_flattened(), id.as_bytes()];
+    // Before the pool hears of it, and orders the next.
+    let used = budget.used(Some(child.pid));
+    budget.spend(used, true);
     let told = answer(socket, &said, &numbers);
     if told.is_err() {
         drop((lease, lock));
         // What cannot be removed is removed by the next pool.
         let _ = manage::discard(&template.options.store, &id, template.options.rootless);
     }
-    told.map(|()| (child.pid, memory))
+    told.map(|()| memory)
 }

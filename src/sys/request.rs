@@ -39,6 +39,8 @@ pub mod answer {
     pub const UNKNOWN: u8 = b'u';
     /// It has ended: the exit code to end with follows, and what is to be told on standard error.
     pub const EXITED: u8 = b'x';
+    /// What was asked for is taken up, and may take its time: [`DONE`] or [`FAILED`] follows.
+    pub const WORKING: u8 = b'w';
     /// What was asked for is done, or is not: text follows.
     pub const DONE: u8 = b'd';
     /// It could not be done: why.
@@ -51,7 +53,7 @@ pub const RUN: u32 = 1;
 pub const LEASE: u32 = 2;
 /// Hold parts for the bundle.
 pub const FILL: u32 = 3;
-/// Give up the parts for the bundle, or all.
+/// Give up the parts for the bundle.
 pub const DRAIN: u32 = 4;
 /// Say what there is.
 pub const STATUS: u32 = 5;

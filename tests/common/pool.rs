@@ -120,9 +120,9 @@ impl Pool {
         lists.flat_map(|list| list.split_whitespace().map(|pid| pid.parse().unwrap()).collect::<Vec<_>>()).collect()
     }
 
-    /// How many descriptors it has open besides one for each maker, of which there may be one or two.
+    /// How many descriptors it has open besides two for each maker, of which there may be one or two.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().count() - self.makers().len()
+        fs::read_dir(format!("/proc/{}/fd", self.server.id())).unwrap().count() - 2 * self.makers().len()
     }
 
     /// The network namespaces that it has a descriptor of.

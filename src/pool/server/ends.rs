@@ -24,8 +24,11 @@ impl Server {
     }
 
     pub(super) fn hear_of(&mut self, key: u64) {
-        if self.unsaid.get_mut(&key).is_some_and(Unsaid::say) {
-            self.unsaid.remove(&key);
+        if self.unsaid.get_mut(&key).is_some_and(Unsaid::say)
+            && let Some(said) = self.unsaid.remove(&key)
+        {
+            // Who asked may have it open as well.
+            let _ = self.epoll.delete(&said);
         }
         let Some(held) = self.held.get_mut(&key) else { return };
         match &held.given {
@@ -66,7 +69,7 @@ impl Server {
 
     /// The first process of a container or sandbox has ended.
     pub(super) fn ended(&mut self, key: u64) {
-        let Some(held) = self.held.remove(&key) else { return };
+        let Some(held) = self.held.remove(&key) else { return self.unwanted_ended(key) };
         let Held { mut part, bundle, template, given } = held;
         let pid = part.parked.child.pid;
         // Waited for below: until then one can see whether it was killed before it executed anything.
@@ -98,7 +101,8 @@ impl Server {
                 }
                 Then::Remove
             }
-            // A lease that has not been used, or nobody has heard that it was started.
+            // A lease that has not been used, or nobody has heard that it was started: its hooks are not run, as who asked has started another one by now, with
+            // the same id perhaps.
             Some(Given { answers: None, is_detached }) if never_began || is_detached => {
                 part.parked.withdraw();
                 Then::Remove
@@ -122,6 +126,14 @@ impl Server {
                     part.parked.withdraw();
                     Then::Remove
                 }
+            }
+            // Without its terminal it has ended, which who waited took with him; what comes from him may not have been heard yet.
+            Some(Given { answers: Some(answers), .. })
+                if template.has_terminal && !socket::is_listening(answers.as_raw_fd()) =>
+            {
+                let _ = self.epoll.delete(&answers);
+                part.parked.let_go();
+                Then::Leave
             }
             Some(Given { answers: Some(answers), .. }) if !cleaner::may_wait(&part.parked) => {
                 // Of who goes while the hooks run nothing more is heard.
@@ -161,9 +173,11 @@ impl Server {
     }
 }
 
-/// Has it heard when something comes from who got the container `key`, or nothing comes any more.
+/// Has it heard when something comes from who got the container `key`, or nothing comes any more. Once: who keeps the other descriptor of it open keeps it
+/// watched, although it is closed here (epoll(7)).
 fn watch(epoll: &Epoll, from: impl AsFd, key: u64) {
-    if let Err(errno) = epoll.add(from, EpollEvent::new(EpollFlags::EPOLLIN, key * 2 + 1)) {
+    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2 + 1);
+    if let Err(errno) = epoll.add(from, event) {
         log::warn(Error::system("watch who waits for a container", errno));
     }
 }

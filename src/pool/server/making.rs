@@ -5,8 +5,8 @@ use crate::container::prepare::Options;
 use crate::container::state::Entry;
 use crate::error::{Doing, Result};
 use crate::log;
-use crate::pool::cleaner::Then;
-use crate::pool::filler::{Filler, News, Part};
+use crate::pool::cleaner::MOST_PENDING;
+use crate::pool::filler::{Filler, News};
 use crate::pool::memory::{self, Room};
 use crate::pool::pace::Ledger;
 use crate::pool::parts::Parts;
@@ -15,7 +15,7 @@ use crate::pool::stock::Stock;
 use crate::pool::template::{Identity, Template, identity};
 use crate::sys::process;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Server {
         let memory_of_parts = self.parts.as_ref().map_or(0, Parts::memory);
         let mut room = Room::beside(self.settings.bounds, self.stocks.values(), memory_of_parts);
         // What has ended is taken away first.
-        let is_behind = self.cleaner.is_behind();
+        let is_behind = self.pending() > MOST_PENDING;
         self.is_waiting = is_behind;
         self.filler.iter_mut().for_each(|filler| filler.hold(is_behind));
         for (bundle, stock) in &mut self.stocks {
@@ -91,7 +91,10 @@ impl Server {
     /// Takes what the filler has made.
     pub(super) fn hear(&mut self) {
         while let Some(filler) = &mut self.filler {
-            let (bundle, template, made) = match filler.hear() {
+            let (news, killed, lost) = (filler.hear(), filler.killed(), filler.lost());
+            self.watch_killed(killed);
+            self.unfinished.extend(lost);
+            let (bundle, template, made) = match news {
                 News::Of(bundle, template, made) => (bundle, template, made),
                 News::Nothing => return,
                 News::Ended => return self.mourn(),
@@ -100,29 +103,36 @@ impl Server {
                 self.reap_strangers();
             }
             let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
+            // Once: it stays readable until it is closed.
+            let watch = |key: u64, pidfd: &OwnedFd| {
+                self.epoll.add(pidfd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2))
+            };
+            let key = self.next;
+            self.next += 1;
             match (made, stock) {
                 (Ok(part), Some(stock)) => {
-                    let key = self.next;
                     // Its maker has more descriptors than who asks, as a rule.
                     let [soft, hard] = self.place.descriptors();
                     if !part.parked.sets_limit(process::NOFILE) {
                         let _ = process::set_limit_of(part.parked.child.pid, process::NOFILE, soft, hard);
                     }
-                    // Once: it stays readable until it is closed.
-                    let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, key * 2);
                     // There are no more of them than its number says, as the kernel gives out the lowest.
                     let is_room = part.pidfd.as_raw_fd().saturating_add(SPARE_DESCRIPTORS) < self.most_descriptors;
-                    if is_room && self.epoll.add(&part.pidfd, event).is_ok() {
-                        self.next += 1;
+                    let is_watched = watch(key, &part.pidfd).is_ok();
+                    if is_room && is_watched {
                         stock.size.get_or_insert_with(|| memory::of(&part.parked, part.memory));
-                        stock.made(key, part.is_furnished);
+                        stock.made(key, part.has_used_network, part.is_furnished);
                         self.held.insert(key, Held { part: *part, bundle, template, given: None });
                     } else {
                         stock.failed("the pool has too many descriptors".into());
-                        self.discard(*part);
+                        self.discard(key, *part);
                     }
                 }
-                (Ok(part), None) => self.discard(*part),
+                (Ok(part), None) => {
+                    // Without it its end is found a second later.
+                    let _ = watch(key, &part.pidfd);
+                    self.discard(key, *part);
+                }
                 (Err(error), Some(stock)) => stock.failed(error.to_string()),
                 (Err(_), None) => {}
             }
@@ -133,44 +143,27 @@ impl Server {
     pub(super) fn mourn(&mut self) {
         let Some(mut filler) = self.filler.take() else { return };
         if filler.start_over() {
+            let killed = filler.killed();
+            self.watch_killed(killed);
             self.filler = Some(filler);
         } else {
             let _ = self.epoll.delete(&filler);
-            filler.reap();
+            self.watch_killed(filler.end_all());
         }
         for stock in self.stocks.values_mut().filter(|stock| stock.ordered > 0) {
             stock.ordered = 0;
             stock.refuse("what makes sandboxes has ended: it is begun again".into());
         }
         self.reap_strangers();
-        self.may_have_strangers = true;
+        self.expect_strangers();
         match setup::clean_up_after_makers(&self.settings.options.store) {
             Ok(locked) => {
-                let is_held = |entry: &Entry| self.held.values().any(|held| held.part.parked.entry.id() == entry.id());
+                let parts = || self.held.values().map(|held| &held.part).chain(self.unwanted.values());
+                let is_held = |entry: &Entry| parts().any(|part| part.parked.entry.id() == entry.id());
                 self.unfinished.extend(locked.into_iter().filter(|entry| !is_held(entry)));
             }
             Err(error) => log::warn(error),
         }
-    }
-
-    /// Waits for the ended processes of sandboxes that have not become any. Hooks are the cleaner's children.
-    pub(super) fn reap_strangers(&mut self) {
-        while let Ok(Some(pid)) = process::ended_child_of_this_thread() {
-            let held = self.held.iter().find(|(_, held)| held.part.parked.child.pid == pid).map(|(key, _)| *key);
-            match held {
-                Some(key) => self.ended(key),
-                None => drop(process::wait(pid, 0)),
-            }
-        }
-    }
-
-    /// Ends a sandbox that nobody wants. The id that it may have been given is free at once.
-    fn discard(&self, mut part: Part) {
-        let child = part.parked.child;
-        let _ = process::pidfd_send_signal(part.pidfd.as_raw_fd(), libc::SIGKILL);
-        let _ = process::wait(child.pid, 0);
-        part.parked.withdraw();
-        self.cleaner.take(part, Then::Remove, None);
     }
 
     pub(super) fn give_up(&mut self, bundle: &Identity) {
@@ -191,7 +184,7 @@ impl Server {
     pub(super) fn discard_all(&mut self, keys: impl IntoIterator<Item = u64>) {
         for key in keys {
             if let Some(held) = self.held.remove(&key) {
-                self.discard(held.part);
+                self.discard(key, held.part);
             }
         }
     }

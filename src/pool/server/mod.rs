@@ -1,8 +1,9 @@
 //! The pool's own process: one loop over all that it hears of.
 //!
-//! [requests] has what is asked for, [making] what is ordered and made, [ends] what becomes of what was given away.
+//! [requests] has what is asked for, [making] what is ordered and made, [ends] what becomes of what was given away, [leftovers] what becomes of the rest.
 
 mod ends;
+mod leftovers;
 mod making;
 mod requests;
 
@@ -22,14 +23,13 @@ use crate::container::state::Entry;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::park;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a pool is run.
 #[derive(Debug, Clone)]
@@ -57,8 +57,9 @@ const REQUESTS: u64 = 0;
 const NEWS: u64 = 1;
 const SIGNALS: u64 = 2;
 const PARTS: u64 = 3;
+const KILLED: u64 = 4;
 /// The first key.
-const FIRST: u64 = 2;
+const FIRST: u64 = 3;
 
 /// With more than this many starts since, it is time to complete their records.
 const MOST_UNANNOUNCED: usize = 64;
@@ -105,8 +106,12 @@ struct Server {
     waiting: Vec<Asked>,
     /// Answers that take longer.
     unsaid: HashMap<u64, Unsaid>,
-    /// What was being made when a maker ended may have ended after it.
-    may_have_strangers: bool,
+    /// Sandboxes that have been killed because nobody wants them, by their keys.
+    unwanted: HashMap<u64, Part>,
+    /// Makers and others that have been killed, and have not been waited for.
+    killed: Vec<OwnedFd>,
+    /// Until when something may end of which nothing is known.
+    strangers_until: Option<Instant>,
     /// What was being made then, and had not ended when the rest was taken away.
     unfinished: Vec<Entry>,
     /// Nobody, where it has ended and nothing is to be made.
@@ -118,7 +123,7 @@ struct Server {
     parts: Option<Parts>,
 }
 
-/// Runs a pool until it gets SIGTERM or SIGINT. What is parked then ends; what runs goes on.
+/// Runs a pool until it gets SIGTERM, SIGINT or SIGHUP. What is parked then ends; what runs goes on.
 ///
 /// # Errors
 /// A socket that cannot be made, or is another pool's; a bundle that cannot be parked.
@@ -128,8 +133,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         return Err(Error::new(Kind::Usage, problem));
     }
     cgroup::keep_programs();
-    let _lock = setup::take_directory(&settings.socket)?;
-    let (requests, is_ours) = match setup::activated()? {
+    let given = setup::activated()?;
+    let _lock = setup::take_directory(&settings.socket, given.is_some())?;
+    let (requests, is_ours) = match given {
         Some(socket) => (socket, false),
         None => (setup::listen(&settings.socket)?, true),
     };
@@ -137,10 +143,10 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     settings.options.stdio = Some(setup::no_stdio()?);
     let place = Place::of_this_process(&requests)?;
     let most_descriptors = setup::raise_descriptor_limit();
+    let (heard, blocked) = setup::ending_signals();
     setup::ignore_no_signal();
-    let mask = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect::<SigSet>();
-    mask.thread_block().doing(|| "block signals")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
+    blocked.thread_block().doing(|| "block signals")?;
+    let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_CLOEXEC).doing(|| "make a descriptor for signals")?;
     // Before there are other threads, and before there is much to copy.
     let ledger = Ledger::new()?;
     let filler = Filler::begin(&settings.options, settings.pace, &ledger, true)?;
@@ -169,7 +175,9 @@ pub fn serve(mut settings: Settings) -> Result<()> {
         traced: Vec::new(),
         waiting: Vec::new(),
         unsaid: HashMap::new(),
-        may_have_strangers: false,
+        unwanted: HashMap::new(),
+        killed: Vec::new(),
+        strangers_until: None,
         unfinished: Vec::new(),
         filler: Some(filler),
         cleaner,
@@ -195,24 +203,18 @@ impl Server {
         let mut events = [EpollEvent::empty(); 64];
         self.order();
         loop {
-            let timeout = match self.settings.idle {
-                _ if !self.waiting.is_empty() => EpollTimeout::from(1u16),
-                _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
-                    EpollTimeout::from(PAUSE.as_millis() as u16)
-                }
-                None if !self.has_failed() && !self.may_have_strangers && !self.is_making() => EpollTimeout::NONE,
-                _ => EpollTimeout::from(1000u16),
-            };
-            let count = match self.epoll.wait(&mut events, timeout) {
+            let count = match self.epoll.wait(&mut events, self.timeout()) {
                 Err(nix::errno::Errno::EINTR) => 0,
                 count => count.doing(|| "wait for events")?,
             };
+            let mut is_some_killed = false;
             for event in events.iter().take(count) {
                 match event.data() {
                     REQUESTS => self.take_request(),
                     NEWS => self.hear(),
                     PARTS => self.parts.iter_mut().for_each(Parts::hear),
                     SIGNALS => return Ok(()),
+                    KILLED => is_some_killed = true,
                     token if token % 2 == 0 => self.ended(token / 2),
                     token => self.hear_of(token / 2),
                 }
@@ -224,15 +226,30 @@ impl Server {
             if count == 0 {
                 std::mem::take(&mut self.traced).into_iter().for_each(|key| self.ended(key));
             }
-            if count == 0 && std::mem::take(&mut self.may_have_strangers) {
-                self.reap_strangers();
-                self.unfinished.retain(|entry| !setup::is_removed(&self.settings.options.store, entry));
-                self.may_have_strangers = !self.unfinished.is_empty();
+            if is_some_killed || count == 0 && self.has_leftovers() {
+                self.see_to_leftovers();
             }
             if self.is_making() && self.filler.as_mut().is_some_and(Filler::ends_stuck) {
                 self.mourn();
             }
             self.order();
+        }
+    }
+
+    /// How long there is nothing to do unless something is heard of.
+    fn timeout(&self) -> EpollTimeout {
+        const SECOND: u16 = 1000;
+        match self.settings.idle {
+            _ if !self.waiting.is_empty() => EpollTimeout::from(1u16),
+            _ if self.is_waiting || !self.unannounced.is_empty() || !self.traced.is_empty() => {
+                EpollTimeout::from(PAUSE.as_millis() as u16)
+            }
+            None if !self.has_failed() && !self.has_leftovers() && !self.is_making() => EpollTimeout::NONE,
+            _ => {
+                let rest = self.filler.as_ref().and_then(Filler::rest).map(|rest| rest.as_millis() + 1);
+                let rest = rest.and_then(|rest| u16::try_from(rest).ok()).unwrap_or(SECOND);
+                EpollTimeout::from(rest.min(SECOND))
+            }
         }
     }
 
@@ -244,7 +261,7 @@ impl Server {
         self.stocks.values().any(Stock::has_failed) || self.parts.as_ref().is_some_and(Parts::has_failed)
     }
 
-    /// Ends what is parked, once the filler has ended, and waits until it is gone.
+    /// Ends what is parked, once the filler has ended, and waits until it is gone; not for long for what does not end.
     fn end(mut self) {
         self.stocks.clear();
         // What it has made before it ended is heard of.
@@ -253,9 +270,11 @@ impl Server {
         }
         self.mourn();
         // What did not end in time.
-        self.filler.take().into_iter().for_each(Filler::reap);
+        let late = self.filler.take().map(Filler::end_all).unwrap_or_default();
+        self.watch_killed(late);
         let parked: Vec<_> = self.held.iter().filter(|(_, held)| held.is_nobodys()).map(|(key, _)| *key).collect();
         self.discard_all(parked);
+        self.await_leftovers();
         if let Some(parts) = self.parts.take() {
             parts.end();
         }

@@ -55,6 +55,9 @@ impl Server {
         if let Some(refusal) = self.place.refusal(&header, sender, pidfd.as_ref()) {
             return say(&answers, answer::COLD, refusal);
         }
+        if matches!(header.kind, request::FILL | request::DRAIN) {
+            say(&answers, answer::WORKING, "");
+        }
         let done = match header.kind {
             request::RUN | request::LEASE => {
                 let (root, id, stdio) = (OsStr::from_bytes(root).into(), id.into(), Streams::of(fds.collect()));
@@ -156,6 +159,7 @@ impl Server {
         let about = fstat(bundle).map_err(|_| "the bundle cannot be looked at")?;
         let identity = identity(&about);
         let stock = self.stocks.get_mut(&identity).ok_or("the pool has no parts for this bundle")?;
+        stock.asked();
         if stock.template.is_current(bundle) != Ok(true) {
             // Anew, as it is now.
             self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
@@ -247,7 +251,7 @@ impl Server {
         serde_json::json!({
             "bundles": stocks.collect::<Vec<_>>(),
             "running": self.held.values().filter(|held| held.given.is_some()).count(),
-            "pending": self.cleaner.pending(),
+            "pending": self.pending(),
             "memory": self.stocks.values().map(|stock| stock.memory() + stock.kept()).sum::<u64>() + memory_of_parts,
             "made": made,
             "cpuSeconds": took.as_secs_f64(),
