@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -337,4 +339,102 @@ fn an_error_of_waiting_ends_the_container() {
         let said = refused(&lab, "run", call, |config| config["process"]["args"] = json!(["sleep", "1"]));
         assert!(said.contains("wait for the container") && said.contains("out of memory"), "{said}");
     }
+}
+
+/// A bundle whose program is `script`, run by `uid`, with a user namespace if that `is_mapped`.
+fn of_user(lab: &Lab, uid: u32, is_mapped: bool, script: &str) -> Bundle {
+    lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", script]);
+        config["process"]["user"] = json!({"uid": uid, "gid": uid});
+        if is_mapped {
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        }
+    })
+}
+
+/// `run` of a bundle whose program is `script`, and `exec` of that in another container.
+fn both(lab: &Lab, uid: u32, is_mapped: bool, script: &str, mut check: impl FnMut(&mut Command)) {
+    let bundle = of_user(lab, uid, is_mapped, script);
+    check(&mut lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]));
+    let bundle = of_user(lab, uid, is_mapped, "exec sleep 1000");
+    lab.create(&bundle, &[]).ok();
+    lab.microrun(&["start", &bundle.id]).ok();
+    check(&mut lab.command(&["exec", &bundle.id, "sh", "-c", script]));
+}
+
+/// Its owner stays, it is not cut short by who opens it again, and what is open for reading alone cannot be written to.
+#[test]
+fn a_file_of_the_hosts_is_not_the_containers() {
+    let lab = lab!();
+    let (input, log) = (lab.path("input"), lab.path("log"));
+    let script = "cat; echo pwned >>/proc/self/fd/0; echo again >/dev/stdout; echo error >&2; seq 20000; exit 3";
+    for uid in [0, 1000] {
+        both(&lab, uid, false, script, |command| {
+            fs::write(&input, "said\n").unwrap();
+            let output = File::create(&log).unwrap();
+            let error = File::create(lab.path("error")).unwrap();
+            command.stdin(File::open(&input).unwrap()).stdout(output).stderr(error);
+            assert_eq!(command.status().unwrap().code(), Some(3));
+            let numbers: String = (1..=20000).map(|number| format!("{number}\n")).collect();
+            let said = fs::read_to_string(&log).unwrap();
+            assert!(said == format!("said\nagain\n{numbers}"), "{uid}: {}", said.get(..100).unwrap_or(&said));
+            let error = fs::read_to_string(lab.path("error")).unwrap();
+            assert!(error.ends_with("error\n"), "{error}");
+            assert_eq!(fs::read_to_string(&input).unwrap(), "said\n");
+            assert_eq!(fs::metadata(&log).unwrap().uid(), 0);
+        });
+    }
+}
+
+/// What a service's stdout is, and what may belong to a user who is not mapped.
+#[test]
+fn stdout_can_be_opened_again_whatever_it_is() {
+    let lab = lab!();
+    for (uid, is_mapped) in [(0, false), (1000, false), (0, true), (1000, true)] {
+        both(&lab, uid, is_mapped, "echo said >/dev/stdout; echo error >/dev/stderr", |command| {
+            let output = command.stdin(Stdio::null()).output().unwrap();
+            assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"said\n"[..], &b"error\n"[..]), "{uid}");
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let stream = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
+            assert!(command.stdin(stream()).stdout(stream()).stderr(stream()).status().unwrap().success());
+            // The command has its ends until something else takes their place.
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            drop(theirs);
+            let mut said = String::new();
+            ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            ours.read_to_string(&mut said).unwrap();
+            let mut lines: Vec<&str> = said.lines().collect();
+            lines.sort_unstable();
+            assert_eq!(lines, ["error", "said"], "{uid}");
+        });
+    }
+}
+
+/// Neither its owner nor its settings are the container's to change, and what is typed reaches it.
+#[test]
+fn a_terminal_of_the_users_is_not_the_containers() {
+    let lab = lab!();
+    let script = "test -t 0 || test -t 1 || test -t 2 || echo none; stty -echo 2>/dev/null || echo refused; read line; echo $line";
+    both(&lab, 1000, false, script, |command| {
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let slave = || Stdio::from(pair.slave.try_clone().unwrap());
+        let mut run = Guard(command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap());
+        let mut master = File::from(pair.master);
+        master.write_all(b"typed\n").unwrap();
+        let mut said = String::new();
+        while said.matches("typed").count() < 2 {
+            let mut part = [0; 100];
+            let count = master.read(&mut part).unwrap();
+            said += str::from_utf8(&part[..count]).unwrap();
+        }
+        assert!(said.contains("none") && said.contains("refused"), "{said}");
+        assert!(run.wait().unwrap().success());
+        let status = nix::sys::stat::fstat(&pair.slave).unwrap();
+        assert_eq!(status.st_uid, 0);
+        // Nothing is held by the command any more.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    });
 }

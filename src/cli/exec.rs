@@ -6,6 +6,7 @@ use super::parse::Words;
 use super::{value, warn};
 use crate::cgroup::join::parse_sub_cgroups;
 use crate::container::exec::{self, Changes, Options, Wanted};
+use crate::container::relay::Relay;
 use crate::container::sealed;
 use crate::container::state::Store;
 use crate::error::{Error, Kind, Result};
@@ -56,6 +57,10 @@ be started the exit code is 255.",
 
 fn call(global: &Global, words: &Words) -> Result<u8> {
     sealed::ensure(None)?;
+    exec(global, words).map_err(in_runcs_words)
+}
+
+fn exec(global: &Global, words: &Words) -> Result<u8> {
     let sub_cgroups = words.texts("cgroup")?;
     let options = Options {
         store: Store::new(&global.root),
@@ -71,10 +76,11 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         sub_cgroups: parse_sub_cgroups(sub_cgroups.iter().map(String::as_str))?,
         stdio: None,
     };
-    let finished = exec::exec(&options).map_err(in_runcs_words)?;
-    warn(&finished.warnings);
+    let needs_none = options.detach || options.wanted.has_terminal();
+    let _relay = if needs_none { None } else { Relay::if_needed()? };
+    let status = exec::exec(&options, &|warnings| warn(warnings))?;
     // An exit code is the low byte, here as in exit(3).
-    Ok(finished.status as u8)
+    Ok(status as u8)
 }
 
 /// An error as engines show it to their users, and search it.

@@ -7,6 +7,7 @@ use super::{launching, warn};
 use crate::container::activation::Activation;
 use crate::container::parts::{Lender, Parts};
 use crate::container::prepare::Options;
+use crate::container::relay::Relay;
 use crate::container::state::{Store, new_id};
 use crate::container::{notify, run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
@@ -55,6 +56,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         pool::remove_orphan(&Store::new(&global.root), &id);
         return Ok(code as u8);
     }
+    let _relay = if words.has("detach") { None } else { Relay::for_bundle(&bundle)? };
     let (parts, lender) = match from_pool(global, words, id.as_deref(), &bundle)? {
         FromPool::Done(code) => return Ok(code),
         FromPool::Parts(parts) => (Some(parts), None),
@@ -70,7 +72,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         lender,
         ..launching::options(global, words, &id, bundle)?
     };
-    let finished = run::run(&options, words.has("keep"))?;
+    let finished = run::run(&options, words.has("keep"), &|warnings| warn(warnings))?;
     warn(&finished.warnings);
     if let Some(path) = timings {
         let text = super::to_json(serde_json::to_string_pretty(&finished.timings))?;

@@ -121,7 +121,7 @@ const PIECE: usize = 4096;
 
 /// Bytes on their way in one direction. Nothing is read before all that was read has been written: who is slow at one end
 /// is waited for at the other, and only there.
-struct Flow {
+pub(super) struct Flow {
     from: RawFd,
     to: RawFd,
     buffer: Vec<u8>,
@@ -132,17 +132,22 @@ struct Flow {
 }
 
 impl Flow {
-    fn new(from: RawFd, to: RawFd) -> Self {
+    pub fn new(from: RawFd, to: RawFd) -> Self {
         Self { from, to, buffer: vec![0; PIECE], pending: 0..0, is_open: true }
     }
 
     /// What is to be polled until it can go on.
-    fn awaited(&self) -> libc::pollfd {
+    pub fn awaited(&self) -> libc::pollfd {
         match (self.is_open, self.pending.is_empty()) {
             (true, true) => watch(self.from, libc::POLLIN),
             (true, false) => watch(self.to, libc::POLLOUT),
             (false, _) => watch(-1, 0),
         }
+    }
+
+    /// Whether more may come.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Whether who is to take what was read takes no more.
@@ -151,7 +156,7 @@ impl Flow {
     }
 
     /// Reads or writes once if what was awaited has come, which `events` says (poll(2)).
-    fn go_on(&mut self, events: i16) {
+    pub fn go_on(&mut self, events: i16) {
         if events == 0 {
             return;
         }
@@ -171,7 +176,7 @@ impl Flow {
     }
 
     /// Passes on what is there. More is not waited for, but who is to take it is, unless one of `signals` asks to end.
-    fn drain(&mut self, mut signals: RawFd) {
+    pub fn drain(&mut self, mut signals: RawFd) {
         while self.is_open {
             let is_patient = signals >= 0 && !self.pending.is_empty();
             let mut fds = [watch(signals, libc::POLLIN), self.awaited()];
@@ -189,12 +194,12 @@ impl Flow {
     }
 }
 
-fn watch(fd: RawFd, events: i16) -> libc::pollfd {
+pub(super) fn watch(fd: RawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
 }
 
 /// Stdin or stdout.
-enum End {
+pub(super) enum End {
     /// Opened anew: what we were given may be open elsewhere, where it may have to block.
     Own(OwnedFd),
     Given(RawFd),
@@ -203,7 +208,7 @@ enum End {
 impl End {
     /// `stream`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets and of what
     /// belongs to others it cannot, and they are trusted to take a [`PIECE`] if they poll as writable.
-    fn of(stream: &(impl AsRawFd + IsTerminal), mode: i32) -> Self {
+    pub fn of(stream: &(impl AsRawFd + IsTerminal), mode: i32) -> Self {
         let fd = stream.as_raw_fd();
         let opened = is_pipe_or_terminal(stream).then(|| {
             let name = fs::link_of(fd);
@@ -216,7 +221,7 @@ impl End {
         }
     }
 
-    fn fd(&self) -> RawFd {
+    pub fn fd(&self) -> RawFd {
         match self {
             Self::Own(fd) => fd.as_raw_fd(),
             Self::Given(fd) => *fd,

@@ -68,15 +68,6 @@ pub struct Options {
     pub stdio: Option<Stdio>,
 }
 
-/// What became of an `exec`.
-#[derive(Debug)]
-pub struct Finished {
-    /// The exit status to end with: the program's, or 128 plus the signal that ended it. 0 when detached.
-    pub status: i32,
-    /// What the user should know.
-    pub warnings: Vec<String>,
-}
-
 /// The container and what it is joined by.
 #[derive(Debug)]
 pub struct Target {
@@ -110,24 +101,27 @@ struct Prepared {
     warnings: Vec<String>,
 }
 
-/// Runs a process in the container; in the foreground until it ends.
+/// Runs a process in the container; in the foreground until it ends. The exit status to end with: the program's, or 128 plus the signal
+/// that ended it, or 0 when detached. `warn` hears what the user should know beforehand.
 ///
 /// # Errors
 /// One sentence: a container that does not run, a process that cannot be started.
-pub fn exec(options: &Options) -> Result<Finished> {
+pub fn exec(options: &Options, warn: &dyn Fn(&[String])) -> Result<i32> {
     prepare::require_inherited(0, options.preserve_fds)?;
     let (target, profile) = find(options)?;
-    exec_by(options, &target, profile).map_err(|error| target.init.or_ended(error, stopped))
+    exec_by(options, &target, profile, warn).map_err(|error| target.init.or_ended(error, stopped))
 }
 
-fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>) -> Result<Finished> {
+fn exec_by(options: &Options, target: &Target, profile: Option<Seccomp>, warn: &dyn Fn(&[String])) -> Result<i32> {
     let mut warnings = Vec::new();
     let filter = host::seccomp(profile.as_ref(), options.store.root(), &mut warnings)?;
     let prepared = prepare(options, target, filter, warnings)?;
+    warn(&prepared.warnings);
+    if !options.detach {
+        stdio::give_own(prepared.process()?, &target.spec);
+    }
     let (started, terminal) = start(options, target, &prepared, &|_| ())?;
-    let status =
-        if options.detach { 0 } else { finish(&started, terminal).map_err(|error| started.end(options, error))? };
-    Ok(Finished { status, warnings: prepared.warnings })
+    if options.detach { Ok(0) } else { finish(&started, terminal).map_err(|error| started.end(options, error)) }
 }
 
 /// Starts a process in a container of which the caller knows all that there is to know, and has [`Options::stdio`] for it.

@@ -21,6 +21,7 @@ pub mod park;
 pub mod parts;
 pub mod pid_file;
 pub mod prepare;
+pub mod relay;
 mod resctrl;
 pub mod resident;
 pub mod restore;

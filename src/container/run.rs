@@ -3,7 +3,7 @@
 use super::launch::{self, Launched};
 use super::prepare::{self, Options};
 use super::state::{Entry, State};
-use super::{manage, pid_file, wait};
+use super::{manage, pid_file, stdio, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::clone::Child;
 use crate::sys::process;
@@ -15,7 +15,7 @@ use std::mem::ManuallyDrop;
 pub struct Finished {
     /// The exit status to end with: the program's, or 128 plus the signal that ended it. 0 when detached.
     pub status: i32,
-    /// What the user should know.
+    /// What could not be removed, and the errors of poststop hooks.
     pub warnings: Vec<String>,
     /// When each step ended, in nanoseconds since the clone, with its call and field; empty unless asked for.
     pub timings: Vec<Timing>,
@@ -43,13 +43,18 @@ pub fn create(options: &Options) -> Result<Vec<String>> {
     Ok(warnings)
 }
 
-/// Runs a container; in the foreground until it ends, and then removes it unless `keep`.
+/// Runs a container; in the foreground until it ends, and then removes it unless `keep`. `warn` hears what the user should know
+/// beforehand.
 ///
 /// # Errors
 /// One sentence; then nothing is left of it.
-pub fn run(options: &Options, keep: bool) -> Result<Finished> {
+pub fn run(options: &Options, keep: bool, warn: &dyn Fn(&[String])) -> Result<Finished> {
     let (prepared, ahead) = prepare::prepare_ahead(options)?;
-    let mut warnings = prepared.warnings.clone();
+    warn(&prepared.warnings);
+    let spec = &prepared.bundle.loaded.spec;
+    if let Some(process) = spec.process().as_ref().filter(|_| options.foreground) {
+        stdio::give_own(process, spec);
+    }
     // The process ends soon; what init has borrowed of its memory needs no care.
     let mut launched = ManuallyDrop::new(launch::launch(options, prepared, ahead)?);
     let _lock = launched.lock.take();
@@ -69,7 +74,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
             notify.forward(launched.child.pidfd, launched.child.pid.unsigned_abs());
         }
         let timings = timings(&launched);
-        return Ok(Finished { status: 0, warnings, timings });
+        return Ok(Finished { status: 0, warnings: Vec::new(), timings });
     }
     // A service manager follows the process that it started, which is this one.
     let notify = notify.and_then(|notify| notify.forward_meanwhile(launched.child.pidfd, std::process::id()));
@@ -98,7 +103,7 @@ pub fn run(options: &Options, keep: bool) -> Result<Finished> {
         Err(error) => Err(undo(options, &launched).into_iter().fold(error, Error::and)),
         Ok(exit) => {
             let problems = if keep { Vec::new() } else { remove_launched(&launched) };
-            warnings.extend(problems.iter().map(Error::to_string));
+            let warnings = problems.iter().map(Error::to_string).collect();
             Ok(Finished { status: exit.status(), warnings, timings })
         }
     }

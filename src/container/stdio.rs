@@ -7,7 +7,7 @@ use super::idmap;
 use crate::error::{Doing, Result};
 use crate::sys::fs as sys_fs;
 use crate::sys::fs::Identity;
-use oci_spec::runtime::{Spec, User};
+use oci_spec::runtime::{Process, Spec, User};
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::ops::RangeInclusive;
@@ -51,6 +51,13 @@ pub(super) fn give(stdio: [RawFd; 3], user: &User, spec: &Spec) {
         if sys_fs::stat(fd).is_ok_and(|stat| !sys_fs::is_null(&stat)) {
             let _ = sys_fs::chown(fd, c"", uid, gid);
         }
+    }
+}
+
+/// As [`give`], of what this process has and hands on to a container in the foreground without a terminal.
+pub(super) fn give_own(process: &Process, spec: &Spec) {
+    if !process.terminal().unwrap_or(false) {
+        give([0, 1, 2], process.user(), spec);
     }
 }
 

@@ -320,6 +320,10 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
     if !request::is_there(socket) {
         return Some(Refusal { outcome: Outcome::Cold, pool: None });
     }
+    // They are relayed, later.
+    if !(0..3).all(fs::may_be_shared) {
+        return None;
+    }
     let signal_mask = process::set_signal_mask(u64::MAX).ok()?;
     let (flags, root) = (request::PARTS, root.to_bytes());
     let request = Request { flags, root, signal_mask, ..Request::new(socket.to_bytes(), request::RUN, bundle) };

@@ -224,6 +224,18 @@ pub fn is_null(stat: &libc::stat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
 }
 
+/// Whether a container may have the stream `fd` itself: a pipe, or one of the memory devices (/dev/null and its like). What is closed is
+/// nobody's.
+pub fn may_be_shared(fd: RawFd) -> bool {
+    /// Documentation/admin-guide/devices.txt
+    const MEMORY: u32 = 1;
+    stat(fd).map_or(true, |stat| match stat.st_mode & libc::S_IFMT {
+        libc::S_IFIFO => true,
+        libc::S_IFCHR => libc::major(stat.st_rdev) == MEMORY,
+        _ => false,
+    })
+}
+
 /// What fstatat(2) says of `name` in `dir`.
 pub fn stat_at(dir: RawFd, name: &CStr, flags: i32) -> Sys<libc::stat> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();

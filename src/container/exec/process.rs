@@ -14,6 +14,16 @@ pub enum Wanted {
     Changed(Changes),
 }
 
+impl Wanted {
+    /// Whether the process gets a terminal.
+    pub fn has_terminal(&self) -> bool {
+        match self {
+            Self::Given(process) => process.terminal().unwrap_or(false),
+            Self::Changed(changes) => changes.terminal,
+        }
+    }
+}
+
 /// What the options of `exec` change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
