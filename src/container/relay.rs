@@ -8,9 +8,11 @@ use super::console::{End, Flow, watch};
 use crate::error::{Doing, Result};
 use crate::sys::{fs as sys_fs, own, process, signalfd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::pipe2;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::unistd::{pipe2, write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 /// Where our own descriptors begin: what --preserve-fds and sd_listen_fds(3) hand on is below.
@@ -20,8 +22,8 @@ const OWN: RawFd = 256;
 #[derive(Debug)]
 pub struct Relay {
     originals: Vec<(RawFd, OwnedFd)>,
-    /// Once it is closed the thread ends, when it has passed on what is there.
-    stop: Option<OwnedFd>,
+    /// Has the thread end, once it has passed on what is there. (The end of a pipe would not do: a child may have it open, too.)
+    stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -55,9 +57,10 @@ impl Relay {
         let doing = || "relay stdin, stdout and stderr";
         // Nothing may execute this program again from here on.
         super::sealed::ensure_for_all()?;
-        let (stopped, stop) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
-        let (stopped, stop) = (far(stopped.as_fd()).doing(doing)?, far(stop.as_fd()).doing(doing)?);
-        let mut relay = Self { originals: Vec::new(), stop: Some(stop), thread: None };
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing(doing)?;
+        let stop = Arc::new(far(stop.as_fd()).doing(doing)?);
+        let stopped = Arc::clone(&stop);
+        let mut relay = Self { originals: Vec::new(), stop, thread: None };
         let mut ways = Vec::new();
         for (number, stream) in crate::sys::standard_descriptors().into_iter().enumerate() {
             let number = number as RawFd;
@@ -90,8 +93,9 @@ impl Drop for Relay {
             // It fails for a number that no process can have, if at all.
             let _ = sys_fs::dup_onto(original.as_raw_fd(), *number);
         }
-        self.stop = None;
         if let Some(thread) = self.thread.take() {
+            // It fails after 2^64 times.
+            let _ = write(&self.stop, &1u64.to_ne_bytes());
             let _ = thread.join();
         }
     }
