@@ -42,6 +42,32 @@ fn the_short_command_is_served_too_and_starts_cold_without_a_pool() {
     pool.restart();
 }
 
+/// Of a user namespace as well, and where the command has files: it relays them.
+#[test]
+fn a_container_can_open_its_stdout_again() {
+    let pool = pool!();
+    for uid in [0, 5] {
+        let bundle = pool.filled(2, "echo said >/dev/stdout; echo error >/dev/stderr", |config| {
+            config["process"]["user"] = json!({"uid": uid, "gid": uid});
+            config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        });
+        let told = pool.run(&bundle, &[]);
+        assert_eq!((told.code, told.stdout.as_str(), told.stderr.as_str()), (0, "said", "error"), "{uid}");
+        let log = pool.lab.path("log");
+        fs::write(&log, "first\n").unwrap();
+        let file = || fs::File::options().append(true).open(&log).unwrap();
+        let mut command = pool.command(&["run", "--pool=require", &bundle.operand()]);
+        assert!(command.stdin(Stdio::null()).stdout(file()).stderr(file()).status().unwrap().success());
+        let said = fs::read_to_string(&log).unwrap();
+        let mut lines: Vec<&str> = said.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["error", "first", "said"], "{uid}");
+    }
+}
+
 /// What a pool of one bundle says of it.
 fn counted(pool: &Pool, name: &str) -> Value {
     pool.status()["bundles"][0][name].clone()

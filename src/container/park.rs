@@ -327,8 +327,8 @@ impl Parked {
 
     /// Gives its stdin, stdout and stderr to its user, as init does in a cold start.
     pub fn own_stdio(&self, stdio: impl IntoIterator<Item = RawFd>) {
-        let is_root = self.spec.process().as_ref().is_none_or(|process| process.user().uid() == 0);
-        if let Some(uid) = super::prepare::user_of_host(&self.spec).filter(|_| !is_root) {
+        // Nobody's but the host's root is theirs already, unless ids are mapped.
+        if let Some(uid) = super::prepare::user_of_host(&self.spec).filter(|uid| *uid != 0) {
             init::own_stdio(stdio, uid);
         }
     }
