@@ -216,8 +216,7 @@ fn sleeper(handle: &Handle) -> Child {
 
 /// Changes the limits from `old` to what `new` says on top of them: those in force then.
 fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
-    let merged = merge(old, new);
-    handle.update(old, &merged, |_| Ok(())).map(|()| merged)
+    handle.update(old, new, |_| Ok(())).map(|()| merge(old, new))
 }
 
 /// With either freezer, where the machine has it.
@@ -429,6 +428,41 @@ fn an_update_joins_the_controllers_that_it_needs() {
     assert_eq!(read("cpu", "cpu.shares"), shares);
     assert!(read("memory", "memory.soft_limit_in_bytes").len() > 12, "unlimited");
 
+    // Nor of what was empty, nor of a line for a device.
+    let disk = fs::read_dir("/sys/block").unwrap().next().map(|disk| disk.unwrap().path().join("dev"));
+    if let Some(disk) = disk.filter(|_| have(&["blkio"])) {
+        let (major, minor) = fs::read_to_string(disk)
+            .unwrap()
+            .trim()
+            .split_once(':')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        let throttle = |rate: u32, more: &str| {
+            resources(&format!(
+                r#"{{"blockIO": {{"throttleReadBpsDevice": [{{"major": {major}, "minor": {minor}, "rate": {rate}}}]}}{more}}}"#
+            ))
+        };
+        let refused = r#", "cpu": {"quota": 5}"#;
+        update(&mut handle, &merged, &throttle(0, "")).unwrap();
+        let rates = || fs::read_to_string(handle.v1["blkio"].join("blkio.throttle.read_bps_device")).unwrap();
+        update(&mut handle.clone(), &merged, &throttle(4096, refused)).unwrap_err();
+        assert_eq!(rates(), "");
+        update(&mut handle.clone(), &merged, &throttle(8192, "")).unwrap();
+        update(&mut handle.clone(), &merged, &throttle(4096, refused)).unwrap_err();
+        assert_eq!(rates(), format!("{major}:{minor} 8192\n"));
+    }
+
+    // What somebody else has changed is his.
+    let quota = handle.v1["cpu"].join("cpu.cfs_quota_us");
+    fs::write(&quota, "-1").unwrap();
+    update(&mut handle.clone(), &merged, &resources(r#"{"cpu": {"cpus": "0"}, "memory": {}, "pids": {"limit": 8}}"#))
+        .unwrap();
+    assert_eq!(fs::read_to_string(&quota).unwrap(), "-1\n");
+    let new = resources(r#"{"cpu": {"quota": 40000}, "hugepageLimits": [{"pageSize": "7MB", "limit": 0}]}"#);
+    update(&mut handle.clone(), &merged, &new).unwrap_err();
+    assert_eq!(fs::read_to_string(&quota).unwrap(), "-1\n");
+    fs::write(&quota, "50000").unwrap();
+
     // Memory and swap both above and below the limit in force.
     for (limit, swap) in [(60_000_256, 80_003_072), (30_003_200, 50_003_968), (-1, 0)] {
         let new = resources(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#));
@@ -477,8 +511,8 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
     assert!(error.to_string().contains("rejecting memory+swap limit 8192 <= usage"), "{error}");
     let error = update(&mut handle, r#"{"pids": {"limit": 3}, "cpu": {"quota": 5}}"#).unwrap_err().to_string();
     assert!(error.contains("linux.resources.cpu.quota: write \"5 100000\""), "{error}");
-    assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("50000 100000", "33554432"));
-    // What the old limits do not say stays as it was.
+    // What held before holds again, whatever is on record.
+    assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("20000 100000", "33554432"));
     assert_eq!(read("pids.max"), "9");
     let error = update(&mut handle, r#"{"unified": {"nonsense.max": "1"}}"#).unwrap_err().to_string();
     assert!(error.contains("unified[\"nonsense.max\"]: controller \"nonsense\" is not available"), "{error}");
