@@ -1,6 +1,7 @@
 //! Changing the limits of a running container.
 
 use super::create;
+use super::freezer::Outcome;
 use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs};
 use super::limits::{self, Limits, Version, set};
@@ -253,10 +254,29 @@ impl Handle {
     }
 
     /// Tells systemd of the limits, if it has a unit.
+    ///
+    /// On v1, each time systemd denies the unit all devices before it allows those of its rules again: who runs meanwhile
+    /// would fail to open /dev/null, so nobody does.
     fn set_unit(&self, resources: &LinuxResources, layout: &Layout) -> Result<()> {
         let Some(unit) = &self.unit else { return Ok(()) };
         let version = if layout.mode == Mode::Unified { Version::V2 } else { Version::V1 };
-        unit.set(&systemd::unit::resource_properties(resources, version, None)?)
+        let properties = systemd::unit::resource_properties(resources, version, None)?;
+        if properties.is_empty() {
+            return Ok(());
+        }
+        self.while_frozen(version == Version::V1, || unit.set(&properties))
+    }
+
+    /// Does `action`; while the container is frozen if `wanted`, and if it can be.
+    pub(super) fn while_frozen(&self, wanted: bool, action: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !wanted || self.freezer().is_none() || self.is_frozen()? || self.try_freeze()? != Outcome::Frozen {
+            return action();
+        }
+        let done = action();
+        match (done, self.thaw()) {
+            (Err(error), Err(other)) => Err(error.and(other)),
+            (done, thawed) => done.and(thawed),
+        }
     }
 
     /// Writes what `resources` say. `changed` gets what held until then.

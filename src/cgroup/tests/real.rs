@@ -288,6 +288,36 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     assert!(is_empty(&handle, Duration::ZERO));
 }
 
+/// As an update of a systemd unit on v1 needs it.
+#[test]
+fn what_is_done_while_frozen_leaves_it_as_it_was() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let handle = parent.lean_plan("{}").create().unwrap().handle().clone();
+    // Where no process is, nothing has to be frozen.
+    handle.while_frozen(true, || Ok(())).unwrap();
+    let mut child = sleeper(&handle);
+    for (wanted, paused) in [(true, false), (true, true), (false, true), (false, false)] {
+        if paused {
+            handle.freeze().unwrap();
+        }
+        let action = || {
+            assert_eq!(handle.is_frozen().unwrap(), wanted || paused);
+            Err(crate::Error::config("field", "problem"))
+        };
+        assert!(handle.while_frozen(wanted, action).is_err());
+        assert_eq!(handle.is_frozen().unwrap(), paused);
+        handle.thaw().unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    handle.destroy().unwrap();
+    let none = Handle { unified: None, v1: Default::default(), ..handle };
+    none.while_frozen(true, || Ok(())).unwrap();
+}
+
 /// As where one of them hangs in the kernel, which takes longer to find out.
 #[test]
 fn what_does_not_freeze_gets_the_signal() {
