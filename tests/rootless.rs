@@ -394,3 +394,22 @@ fn root_of_a_user_namespace_does_without_a_device_program() {
     command.args(["--user", "--map-root-user", "--mount"]).arg(run.get_program()).args(run.get_args());
     output(command).ok();
 }
+
+/// The kernel lets nobody change the device rules of cgroup v1 from there, and who cannot make devices needs none.
+#[test]
+fn root_of_a_user_namespace_may_name_a_cgroup() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["linux"]["resources"]["pids"] = json!({"limit": 30});
+        config["process"]["args"] = json!(["cat", "/proc/self/cgroup"]);
+    });
+    let run = lab.command(&["run", "--no-new-keyring", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]).arg(run.get_program()).args(run.get_args());
+    let output = output(command);
+    if output.stderr.contains("enable it in the cgroup.subtree_control") {
+        skip!("needs the pids controller: {}", output.stderr);
+    }
+    assert!(output.stdout.contains(&bundle.id) && output.code == 0, "{output:?}");
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
+}
