@@ -2,6 +2,7 @@
 
 use super::{request, resources};
 use crate::Result;
+use crate::cgroup::create::Cgroup;
 use crate::cgroup::events::Event;
 use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
@@ -168,6 +169,34 @@ fn a_cgroup_with_processes_or_frozen_is_refused() {
     let error = plan.create().unwrap_err().to_string();
     assert!(error.contains("container's cgroup unexpectedly frozen"), "{error}");
     first.undo();
+}
+
+/// By whoever deletes the container that had it before.
+#[test]
+fn a_cgroup_that_is_removed_while_it_is_looked_at_is_made_again() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let plan = parent.lean_plan("{}");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for path in plan.directories.iter().map(|directory| &directory.path) {
+                    let _ = fs::create_dir_all(path);
+                    let _ = fs::remove_dir(path);
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let failed = (0..300).find_map(|_| {
+            let unused = plan.require_unused().err();
+            unused.or_else(|| plan.create().map(Cgroup::undo).err())
+        });
+        done.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
 
 /// A shell that joins the cgroups itself, as the init would, and then runs `script`.
