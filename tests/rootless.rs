@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually_is, host, output, push};
+use common::{Bundle, Guard, Lab, Output, eventually_is, host, output, push};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 macro_rules! user_lab {
     () => {
@@ -68,6 +68,68 @@ fn all_that_can_be_found_are_killed() {
     eventually_is(|| lab.status(&bundle.id), &"stopped".to_owned());
     lab.microrun(&["kill", "--all", &bundle.id, "KILL"]).ok();
     lab.microrun(&["delete", &bundle.id]).ok();
+}
+
+/// Cgroups to be removed once nobody is in them.
+struct Others(Vec<PathBuf>);
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|other| drop(fs::remove_dir(other)));
+    }
+}
+
+/// It has none: what there is of its name is somebody else's.
+#[test]
+fn a_container_without_cgroups_leaves_those_of_its_name_alone() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        // Objects that limit nothing.
+        config["linux"]["resources"] = json!({"memory": {}, "cpu": {"shares": 0}});
+    });
+    let command = |args: &[&str]| {
+        let mut command = lab.in_own_cgroup(&lab.command(args));
+        command.env("XDG_RUNTIME_DIR", lab.path("run"));
+        command
+    };
+    let user = |args: &[&str]| output(command(args));
+    user(&["list"]).ok();
+    // Beside the user's own cgroup of v2, and below those of v1.
+    let other_of = |hierarchy: PathBuf| {
+        let is_v2 = hierarchy.join("cgroup.procs").exists() && hierarchy.join("cgroup.controllers").exists();
+        hierarchy.join(lab.name()).join(if is_v2 { "" } else { "caller" }).join(&bundle.id)
+    };
+    let others = Others(common::hierarchies().into_iter().map(other_of).collect());
+    let mut sleeper = Guard(Command::new("sleep").arg("1000").spawn().unwrap());
+    for other in &others.0 {
+        fs::create_dir(other).unwrap();
+        // In a new cpuset of v1 there is no room.
+        if !other.join("cpuset.cpus").exists() || other.join("cgroup.controllers").exists() {
+            fs::write(other.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
+        }
+    }
+    // The container inherits what `run` writes to, and would keep our end of a pipe open.
+    let said = lab.path("said");
+    let run = || {
+        let mut command = command(&["run", "--detach", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&said).unwrap());
+        command.status().unwrap().success()
+    };
+    assert!(run(), "{}", fs::read_to_string(&said).unwrap());
+    let state = fs::read(lab.path("run/microrun").join(&bundle.id).join("state.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&state).unwrap()["cgroup"], json!({"driver": "cgroupfs"}));
+    let refused = user(&["pause", &bundle.id]).failed();
+    assert!(refused.contains("cannot toggle freezer: cgroups not configured for container"), "{refused}");
+    assert!(!user(&["ps", &bundle.id]).ok().contains(&sleeper.id().to_string()));
+    user(&["delete", "--force", &bundle.id]).ok();
+    assert!(others.0.iter().all(|other| other.exists()) && sleeper.try_wait().unwrap().is_none());
+
+    // One that is the user's own, and in use, is no place for another container.
+    others.0.iter().for_each(|other| lab.own(other));
+    assert!(!run());
+    let refused = fs::read_to_string(&said).unwrap();
+    assert!(refused.contains("container's cgroup is not empty"), "{refused}");
 }
 
 #[test]
@@ -393,4 +455,23 @@ fn root_of_a_user_namespace_does_without_a_device_program() {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount"]).arg(run.get_program()).args(run.get_args());
     output(command).ok();
+}
+
+/// The kernel lets nobody change the device rules of cgroup v1 from there, and who cannot make devices needs none.
+#[test]
+fn root_of_a_user_namespace_may_name_a_cgroup() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["linux"]["resources"]["pids"] = json!({"limit": 30});
+        config["process"]["args"] = json!(["cat", "/proc/self/cgroup"]);
+    });
+    let run = lab.command(&["run", "--no-new-keyring", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount"]).arg(run.get_program()).args(run.get_args());
+    let output = output(command);
+    if output.stderr.contains("enable it in the cgroup.subtree_control") {
+        skip!("needs the pids controller: {}", output.stderr);
+    }
+    assert!(output.stdout.contains(&bundle.id) && output.code == 0, "{output:?}");
+    assert_eq!(lab.cgroups_of(&bundle), [] as [std::path::PathBuf; 0]);
 }

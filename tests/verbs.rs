@@ -366,6 +366,33 @@ fn updates_build_on_each_other() {
     assert_eq!((memory().as_str(), cpu().as_str()), ("50331648", "60000 90000"));
 }
 
+/// As agents change it that take a container's quota away for a while.
+#[test]
+fn what_an_update_does_not_name_is_left_to_who_changed_it() {
+    let lab = lab!();
+    let (bundle, _) = sleeper(&lab, |config| {
+        config["linux"]["resources"] = json!({"cpu": {"quota": 50000}, "pids": {"limit": 40}});
+    });
+    let files = [("cpu.cfs_quota_us", "-1"), ("cpu.max", "max 100000")];
+    let quota = lab.cgroups_of(&bundle).into_iter().find_map(|directory| {
+        files.iter().map(|(file, none)| (directory.join(file), *none)).find(|(file, _)| file.exists())
+    });
+    let Some((quota, none)) = quota else { skip!("needs the cpu controller") };
+    fs::write(&quota, none).unwrap();
+    let file = lab.path("resources.json");
+    let path = file.to_str().unwrap();
+    for resources in
+        [json!({"memory": {}, "cpu": {"quota": 0}, "pids": {"limit": 30}}), json!({"cpu": {"cpus": "4095"}})]
+    {
+        fs::write(&file, resources.to_string()).unwrap();
+        let updated = lab.microrun(&["update", "--resources", path, &bundle.id]);
+        assert_eq!(updated.code == 0, resources["cpu"]["cpus"].is_null(), "{updated:?}");
+        assert_eq!(fs::read_to_string(&quota).unwrap().trim(), none, "{resources}");
+    }
+    lab.microrun(&["update", "--cpu-period", "90000", &bundle.id]).ok();
+    assert!(fs::read_to_string(&quota).unwrap().starts_with("50000"));
+}
+
 /// The kernel takes no weight for a cgroup that is idle.
 #[test]
 fn idle_or_a_weight() {

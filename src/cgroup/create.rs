@@ -41,12 +41,24 @@ pub struct Cgroup {
 }
 
 impl CgroupPlan {
-    /// Fails if a directory is there and not fit for a new container.
+    /// Fails if a directory is there and not fit for a new container. Where the container may do without, somebody
+    /// else's, to which this user may not write, is only another reason to.
     ///
     /// # Errors
     /// The directory, and what is wrong with it.
     pub fn require_unused(&self) -> Result<()> {
-        self.directories.iter().try_for_each(require_unused)
+        self.directories.iter().try_for_each(|directory| {
+            let path = &directory.path;
+            let Ok(fd) = tree::open_directory(path) else { return Ok(()) };
+            let target = Target { directory: fd.as_fd(), path };
+            if self.if_denied != IfDenied::Fail && tree::require_writable(&target).is_err() {
+                return Ok(());
+            }
+            match tree::require_unused(path, &target) {
+                Err(error) if is_gone(&error, &target) => Ok(()),
+                result => result,
+            }
+        })
     }
 
     /// Makes the directories, enables controllers while they are empty and sets the limits.
@@ -195,20 +207,66 @@ impl Cgroup {
     /// Makes one directory, sets its limits and opens it for joining. The process `init` is put there at once; with
     /// one, the directory may be in use.
     fn add(&mut self, plan: &CgroupPlan, directory: &Directory, init: Option<i32>) -> Result<()> {
-        let Directory { hierarchy, mount, path, writes } = directory;
+        /// How often the directory may be removed just after it was found or made: by who deletes the container that had it.
+        const RACES: u32 = 10;
+        for _ in 0..RACES {
+            if self.try_add(plan, directory, init)? {
+                return Ok(());
+            }
+            self.made.retain(|made| *made != directory.path);
+        }
+        let path = directory.path.display();
+        let problem = format!("{path} was removed again and again while it was made: use another path");
+        Err(Error::config("linux.cgroupsPath", problem))
+    }
+
+    /// Does that once, unless the directory is gone before all is done. Whether it has been done.
+    fn try_add(&mut self, plan: &CgroupPlan, directory: &Directory, init: Option<i32>) -> Result<bool> {
+        let Directory { hierarchy, mount, path, .. } = directory;
         let failed =
             |errno| Error::system(format!("unable to apply cgroup configuration: mkdir {}", path.display()), errno);
         let new = tree::make(mount, path, &mut self.above).map_err(failed)?;
         if new {
             self.made.push(path.clone());
         }
-        let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
+        let fd = match tree::open_directory(path) {
+            Err(Errno::ENOENT) if init.is_none() => return Ok(false),
+            result => result.doing(|| format!("open {}", path.display()))?,
+        };
+        if *hierarchy == Hierarchy::Unified {
+            self.used = !new;
+        }
+        match self.furnish(plan, directory, &fd, !new, init) {
+            // That of a systemd unit is not ours to make again.
+            Err(error) if init.is_none() && is_gone(&error, &Target { directory: fd.as_fd(), path }) => {
+                return Ok(false);
+            }
+            result => result?,
+        }
+        if *hierarchy == Hierarchy::Unified {
+            self.join.add_unified(fd);
+        }
+        Ok(true)
+    }
+
+    /// Sets the limits of one directory, which is open, and has it joined if it is of v1.
+    fn furnish(
+        &mut self,
+        plan: &CgroupPlan,
+        directory: &Directory,
+        fd: &OwnedFd,
+        used: bool,
+        init: Option<i32>,
+    ) -> Result<()> {
+        let Directory { hierarchy, mount, path, writes } = directory;
         let target = Target { directory: fd.as_fd(), path };
-        if !new && init.is_none() {
+        if used && init.is_none() {
+            if plan.if_denied != IfDenied::Fail {
+                tree::require_writable(&target).doing(|| format!("open {}/cgroup.procs", path.display()))?;
+            }
             tree::require_unused(path, &target)?;
         }
         if *hierarchy == Hierarchy::Unified {
-            self.used = !new;
             enable_controllers(plan, directory, &target)?;
             give_to(plan.owner, &target)?;
         }
@@ -223,22 +281,18 @@ impl Cgroup {
         match (init, hierarchy) {
             (Some(init), Hierarchy::V1(controllers)) if controllers.iter().all(|c| c != "name=systemd") => {
                 let doing = || format!("move process {init} to {}", path.display());
-                target.put("cgroup.procs", &init.to_string()).doing(doing)?;
+                target.put("cgroup.procs", &init.to_string()).doing(doing)
             }
-            (Some(_), Hierarchy::V1(_)) => {}
-            (_, Hierarchy::Unified) => self.join.add_unified(fd),
-            (None, Hierarchy::V1(_)) => self.join.add_v1(&fd, path)?,
+            (None, Hierarchy::V1(_)) => self.join.add_v1(fd, path),
+            (Some(_), Hierarchy::V1(_)) | (_, Hierarchy::Unified) => Ok(()),
         }
-        Ok(())
     }
 }
 
-/// Fails if `directory` is there and not fit for a new container.
-fn require_unused(directory: &Directory) -> Result<()> {
-    match tree::open_directory(&directory.path) {
-        Ok(fd) => tree::require_unused(&directory.path, &Target { directory: fd.as_fd(), path: &directory.path }),
-        Err(_) => Ok(()),
-    }
+/// Whether `error` is about the directory having been removed since it was opened. By now there may be another at its path.
+fn is_gone(error: &Error, target: &Target<'_>) -> bool {
+    let says_so = |errno: Errno| matches!(errno, Errno::ENOENT | Errno::ENODEV);
+    error.errno().is_some_and(says_so) && target.get("cgroup.procs").is_err_and(says_so)
 }
 
 /// Loads the program of `devices` and puts it on the v2 directory `directory`, in the place of those that are there if

@@ -116,7 +116,7 @@ fn or_max(value: i64) -> String {
 }
 
 /// The value, unless it is missing or 0.
-fn set<T: PartialEq + Default>(value: Option<T>) -> Option<T> {
+pub(super) fn set<T: PartialEq + Default>(value: Option<T>) -> Option<T> {
     value.filter(|value| *value != T::default())
 }
 
@@ -139,7 +139,7 @@ fn memory(resources: &LinuxResources, version: Version) -> Result<Vec<Write>> {
     }
 }
 
-fn swappiness(memory: &LinuxMemory) -> Option<u64> {
+pub(super) fn swappiness(memory: &LinuxMemory) -> Option<u64> {
     // Engines write -1 for "not set".
     memory.swappiness().filter(|&swappiness| swappiness != u64::MAX)
 }

@@ -178,6 +178,8 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
             (place, Some(unit))
         }
     };
+    let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
+    let unified_limits = limits::unified(resources)?;
     let mut plan = CgroupPlan {
         driver: request.driver,
         unit,
@@ -185,10 +187,12 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
         enable: layout.unified_controllers.clone(),
         devices: None,
         owner: request.owner,
-        if_denied: match (request.rootless && request.path().is_none(), request.has_limits()) {
-            (false, _) => IfDenied::Fail,
-            (true, true) => IfDenied::FailForLimits,
-            (true, false) => IfDenied::DoWithout,
+        if_denied: if !request.rootless || request.path().is_some() {
+            IfDenied::Fail
+        } else if limits.is_empty() && unified_limits.is_empty() {
+            IfDenied::DoWithout
+        } else {
+            IfDenied::FailForLimits
         },
         devices_optional: request.rootless,
         warnings: warnings(resources),
@@ -202,8 +206,6 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
             "no cgroup file system is mounted: mount one (mount -t cgroup2 none /sys/fs/cgroup)",
         ));
     }
-    let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
-    let unified_limits = limits::unified(resources)?;
     if !unified_limits.is_empty() && layout.mode != Mode::Unified {
         return Err(Error::config(
             "linux.resources.unified",
@@ -214,7 +216,9 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
         require(layout, limit)?;
     }
     for hierarchy in hierarchies(request, layout, &limits) {
-        plan.directories.push(v1_directory(layout, &place, hierarchy, &limits, &policy)?);
+        // To change device rules takes the rights of root outside all user namespaces.
+        let policy = (!request.rootless).then_some(&policy);
+        plan.directories.push(v1_directory(layout, &place, hierarchy, &limits, policy)?);
     }
     let v1_devices = plan.directories.iter().any(|directory| directory.carries("devices"));
     if let Some(mount) = &layout.unified {
@@ -329,7 +333,7 @@ fn hierarchies<'a>(request: &Request<'_>, layout: &'a Layout, limits: &[Limits])
         request.writable_v1
             || request.names_all() && (controller != "cpuset" || layout.cpuset_above)
             || limits.iter().any(|limit| limit.controller == controller)
-            || layout.mode == Mode::Legacy && matches!(controller, "devices" | "freezer")
+            || layout.mode == Mode::Legacy && (controller == "freezer" || controller == "devices" && !request.rootless)
     };
     let mut mounts: Vec<_> = layout.v1.iter().filter(|mount| mount.controllers.iter().any(|c| needed(c))).collect();
     let rank = |controllers: &[String]| V1_CONTROLLERS.iter().position(|c| controllers.iter().any(|own| own == c));
@@ -342,12 +346,12 @@ fn v1_directory(
     place: &Place,
     V1Mount { controllers, mount }: &V1Mount,
     limits: &[Limits],
-    policy: &Policy,
+    policy: Option<&Policy>,
 ) -> Result<Directory> {
     let first = controllers.first().map_or("", String::as_str);
     let path = place.under(mount, || layout.own_cgroup(first), false)?;
     let mut writes = writes_for(limits, |controller| controllers.iter().any(|c| c == controller));
-    if controllers.iter().any(|c| c == "devices") {
+    if let Some(policy) = policy.filter(|_| controllers.iter().any(|c| c == "devices")) {
         writes.extend(device_writes(policy));
     }
     Ok(Directory { hierarchy: Hierarchy::V1(controllers.clone()), mount: mount.clone(), path, writes })

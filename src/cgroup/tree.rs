@@ -5,7 +5,7 @@ use crate::error::Doing;
 use crate::sys::pidfd;
 use crate::{Error, Result};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::fcntl::{AT_FDCWD, OFlag, open, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, mkdir, unlinkat};
@@ -270,10 +270,18 @@ fn poll_one(fd: impl AsFd, events: PollFlags, deadline: Instant) -> Result<bool,
     }
 }
 
+/// Fails if this user may not put a process into the cgroup.
+///
+/// # Errors
+/// Those of open(2).
+pub fn require_writable(target: &Target<'_>) -> Result<(), Errno> {
+    openat(target.directory, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).map(drop)
+}
+
 /// Fails if `directory`, which was there before, is not fit for a new container: it holds processes, or is frozen.
 ///
 /// # Errors
-/// One sentence that says which of the two.
+/// One sentence that says which of the two; `ENOENT` or `ENODEV` if it is gone.
 pub fn require_unused(directory: &Path, target: &Target<'_>) -> Result<()> {
     let held = pids(directory, true).doing(|| format!("read {}/cgroup.procs", directory.display()))?;
     let path = directory.display();

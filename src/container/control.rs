@@ -111,7 +111,7 @@ pub(super) fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Sc
     // Before anything has changed: the disk may be full.
     let staged = entry.stage(&State { resources: Some(merged.clone()), ..state.clone() })?;
     let before = state.cgroup.clone();
-    let updated = state.cgroup.update(&old, &merged, |joined| entry.note_joined(joined));
+    let updated = state.cgroup.update(&old, change, |joined| entry.note_joined(joined));
     if updated.is_ok() {
         state.resources = Some(merged);
     }

@@ -163,6 +163,11 @@ fn launch_into(
         None => prepared.cgroup.create()?,
     };
     let cgroup = undo.cgroup.insert(cgroup);
+    // What it does without is not its to pause or remove: it may be somebody else's.
+    if *cgroup.handle() != state.cgroup {
+        state.cgroup = cgroup.handle().clone();
+        entry.save(&state)?;
+    }
     if cgroup.handle().directories().is_empty() && !cgroup.awaits_init() && !plan.has_pid_namespace() {
         log::warn(
             "linux.namespaces: with neither a cgroup nor a pid namespace, not all of the container's processes can be \

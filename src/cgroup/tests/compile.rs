@@ -201,6 +201,38 @@ fn a_v1_machine_needs_devices_and_freezer() {
     assert_eq!(text(&plan), "v1 /sys/fs/cgroup/devices/box\nv1 /sys/fs/cgroup/freezer/box\n");
 }
 
+/// The kernel takes their rules from root of the initial user namespace alone.
+#[test]
+fn without_the_rights_of_root_v1_devices_have_no_rules() {
+    let none = resources(r#"{"devices": [{"allow": false, "access": "rwm"}]}"#);
+    let own = std::collections::BTreeMap::from(["freezer", "devices"].map(|name| (name.to_owned(), "/mine".into())));
+    let layout = Layout { own, ..legacy() };
+    let rootless = Request { rootless: true, ..request(None, &none) };
+    let plan = compile(&rootless, &layout).unwrap();
+    assert_eq!(text(&plan), "v1 /sys/fs/cgroup/freezer/mine/box\n");
+    let rootless = Request { rootless: true, ..request(Some("/x"), &none) };
+    for layout in [layout, hybrid()] {
+        let plan = compile(&rootless, &layout).unwrap();
+        let devices = plan.directories.iter().find(|directory| directory.carries("devices")).unwrap();
+        assert_eq!(devices.writes, []);
+    }
+}
+
+#[test]
+fn values_that_set_no_limit_need_no_cgroup() {
+    let if_denied = |json: &str| {
+        let resources = resources(json);
+        let request = Request { rootless: true, ..request(None, &resources) };
+        compile(&request, &unified()).unwrap().if_denied
+    };
+    for json in ["{}", r#"{"memory": {}, "cpu": {"shares": 0}, "blockIO": {}, "network": {}, "unified": {}}"#] {
+        assert_eq!(if_denied(json), IfDenied::DoWithout, "{json}");
+    }
+    for json in [r#"{"pids": {"limit": 5}}"#, r#"{"unified": {"memory.high": "1"}}"#] {
+        assert_eq!(if_denied(json), IfDenied::FailForLimits, "{json}");
+    }
+}
+
 #[test]
 fn relative_paths_are_beside_the_own_v2_cgroup_and_below_the_own_v1_cgroup() {
     assert_eq!(text(&plan(Some("../sub/box"), "{}", &unified())), "v2 /sys/fs/cgroup/user.slice/sub/box\n");

@@ -2,6 +2,7 @@
 
 use super::{request, resources};
 use crate::Result;
+use crate::cgroup::create::Cgroup;
 use crate::cgroup::events::Event;
 use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
@@ -170,6 +171,34 @@ fn a_cgroup_with_processes_or_frozen_is_refused() {
     first.undo();
 }
 
+/// By whoever deletes the container that had it before.
+#[test]
+fn a_cgroup_that_is_removed_while_it_is_looked_at_is_made_again() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let plan = parent.lean_plan("{}");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                for path in plan.directories.iter().map(|directory| &directory.path) {
+                    let _ = fs::create_dir_all(path);
+                    let _ = fs::remove_dir(path);
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        let failed = (0..300).find_map(|_| {
+            let unused = plan.require_unused().err();
+            unused.or_else(|| plan.create().map(Cgroup::undo).err())
+        });
+        done.store(true, Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
+}
+
 /// A shell that joins the cgroups itself, as the init would, and then runs `script`.
 fn spawn(handle: &Handle, script: &str) -> Child {
     let open = |directory: &Path| fs::OpenOptions::new().write(true).open(directory.join("cgroup.procs")).unwrap();
@@ -216,8 +245,7 @@ fn sleeper(handle: &Handle) -> Child {
 
 /// Changes the limits from `old` to what `new` says on top of them: those in force then.
 fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Result<LinuxResources> {
-    let merged = merge(old, new);
-    handle.update(old, &merged, |_| Ok(())).map(|()| merged)
+    handle.update(old, new, |_| Ok(())).map(|()| merge(old, new))
 }
 
 /// With either freezer, where the machine has it.
@@ -287,6 +315,36 @@ fn processes_are_listed_frozen_killed_and_waited_for() {
     handle.kill(libc::SIGKILL).unwrap();
     assert!(handle.pids(true).unwrap().is_empty());
     assert!(is_empty(&handle, Duration::ZERO));
+}
+
+/// As an update of a systemd unit on v1 needs it.
+#[test]
+fn what_is_done_while_frozen_leaves_it_as_it_was() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let handle = parent.lean_plan("{}").create().unwrap().handle().clone();
+    // Where no process is, nothing has to be frozen.
+    handle.while_frozen(true, || Ok(())).unwrap();
+    let mut child = sleeper(&handle);
+    for (wanted, paused) in [(true, false), (true, true), (false, true), (false, false)] {
+        if paused {
+            handle.freeze().unwrap();
+        }
+        let action = || {
+            assert_eq!(handle.is_frozen().unwrap(), wanted || paused);
+            Err(crate::Error::config("field", "problem"))
+        };
+        assert!(handle.while_frozen(wanted, action).is_err());
+        assert_eq!(handle.is_frozen().unwrap(), paused);
+        handle.thaw().unwrap();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    handle.destroy().unwrap();
+    let none = Handle { unified: None, v1: Default::default(), ..handle };
+    none.while_frozen(true, || Ok(())).unwrap();
 }
 
 /// As where one of them hangs in the kernel, which takes longer to find out.
@@ -429,6 +487,41 @@ fn an_update_joins_the_controllers_that_it_needs() {
     assert_eq!(read("cpu", "cpu.shares"), shares);
     assert!(read("memory", "memory.soft_limit_in_bytes").len() > 12, "unlimited");
 
+    // Nor of what was empty, nor of a line for a device.
+    let disk = fs::read_dir("/sys/block").unwrap().next().map(|disk| disk.unwrap().path().join("dev"));
+    if let Some(disk) = disk.filter(|_| have(&["blkio"])) {
+        let (major, minor) = fs::read_to_string(disk)
+            .unwrap()
+            .trim()
+            .split_once(':')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        let throttle = |rate: u32, more: &str| {
+            resources(&format!(
+                r#"{{"blockIO": {{"throttleReadBpsDevice": [{{"major": {major}, "minor": {minor}, "rate": {rate}}}]}}{more}}}"#
+            ))
+        };
+        let refused = r#", "cpu": {"quota": 5}"#;
+        update(&mut handle, &merged, &throttle(0, "")).unwrap();
+        let rates = || fs::read_to_string(handle.v1["blkio"].join("blkio.throttle.read_bps_device")).unwrap();
+        update(&mut handle.clone(), &merged, &throttle(4096, refused)).unwrap_err();
+        assert_eq!(rates(), "");
+        update(&mut handle.clone(), &merged, &throttle(8192, "")).unwrap();
+        update(&mut handle.clone(), &merged, &throttle(4096, refused)).unwrap_err();
+        assert_eq!(rates(), format!("{major}:{minor} 8192\n"));
+    }
+
+    // What somebody else has changed is his.
+    let quota = handle.v1["cpu"].join("cpu.cfs_quota_us");
+    fs::write(&quota, "-1").unwrap();
+    update(&mut handle.clone(), &merged, &resources(r#"{"cpu": {"cpus": "0"}, "memory": {}, "pids": {"limit": 8}}"#))
+        .unwrap();
+    assert_eq!(fs::read_to_string(&quota).unwrap(), "-1\n");
+    let new = resources(r#"{"cpu": {"quota": 40000}, "hugepageLimits": [{"pageSize": "7MB", "limit": 0}]}"#);
+    update(&mut handle.clone(), &merged, &new).unwrap_err();
+    assert_eq!(fs::read_to_string(&quota).unwrap(), "-1\n");
+    fs::write(&quota, "50000").unwrap();
+
     // Memory and swap both above and below the limit in force.
     for (limit, swap) in [(60_000_256, 80_003_072), (30_003_200, 50_003_968), (-1, 0)] {
         let new = resources(&format!(r#"{{"memory": {{"limit": {limit}, "swap": {swap}}}}}"#));
@@ -477,8 +570,8 @@ fn a_v2_update_is_written_checked_and_rolled_back() {
     assert!(error.to_string().contains("rejecting memory+swap limit 8192 <= usage"), "{error}");
     let error = update(&mut handle, r#"{"pids": {"limit": 3}, "cpu": {"quota": 5}}"#).unwrap_err().to_string();
     assert!(error.contains("linux.resources.cpu.quota: write \"5 100000\""), "{error}");
-    assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("50000 100000", "33554432"));
-    // What the old limits do not say stays as it was.
+    // What held before holds again, whatever is on record.
+    assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("20000 100000", "33554432"));
     assert_eq!(read("pids.max"), "9");
     let error = update(&mut handle, r#"{"unified": {"nonsense.max": "1"}}"#).unwrap_err().to_string();
     assert!(error.contains("unified[\"nonsense.max\"]: controller \"nonsense\" is not available"), "{error}");
