@@ -39,7 +39,7 @@ pub fn mounted(line: &str) -> Option<(PathBuf, &str)> {
 }
 
 /// Undoes the octal escapes of mountinfo (space, tab, newline, backslash).
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     ["\\040", "\\011", "\\012", "\\134"]
         .iter()
         .zip([" ", "\t", "\n", "\\"])

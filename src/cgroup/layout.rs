@@ -132,6 +132,12 @@ impl Layout {
         }
         if needs.own {
             layout.own = own_cgroups()?;
+            // There is nothing above the root.
+            if layout.own.values().any(|path| path != Path::new("/")) {
+                let file = "/proc/self/mountinfo";
+                let text = fs::read_to_string(file).doing(|| format!("read {file}"))?;
+                layout.see_own_from_mounts(&text);
+            }
         }
         Ok(layout)
     }
@@ -151,6 +157,26 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    /// Takes the cgroups of this process as seen from the mounts: in a container without a cgroup namespace
+    /// /proc/self/cgroup tells of them from the hierarchy's root, but a mount may begin at the container's own cgroup.
+    fn see_own_from_mounts(&mut self, mountinfo: &str) {
+        let unified = self.unified.iter().map(|mount| (mount, vec![String::new()]));
+        let v1 = self.v1.iter().map(|v1| (&v1.mount, v1.controllers.clone()));
+        for (mount, controllers) in unified.chain(v1) {
+            // The last mount covers the others.
+            let line = mountinfo.lines().rfind(|line| path::mounted(line).is_some_and(|(place, _)| place == *mount));
+            let Some(root) = line.and_then(|line| line.split(' ').nth(3)) else { continue };
+            let root = path::unescape(root);
+            for controller in controllers {
+                if let Some(own) = self.own.get_mut(&controller)
+                    && let Ok(inside) = own.strip_prefix(&root)
+                {
+                    *own = Path::new("/").join(inside);
+                }
+            }
+        }
     }
 
     /// The v1 hierarchy that carries `controller`.
@@ -302,6 +328,23 @@ mod tests {
         assert_eq!(own["name=systemd"], Path::new("/a"));
         assert_eq!(own["cpuacct"], Path::new("/b:c"));
         assert_eq!(own[""], Path::new("/user.slice/x"));
+    }
+
+    #[test]
+    fn own_cgroups_are_seen_from_the_mounts() {
+        let own = cgroups_of("3:memory:/docker/x/y\n2:cpu,cpuacct:/docker/x\n1:pids:/docker/x\n0::/docker/x\n");
+        let v1 = v1_mounts_of(MOUNTINFO).into_iter().filter(|mount| mount.controllers != ["name=systemd"]).collect();
+        let mut layout = Layout { own, v1, ..Layout::new(Mode::Hybrid) };
+        layout.see_own_from_mounts(MOUNTINFO);
+        let own = |controller: &str| layout.own_cgroup(controller).unwrap().to_str().unwrap();
+        assert_eq!(
+            (own("memory"), own("cpuacct"), own("pids"), own("")),
+            ("/y", "/docker/x", "/docker/x", "/docker/x")
+        );
+        let covered =
+            format!("{MOUNTINFO}40 28 0:25 /docker/x /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n");
+        layout.see_own_from_mounts(&covered);
+        assert_eq!((layout.own["cpu"].to_str(), layout.own["cpuacct"].to_str()), (Some("/"), Some("/")));
     }
 
     #[test]
