@@ -273,14 +273,15 @@ fn a_network_that_a_container_could_change_or_show_is_not_used_again() {
     assert!(!is_reused(&pool, "true", |config| push(&mut config["mounts"], bind)));
     let sysfs = json!({"destination": "/mnt", "type": "sysfs", "source": "sysfs"});
     assert!(!is_reused(&pool, "true", |config| push(&mut config["mounts"], sysfs)));
-    // And so could one that it gets for its standard output.
+    // And so could one that it gets for its standard output, which in the foreground it does not.
     let bundle = pool.filled(1, NAME, |_| {});
     let path = bundle.operand();
     let run = |_| {
         pool.await_ready(&bundle, 1);
         let (mut ours, theirs) = UnixStream::pair().unwrap();
-        let status = pool.command(&["run", &path]).stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).status().unwrap();
-        assert!(status.success());
+        let mut command = pool.command(&["run", "--detach", &path]);
+        assert!(command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).status().unwrap().success());
+        drop(command);
         let mut told = String::new();
         ours.read_to_string(&mut told).unwrap();
         rest();

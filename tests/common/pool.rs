@@ -250,13 +250,14 @@ impl Pool {
                 .map(|place| directories(place).iter().filter(|path| has_name(path)).count())
                 .sum::<usize>()
         };
+        // Filters that have been compiled are kept beside them.
+        let on_record = |place: &str| {
+            let all = directories(&self.lab.path(place));
+            all.iter().filter(|path| !name_of(path).starts_with('.')).count()
+        };
         Remains {
-            // Filters that a cold start has compiled are kept beside them.
-            containers: directories(&self.lab.path("run"))
-                .iter()
-                .filter(|path| !name_of(path).starts_with('.'))
-                .count(),
-            parked: directories(&self.lab.path("pool/parked")).len(),
+            containers: on_record("run"),
+            parked: on_record("pool/parked"),
             cgroups: super::hierarchies().into_iter().map(of_lab).max().unwrap_or(0),
             abandoned: self.abandoned(),
         }
