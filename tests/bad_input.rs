@@ -346,15 +346,17 @@ fn many_at_once() {
                 command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
             })
             .collect();
+        let mut all = Vec::new();
         for (number, child) in children.iter_mut().enumerate() {
             let status = child.wait().unwrap();
             let said = fs::read_to_string(lab.path(format!("log{number}"))).unwrap();
+            all.push(format!("{number}: {status}: {said}"));
             assert!(matches!(status.code(), Some(0 | 1)), "{round}: {status}: {said}");
             assert_eq!(said.lines().count(), usize::from(!status.success()), "{round}: {status}: {said}");
             assert!(number % 3 != 2 || status.success(), "{round}: delete: {said}");
         }
         lab.microrun(&["delete", "--force", id]).ok();
-        assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new());
+        assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new(), "{round}: {all:#?}");
     }
 }
 

@@ -199,7 +199,7 @@ fn a_cold_start() {
     let bundle = hello(&lab, |_| {});
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, None, || {}, &args);
-    within("run", &counts, &trace, [136 + v1_hierarchies(), 122, 11]);
+    within("run", &counts, &trace, [140 + v1_hierarchies(), 122, 11]);
 }
 
 #[test]

@@ -17,9 +17,10 @@ use crate::cgroup::Handle;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::{fs as sys_fs, own, park, process};
 use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::fstat;
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{AccessFlags, UnlinkatFlags, faccessat, unlinkat};
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -169,10 +170,7 @@ impl Store {
             made => made,
         };
         match made {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(Error::new(
-                Kind::Exists,
-                format!("container with given ID already exists: {id}: choose another or delete it"),
-            )),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(taken(id)),
             made => {
                 made.doing(|| format!("create the container's directory {}", path.display()))?;
                 let entry = Entry { path };
@@ -218,6 +216,10 @@ impl Store {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(entries)
     }
+}
+
+fn taken(id: &str) -> Error {
+    Error::new(Kind::Exists, format!("container with given ID already exists: {id}: choose another or delete it"))
 }
 
 fn no_container(id: &str) -> Error {
@@ -380,22 +382,31 @@ impl Entry {
     }
 
     /// Locks it for who has made its directory at this moment.
+    ///
+    /// By now there may be another at its path: it was deleted, and somebody else made the same container. Of all who made one it belongs to who locks it
+    /// first, while there is nothing in it.
     fn lock_new(&self) -> Result<Lock> {
         let locked = match self.try_lock() {
             // Who finds it before looks whether it is locked, or is about to delete it and sees that there is nothing.
             Ok(None) => self.lock_within(PATIENCE),
             locked => locked.map(|lock| lock.map_or(Locking::Gone, Locking::Locked)),
         };
-        let error = match locked {
-            Ok(Locking::Locked(lock)) => return Ok(lock),
-            Err(error) => error,
+        match locked {
+            Ok(Locking::Locked(lock)) => match faccessat(&lock.0, "state.json", AccessFlags::F_OK, AtFlags::empty()) {
+                Err(Errno::ENOENT) => Ok(lock),
+                Ok(()) => Err(taken(self.id())),
+                Err(errno) => Err(Error::system(format!("look at {}/state.json", self.path.display()), errno)),
+            },
+            // What is there is somebody else's.
             Ok(Locking::Gone | Locking::Busy) => {
-                Error::new(Kind::WrongState, "the container is deleted while it is being created")
+                Err(Error::new(Kind::WrongState, "the container is deleted while it is being created"))
             }
-        };
-        // If it is there, it is empty.
-        let _ = fs::remove_dir(&self.path);
-        Err(error)
+            Err(error) => {
+                // If it is there, it is empty.
+                let _ = fs::remove_dir(&self.path);
+                Err(error)
+            }
+        }
     }
 
     /// Whether somebody makes or removes the container. Who else asks at the same moment is not taken for one.
@@ -1011,6 +1022,21 @@ mod tests {
         drop(deletes);
         assert!(makes.join().unwrap().unwrap_err().to_string().contains("is deleted while it is being created"));
         assert!(!entry.path().exists());
+    }
+
+    /// Whose directory is deleted and made again before he locks it: by who has made his container there since, or is about to.
+    #[test]
+    fn who_comes_late_leaves_the_container_of_another() {
+        let (_dir, store) = store();
+        let (entry, first) = store.reserve("x").unwrap();
+        fs::write(entry.path().join("state.json"), "{}").unwrap();
+        let late = std::thread::spawn({
+            let entry = entry.clone();
+            move || entry.lock_new()
+        });
+        drop(first);
+        assert_eq!(late.join().unwrap().unwrap_err().kind(), Kind::Exists);
+        assert_eq!(entry.lock_new().unwrap_err().kind(), Kind::Exists);
     }
 
     #[test]
