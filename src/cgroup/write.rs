@@ -120,11 +120,24 @@ impl Target<'_> {
     }
 
     fn attempt(&self, write: &Write) -> Result<(), Errno> {
-        match (self.put(&write.file, &write.value), &write.missing) {
+        let put = || self.put(&write.file, &write.value);
+        match (put(), &write.missing) {
             (Err(Errno::ENOENT), Missing::Ignore) => Ok(()),
-            (Err(Errno::ENOENT), Missing::Instead { file, value }) => self.put(file, value),
+            (Err(Errno::ENOENT), missing) => {
+                match (self.is_complete().then(put).unwrap_or(Err(Errno::ENOENT)), missing) {
+                    (Err(Errno::ENOENT), Missing::Instead { file, value }) => self.put(file, value),
+                    (result, _) => result,
+                }
+            }
             (result, _) => result,
         }
+    }
+
+    /// Waits until who is enabling controllers for this v2 directory, as for all others beside it, is done: cgroup.controllers names
+    /// them before their files are there (Linux, kernel/cgroup/cgroup.c, `cgroup_subtree_control_write`). Whether that could be done.
+    fn is_complete(&self) -> bool {
+        // A write that changes nothing takes its turn.
+        self.put("../cgroup.subtree_control", "\n").is_ok()
     }
 
     /// Writes `value` to `file` in one write(2).

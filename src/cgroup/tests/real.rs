@@ -15,6 +15,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -118,6 +119,30 @@ fn directories_are_made_limited_and_removed() {
         assert!(!directory.path.exists(), "{}", directory.path.display());
     }
     handle.destroy().unwrap();
+}
+
+/// Whoever comes first enables the controllers for all of them, which takes a while.
+#[test]
+fn the_first_ones_below_a_new_parent_can_be_made_at_once() {
+    if !may_run() || !have(&["pids", "memory", "cpu"]) {
+        return;
+    }
+    let json = r#"{"pids": {"limit": 42}, "memory": {"limit": 33554432}, "cpu": {"quota": 5000, "period": 20000}}"#;
+    for _ in 0..25 {
+        let parent = Parent::new();
+        let ready = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let mut plan = parent.plan(json);
+                plan.directories.iter_mut().for_each(|directory| directory.path.set_file_name(format!("box{number}")));
+                let ready = &ready;
+                scope.spawn(move || {
+                    ready.wait();
+                    plan.create().unwrap()
+                });
+            }
+        });
+    }
 }
 
 #[test]
