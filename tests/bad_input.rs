@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, host, output};
+use common::{Bundle, Lab, Output, Tmpfs, output};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -376,23 +376,6 @@ fn only_one_of_many_creates() {
     assert_eq!(left(&lab, &bundle), Vec::<PathBuf>::new());
 }
 
-/// A file system that is unmounted at the end.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn tmpfs(path: &'a Path, options: &str) -> Self {
-        fs::create_dir_all(path).unwrap();
-        host("mount", &["-t", "tmpfs", "-o", options, "tmpfs", path.to_str().unwrap()]);
-        Self(path)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg(self.0).status();
-    }
-}
-
 /// Whatever file or directory is the one for which there is no room any more.
 #[test]
 fn a_full_state_directory() {
@@ -407,7 +390,7 @@ fn a_full_state_directory() {
     let (mut failed, mut succeeded) = (0, 0);
     let sizes = (1..=8).map(|pages| format!("size={}k", pages * 4));
     for options in sizes.chain((2..=10).map(|inodes| format!("nr_inodes={inodes}"))) {
-        let _mounted = Mounted::tmpfs(&place, &options);
+        let _mounted = Tmpfs::on(&place, &options);
         let output = lab.microrun(&args);
         if output.code == 0 {
             succeeded += 1;
@@ -433,7 +416,7 @@ fn a_read_only_state_directory() {
     let lab = lab!();
     let place = lab.path("read-only");
     let bundle = lab.bundle(|_| {});
-    let _mounted = Mounted::tmpfs(&place, "ro");
+    let _mounted = Tmpfs::on(&place, "ro");
     let root = place.join("root");
     let verb = |args: &[&str]| lab.microrun(&[&["--root", root.to_str().unwrap()], args].concat());
     let run = verb(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);

@@ -5,15 +5,16 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab};
+use common::{Bundle, Guard, Lab, Tmpfs};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{FlowArg, tcflow};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::{PipeWriter, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -424,12 +425,7 @@ fn a_terminal_of_the_users_is_not_the_containers() {
         let mut run = Guard(command.stdin(slave()).stdout(slave()).stderr(slave()).spawn().unwrap());
         let mut master = File::from(pair.master);
         master.write_all(b"typed\n").unwrap();
-        let mut said = String::new();
-        while said.matches("typed").count() < 2 {
-            let mut part = [0; 100];
-            let count = master.read(&mut part).unwrap();
-            said += str::from_utf8(&part[..count]).unwrap();
-        }
+        let said = heard(&mut master, |said| said.matches("typed").count() == 2);
         assert!(said.contains("none") && said.contains("refused"), "{said}");
         assert!(run.wait().unwrap().success());
         let status = nix::sys::stat::fstat(&pair.slave).unwrap();
@@ -437,4 +433,101 @@ fn a_terminal_of_the_users_is_not_the_containers() {
         // Nothing is held by the command any more.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     });
+}
+
+/// Reads from the master of a terminal until what has come is as `wanted` says.
+#[track_caller]
+fn heard(master: &mut File, wanted: impl Fn(&str) -> bool) -> String {
+    let mut said = String::new();
+    while !wanted(&said) {
+        let mut fds = [PollFd::new(master.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, PollTimeout::from(30_000u16)).unwrap(), 1, "no more came: {said}");
+        let mut part = [0; 100];
+        let count = master.read(&mut part).unwrap();
+        said += str::from_utf8(&part[..count]).unwrap();
+    }
+    said
+}
+
+/// A program that goes on in the container keeps the pipes: by what it writes for ever, or by reading what was not for it.
+#[test]
+fn what_an_exec_leaves_behind_does_not_hold_it_up() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.created(&bundle);
+    lab.microrun(&["start", &bundle.id]).ok();
+    let steals = "exec 4</proc/self/fd/1; cat <&4 >/dev/null 2>&1 & for i in $(seq 20000); do echo $i; done; kill $!";
+    // It gets away with a full pipe of input, too, for which nobody is left but who copies.
+    let fills = "exec 3>/proc/self/fd/0; timeout 0.2 dd if=/dev/zero bs=4096 >&3 2>/dev/null";
+    for script in ["for i in 1 2 3 4 5 6; do yes & done; sleep 0.1", "yes >&2 & sleep 0.1", steals, fills] {
+        let mut command = lab.command(&["exec", &bundle.id, "sh", "-c", script]);
+        let (output, error) = (File::create(lab.path("log")).unwrap(), File::create(lab.path("error")).unwrap());
+        let input = if script == fills { flood() } else { File::open(lab.path("error")).unwrap().into() };
+        let run = Running(Guard(command.stdin(input).stdout(output).stderr(error).spawn().unwrap()));
+        let code = { run }.code();
+        let expected = if script == fills { 124..=143 } else { 0..=0 };
+        assert!(expected.contains(&code), "{script}: {code}");
+    }
+}
+
+/// The program learns of it as of a reader who has gone, and who waits for its end by the exit code.
+#[test]
+fn output_for_which_there_is_no_room_is_no_success() {
+    let lab = lab!();
+    let full = lab.path("full");
+    let _mounted = Tmpfs::on(&full, "size=8k");
+    for (script, terminal) in [("head -c 20000 /dev/zero; sleep 0.1", false), ("yes", false), ("yes", true)] {
+        let bundle = lab.bundle(|config| {
+            config["process"]["terminal"] = json!(terminal);
+            config["process"]["args"] = json!(["sh", "-c", script]);
+        });
+        let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let log = File::create(full.join("log")).unwrap();
+        let error = File::create(lab.path("error")).unwrap();
+        let mut run = Running(Guard(command.stdin(flood()).stdout(log).stderr(error).spawn().unwrap()));
+        assert_ne!(run.code(), 0, "{script}");
+        let said = fs::read_to_string(lab.path("error")).unwrap();
+        assert!(said.contains("write to stdout") && said.contains("no space left on device"), "{script}: {said}");
+    }
+}
+
+#[test]
+fn what_goes_to_one_file_keeps_its_order() {
+    let lab = lab!();
+    let script = "for i in $(seq 300); do echo $i; echo $i >&2; done";
+    both(&lab, 0, false, script, |command| {
+        let log = File::create(lab.path("log")).unwrap();
+        let both = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        assert!(both.status().unwrap().success());
+        let said = fs::read_to_string(lab.path("log")).unwrap();
+        let said = said.lines().filter(|line| line.parse::<u32>().is_ok()).map(|line| format!("{line}\n"));
+        let expected = (1..=300).map(|number| format!("{number}\n{number}\n")).collect::<String>();
+        assert_eq!(said.collect::<String>(), expected);
+    });
+}
+
+/// A job in the background has no stdin until it is brought to the foreground.
+#[test]
+fn what_is_typed_waits_for_the_foreground() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sh", "-c", "echo ready; read -r line; echo got $line"]);
+    });
+    let command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let words = words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let go = lab.path("go");
+    let script = format!("set -m; {words} & while ! [ -e {} ]; do sleep 0.05; done; fg", go.display());
+    let pair = nix::pty::openpty(None, None).unwrap();
+    let slave = || Stdio::from(pair.slave.try_clone().unwrap());
+    let mut shell = Command::new("setsid");
+    shell.args(["--ctty", "--wait", "bash", "-c", &script]).stdin(slave()).stdout(slave()).stderr(slave());
+    let mut shell = Guard(shell.spawn().unwrap());
+    let mut master = File::from(pair.master);
+    heard(&mut master, |said| said.contains("ready"));
+    master.write_all(b"typed\n").unwrap();
+    sleep(WHILE);
+    File::create(go).unwrap();
+    heard(&mut master, |said| said.contains("got typed"));
+    assert!(shell.wait().unwrap().success());
 }

@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
-use super::{value, warn};
+use super::{end, value, warn};
 use crate::cgroup::join::parse_sub_cgroups;
 use crate::container::exec::{self, Changes, Options, Wanted};
 use crate::container::relay::Relay;
@@ -21,7 +21,10 @@ pub static VERB: Verb = Verb {
     details: "\
 Runs the command with the user, environment, rights and limits of the container's own process, but for what
 the options change, waits for it and exits with its exit code (128 + N when signal N ended it). When it cannot
-be started the exit code is 255.",
+be started the exit code is 255.
+
+In the foreground and without a terminal of its own it gets pipes in the place of a terminal, a file or a socket,
+as with run. Use </dev/null in a loop that reads its stdin.",
     flags: &[
         shared::CONSOLE_SOCKET,
         shared::PIDFD_SOCKET,
@@ -77,10 +80,10 @@ fn exec(global: &Global, words: &Words) -> Result<u8> {
         stdio: None,
     };
     let needs_none = options.detach || options.wanted.has_terminal();
-    let _relay = if needs_none { None } else { Relay::if_needed()? };
+    let relay = if needs_none { None } else { Relay::if_needed()? };
     let status = exec::exec(&options, &|warnings| warn(warnings))?;
     // An exit code is the low byte, here as in exit(3).
-    Ok(status as u8)
+    Ok(end(relay, status as u8))
 }
 
 /// An error as engines show it to their users, and search it.

@@ -33,6 +33,7 @@ mod update;
 pub mod value;
 pub mod version;
 
+use crate::container::relay::Relay;
 use crate::error::{Kind, Result};
 use crate::log;
 use grammar::Verb;
@@ -160,6 +161,14 @@ fn print_pretty(value: &impl serde::Serialize) -> Result<u8> {
 
 fn to_json(json: serde_json::Result<String>) -> Result<String> {
     json.map_err(|error| crate::error::Error::new(Kind::System, format!("write as JSON: {error}")))
+}
+
+/// What to exit with after `relay` has passed on what the container wrote: `code`, but for a success of which something is lost.
+fn end(relay: Option<Relay>, code: u8) -> u8 {
+    let lost = relay.map(Relay::end).unwrap_or_default();
+    let failure = u8::from(!lost.is_empty());
+    warn(lost);
+    if code == 0 { failure } else { code }
 }
 
 /// Tells the user what stopped nothing.

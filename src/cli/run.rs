@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::{Flag, Verb, shared};
 use super::parse::Words;
-use super::{launching, warn};
+use super::{end, launching, warn};
 use crate::container::activation::Activation;
 use crate::container::parts::{Lender, Parts};
 use crate::container::prepare::Options;
@@ -28,7 +28,11 @@ Makes the container that the bundle's config.json describes, executes its progra
 the container and exits with the program's exit code (128 + N when signal N ended it).
 
 An argument with a slash is a bundle; the id is then the one of --id, or made up. Otherwise the argument is
-the id, and the bundle is the one of --bundle.",
+the id, and the bundle is the one of --bundle.
+
+In the foreground and without a terminal of its own the program gets pipes in the place of a terminal, a file or a
+socket: stdin is read ahead, and output for which there is no room ends as output that nobody reads, with a
+message, and with exit code 1 if the program's is 0. Use </dev/null in a loop that reads its stdin.",
     flags: &[
         shared::BUNDLE,
         Flag::value("id", "ID", "the container's id, for run <bundle>/"),
@@ -56,7 +60,12 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         pool::remove_orphan(&Store::new(&global.root), &id);
         return Ok(code as u8);
     }
-    let _relay = if words.has("detach") { None } else { Relay::for_bundle(&bundle)? };
+    let relay = if words.has("detach") { None } else { Relay::for_bundle(&bundle)? };
+    let code = run(global, words, id, bundle)?;
+    Ok(end(relay, code))
+}
+
+fn run(global: &Global, words: &Words, id: Option<String>, bundle: PathBuf) -> Result<u8> {
     let (parts, lender) = match from_pool(global, words, id.as_deref(), &bundle)? {
         FromPool::Done(code) => return Ok(code),
         FromPool::Parts(parts) => (Some(parts), None),

@@ -1,6 +1,7 @@
 //! The terminal of a container that runs in the foreground: bytes to and fro, sizes, signals.
 
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
+use crate::log;
 use crate::sys::clone::Child;
 use crate::sys::process::{self, Exit};
 use crate::sys::{fs, own, signalfd};
@@ -70,15 +71,15 @@ pub fn relay<T>(
     fcntl(terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "have the terminal not block")?;
     // While this is open too nothing ends because the program has its terminal closed, as an init has between two uses of it.
     let mut other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
-    let _raw = Raw::new();
+    let raw = Raw::new();
     resize(terminal);
     let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));
-    let mut input = Flow::new(stdin.fd(), terminal.as_raw_fd());
+    let mut input = Flow::new(stdin.fd(), terminal.as_raw_fd()).of_ours();
     let mut output = Flow::new(terminal.as_raw_fd(), stdout.fd());
     let exit = loop {
         let readable = |fd| watch(fd, libc::POLLIN);
         let mut fds = [readable(signals.as_raw_fd()), readable(news), output.awaited(), input.awaited()];
-        match process::poll(&mut fds, None) {
+        match process::poll(&mut fds, input.pause()) {
             Err(Errno::EINTR) => continue,
             result => result.doing(|| "wait for the terminal")?,
         };
@@ -87,6 +88,7 @@ pub fn relay<T>(
         input.go_on(goes_in);
         if output.is_refused() && other_side.take().is_some() {
             hang_up(terminal)?;
+            input.close();
         }
         if ((signal != 0 && handle_signal(pidfd, terminal, &signals)?) || told != 0)
             && let Some(exit) = ended(&mut news)?
@@ -95,8 +97,15 @@ pub fn relay<T>(
         }
     };
     // What has not been read of the input by now never will be.
-    output.drain(signals.as_raw_fd());
+    drain([&mut output], signals.as_raw_fd(), asks_to_end);
+    drop(raw);
+    output.loss().into_iter().for_each(|errno| log::warn(lost("stdout", errno)));
     Ok(exit)
+}
+
+/// What there is to say of output that could not be passed on.
+pub(super) fn lost(stream: &str, errno: Errno) -> Error {
+    Error::system(format!("write to {stream} what the container says there, of which the rest is lost"), errno)
 }
 
 /// Hangs the terminal up: who would wait for room in it for ever, because nobody takes what is written there any more, ends as
@@ -109,40 +118,123 @@ fn hang_up(terminal: &OwnedFd) -> Result<()> {
 }
 
 /// Passes on what is left in the terminal of a process that has ended. All signals must be blocked.
-pub(super) fn drain(terminal: &OwnedFd) {
+pub(super) fn drain_terminal(terminal: &OwnedFd) {
     if let Ok(signals) = signalfd::open(u64::MAX).map(own) {
         let stdout = End::of(&io::stdout(), libc::O_WRONLY);
-        Flow::new(terminal.as_raw_fd(), stdout.fd()).drain(signals.as_raw_fd());
+        drain([&mut Flow::new(terminal.as_raw_fd(), stdout.fd())], signals.as_raw_fd(), asks_to_end);
+    }
+}
+
+/// Passes on what is there, and no more than there can be at this moment, for who writes may go on for ever. More is not waited for; who is
+/// to take it is, until `asks` says that what there is to read of `news` asks to end.
+pub(super) fn drain<'a>(flows: impl IntoIterator<Item = &'a mut Flow>, mut news: RawFd, asks: impl Fn(RawFd) -> bool) {
+    /// What a pipe holds at most, but root's, and a terminal, which holds less (pipe(7); Linux, drivers/tty/tty_buffer.c).
+    const HELD: usize = 1 << 20;
+    for flow in flows {
+        let mut left = fs::waiting(flow.from.fd).max(HELD);
+        while flow.is_open && (left > 0 || !flow.pending.is_empty()) {
+            let is_patient = news >= 0 && !flow.pending.is_empty();
+            let mut fds = [watch(news, libc::POLLIN), flow.awaited()];
+            match process::poll(&mut fds, (!is_patient).then_some(Duration::ZERO)) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+            let [told, goes_on] = fds.map(|fd| fd.revents);
+            let reads = flow.pending.is_empty();
+            flow.go_on(goes_on);
+            if reads {
+                left = left.saturating_sub(flow.pending.len());
+            }
+            if told != 0 && asks(news) {
+                news = -1;
+            }
+        }
     }
 }
 
 /// What is passed on at a time: a pipe that polls as writable has room for so much (pipe(7), `PIPE_BUF`).
 const PIECE: usize = 4096;
 
+/// How long to wait before looking again whether a terminal that another job has is ours to read from: nothing tells.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// Bytes on their way in one direction. Nothing is read before all that was read has been written: who is slow at one end
 /// is waited for at the other, and only there.
 pub(super) struct Flow {
-    from: RawFd,
-    to: RawFd,
+    from: Side,
+    to: Side,
     buffer: Vec<u8>,
     /// What of `buffer` is to be written.
     pending: Range<usize>,
     /// False once `from` has ended, or `to` takes no more.
     is_open: bool,
+    /// Why `to` takes no more.
+    refusal: Option<Errno>,
+    /// Whether it comes from our own stdin.
+    is_ours: bool,
+    /// Whether that is a terminal that another job reads from.
+    is_in_background: bool,
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy)]
+struct Side {
+    fd: RawFd,
+    /// Of which it can be said for each call whether it may block.
+    is_socket: bool,
+}
+
+impl Side {
+    fn of(fd: RawFd) -> Self {
+        let is_socket = fs::stat(fd).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFSOCK);
+        Self { fd, is_socket }
+    }
+
+    fn read(self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if self.is_socket { fs::receive_now(self.fd, buffer) } else { fs::read(self.fd, buffer) }
+    }
+
+    fn write(self, data: &[u8]) -> Result<usize, Errno> {
+        if self.is_socket { fs::send_now(self.fd, data) } else { fs::write_some(self.fd, data) }
+    }
 }
 
 impl Flow {
     pub fn new(from: RawFd, to: RawFd) -> Self {
-        Self { from, to, buffer: vec![0; PIECE], pending: 0..0, is_open: true }
+        Self {
+            from: Side::of(from),
+            to: Side::of(to),
+            buffer: vec![0; PIECE],
+            pending: 0..0,
+            is_open: true,
+            refusal: None,
+            is_ours: false,
+            is_in_background: false,
+        }
+    }
+
+    /// The same from our own stdin, which may be the terminal of a shell that has put us into the background.
+    pub fn of_ours(mut self) -> Self {
+        self.is_ours = true;
+        self
     }
 
     /// What is to be polled until it can go on.
-    pub fn awaited(&self) -> libc::pollfd {
-        match (self.is_open, self.pending.is_empty()) {
-            (true, true) => watch(self.from, libc::POLLIN),
-            (true, false) => watch(self.to, libc::POLLOUT),
+    pub fn awaited(&mut self) -> libc::pollfd {
+        if self.is_in_background {
+            self.is_in_background = fs::is_in_background(self.from.fd);
+        }
+        match (self.is_open && !self.is_in_background, self.pending.is_empty()) {
+            (true, true) => watch(self.from.fd, libc::POLLIN),
+            (true, false) => watch(self.to.fd, libc::POLLOUT),
             (false, _) => watch(-1, 0),
         }
+    }
+
+    /// How long until that is to be asked again even if nothing comes.
+    pub fn pause(&self) -> Option<Duration> {
+        (self.is_open && self.is_in_background).then_some(PAUSE)
     }
 
     /// Whether more may come.
@@ -150,9 +242,19 @@ impl Flow {
         self.is_open
     }
 
+    /// Ends it.
+    fn close(&mut self) {
+        self.is_open = false;
+    }
+
     /// Whether who is to take what was read takes no more.
     fn is_refused(&self) -> bool {
         !self.is_open && !self.pending.is_empty()
+    }
+
+    /// Why something was lost, if it was, unless that nobody wanted it any more.
+    pub fn loss(&self) -> Option<Errno> {
+        self.refusal.filter(|errno| !matches!(errno, Errno::EPIPE | Errno::ECONNRESET))
     }
 
     /// Reads or writes once if what was awaited has come, which `events` says (poll(2)).
@@ -160,37 +262,28 @@ impl Flow {
         if events == 0 {
             return;
         }
-        let passed = if self.pending.is_empty() {
-            fs::read(self.from, &mut self.buffer).inspect(|count| self.pending = 0..*count)
+        let reads = self.pending.is_empty();
+        let passed = if reads {
+            self.from.read(&mut self.buffer).inspect(|count| self.pending = 0..*count)
         } else {
             let piece = self.buffer.get(self.pending.clone()).unwrap_or_default();
-            fs::write_some(self.to, piece).inspect(|count| self.pending.start += count)
+            self.to.write(piece).inspect(|count| self.pending.start += count)
         };
         self.is_open = match passed {
             Ok(count) => count > 0,
             // Somebody else was faster, unless it does not poll as ready at all: a full terminal that nobody has open any more.
             Err(Errno::EAGAIN) => events & (libc::POLLIN | libc::POLLOUT) != 0,
-            // EIO of a terminal's master: nobody has the other side open any more.
-            Err(_) => false,
+            // A shell's other job has the terminal now.
+            Err(Errno::EIO) if reads && self.is_ours && fs::is_in_background(self.from.fd) => {
+                self.is_in_background = true;
+                true
+            }
+            Err(errno) => {
+                // EIO of a terminal's master: nobody has the other side open any more.
+                self.refusal = (!reads).then_some(errno);
+                false
+            }
         };
-    }
-
-    /// Passes on what is there. More is not waited for, but who is to take it is, unless one of `signals` asks to end.
-    pub fn drain(&mut self, mut signals: RawFd) {
-        while self.is_open {
-            let is_patient = signals >= 0 && !self.pending.is_empty();
-            let mut fds = [watch(signals, libc::POLLIN), self.awaited()];
-            match process::poll(&mut fds, (!is_patient).then_some(Duration::ZERO)) {
-                Err(Errno::EINTR) => continue,
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
-            let [signal, goes_on] = fds.map(|fd| fd.revents);
-            self.go_on(goes_on);
-            if signal != 0 && asks_to_end(signals) {
-                signals = -1;
-            }
-        }
     }
 }
 
@@ -206,8 +299,8 @@ pub(super) enum End {
 }
 
 impl End {
-    /// `stream`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets and of what
-    /// belongs to others it cannot, and they are trusted to take a [`PIECE`] if they poll as writable.
+    /// `stream`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets each call says
+    /// so; and what belongs to others is trusted to take a [`PIECE`] if it polls as writable.
     pub fn of(stream: &(impl AsRawFd + IsTerminal), mode: i32) -> Self {
         let fd = stream.as_raw_fd();
         let opened = is_pipe_or_terminal(stream).then(|| {
@@ -241,7 +334,7 @@ fn is_pipe_or_terminal(stream: &(impl AsRawFd + IsTerminal)) -> bool {
 }
 
 /// Whether the next signal is one of those that programs are ended with. One that cannot be read counts as such.
-fn asks_to_end(signals: RawFd) -> bool {
+pub(super) fn asks_to_end(signals: RawFd) -> bool {
     signalfd::next(signals)
         .map_or(true, |signal| matches!(signal, libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM))
 }

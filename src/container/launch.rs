@@ -245,7 +245,7 @@ fn launch_into(
         undo.child = None;
         sys_fs::close(child.pidfd);
         if let Some(terminal) = terminal_socket.map(|socket| receive_terminal(&socket)).transpose()?.flatten() {
-            super::console::drain(&terminal);
+            super::console::drain_terminal(&terminal);
         }
         return Err(if options.foreground { in_foreground(error, plan, &report) } else { error });
     }

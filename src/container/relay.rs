@@ -4,27 +4,35 @@
 //! could open again for writing, by /proc/self/fd, or cut short, by /dev/stdout; and a socket it could not open again at all. In their
 //! place it gets pipes, and a thread copies, as in runc, which does so with every stream. /dev/null is the container's own anyway.
 
-use super::console::{End, Flow, watch};
-use crate::error::{Doing, Result};
+use super::console::{End, Flow, asks_to_end, drain, lost, watch};
+use crate::error::{Doing, Error, Result};
+use crate::log;
 use crate::sys::{fs as sys_fs, own, process, signalfd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::unistd::{pipe2, write};
+use nix::unistd::{pipe2, read, write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Where our own descriptors begin: what --preserve-fds and sd_listen_fds(3) hand on is below.
 const OWN: RawFd = 256;
+
+/// How long the thread may take to end that was told to make haste: one that reads or writes what cannot be told not to block never does.
+const HASTE: Duration = Duration::from_millis(500);
 
 /// Pipes in the place of standard streams, and a thread that serves them. When dropped it puts the streams back.
 #[derive(Debug)]
 pub struct Relay {
     originals: Vec<(RawFd, OwnedFd)>,
-    /// Has the thread end, once it has passed on what is there. (The end of a pipe would not do: a child may have it open, too.)
+    /// Has the thread end, once it has passed on what is there; the second time at once. (The end of a pipe would not do: a child
+    /// may have it open, too.)
     stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
+    /// The thread has ended.
+    ended: Arc<OwnedFd>,
+    thread: Option<JoinHandle<Vec<Error>>>,
 }
 
 /// One direction.
@@ -33,6 +41,7 @@ struct Way {
     /// Our side of the pipe. Closed, it tells the container that there is no more, or nobody to read.
     _pipe: OwnedFd,
     _end: End,
+    stream: &'static str,
     is_output: bool,
 }
 
@@ -57,48 +66,116 @@ impl Relay {
         let doing = || "relay stdin, stdout and stderr";
         // Nothing may execute this program again from here on.
         super::sealed::ensure_for_all()?;
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC).doing(doing)?;
-        let stop = Arc::new(far(stop.as_fd()).doing(doing)?);
-        let stopped = Arc::clone(&stop);
-        let mut relay = Self { originals: Vec::new(), stop, thread: None };
+        let (stop, ended) = (event().doing(doing)?, event().doing(doing)?);
+        let mut relay =
+            Self { originals: Vec::new(), stop: Arc::clone(&stop), ended: Arc::clone(&ended), thread: None };
         let mut ways = Vec::new();
         for (number, stream) in crate::sys::standard_descriptors().into_iter().enumerate() {
             let number = number as RawFd;
             if sys_fs::may_be_shared(number) {
                 continue;
             }
-            let is_output = number != 0;
             let original = far(stream).doing(doing)?;
+            if number == 2 && relay.originals.iter().any(|(number, stdout)| *number == 1 && is_same(stdout, &original))
+            {
+                // So what is written to the two keeps its order.
+                sys_fs::dup_onto(1, number).doing(doing)?;
+                relay.originals.push((number, original));
+                continue;
+            }
+            let is_output = number != 0;
             let (reading, writing) = pipe2(OFlag::O_CLOEXEC).doing(doing)?;
             let (theirs, ours) = if is_output { (writing, reading) } else { (reading, writing) };
             let ours = far(ours.as_fd()).doing(doing)?;
+            // Who has the other end could open this one, too, and be faster between a poll and what follows.
+            fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
             let end = End::of(&original, if is_output { libc::O_WRONLY } else { libc::O_RDONLY });
-            let (from, to) = if is_output { (ours.as_raw_fd(), end.fd()) } else { (end.fd(), ours.as_raw_fd()) };
-            ways.push(Way { flow: Flow::new(from, to), _pipe: ours, _end: end, is_output });
+            let flow = if is_output {
+                Flow::new(ours.as_raw_fd(), end.fd())
+            } else {
+                Flow::new(end.fd(), ours.as_raw_fd()).of_ours()
+            };
+            let stream = ["stdin", "stdout", "stderr"][number as usize];
+            ways.push(Way { flow, _pipe: ours, _end: end, stream, is_output });
             sys_fs::dup_onto(theirs.as_raw_fd(), number).doing(doing)?;
             relay.originals.push((number, original));
         }
         // A signal is for the thread that waits for the container.
         let mask = process::set_signal_mask(u64::MAX).doing(doing)?;
-        let thread = thread::Builder::new().spawn(move || serve(ways, &stopped));
+        let thread = thread::Builder::new().spawn(move || {
+            let lost = serve(ways, &stop);
+            tell(&ended);
+            lost
+        });
         process::set_signal_mask(mask).doing(doing)?;
         relay.thread = Some(thread.doing(doing)?);
         Ok(relay)
+    }
+
+    /// Puts the streams back and waits until all that the container wrote has been passed on, or a signal asks to end; what could not be.
+    pub fn end(mut self) -> Vec<Error> {
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Vec<Error> {
+        for (number, original) in &self.originals {
+            // It fails for a number that no process can have, if at all.
+            let _ = sys_fs::dup_onto(original.as_raw_fd(), *number);
+        }
+        let Some(thread) = self.thread.take() else { return Vec::new() };
+        tell(&self.stop);
+        // The container has ended: a signal that asks to end is for us. Another, and one that comes later, finds nobody.
+        let mask = process::set_signal_mask(u64::MAX);
+        let signals = signalfd::open(u64::MAX).map(own);
+        let mut news = signals.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+        let has_ended = loop {
+            let limit = (news < 0).then_some(HASTE);
+            let mut fds = [watch(self.ended.as_raw_fd(), libc::POLLIN), watch(news, libc::POLLIN)];
+            match sys_fs::retry(|| process::poll(&mut fds, limit)) {
+                Ok(0) | Err(_) => break false,
+                Ok(_) => {}
+            }
+            let [ended, signal] = fds.map(|fd| fd.revents);
+            if ended != 0 {
+                break true;
+            }
+            if signal != 0 && asks_to_end(news) {
+                news = -1;
+                tell(&self.stop);
+            }
+        };
+        // It fails for a mask that is none.
+        let _ = mask.and_then(process::set_signal_mask);
+        // The thread ends with the process at the latest.
+        if has_ended { thread.join().unwrap_or_default() } else { Vec::new() }
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        for (number, original) in &self.originals {
-            // It fails for a number that no process can have, if at all.
-            let _ = sys_fs::dup_onto(original.as_raw_fd(), *number);
-        }
-        if let Some(thread) = self.thread.take() {
-            // It fails after 2^64 times.
-            let _ = write(&self.stop, &1u64.to_ne_bytes());
-            let _ = thread.join();
-        }
+        self.finish().into_iter().for_each(log::warn);
     }
+}
+
+/// Whether two descriptors are of one file, to be written to in the same way.
+fn is_same(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let about = |fd: &OwnedFd| {
+        let stat = sys_fs::stat(fd.as_raw_fd()).ok()?;
+        let flags = fcntl(fd, FcntlArg::F_GETFL).ok()?;
+        Some((stat.st_dev, stat.st_ino, stat.st_rdev, flags))
+    };
+    about(one).is_some_and(|one| Some(one) == about(other))
+}
+
+/// An event, to be told to another thread (eventfd(2)).
+fn event() -> nix::Result<Arc<OwnedFd>> {
+    let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+    far(event.as_fd()).map(Arc::new)
+}
+
+fn tell(event: &OwnedFd) {
+    // It fails after 2^64 times.
+    let _ = write(event, &1u64.to_ne_bytes());
 }
 
 fn is_needed() -> bool {
@@ -128,22 +205,32 @@ fn far(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     copy(OWN).or_else(|_| copy(3))
 }
 
-fn serve(mut ways: Vec<Way>, stopped: &OwnedFd) {
+/// What could not be passed on.
+fn serve(mut ways: Vec<Way>, stop: &OwnedFd) -> Vec<Error> {
+    let mut losses = Vec::new();
     loop {
-        let mut fds = vec![watch(stopped.as_raw_fd(), libc::POLLIN)];
-        fds.extend(ways.iter().map(|way| way.flow.awaited()));
-        if sys_fs::retry(|| process::poll(&mut fds, None)).is_err() {
-            return;
+        let mut fds = vec![watch(stop.as_raw_fd(), libc::POLLIN)];
+        fds.extend(ways.iter_mut().map(|way| way.flow.awaited()));
+        let pause = ways.iter().find_map(|way| way.flow.pause());
+        if let Err(errno) = sys_fs::retry(|| process::poll(&mut fds, pause)) {
+            losses.push(lost("stdout and stderr", errno));
+            return losses;
         }
-        let [stop, fds @ ..] = fds.as_slice() else { return };
+        let [stopped, fds @ ..] = fds.as_slice() else { return losses };
         ways.iter_mut().zip(fds).for_each(|(way, fd)| way.flow.go_on(fd.revents));
-        ways.retain(|way| way.flow.is_open());
-        if stop.revents != 0 {
+        ways.retain(|way| {
+            losses.extend(way.flow.loss().map(|errno| lost(way.stream, errno)));
+            way.flow.is_open()
+        });
+        if stopped.revents != 0 {
             break;
         }
     }
-    let signals = signalfd::open(u64::MAX).map(own);
-    let signals = signals.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    // From now on it tells that there is no time left.
+    let _ = read(stop, &mut [0; 8]);
     // What has not been read of the input by now never will be.
-    ways.iter_mut().filter(|way| way.is_output).for_each(|way| way.flow.drain(signals));
+    ways.retain(|way| way.is_output);
+    drain(ways.iter_mut().map(|way| &mut way.flow), stop.as_raw_fd(), |_| true);
+    losses.extend(ways.iter().filter_map(|way| way.flow.loss().map(|errno| lost(way.stream, errno))));
+    losses
 }

@@ -130,6 +130,43 @@ pub fn write_some(fd: RawFd, data: &[u8]) -> Sys<usize> {
     })
 }
 
+/// As [`read`], from a socket, which it does not wait for: `EAGAIN` where nothing has come (recv(2)).
+pub fn receive_now(socket: RawFd, buffer: &mut [u8]) -> Sys<usize> {
+    let nothing = ptr::null_mut::<libc::sockaddr>();
+    retry(|| {
+        // SAFETY: the kernel writes at most buffer.len() bytes into buffer, and no address.
+        unsafe {
+            call!(libc::SYS_recvfrom, socket, buffer.as_mut_ptr(), buffer.len(), libc::MSG_DONTWAIT, nothing, nothing)
+        }
+    })
+}
+
+/// As [`write_some`], to a socket, which it does not wait for: `EAGAIN` where there is no room (send(2)).
+pub fn send_now(socket: RawFd, data: &[u8]) -> Sys<usize> {
+    let (flags, nobody) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, ptr::null::<libc::sockaddr>());
+    retry(|| {
+        // SAFETY: the kernel reads at most data.len() bytes of data, and no address.
+        unsafe { call!(libc::SYS_sendto, socket, data.as_ptr(), data.len(), flags, nobody, 0) }
+    })
+}
+
+/// How many bytes wait in the pipe `fd` to be read (`FIONREAD`); 0 for what has no such number.
+pub fn waiting(fd: RawFd) -> usize {
+    let mut count: i32 = 0;
+    // SAFETY: the kernel writes one int.
+    let asked = unsafe { call!(libc::SYS_ioctl, fd, libc::FIONREAD, &raw mut count) };
+    asked.ok().and_then(|_| usize::try_from(count).ok()).unwrap_or(0)
+}
+
+/// Whether the terminal `fd` is this process's controlling one and another job has it: who reads gets `SIGTTIN` or, with that blocked,
+/// `EIO` (tcgetpgrp(3)).
+pub fn is_in_background(fd: RawFd) -> bool {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: the kernel writes one pid_t.
+    let asked = unsafe { call!(libc::SYS_ioctl, fd, libc::TIOCGPGRP, &raw mut group) };
+    asked.is_ok() && group != nix::unistd::getpgrp().as_raw()
+}
+
 /// A file in memory, `O_CLOEXEC` (memfd_create(2)).
 pub fn memory_file() -> Sys<RawFd> {
     /// Linux 6.3; a machine may be set to refuse files in memory that could be executed (vm.memfd_noexec).

@@ -143,6 +143,24 @@ pub fn all_at_once(command: &mut Command, count: usize) {
     }
 }
 
+/// A tmpfs that is unmounted at the end.
+pub struct Tmpfs<'a>(&'a Path);
+
+impl<'a> Tmpfs<'a> {
+    #[track_caller]
+    pub fn on(path: &'a Path, options: &str) -> Self {
+        fs::create_dir_all(path).unwrap();
+        host("mount", &["-t", "tmpfs", "-o", options, "tmpfs", path.to_str().unwrap()]);
+        Self(path)
+    }
+}
+
+impl Drop for Tmpfs<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
 /// A process that does not outlive its test.
 pub struct Guard(pub Child);
 
