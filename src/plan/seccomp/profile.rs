@@ -224,8 +224,14 @@ impl Profile {
             .filter(|(name, _)| names.contains(name.as_str()))
             .partition(|(_, rules)| rules.iter().any(|rule| rule.conditions.is_empty()));
         for (name, rules) in whole.into_iter().chain(in_part) {
-            // The few names that only `NEWER` knows cannot be used with conditions.
-            let Ok(syscall) = ScmpSyscall::from_name(name) else { continue };
+            let Ok(syscall) = ScmpSyscall::from_name(name) else {
+                // One of those that only `NEWER` knows.
+                if rules.iter().all(|rule| rule.conditions.is_empty()) {
+                    continue;
+                }
+                let problem = format!("{name} is too new for this libseccomp to compare its arguments: leave args out");
+                return Err(Error::config("linux.seccomp.syscalls", problem));
+            };
             for rule in rules {
                 context
                     .add_rule_conditional(rule.action, syscall, &rule.conditions)
