@@ -302,7 +302,7 @@ pub enum Op {
     /// Those of stdin, stdout and stderr that are a null device become the one that the container has at /dev/null, or one that is nobody's: the
     /// host's has an owner and a mode that the container's root could change. Without `root` it is "/".
     OwnNull { root: Option<Slot> },
-    /// fchown(2) of stdin, stdout and stderr, but for /dev/null: their user may open them again, through /dev/stdout.
+    /// fchown(2) of stdin, stdout and stderr, but for devices: their user may open them again, through /dev/stdout.
     OwnStdio { uid: u32 },
     /// PR_SET_KEEPCAPS around setgroups, setresgid, setresuid.
     BecomeUser { uid: u32, gid: u32, groups: Option<Vec<u32>>, keep_caps: bool },

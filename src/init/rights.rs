@@ -152,12 +152,13 @@ pub fn hold_null(lease: RawFd) {
     }
 }
 
-/// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
-/// namespace that does not map its owner, EINVAL, EROFS) stays as it is, as in runc.
+/// Gives the streams `stdio` to the user `uid`, but for devices: they are the host's, and their owner could take them away from everybody
+/// else. The container's own terminal has been given to its user before. What cannot be given (EPERM in a user namespace that does not
+/// map its owner, EINVAL, EROFS) stays as it is, as in runc.
 pub fn own_stdio(stdio: impl IntoIterator<Item = RawFd>, uid: u32) {
     for fd in stdio {
         let Ok(stat) = fs::stat(fd) else { continue };
-        if !fs::is_null(&stat) && stat.st_uid != uid {
+        if !fs::is_device(&stat) && stat.st_uid != uid {
             let _ = fs::chown(fd, c"", uid, u32::MAX);
         }
     }

@@ -29,9 +29,9 @@ impl Streams {
         self.streams.iter().any(|stream| stream.may_be_socket)
     }
 
-    /// Those that are not /dev/null, which is nobody's.
+    /// Those that may be given to a user: all but devices, which are the host's.
     pub fn owned(&self) -> impl Iterator<Item = RawFd> {
-        self.streams.iter().filter(|stream| !stream.is_null).map(|stream| stream.fd)
+        self.streams.iter().filter(|stream| !stream.is_device).map(|stream| stream.fd)
     }
 
     /// What the waiting sandbox gets for them.
@@ -48,6 +48,8 @@ pub struct Stream {
     pub may_be_socket: bool,
     /// Whether it is /dev/null.
     is_null: bool,
+    /// Whether it is that or another device.
+    is_device: bool,
 }
 
 impl Stream {
@@ -55,8 +57,9 @@ impl Stream {
     pub fn of(fd: RawFd) -> Self {
         let about = fs::stat(fd);
         let is_null = about.is_ok_and(|about| fs::is_null(&about));
+        let is_device = about.is_ok_and(|about| fs::is_device(&about));
         let may_be_socket = about.map_or(true, |about| about.st_mode & libc::S_IFMT == libc::S_IFSOCK);
-        Self { fd, may_be_socket, is_null }
+        Self { fd, may_be_socket, is_null, is_device }
     }
 }
 
