@@ -7,16 +7,15 @@
 mod common;
 
 use common::pool::Pool;
-use common::{BUSYBOX, Bundle, Guard, Lab, eventually, host, limit};
+use common::{BUSYBOX, Bundle, Guard, Lab, eventually, executable, host, limit};
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -612,27 +611,43 @@ fn a_shim_has_room_for_many_and_its_containers_have_their_limits() {
     shim.end(&bundles[0]);
 }
 
+/// A program that notes the events that it is to publish, and where.
+fn notes_events(lab: &Lab) -> (PathBuf, PathBuf) {
+    let (publisher, topics) = (lab.path("publisher"), lab.path("topics"));
+    executable(&publisher, &format!("#!/bin/sh\ncat >/dev/null\necho $5 >>{}\n", topics.display()));
+    (publisher, topics)
+}
+
+/// What runs out of memory at once.
+fn hog(config: &mut Value) {
+    config["process"]["args"] = json!(["tail", "/dev/zero"]);
+    config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+}
+
 /// An event that comes after the end, or not at all, is a cause that nobody sees.
 #[test]
 fn a_container_that_runs_out_of_memory_is_said_to_before_it_is_said_to_end() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["tail", "/dev/zero"]);
-        config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
-    });
-    let publisher = lab.path("publisher");
-    let topics = lab.path("topics");
-    let script = format!("#!/bin/sh\ncat >/dev/null\necho $5 >>{}\n", topics.display());
-    fs::write(&publisher, script).unwrap();
-    fs::set_permissions(&publisher, Permissions::from_mode(0o755)).unwrap();
-    let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
-    shim.start_task(shim.request(&bundle));
-    let process = ProcessRequest::of(&bundle);
-    assert_eq!(shim.call("Wait", &process), 137);
-    shim.call("Delete", &process);
-    let told = fs::read_to_string(topics).unwrap();
-    assert_eq!(told, "/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\n/tasks/delete\n");
-    shim.end(&bundle);
+    // The hook holds up the start until that has happened.
+    let wait = "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); while kill -0 $pid; do sleep 0.01; done";
+    for is_held_up in [false, true] {
+        let bundle = lab.bundle(|config| {
+            hog(config);
+            if is_held_up {
+                config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", wait]}]});
+            }
+        });
+        let (publisher, topics) = notes_events(&lab);
+        let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+        shim.start_task(shim.request(&bundle));
+        let process = ProcessRequest::of(&bundle);
+        assert_eq!(shim.call("Wait", &process), 137);
+        shim.call("Delete", &process);
+        let told = fs::read_to_string(&topics).unwrap();
+        assert_eq!(told, "/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\n/tasks/delete\n", "{is_held_up}");
+        shim.end(&bundle);
+        fs::remove_file(topics).unwrap();
+    }
 }
 
 #[test]

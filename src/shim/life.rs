@@ -92,6 +92,7 @@ impl Shim {
             execs: Default::default(),
             freezing: Freezing::Thawed,
             memory: None,
+            untold_ooms: 0,
             options: Arc::new(options),
             is_mounted,
         })
@@ -221,9 +222,13 @@ impl Shim {
                 self.publish(&m::TaskExecStarted { container_id, exec_id, pid });
             }
         }
-        if let Some(exit) = process.ended.take() {
+        let (ended, pidfd) = (process.ended.take(), process.pidfd.clone());
+        if exec.is_empty() {
+            self.look_at_memory(task, id);
+        }
+        if let Some(exit) = ended {
             self.tell_end(task, id, exec, exit);
-        } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &process.pidfd) {
+        } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &pidfd) {
             self.watch_end(pidfd, id, exec)?;
         } else if started.is_ok() && container.is_none() {
             self.watch(id, task)?;
@@ -421,10 +426,7 @@ impl Shim {
             if task.init.exit().is_none() && container.is_some() {
                 return Err(wrong_state("the container's init does not end"));
             }
-            if let Some((events, token)) = task.memory.take() {
-                events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
-                self.reactor.forget(token);
-            }
+            self.unwatch_memory(task);
             (task.rootfs.clone(), task.is_mounted)
         };
         drop(tasks);

@@ -351,21 +351,28 @@ impl Shim {
         }
     }
 
-    /// Tells whether the container `id` has run out of memory since this was asked last.
+    /// Tells whether the container `id` has run out of memory since this was asked last; of one that is being started, afterwards.
     pub(super) fn look_at_memory(&self, task: &mut Task, id: &str) {
         use crate::cgroup::events::Event as Happened;
-        let Some((events, token)) = &mut task.memory else { return };
-        loop {
+        while let Some((events, _)) = &mut task.memory {
             match events.next(Instant::now()) {
-                Ok(Happened::OutOfMemory) => self.publish(&m::TaskOom { container_id: id.to_owned() }),
-                Ok(Happened::Timeout) => return,
-                Ok(Happened::Ended) | Err(_) => {
-                    events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
-                    self.reactor.forget(*token);
-                    task.memory = None;
-                    return;
-                }
+                Ok(Happened::OutOfMemory) => task.untold_ooms += 1,
+                Ok(Happened::Timeout) => break,
+                Ok(Happened::Ended) | Err(_) => self.unwatch_memory(task),
             }
+        }
+        if task.init.phase != Phase::Starting {
+            for _ in 0..std::mem::take(&mut task.untold_ooms) {
+                self.publish(&m::TaskOom { container_id: id.to_owned() });
+            }
+        }
+    }
+
+    /// Watches the memory of a container no longer.
+    pub(super) fn unwatch_memory(&self, task: &mut Task) {
+        if let Some((events, token)) = task.memory.take() {
+            events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
+            self.reactor.forget(token);
         }
     }
 

@@ -141,6 +141,8 @@ pub(super) struct Task {
     pub freezing: Freezing,
     /// A watch on its memory, and its number with the reactor.
     pub memory: Option<(Events, Token)>,
+    /// How often it has run out of memory while it was being started: that is told of after the start, as an end is.
+    pub untold_ooms: u32,
     pub options: Arc<Options>,
     /// Whether its rootfs was mounted by us.
     pub is_mounted: bool,
