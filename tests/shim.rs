@@ -650,6 +650,30 @@ fn a_container_that_runs_out_of_memory_is_said_to_before_it_is_said_to_end() {
     }
 }
 
+/// Who names no cgroup is, on v1, in those alone that the limits need: one that it joins later is watched as well.
+#[test]
+fn a_container_that_is_limited_later_is_watched_then() {
+    let lab = lab!();
+    let bundle = lab.sleeping(|config| {
+        let linux = config["linux"].as_object_mut().unwrap();
+        linux.retain(|name, _| !["cgroupsPath", "resources"].contains(&name.as_str()));
+    });
+    let (publisher, topics) = notes_events(&lab);
+    let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+    shim.run(&bundle);
+    let value = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}}).to_string().into_bytes();
+    let resources = Some(Any { type_url: "LinuxResources".into(), value });
+    shim.call("Update", &UpdateTaskRequest { id: bundle.id.clone(), resources });
+    let process = process_of(&bundle, &["tail", "/dev/zero"]);
+    let exec = shim.exec(&bundle, "e", &process, ExecProcessRequest::default());
+    shim.call("Start", &exec);
+    assert_eq!(shim.call("Wait", &exec), 137);
+    shim.delete(&bundle);
+    shim.end(&bundle);
+    let told = fs::read_to_string(topics).unwrap();
+    assert_eq!(told.lines().filter(|topic| *topic == "/tasks/oom").count(), 1, "{told}");
+}
+
 #[test]
 fn a_network_namespace_comes_from_a_pool() {
     let mut pool = pool!("--parts", "2");

@@ -20,7 +20,7 @@ use crate::log;
 use crate::sys::clone::Child;
 use crate::sys::{pidfd as sys_pidfd, process as sys_process};
 use nix::sys::epoll::EpollFlags;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -155,32 +155,53 @@ impl Shim {
 
     /// Watches a new container's init and memory.
     fn watch(&self, id: &str, task: &mut Task) -> Result<(), Error> {
-        let Some(container) = task.existing().cloned() else { return Ok(()) };
-        if let Some(pidfd) = &task.init.pidfd {
-            self.watch_end(pidfd, id, "")?;
+        if task.existing().is_none() {
+            return Ok(());
         }
-        let events = container.lock().events();
+        self.watch_end(&mut task.init, id, "")?;
+        self.watch_memory(id, task)
+    }
+
+    pub(super) fn watch_memory(&self, id: &str, task: &mut Task) -> Result<(), Error> {
+        let Some(cgroup) = task.existing().map(Existing::cgroup) else { return Ok(()) };
         // A container without a memory cgroup has nothing to watch.
-        match events {
+        match cgroup.events() {
             Ok(events) => {
                 let token = self.reactor.register(Handler::Memory(id.to_owned()));
-                for (fd, flags) in events.descriptors() {
+                let (events, _) = task.memory.insert((events, token));
+                let watched = events.descriptors().into_iter().try_for_each(|(fd, flags)| {
                     let flags = EpollFlags::from_bits_truncate(i32::from(flags.bits()));
-                    self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")?;
+                    self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")
+                });
+                if watched.is_err() {
+                    self.unwatch_memory(task);
                 }
-                task.memory = Some((events, token));
+                watched
             }
-            Err(error) => log::warn(error),
+            Err(error) => {
+                log::warn(error);
+                Ok(())
+            }
         }
+    }
+
+    fn watch_end(&self, process: &mut Process, id: &str, exec: &str) -> Result<(), Error> {
+        let Some(pidfd) = &process.pidfd else { return Ok(()) };
+        let handler = Handler::Exit(id.to_owned(), exec.to_owned());
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+        process.watch = Some(self.reactor.add(pidfd, flags, handler).doing(|| "watch a process")?);
         Ok(())
     }
 
-    fn watch_end(&self, pidfd: &OwnedFd, id: &str, exec: &str) -> Result<(), Error> {
-        let handler = Handler::Exit(id.to_owned(), exec.to_owned());
-        self.reactor
-            .add(pidfd, EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, handler)
-            .map(drop)
-            .doing(|| "watch a process")
+    /// Watches for the end of a process no longer.
+    fn unwatch_end(&self, process: &mut Process) {
+        if let Some(pidfd) = &process.pidfd {
+            self.reactor.unwatch(pidfd.as_fd());
+        }
+        // Where somebody else was faster to reap it, its handler is there still.
+        if let Some(token) = process.watch.take() {
+            self.reactor.forget(token);
+        }
     }
 
     pub(super) fn start(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::StartResponse> {
@@ -222,14 +243,15 @@ impl Shim {
                 self.publish(&m::TaskExecStarted { container_id, exec_id, pid });
             }
         }
-        let (ended, pidfd) = (process.ended.take(), process.pidfd.clone());
+        let ended = process.ended.take();
+        if ended.is_none() && started.is_ok() && !exec.is_empty() {
+            self.watch_end(process, id, exec)?;
+        }
         if exec.is_empty() {
             self.look_at_memory(task, id);
         }
         if let Some(exit) = ended {
             self.tell_end(task, id, exec, exit);
-        } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &pidfd) {
-            self.watch_end(pidfd, id, exec)?;
         } else if started.is_ok() && container.is_none() {
             self.watch(id, task)?;
         }
@@ -316,9 +338,7 @@ impl Shim {
         let mut tasks = self.tasks();
         let Some(task) = tasks.all.get_mut(id) else { return };
         let Some(process) = task.process(exec) else { return };
-        if let Some(pidfd) = &process.pidfd {
-            self.reactor.unwatch(pidfd.as_fd());
-        }
+        self.unwatch_end(process);
         let exit = Exit { status: how.status().unsigned_abs(), at: Timestamp::now() };
         if process.phase == Phase::Starting {
             process.ended = Some(exit);
@@ -350,7 +370,7 @@ impl Shim {
             && let Some(container) = task.existing().filter(|container| container.shares_pids)
         {
             // Its other processes outlive init.
-            let cgroup = Arc::clone(&container.cgroup);
+            let cgroup = container.cgroup();
             self.workers.run(move || {
                 if let Err(error) = cgroup.kill(libc::SIGKILL) {
                     log::warn(error);
@@ -374,7 +394,7 @@ impl Shim {
                 drop(tasks);
                 if let (Some(container), Some(pidfd)) = (&container, &pidfd) {
                     // One that has ended, or does not end, is found out below.
-                    let _ = container.reach(pidfd).kill(libc::SIGKILL, false);
+                    let _ = container.kill(pidfd, libc::SIGKILL, false);
                 }
                 tasks = self.tasks();
             }
@@ -453,7 +473,8 @@ impl Shim {
     }
 
     /// Gives back what a process had of ours.
-    fn dismiss(&self, process: Process) {
+    fn dismiss(&self, mut process: Process) {
+        self.unwatch_end(&mut process);
         let exit = process.exit().unwrap_or(Exit { status: UNKNOWN, at: Timestamp::now() });
         process.waiters.iter().for_each(|waiter| waiter.answer(Ok(wait_response(exit))));
         process.io.close(&self.reactor);
