@@ -674,6 +674,30 @@ fn a_container_that_is_limited_later_is_watched_then() {
     assert_eq!(told.lines().filter(|topic| *topic == "/tasks/oom").count(), 1, "{told}");
 }
 
+/// containerd deletes what has not come in time, is told that there is none, and asks no more.
+#[test]
+fn a_container_that_is_deleted_while_it_is_created_is_gone() {
+    let lab = lab!();
+    let (begun, go) = (lab.path("begun"), lab.path("go"));
+    let script = format!("touch {}; until test -e {}; do sleep 0.01; done", begun.display(), go.display());
+    let bundle = lab.sleeping(|config| {
+        config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let asked = shim.ask("Create", &shim.request(&bundle));
+    eventually(|| begun.exists());
+    let process = ProcessRequest::of(&bundle);
+    assert_eq!(shim.refused("Delete", &process), format!("container {}: not found", bundle.id));
+    fs::write(&go, "").unwrap();
+    let refused = shim.answer(asked).unwrap_err();
+    assert_eq!(refused, format!("task {}: was deleted before it was created", bundle.id));
+    assert_eq!(shim.refused("State", &process), format!("container {}: not found", bundle.id));
+    // The name is free.
+    shim.run(&bundle);
+    shim.delete(&bundle);
+    shim.end(&bundle);
+}
+
 #[test]
 fn a_network_namespace_comes_from_a_pool() {
     let mut pool = pool!("--parts", "2");

@@ -39,7 +39,24 @@ impl Shim {
         }
         let made = self.make(&request);
         let mut tasks = self.tasks();
+        let made = if tasks.given_up.contains(&request.id) {
+            // Nobody else makes one of that name meanwhile.
+            drop(tasks);
+            let given_up = made.and_then(|task| {
+                self.undo(task);
+                Err(wrong_state(format!("task {}: was deleted before it was created", request.id)))
+            });
+            tasks = self.tasks();
+            tasks.given_up.remove(&request.id);
+            given_up
+        } else {
+            made
+        };
         tasks.creating.remove(&request.id);
+        if made.is_err() {
+            // That may have been the last.
+            self.reactor.wake();
+        }
         let task = made?;
         let pid = task.init.pid.unsigned_abs();
         tasks.all.insert(request.id.clone(), task);
@@ -60,6 +77,19 @@ impl Shim {
         let watched = tasks.all.get_mut(&request.id).map_or(Ok(()), |task| self.watch(&request.id, task));
         watched.map_err(Status::from)?;
         Ok(m::CreateTaskResponse { pid })
+    }
+
+    /// Removes a container that nobody was told of.
+    fn undo(&self, task: Task) {
+        if let Some(container) = task.existing() {
+            end_and_remove(&mut container.lock());
+        }
+        if task.is_mounted
+            && let Err(error) = rootfs::unmount_all(&task.rootfs)
+        {
+            log::warn(error);
+        }
+        self.dismiss(task.init);
     }
 
     /// Makes a container that waits to be started, or notes what it is to be restored from.
@@ -383,6 +413,10 @@ impl Shim {
     pub(super) fn delete(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::DeleteResponse> {
         let (id, exec) = (&request.id, &request.exec_id);
         let mut tasks = self.tasks();
+        // containerd deletes what has not come in time, once.
+        if exec.is_empty() && tasks.creating.contains(id) {
+            tasks.given_up.insert(id.clone());
+        }
         let task = task(&mut tasks, id)?;
         let container = task.existing().cloned();
         let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;

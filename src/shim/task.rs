@@ -201,6 +201,8 @@ pub(super) struct Tasks {
     pub all: HashMap<String, Task>,
     /// The ids of containers that are being created.
     pub creating: HashSet<String>,
+    /// Those of them that were deleted meanwhile: who asked for them has given up.
+    pub given_up: HashSet<String>,
     /// The ids for which containerd has been given our address, and when: until they are created we stay.
     pub expected: HashMap<String, Instant>,
     /// Whether to end as soon as nobody needs us.
