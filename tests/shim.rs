@@ -674,6 +674,32 @@ fn a_container_that_is_limited_later_is_watched_then() {
     assert_eq!(told.lines().filter(|topic| *topic == "/tasks/oom").count(), 1, "{told}");
 }
 
+/// Without a pid namespace they outlive init, and are ended by the deletion at the latest.
+#[test]
+fn the_ends_of_execs_are_told_before_the_container_is_deleted() {
+    const EXECS: usize = 12;
+    let lab = lab!();
+    let bundle = lab.sleeping(|config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    });
+    let (publisher, topics) = notes_events(&lab);
+    let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+    shim.run(&bundle);
+    let process = process_of(&bundle, &["sleep", "1000"]);
+    for number in 0..EXECS {
+        let exec = shim.exec(&bundle, &number.to_string(), &process, ExecProcessRequest::default());
+        shim.call("Start", &exec);
+    }
+    let init = ProcessRequest::of(&bundle);
+    shim.call("Kill", &ProcessRequest { signal: 15, ..init.clone() });
+    assert_eq!(shim.call("Wait", &init), 143);
+    shim.call("Delete", &init);
+    shim.end(&bundle);
+    let told = fs::read_to_string(topics).unwrap();
+    let ends: Vec<&str> = told.lines().skip_while(|topic| *topic != "/tasks/exit").collect();
+    assert_eq!(ends, [&["/tasks/exit"; EXECS + 1][..], &["/tasks/delete"]].concat());
+}
+
 /// containerd deletes what has not come in time, is told that there is none, and asks no more.
 #[test]
 fn a_container_that_is_deleted_while_it_is_created_is_gone() {

@@ -490,7 +490,11 @@ impl Shim {
         if is_mounted {
             rootfs::unmount_all(&rootfs)?;
         }
-        let mut tasks = self.tasks();
+        // Without a pid namespace they have been killed just now: their ends are told of first.
+        let mut tasks = self.wait_until(self.tasks(), |tasks| {
+            let has_ended = |exec: &Process| exec.pid == 0 || exec.exit().is_some();
+            tasks.all.get(id).is_none_or(|task| task.execs.values().all(has_ended))
+        });
         let Some(task) = tasks.all.remove(id) else { return Err(not_found(&format!("container {id}"))) };
         let response = delete_response(&task.init);
         self.publish(&m::TaskDelete {
