@@ -4,11 +4,12 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, eventually, output, push, receive};
+use common::{Bundle, Guard, Lab, eventually, host, output, push, receive};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -453,5 +454,25 @@ fn nobody_enters_a_container_that_is_still_being_made() {
         lab.exec(&bundle, &[], &["true"]).ok();
         lab.microrun(&["delete", "--force", &bundle.id]).ok();
         maker.wait().unwrap();
+    }
+}
+
+/// Its owner and mode are not the container's to change, whatever that has done to its own one.
+#[test]
+fn the_null_device_is_not_the_hosts() {
+    let lab = lab!();
+    let node = lab.path("null");
+    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "3"]);
+    let bundle = lab.sleeper(|_| {});
+    let script =
+        "stat -L -c '%t %T' /dev/stdin; chmod 600 /dev/stdin; stat -L -c %a /dev/stdin; echo x >/dev/stdin && cat";
+    for (change, mode) in [("true", 600), ("rm /dev/null", 666), ("echo fake >/dev/null", 666)] {
+        shell(&lab, &bundle, change);
+        let mut command = lab.command(&["exec", &bundle.id, "sh", "-c", script]);
+        let null = File::options().read(true).write(true).open(&node).unwrap();
+        let told = command.stdin(null).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&told.stdout), format!("1 3\n{mode}\n"), "{change} {told:?}");
+        let about = fs::metadata(&node).unwrap();
+        assert_eq!((about.mode() & 0o777, about.uid()), (0o666, 0), "{change}");
     }
 }

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, Tmpfs};
+use common::{Bundle, Guard, Lab, Tmpfs, host};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -17,7 +17,7 @@ use std::io::{PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -387,6 +387,59 @@ fn a_file_of_the_hosts_is_not_the_containers() {
             assert_eq!(fs::read_to_string(&input).unwrap(), "said\n");
             assert_eq!(fs::metadata(&log).unwrap().uid(), 0);
         });
+    }
+}
+
+/// The node of a device: its number, owner and mode.
+fn about(node: &Path) -> (u64, u32, u32, u32) {
+    let node = fs::metadata(node).unwrap();
+    (node.rdev(), node.uid(), node.gid(), node.mode())
+}
+
+/// Neither its owner nor its mode is the container's to change, for its node is everybody's. As root it is the node's owner already.
+#[test]
+fn a_device_of_the_hosts_is_not_the_containers() {
+    let lab = lab!();
+    let made = |name: &str, minor: &str| {
+        let node = lab.path(name);
+        host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", minor]);
+        node
+    };
+    let nodes = [made("zero", "5"), made("urandom", "9"), made("null", "3")];
+    let full = made("full", "7");
+    let script = "head -c 3 >/dev/stderr; chmod 600 /dev/stdin; chmod 600 /dev/stdout; :";
+    for (uid, is_mapped) in [(0, false), (1000, false), (0, true), (1000, true)] {
+        both(&lab, uid, is_mapped, script, |command| {
+            for node in &nodes {
+                let before = [about(node), about(&full)];
+                let stdout = File::options().write(true).open(&full).unwrap();
+                command.stdin(File::open(node).unwrap()).stdout(stdout).stderr(Stdio::piped());
+                let told = command.spawn().unwrap().wait_with_output().unwrap();
+                let read = told.stderr.len();
+                assert!(read >= if node.ends_with("null") { 0 } else { 3 }, "{node:?}: {told:?}");
+                assert_eq!([about(node), about(&full)], before, "{node:?} {uid} {is_mapped}");
+            }
+        });
+    }
+}
+
+/// A command that does not stay cannot relay: its container has the device itself, but it is not given to it.
+#[test]
+fn a_device_of_the_hosts_is_not_given_to_who_is_detached() {
+    let lab = lab!();
+    let node = lab.path("zero");
+    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "5"]);
+    let before = about(&node);
+    for is_mapped in [false, true] {
+        let bundle = of_user(&lab, 1000, is_mapped, "exec sleep 1000");
+        let path = bundle.path.to_str().unwrap();
+        for args in [&["run", "--detach", "--bundle", path, &bundle.id][..], &["exec", "--detach", &bundle.id, "true"]]
+        {
+            let zero = || File::options().read(true).write(true).open(&node).unwrap();
+            let status = lab.command(args).stdin(zero()).stdout(zero()).stderr(zero()).status().unwrap();
+            assert!(status.success(), "{args:?}");
+            assert_eq!(about(&node), before, "{is_mapped} {args:?}");
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, SECRET, run_args};
-use common::{Bundle, eventually, output, push};
+use common::{Bundle, eventually, host, output, push};
 use microrun::error::Kind;
 use microrun::pool;
 use nix::sys::signal::{Signal, kill};
@@ -66,6 +66,24 @@ fn a_container_can_open_its_stdout_again() {
         lines.sort_unstable();
         assert_eq!(lines, ["error", "first", "said"], "{uid}");
     }
+}
+
+/// Its owner could take it away from everybody else.
+#[test]
+fn a_device_of_the_hosts_is_not_given_to_a_container() {
+    let pool = pool!();
+    let node = pool.lab.path("zero");
+    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "5"]);
+    let bundle = pool.filled(2, "head -c 3 >/dev/stderr", |config| {
+        config["process"]["user"] = json!({"uid": 5, "gid": 5});
+    });
+    for options in [&[][..], &["--detach"]] {
+        let zero = || fs::File::options().read(true).write(true).open(&node).unwrap();
+        let mut command = pool.command(&run_args(&bundle, options));
+        assert!(command.stdin(zero()).stdout(zero()).stderr(zero()).status().unwrap().success());
+        assert_eq!(fs::metadata(&node).unwrap().uid(), 0, "{options:?}");
+    }
+    assert_eq!(pool.served(), 2);
 }
 
 /// What a pool of one bundle says of it.

@@ -7,16 +7,15 @@
 mod common;
 
 use common::pool::Pool;
-use common::{BUSYBOX, Bundle, Guard, Lab, eventually, host, limit};
+use common::{BUSYBOX, Bundle, Guard, Lab, eventually, executable, host, limit};
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -612,26 +611,116 @@ fn a_shim_has_room_for_many_and_its_containers_have_their_limits() {
     shim.end(&bundles[0]);
 }
 
+/// A program that notes the events that it is to publish, and where.
+fn notes_events(lab: &Lab) -> (PathBuf, PathBuf) {
+    let (publisher, topics) = (lab.path("publisher"), lab.path("topics"));
+    executable(&publisher, &format!("#!/bin/sh\ncat >/dev/null\necho $5 >>{}\n", topics.display()));
+    (publisher, topics)
+}
+
+/// What runs out of memory at once.
+fn hog(config: &mut Value) {
+    config["process"]["args"] = json!(["tail", "/dev/zero"]);
+    config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+}
+
 /// An event that comes after the end, or not at all, is a cause that nobody sees.
 #[test]
 fn a_container_that_runs_out_of_memory_is_said_to_before_it_is_said_to_end() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| {
-        config["process"]["args"] = json!(["tail", "/dev/zero"]);
-        config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+    // The hook holds up the start until that has happened.
+    let wait = "pid=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); while kill -0 $pid; do sleep 0.01; done";
+    for is_held_up in [false, true] {
+        let bundle = lab.bundle(|config| {
+            hog(config);
+            if is_held_up {
+                config["hooks"] = json!({"poststart": [{"path": "/bin/sh", "args": ["sh", "-c", wait]}]});
+            }
+        });
+        let (publisher, topics) = notes_events(&lab);
+        let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+        shim.start_task(shim.request(&bundle));
+        let process = ProcessRequest::of(&bundle);
+        assert_eq!(shim.call("Wait", &process), 137);
+        shim.call("Delete", &process);
+        let told = fs::read_to_string(&topics).unwrap();
+        assert_eq!(told, "/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\n/tasks/delete\n", "{is_held_up}");
+        shim.end(&bundle);
+        fs::remove_file(topics).unwrap();
+    }
+}
+
+/// Who names no cgroup is, on v1, in those alone that the limits need: one that it joins later is watched as well.
+#[test]
+fn a_container_that_is_limited_later_is_watched_then() {
+    let lab = lab!();
+    let bundle = lab.sleeping(|config| {
+        let linux = config["linux"].as_object_mut().unwrap();
+        linux.retain(|name, _| !["cgroupsPath", "resources"].contains(&name.as_str()));
     });
-    let publisher = lab.path("publisher");
-    let topics = lab.path("topics");
-    let script = format!("#!/bin/sh\ncat >/dev/null\necho $5 >>{}\n", topics.display());
-    fs::write(&publisher, script).unwrap();
-    fs::set_permissions(&publisher, Permissions::from_mode(0o755)).unwrap();
+    let (publisher, topics) = notes_events(&lab);
     let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
-    shim.start_task(shim.request(&bundle));
-    let process = ProcessRequest::of(&bundle);
-    assert_eq!(shim.call("Wait", &process), 137);
-    shim.call("Delete", &process);
+    shim.run(&bundle);
+    let value = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}}).to_string().into_bytes();
+    let resources = Some(Any { type_url: "LinuxResources".into(), value });
+    shim.call("Update", &UpdateTaskRequest { id: bundle.id.clone(), resources });
+    let process = process_of(&bundle, &["tail", "/dev/zero"]);
+    let exec = shim.exec(&bundle, "e", &process, ExecProcessRequest::default());
+    shim.call("Start", &exec);
+    assert_eq!(shim.call("Wait", &exec), 137);
+    shim.delete(&bundle);
+    shim.end(&bundle);
     let told = fs::read_to_string(topics).unwrap();
-    assert_eq!(told, "/tasks/create\n/tasks/start\n/tasks/oom\n/tasks/exit\n/tasks/delete\n");
+    assert_eq!(told.lines().filter(|topic| *topic == "/tasks/oom").count(), 1, "{told}");
+}
+
+/// Without a pid namespace they outlive init, and are ended by the deletion at the latest.
+#[test]
+fn the_ends_of_execs_are_told_before_the_container_is_deleted() {
+    const EXECS: usize = 12;
+    let lab = lab!();
+    let bundle = lab.sleeping(|config| {
+        config["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
+    });
+    let (publisher, topics) = notes_events(&lab);
+    let mut shim = Shim::start_by(&lab, &bundle, Path::new("off"), "", &[], &publisher);
+    shim.run(&bundle);
+    let process = process_of(&bundle, &["sleep", "1000"]);
+    for number in 0..EXECS {
+        let exec = shim.exec(&bundle, &number.to_string(), &process, ExecProcessRequest::default());
+        shim.call("Start", &exec);
+    }
+    let init = ProcessRequest::of(&bundle);
+    shim.call("Kill", &ProcessRequest { signal: 15, ..init.clone() });
+    assert_eq!(shim.call("Wait", &init), 143);
+    shim.call("Delete", &init);
+    shim.end(&bundle);
+    let told = fs::read_to_string(topics).unwrap();
+    let ends: Vec<&str> = told.lines().skip_while(|topic| *topic != "/tasks/exit").collect();
+    assert_eq!(ends, [&["/tasks/exit"; EXECS + 1][..], &["/tasks/delete"]].concat());
+}
+
+/// containerd deletes what has not come in time, is told that there is none, and asks no more.
+#[test]
+fn a_container_that_is_deleted_while_it_is_created_is_gone() {
+    let lab = lab!();
+    let (begun, go) = (lab.path("begun"), lab.path("go"));
+    let script = format!("touch {}; until test -e {}; do sleep 0.01; done", begun.display(), go.display());
+    let bundle = lab.sleeping(|config| {
+        config["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    });
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let asked = shim.ask("Create", &shim.request(&bundle));
+    eventually(|| begun.exists());
+    let process = ProcessRequest::of(&bundle);
+    assert_eq!(shim.refused("Delete", &process), format!("container {}: not found", bundle.id));
+    fs::write(&go, "").unwrap();
+    let refused = shim.answer(asked).unwrap_err();
+    assert_eq!(refused, format!("task {}: was deleted before it was created", bundle.id));
+    assert_eq!(shim.refused("State", &process), format!("container {}: not found", bundle.id));
+    // The name is free.
+    shim.run(&bundle);
+    shim.delete(&bundle);
     shim.end(&bundle);
 }
 

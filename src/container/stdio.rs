@@ -37,8 +37,9 @@ fn name(file: &Identity) -> String {
     }
 }
 
-/// Gives `stdio`, but for /dev/null, to `user` of the container of `spec`, if ids are mapped there: in its user namespace nobody may take
-/// it from an owner who is not mapped. What cannot be given stays as it is.
+/// Gives `stdio`, but for devices, to `user` of the container of `spec`, if ids are mapped there: in its user namespace nobody may take
+/// it from an owner who is not mapped. What cannot be given stays as it is. A device is the host's: its new owner could take it away from
+/// everybody else.
 pub(super) fn give(stdio: [RawFd; 3], user: &User, spec: &Spec) {
     let linux = spec.linux().as_ref();
     let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
@@ -48,7 +49,7 @@ pub(super) fn give(stdio: [RawFd; 3], user: &User, spec: &Spec) {
     }
     let (Some(uid), Some(gid)) = (idmap::of_host(user.uid(), uids), idmap::of_host(user.gid(), gids)) else { return };
     for fd in stdio {
-        if sys_fs::stat(fd).is_ok_and(|stat| !sys_fs::is_null(&stat)) {
+        if sys_fs::stat(fd).is_ok_and(|stat| !sys_fs::is_device(&stat)) {
             let _ = sys_fs::chown(fd, c"", uid, gid);
         }
     }

@@ -35,7 +35,7 @@ pub use copy::DEEPEST as DEEPEST_COPY;
 pub use hook::{Caller, Hook, Words, run as run_hook};
 pub use network::{help as help_with_network, is_made as network_is_made, work_beside, worked_beside};
 pub use op::{Create, DeviceNode, Environment, Exec, Gate, Op, Rule, Source, Step, namespace_names};
-pub use rights::{NULL_OF_SANDBOX, drop_bounding, own_stdio};
+pub use rights::{NULL_OF_SANDBOX, drop_bounding, null_of_nobody, own_stdio};
 pub use run::{FAILURE, Inherited, Init, READY, RECORDED, run, run_here};
 pub use slots::{Slot, Slots};
 pub use start::{GO, GOING};

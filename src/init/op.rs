@@ -299,10 +299,10 @@ pub enum Op {
     NoNewPrivileges,
     /// PR_CAPBSET_DROP of each bit set.
     DropBounding { drop: u64 },
-    /// Those of stdin, stdout and stderr that are a null device become the container's own one, if that is what it has at /dev/null: the host's has an
-    /// owner and a mode that the container's root could change.
-    OwnNull { root: Slot },
-    /// fchown(2) of stdin, stdout and stderr, but for /dev/null: their user may open them again, through /dev/stdout.
+    /// Those of stdin, stdout and stderr that are a null device become the one that the container has at /dev/null, or one that is nobody's: the
+    /// host's has an owner and a mode that the container's root could change. Without `root` it is "/".
+    OwnNull { root: Option<Slot> },
+    /// fchown(2) of stdin, stdout and stderr, but for devices: their user may open them again, through /dev/stdout.
     OwnStdio { uid: u32 },
     /// PR_SET_KEEPCAPS around setgroups, setresgid, setresuid.
     BecomeUser { uid: u32, gid: u32, groups: Option<Vec<u32>>, keep_caps: bool },
@@ -578,7 +578,9 @@ impl fmt::Display for Op {
             Self::NoNewPrivileges => write!(f, "prctl(PR_SET_NO_NEW_PRIVS)"),
             Self::DropBounding { drop } => write!(f, "prctl(PR_CAPBSET_DROP) of {drop:#x}"),
             Self::OwnNull { root } => {
-                write!(f, "fstat(stdin, stdout, stderr), those that are /dev/null: open {root}/dev/null, dup3")
+                f.write_str("fstat(stdin, stdout, stderr), those that are /dev/null: open ")?;
+                root.map_or(Ok(()), |root| root.fmt(f))?;
+                f.write_str("/dev/null, dup3")
             }
             Self::OwnStdio { uid } => write!(f, "fchown(stdin, stdout, stderr, {uid})"),
             Self::BecomeUser { uid, gid, groups, .. } => {

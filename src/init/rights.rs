@@ -2,7 +2,7 @@
 
 use super::target;
 use crate::sys::fs::{self, Sys};
-use crate::sys::{process, socket};
+use crate::sys::{mount, process, socket};
 use nix::errno::Errno;
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -69,9 +69,9 @@ pub fn drop_bounding(drop: u64) -> Sys {
     Ok(())
 }
 
-/// Puts the null device at /dev/null of `root` in the place of each of stdin, stdout and stderr that is a null device. What else a
-/// mount or the image has put there takes the place of none.
-pub fn own_null(root: RawFd) -> Sys {
+/// Puts the null device at /dev/null of `root`, which without one is "/", in the place of each of stdin, stdout and stderr that is a null
+/// device. What else a mount, the image or the container has put there takes the place of none: then it is one that is nobody's.
+pub fn own_null(root: Option<RawFd>) -> Sys {
     let mut own = None;
     for fd in 0..3 {
         if !fs::stat(fd).is_ok_and(|stat| fs::is_null(&stat)) {
@@ -79,8 +79,9 @@ pub fn own_null(root: RawFd) -> Sys {
         }
         let null = match own {
             Some(null) => null,
-            None => match open_null(root) {
+            None => match open_null(root).or_else(|| null_of_nobody().ok()) {
                 Some(null) => *own.insert(null),
+                // Without rights. Who has none cannot change the host's either.
                 None => return Ok(()),
             },
         };
@@ -91,13 +92,49 @@ pub fn own_null(root: RawFd) -> Sys {
 }
 
 /// The null device at /dev/null of `root`, if it is one and can be opened.
-fn open_null(root: RawFd) -> Option<RawFd> {
-    let null = target::open_in_root(root, c"dev/null", libc::O_RDWR | libc::O_NOCTTY).ok()?;
+fn open_null(root: Option<RawFd>) -> Option<RawFd> {
+    let open = |root| target::open_in_root(root, c"dev/null", libc::O_RDWR | libc::O_NOCTTY);
+    let null = match root {
+        Some(root) => open(root),
+        None => fs::open(fs::CWD, c"/", libc::O_PATH | libc::O_DIRECTORY, 0).and_then(|root| {
+            let null = open(root);
+            fs::close(root);
+            null
+        }),
+    }
+    .ok()?;
     if fs::stat(null).is_ok_and(|stat| fs::is_null(&stat)) {
         return Some(null);
     }
     fs::close(null);
     None
+}
+
+/// A null device that is nobody's: on a file system of its own that is read-only, where neither owner nor mode can be changed.
+///
+/// # Errors
+/// EPERM or EACCES without the rights of the host's root; ENOSYS before Linux 5.2.
+pub fn null_of_nobody() -> Sys<RawFd> {
+    let tmpfs = mount::fsopen(c"tmpfs")?;
+    let null = mount::fsconfig_create(tmpfs).and_then(|()| mount::fsmount(tmpfs, 0)).and_then(|root| {
+        let null = make_null(tmpfs, root);
+        fs::close(root);
+        null
+    });
+    fs::close(tmpfs);
+    null
+}
+
+/// Makes a null device at the `root` of `tmpfs`, which is read-only from then on.
+fn make_null(tmpfs: RawFd, root: RawFd) -> Sys<RawFd> {
+    // So it is called in /proc/self/fd, too.
+    let path = c"dev/null";
+    fs::mkdir(root, c"dev", 0o755)?;
+    fs::mknod(root, path, libc::S_IFCHR, libc::makedev(1, 3))?;
+    fs::chmod_at(root, path, 0o666)?;
+    mount::fsconfig_set(tmpfs, c"ro", None)?;
+    mount::fsconfig_reconfigure(tmpfs)?;
+    fs::open(root, path, libc::O_RDWR | libc::O_NOCTTY, 0)
 }
 
 /// The number of the descriptor that a sandbox has of its null device while it waits.
@@ -115,12 +152,13 @@ pub fn hold_null(lease: RawFd) {
     }
 }
 
-/// Gives the streams `stdio` to the user `uid`, but for those that are /dev/null. What cannot be given (EPERM in a user
-/// namespace that does not map its owner, EINVAL, EROFS) stays as it is, as in runc.
+/// Gives the streams `stdio` to the user `uid`, but for devices: they are the host's, and their owner could take them away from everybody
+/// else. The container's own terminal has been given to its user before. What cannot be given (EPERM in a user namespace that does not
+/// map its owner, EINVAL, EROFS) stays as it is, as in runc.
 pub fn own_stdio(stdio: impl IntoIterator<Item = RawFd>, uid: u32) {
     for fd in stdio {
         let Ok(stat) = fs::stat(fd) else { continue };
-        if !fs::is_null(&stat) && stat.st_uid != uid {
+        if !fs::is_device(&stat) && stat.st_uid != uid {
             let _ = fs::chown(fd, c"", uid, u32::MAX);
         }
     }

@@ -326,7 +326,7 @@ impl<'a> Executor<'a> {
             }
             Op::NoNewPrivileges => process::prctl(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]).map(drop),
             Op::DropBounding { drop } => rights::drop_bounding(*drop),
-            Op::OwnNull { root } => rights::own_null(self.at(*root)),
+            Op::OwnNull { root } => rights::own_null(root.map(|root| self.at(root))),
             Op::OwnStdio { uid } => {
                 rights::own_stdio(0..3, *uid);
                 Ok(())

@@ -74,6 +74,8 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
         builder.push("process.terminal", Op::OpenHost { path: c"/".into(), flags, into: slots::ROOT });
         let terminal = process::Terminal { is_console: false, is_served: input.terminal_served };
         process::terminal(&mut builder, process, terminal);
+    } else if input.namespaces & libc::CLONE_NEWNS != 0 {
+        builder.push("(runtime)", Op::OwnNull { root: None });
     }
     if let Some(linux) = input.linux {
         process::memory_policy(&mut builder, linux)?;

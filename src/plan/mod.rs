@@ -324,7 +324,7 @@ pub fn compile(input: &Input<'_>) -> Result<Plan> {
     if let Some(mounted) = mounted {
         change_root(&mut builder, input)?;
         if has_own_null && !is_parked {
-            builder.push("(runtime)", Op::OwnNull { root: slots::ROOT });
+            builder.push("(runtime)", Op::OwnNull { root: Some(slots::ROOT) });
         }
         finish_mounts(&mut builder, input, mounted)?;
     }

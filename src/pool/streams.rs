@@ -1,12 +1,11 @@
 //! What a container gets for stdin, stdout and stderr.
 //!
 //! Those that are /dev/null become the container's own one, as in a cold start. A sandbox cannot open it any more when it gets them, for its filter may be
-//! in force by then: so it has it open while it waits, and here it is fetched from there and sent back in its place. Where that cannot be, it is another
-//! one, on a file system that is read-only, where neither owner nor mode can be changed.
+//! in force by then: so it has it open while it waits, and here it is fetched from there and sent back in its place. Where that cannot be, it is one
+//! that is nobody's.
 
-use crate::init::NULL_OF_SANDBOX;
-use crate::sys::fs::{self, Sys};
-use crate::sys::mount;
+use crate::init::{NULL_OF_SANDBOX, null_of_nobody};
+use crate::sys::fs;
 use crate::sys::{own, process};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
@@ -30,9 +29,9 @@ impl Streams {
         self.streams.iter().any(|stream| stream.may_be_socket)
     }
 
-    /// Those that are not /dev/null, which is nobody's.
+    /// Those that may be given to a user: all but devices, which are the host's.
     pub fn owned(&self) -> impl Iterator<Item = RawFd> {
-        self.streams.iter().filter(|stream| !stream.is_null).map(|stream| stream.fd)
+        self.streams.iter().filter(|stream| !stream.is_device).map(|stream| stream.fd)
     }
 
     /// What the waiting sandbox gets for them.
@@ -49,6 +48,8 @@ pub struct Stream {
     pub may_be_socket: bool,
     /// Whether it is /dev/null.
     is_null: bool,
+    /// Whether it is that or another device.
+    is_device: bool,
 }
 
 impl Stream {
@@ -56,8 +57,9 @@ impl Stream {
     pub fn of(fd: RawFd) -> Self {
         let about = fs::stat(fd);
         let is_null = about.is_ok_and(|about| fs::is_null(&about));
+        let is_device = about.is_ok_and(|about| fs::is_device(&about));
         let may_be_socket = about.map_or(true, |about| about.st_mode & libc::S_IFMT == libc::S_IFSOCK);
-        Self { fd, may_be_socket, is_null }
+        Self { fd, may_be_socket, is_null, is_device }
     }
 }
 
@@ -88,20 +90,5 @@ fn null_of(sandbox: &OwnedFd) -> Option<OwnedFd> {
 /// A null device that is nobody's. None where it cannot be made: without rights.
 fn lent_null() -> Option<&'static OwnedFd> {
     static NULL: OnceLock<Option<OwnedFd>> = OnceLock::new();
-    NULL.get_or_init(|| open_lent_null().ok()).as_ref()
-}
-
-fn open_lent_null() -> Sys<OwnedFd> {
-    let tmpfs = own(mount::fsopen(c"tmpfs")?);
-    mount::fsconfig_create(tmpfs.as_raw_fd())?;
-    let mount = own(mount::fsmount(tmpfs.as_raw_fd(), 0)?);
-    let root = mount.as_raw_fd();
-    // So it is called in /proc/self/fd, too.
-    let path = c"dev/null";
-    fs::mkdir(root, c"dev", 0o755)?;
-    fs::mknod(root, path, libc::S_IFCHR, libc::makedev(1, 3))?;
-    fs::chmod_at(root, path, 0o666)?;
-    mount::fsconfig_set(tmpfs.as_raw_fd(), c"ro", None)?;
-    mount::fsconfig_reconfigure(tmpfs.as_raw_fd())?;
-    fs::open(root, path, libc::O_RDWR | libc::O_NOCTTY, 0).map(own)
+    NULL.get_or_init(|| null_of_nobody().map(own).ok()).as_ref()
 }

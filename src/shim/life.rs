@@ -20,7 +20,7 @@ use crate::log;
 use crate::sys::clone::Child;
 use crate::sys::{pidfd as sys_pidfd, process as sys_process};
 use nix::sys::epoll::EpollFlags;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +39,24 @@ impl Shim {
         }
         let made = self.make(&request);
         let mut tasks = self.tasks();
+        let made = if tasks.given_up.contains(&request.id) {
+            // Nobody else makes one of that name meanwhile.
+            drop(tasks);
+            let given_up = made.and_then(|task| {
+                self.undo(task);
+                Err(wrong_state(format!("task {}: was deleted before it was created", request.id)))
+            });
+            tasks = self.tasks();
+            tasks.given_up.remove(&request.id);
+            given_up
+        } else {
+            made
+        };
         tasks.creating.remove(&request.id);
+        if made.is_err() {
+            // That may have been the last.
+            self.reactor.wake();
+        }
         let task = made?;
         let pid = task.init.pid.unsigned_abs();
         tasks.all.insert(request.id.clone(), task);
@@ -60,6 +77,19 @@ impl Shim {
         let watched = tasks.all.get_mut(&request.id).map_or(Ok(()), |task| self.watch(&request.id, task));
         watched.map_err(Status::from)?;
         Ok(m::CreateTaskResponse { pid })
+    }
+
+    /// Removes a container that nobody was told of.
+    fn undo(&self, task: Task) {
+        if let Some(container) = task.existing() {
+            end_and_remove(&mut container.lock());
+        }
+        if task.is_mounted
+            && let Err(error) = rootfs::unmount_all(&task.rootfs)
+        {
+            log::warn(error);
+        }
+        self.dismiss(task.init);
     }
 
     /// Makes a container that waits to be started, or notes what it is to be restored from.
@@ -92,6 +122,7 @@ impl Shim {
             execs: Default::default(),
             freezing: Freezing::Thawed,
             memory: None,
+            untold_ooms: 0,
             options: Arc::new(options),
             is_mounted,
         })
@@ -154,32 +185,53 @@ impl Shim {
 
     /// Watches a new container's init and memory.
     fn watch(&self, id: &str, task: &mut Task) -> Result<(), Error> {
-        let Some(container) = task.existing().cloned() else { return Ok(()) };
-        if let Some(pidfd) = &task.init.pidfd {
-            self.watch_end(pidfd, id, "")?;
+        if task.existing().is_none() {
+            return Ok(());
         }
-        let events = container.lock().events();
+        self.watch_end(&mut task.init, id, "")?;
+        self.watch_memory(id, task)
+    }
+
+    pub(super) fn watch_memory(&self, id: &str, task: &mut Task) -> Result<(), Error> {
+        let Some(cgroup) = task.existing().map(Existing::cgroup) else { return Ok(()) };
         // A container without a memory cgroup has nothing to watch.
-        match events {
+        match cgroup.events() {
             Ok(events) => {
                 let token = self.reactor.register(Handler::Memory(id.to_owned()));
-                for (fd, flags) in events.descriptors() {
+                let (events, _) = task.memory.insert((events, token));
+                let watched = events.descriptors().into_iter().try_for_each(|(fd, flags)| {
                     let flags = EpollFlags::from_bits_truncate(i32::from(flags.bits()));
-                    self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")?;
+                    self.reactor.watch(fd, flags, token).doing(|| "watch the container's memory")
+                });
+                if watched.is_err() {
+                    self.unwatch_memory(task);
                 }
-                task.memory = Some((events, token));
+                watched
             }
-            Err(error) => log::warn(error),
+            Err(error) => {
+                log::warn(error);
+                Ok(())
+            }
         }
+    }
+
+    fn watch_end(&self, process: &mut Process, id: &str, exec: &str) -> Result<(), Error> {
+        let Some(pidfd) = &process.pidfd else { return Ok(()) };
+        let handler = Handler::Exit(id.to_owned(), exec.to_owned());
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+        process.watch = Some(self.reactor.add(pidfd, flags, handler).doing(|| "watch a process")?);
         Ok(())
     }
 
-    fn watch_end(&self, pidfd: &OwnedFd, id: &str, exec: &str) -> Result<(), Error> {
-        let handler = Handler::Exit(id.to_owned(), exec.to_owned());
-        self.reactor
-            .add(pidfd, EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, handler)
-            .map(drop)
-            .doing(|| "watch a process")
+    /// Watches for the end of a process no longer.
+    fn unwatch_end(&self, process: &mut Process) {
+        if let Some(pidfd) = &process.pidfd {
+            self.reactor.unwatch(pidfd.as_fd());
+        }
+        // Where somebody else was faster to reap it, its handler is there still.
+        if let Some(token) = process.watch.take() {
+            self.reactor.forget(token);
+        }
     }
 
     pub(super) fn start(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::StartResponse> {
@@ -221,10 +273,15 @@ impl Shim {
                 self.publish(&m::TaskExecStarted { container_id, exec_id, pid });
             }
         }
-        if let Some(exit) = process.ended.take() {
+        let ended = process.ended.take();
+        if ended.is_none() && started.is_ok() && !exec.is_empty() {
+            self.watch_end(process, id, exec)?;
+        }
+        if exec.is_empty() {
+            self.look_at_memory(task, id);
+        }
+        if let Some(exit) = ended {
             self.tell_end(task, id, exec, exit);
-        } else if let (Ok(()), false, Some(pidfd)) = (&started, exec.is_empty(), &process.pidfd) {
-            self.watch_end(pidfd, id, exec)?;
         } else if started.is_ok() && container.is_none() {
             self.watch(id, task)?;
         }
@@ -311,9 +368,7 @@ impl Shim {
         let mut tasks = self.tasks();
         let Some(task) = tasks.all.get_mut(id) else { return };
         let Some(process) = task.process(exec) else { return };
-        if let Some(pidfd) = &process.pidfd {
-            self.reactor.unwatch(pidfd.as_fd());
-        }
+        self.unwatch_end(process);
         let exit = Exit { status: how.status().unsigned_abs(), at: Timestamp::now() };
         if process.phase == Phase::Starting {
             process.ended = Some(exit);
@@ -345,7 +400,7 @@ impl Shim {
             && let Some(container) = task.existing().filter(|container| container.shares_pids)
         {
             // Its other processes outlive init.
-            let cgroup = Arc::clone(&container.cgroup);
+            let cgroup = container.cgroup();
             self.workers.run(move || {
                 if let Err(error) = cgroup.kill(libc::SIGKILL) {
                     log::warn(error);
@@ -358,6 +413,10 @@ impl Shim {
     pub(super) fn delete(self: &Arc<Self>, request: m::ProcessRequest) -> Reply<m::DeleteResponse> {
         let (id, exec) = (&request.id, &request.exec_id);
         let mut tasks = self.tasks();
+        // containerd deletes what has not come in time, once.
+        if exec.is_empty() && tasks.creating.contains(id) {
+            tasks.given_up.insert(id.clone());
+        }
         let task = task(&mut tasks, id)?;
         let container = task.existing().cloned();
         let process = task.process(exec).ok_or_else(|| not_found(&format!("process {exec}")))?;
@@ -369,7 +428,7 @@ impl Shim {
                 drop(tasks);
                 if let (Some(container), Some(pidfd)) = (&container, &pidfd) {
                     // One that has ended, or does not end, is found out below.
-                    let _ = container.reach(pidfd).kill(libc::SIGKILL, false);
+                    let _ = container.kill(pidfd, libc::SIGKILL, false);
                 }
                 tasks = self.tasks();
             }
@@ -421,10 +480,7 @@ impl Shim {
             if task.init.exit().is_none() && container.is_some() {
                 return Err(wrong_state("the container's init does not end"));
             }
-            if let Some((events, token)) = task.memory.take() {
-                events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
-                self.reactor.forget(token);
-            }
+            self.unwatch_memory(task);
             (task.rootfs.clone(), task.is_mounted)
         };
         drop(tasks);
@@ -434,7 +490,11 @@ impl Shim {
         if is_mounted {
             rootfs::unmount_all(&rootfs)?;
         }
-        let mut tasks = self.tasks();
+        // Without a pid namespace they have been killed just now: their ends are told of first.
+        let mut tasks = self.wait_until(self.tasks(), |tasks| {
+            let has_ended = |exec: &Process| exec.pid == 0 || exec.exit().is_some();
+            tasks.all.get(id).is_none_or(|task| task.execs.values().all(has_ended))
+        });
         let Some(task) = tasks.all.remove(id) else { return Err(not_found(&format!("container {id}"))) };
         let response = delete_response(&task.init);
         self.publish(&m::TaskDelete {
@@ -451,7 +511,8 @@ impl Shim {
     }
 
     /// Gives back what a process had of ours.
-    fn dismiss(&self, process: Process) {
+    fn dismiss(&self, mut process: Process) {
+        self.unwatch_end(&mut process);
         let exit = process.exit().unwrap_or(Exit { status: UNKNOWN, at: Timestamp::now() });
         process.waiters.iter().for_each(|waiter| waiter.answer(Ok(wait_response(exit))));
         process.io.close(&self.reactor);

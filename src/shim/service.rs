@@ -267,7 +267,7 @@ impl Shim {
                 Err(errno) => Err(Error::system(format!("send signal {signal}"), errno).into()),
             };
         }
-        match container.reach(&pidfd).kill(signal, request.all) {
+        match container.kill(&pidfd, signal, request.all) {
             Ok(()) => Ok(m::Empty {}),
             Err(error) if error.kind() == crate::error::Kind::WrongState => Err(not_found(&error.to_string())),
             Err(error) => Err(error.into()),
@@ -280,7 +280,7 @@ impl Shim {
             let task = task(&mut tasks, &request.id)?;
             let execs: Vec<(i32, String)> =
                 task.execs.iter().map(|(exec, process)| (process.pid, exec.clone())).collect();
-            (Arc::clone(&existing(task)?.cgroup), task.init.pid, execs)
+            (existing(task)?.cgroup(), task.init.pid, execs)
         };
         let mut pids = cgroup.pids(true)?;
         if pids.is_empty() && cgroup.directories().is_empty() {
@@ -304,7 +304,7 @@ impl Shim {
             if task.freezing != Freezing::Thawed {
                 return Err(wrong_state("cannot pause a paused container"));
             }
-            let cgroup = Arc::clone(&existing(task)?.cgroup);
+            let cgroup = existing(task)?.cgroup();
             task.freezing = Freezing::Pausing;
             cgroup
         };
@@ -324,7 +324,7 @@ impl Shim {
             if task.freezing != Freezing::Paused {
                 return Err(wrong_state("container not paused"));
             }
-            Arc::clone(&existing(task)?.cgroup)
+            existing(task)?.cgroup()
         };
         cgroup.thaw()?;
         task(&mut self.tasks(), &request.id)?.freezing = Freezing::Thawed;
@@ -335,13 +335,19 @@ impl Shim {
     fn update(self: &Arc<Self>, request: m::UpdateTaskRequest) -> Reply<m::Empty> {
         let text = request.resources.as_ref().map(|resources| resources.value.as_slice()).unwrap_or_default();
         let change = spec::parse_resources(text)?;
-        self.existing(&request.id)?.lock().update(&change)?;
+        if self.existing(&request.id)?.update(&change)?
+            && let Some(task) = self.tasks().all.get_mut(&request.id)
+        {
+            self.look_at_memory(task, &request.id);
+            self.unwatch_memory(task);
+            self.watch_memory(&request.id, task)?;
+        }
         Ok(m::Empty {})
     }
 
     fn stats(self: &Arc<Self>, request: m::ContainerRequest) -> Reply<m::StatsResponse> {
         let container = self.existing(&request.id)?;
-        Ok(m::StatsResponse { stats: Some(metrics::read(&container.cgroup)?) })
+        Ok(m::StatsResponse { stats: Some(metrics::read(&container.cgroup())?) })
     }
 
     /// A container's memory, or its life, has changed.
@@ -351,21 +357,28 @@ impl Shim {
         }
     }
 
-    /// Tells whether the container `id` has run out of memory since this was asked last.
+    /// Tells whether the container `id` has run out of memory since this was asked last; of one that is being started, afterwards.
     pub(super) fn look_at_memory(&self, task: &mut Task, id: &str) {
         use crate::cgroup::events::Event as Happened;
-        let Some((events, token)) = &mut task.memory else { return };
-        loop {
+        while let Some((events, _)) = &mut task.memory {
             match events.next(Instant::now()) {
-                Ok(Happened::OutOfMemory) => self.publish(&m::TaskOom { container_id: id.to_owned() }),
-                Ok(Happened::Timeout) => return,
-                Ok(Happened::Ended) | Err(_) => {
-                    events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
-                    self.reactor.forget(*token);
-                    task.memory = None;
-                    return;
-                }
+                Ok(Happened::OutOfMemory) => task.untold_ooms += 1,
+                Ok(Happened::Timeout) => break,
+                Ok(Happened::Ended) | Err(_) => self.unwatch_memory(task),
             }
+        }
+        if task.init.phase != Phase::Starting {
+            for _ in 0..std::mem::take(&mut task.untold_ooms) {
+                self.publish(&m::TaskOom { container_id: id.to_owned() });
+            }
+        }
+    }
+
+    /// Watches the memory of a container no longer.
+    pub(super) fn unwatch_memory(&self, task: &mut Task) {
+        if let Some((events, token)) = task.memory.take() {
+            events.descriptors().into_iter().for_each(|(fd, _)| self.reactor.unwatch(fd));
+            self.reactor.forget(token);
         }
     }
 

@@ -8,7 +8,8 @@ use super::ttrpc::{Answer, Connection};
 use crate::cgroup::Handle;
 use crate::cgroup::events::Events;
 use crate::container::resident::{Reach, Resident};
-use oci_spec::runtime::Process as Spec;
+use crate::error::Result;
+use oci_spec::runtime::{LinuxResources, Process as Spec};
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -55,6 +56,8 @@ pub(super) struct Process {
     pub pid: i32,
     pub pidfd: Option<Arc<OwnedFd>>,
     pub phase: Phase,
+    /// The watch for its end: its number with the reactor.
+    pub watch: Option<Token>,
     /// That it has ended, while it is [`Phase::Starting`].
     pub ended: Option<Exit>,
     pub paths: Paths,
@@ -71,6 +74,7 @@ impl Process {
             pid: 0,
             pidfd: None,
             phase: Phase::Created,
+            watch: None,
             ended: None,
             paths,
             io: Io::default(),
@@ -108,7 +112,8 @@ pub(super) enum Body {
 pub(super) struct Existing {
     /// What is done to it is done one after the other, but for signals.
     pub container: Arc<Mutex<Resident>>,
-    pub cgroup: Arc<Handle>,
+    /// Apart from it, for those who do not wait. An update may have others joined.
+    cgroup: Arc<Mutex<Arc<Handle>>>,
     /// Whether it may have processes that outlive init.
     pub shares_pids: bool,
 }
@@ -116,12 +121,39 @@ pub(super) struct Existing {
 impl Existing {
     pub fn new(container: Resident) -> Self {
         let (cgroup, shares_pids) = (Arc::new(container.cgroup().clone()), container.shares_pids());
-        Self { container: Arc::new(Mutex::new(container)), cgroup, shares_pids }
+        Self { container: Arc::new(Mutex::new(container)), cgroup: Arc::new(Mutex::new(cgroup)), shares_pids }
     }
 
-    /// What signals are sent through, by a pidfd of its init: nobody else is waited for.
-    pub fn reach<'a>(&'a self, init: &'a OwnedFd) -> Reach<'a> {
-        Reach { init, cgroup: &self.cgroup, shares_pids: self.shares_pids }
+    /// Its cgroups.
+    pub fn cgroup(&self) -> Arc<Handle> {
+        Arc::clone(&self.known_cgroup())
+    }
+
+    fn known_cgroup(&self) -> MutexGuard<'_, Arc<Handle>> {
+        self.cgroup.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `signal`, as [`Reach::kill`], by a pidfd of its init: nobody else is waited for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn kill(&self, init: &OwnedFd, signal: i32, all: bool) -> Result<()> {
+        Reach { init, cgroup: &self.cgroup(), shares_pids: self.shares_pids }.kill(signal, all)
+    }
+
+    /// Changes its limits; whether it is in other cgroups since then: on v1 it joins those that a limit needs.
+    ///
+    /// # Errors
+    /// As [`Resident::update`].
+    pub fn update(&self, change: &LinuxResources) -> Result<bool> {
+        let mut container = self.lock();
+        container.update(change)?;
+        let mut known = self.known_cgroup();
+        let is_other = **known != *container.cgroup();
+        if is_other {
+            *known = Arc::new(container.cgroup().clone());
+        }
+        Ok(is_other)
     }
 
     /// The container, once nobody else does anything to it.
@@ -141,6 +173,8 @@ pub(super) struct Task {
     pub freezing: Freezing,
     /// A watch on its memory, and its number with the reactor.
     pub memory: Option<(Events, Token)>,
+    /// How often it has run out of memory while it was being started: that is told of after the start, as an end is.
+    pub untold_ooms: u32,
     pub options: Arc<Options>,
     /// Whether its rootfs was mounted by us.
     pub is_mounted: bool,
@@ -167,6 +201,8 @@ pub(super) struct Tasks {
     pub all: HashMap<String, Task>,
     /// The ids of containers that are being created.
     pub creating: HashSet<String>,
+    /// Those of them that were deleted meanwhile: who asked for them has given up.
+    pub given_up: HashSet<String>,
     /// The ids for which containerd has been given our address, and when: until they are created we stay.
     pub expected: HashMap<String, Instant>,
     /// Whether to end as soon as nobody needs us.

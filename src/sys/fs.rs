@@ -261,16 +261,15 @@ pub fn is_null(stat: &libc::stat) -> bool {
     stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3)
 }
 
-/// Whether a container may have the stream `fd` itself: a pipe, or one of the memory devices (/dev/null and its like). What is closed is
-/// nobody's.
+/// Whether what fstat(2) says is of a device, whose node has an owner and a mode for everybody who uses it.
+pub fn is_device(stat: &libc::stat) -> bool {
+    matches!(stat.st_mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK)
+}
+
+/// Whether a container may have the stream `fd` itself: a pipe, or /dev/null, in whose place it gets its own. Of any other device it would
+/// have the host's node, whose mode its root could change, and its owner if it were given to its user. What is closed is nobody's.
 pub fn may_be_shared(fd: RawFd) -> bool {
-    /// Documentation/admin-guide/devices.txt
-    const MEMORY: u32 = 1;
-    stat(fd).map_or(true, |stat| match stat.st_mode & libc::S_IFMT {
-        libc::S_IFIFO => true,
-        libc::S_IFCHR => libc::major(stat.st_rdev) == MEMORY,
-        _ => false,
-    })
+    stat(fd).map_or(true, |stat| stat.st_mode & libc::S_IFMT == libc::S_IFIFO || is_null(&stat))
 }
 
 /// What fstatat(2) says of `name` in `dir`.
