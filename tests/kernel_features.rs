@@ -329,6 +329,27 @@ fn mounts_have_their_attributes_without_mount_setattr() {
     }
 }
 
+/// What all masked files get is made early, and attached where the first of them is, if there is one.
+#[test]
+fn without_mount_setattr_masks_leave_binds_their_attributes() {
+    let lab = lab!();
+    let directory = lab.path("directory");
+    fs::create_dir(&directory).unwrap();
+    let masked = [json!([]), json!(["/nowhere"]), json!(["/proc/acpi", "/sys/firmware"]), json!(["/proc/net/dev"])];
+    for masked in masked.iter().chain(&[json!(["/proc/kcore", "/proc/net/dev", "/proc/version"])]) {
+        let change = |config: &mut Value| {
+            let mount = json!({"destination": "/mnt", "type": "bind", "source": directory, "options": ["bind", "ro"]});
+            push(&mut config["mounts"], mount);
+            config["linux"]["maskedPaths"] = masked.clone();
+            config["linux"]["readonlyPaths"] = json!(["/proc/bus", "/proc/sys/net"]);
+        };
+        let script = "cut -d' ' -f5,6 /proc/self/mountinfo";
+        let expected = lab.shell(script, change).ok();
+        assert!(expected.contains("\n/mnt ro,") && expected.contains("\n/proc/sys/net ro,"), "{masked}: {expected}");
+        assert_eq!(shell(&lab, missing(&[libc::SYS_mount_setattr]), script, change).ok(), expected, "{masked}");
+    }
+}
+
 /// What the runtime's user namespace locks is known when a mount is attached.
 #[test]
 fn without_mount_setattr_a_bind_keeps_what_is_locked() {

@@ -253,6 +253,35 @@ fn nothing_that_a_container_mounts_reaches_the_host() {
     run_after(&lab, &script, &bundle).ok();
 }
 
+/// It would be seen what they cover.
+#[test]
+fn what_is_mounted_below_a_source_comes_along_into_a_user_namespace() {
+    let lab = lab!();
+    let source = lab.path("source");
+    fs::create_dir_all(source.join("below")).unwrap();
+    let outside = "mount -t tmpfs -o mode=755 none $1/below; mkdir $1/below/deep; shift; exec \"$@\"";
+    let run = |option: &str| {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["ls", "/mnt/below"]);
+            push(&mut config["mounts"], bind(&source, "/mnt", &[option]));
+            push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+            for field in ["uidMappings", "gidMappings"] {
+                config["linux"][field] = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+            }
+        });
+        let run = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", outside, "sh"]).arg(&source);
+        command.arg(run.get_program()).args(run.get_args());
+        output(command)
+    };
+    assert_eq!(run("rbind").ok(), "deep");
+    let error = run("bind").failed();
+    let why = "invalid argument: in a user namespace what is mounted below the source comes along: use \\\"rbind\\\"";
+    assert!(error.contains("mounts[4]: open_tree(") && error.contains(why), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+}
+
 /// A mount that the runtime copies, for a container with a user namespace, is no more shared with the host than others.
 #[test]
 fn a_bind_mount_of_a_user_namespace_is_no_peer_of_the_hosts() {

@@ -698,9 +698,16 @@ fn a_pool_at_its_limit_of_descriptors_has_fewer_sandboxes_and_answers() {
     set_limit(3);
     makers.iter().chain([&sandbox]).for_each(|pid| drop(host("kill", &["-KILL", &pid.to_string()])));
     eventually(|| fs::read_to_string(&log).unwrap().contains("begin a process that makes sandboxes"));
+    // Then for its socket, and not for itself: it ends, and nothing but that tells of it. For five seconds whatever ends would be found, because
+    // those before have ended.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    eventually(|| pool.ended().is_empty());
+    set_limit((0..).filter(|number| !is_open(number)).nth(2).unwrap());
+    eventually(|| !pool.ended().is_empty());
     set_limit(128);
     pool.await_ready(&bundle, 1);
     assert_eq!(pool.filler(), filler);
+    eventually(|| pool.ended().is_empty());
 }
 
 #[test]

@@ -339,8 +339,14 @@ fn a_bundle_that_nobody_asks_for_is_given_up() {
 
 #[test]
 fn a_bundle_of_which_only_parts_are_asked_for_is_not_given_up() {
-    let pool = pool!("--idle=4", "--parts=1");
-    let bundle = pool.lab.bundle(|config| drop(parkable(config)));
+    let lab = lab!();
+    let bundle = lab.bundle(|config| drop(parkable(config)));
+    let path = bundle.operand();
+    let began = Instant::now();
+    common::output(lab.in_own_cgroup(&lab.command(&["run", "--no-new-keyring", &path]))).ok();
+    // Much longer than it is from one to the next that asks for it.
+    let idle = Duration::from_secs(4 + (20.0 * began.elapsed().as_secs_f64()).ceil() as u64);
+    let Some(pool) = Pool::of(lab, &[&format!("--idle={}", idle.as_secs()), "--parts=1"]) else { return };
     pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
     let unasked = pool.filled(1, "echo hello", |_| {});
     let has = |bundle: &Bundle| {
@@ -348,12 +354,12 @@ fn a_bundle_of_which_only_parts_are_asked_for_is_not_given_up() {
         status["bundles"].as_array().unwrap().iter().any(|one| one["bundle"] == json!(bundle.path))
     };
     // By commands that take no sandbox.
-    let path = bundle.operand();
-    eventually(|| {
+    let is_given_up = || {
         assert_eq!(pool.microrun(&["run", "--no-new-keyring", &path]).ok(), "hello");
         assert!(has(&bundle) || has(&unasked), "it has been given up as soon as the other");
         !has(&unasked)
-    });
+    };
+    common::within(PATIENCE + 2 * idle, is_given_up, &true);
     assert!(has(&bundle));
 }
 

@@ -7,6 +7,7 @@
 mod common;
 
 use common::{Bundle, Lab, Output, eventually, host, output, push};
+use microrun::cgroup::layout::{Layout, Needs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// Whether systemd is PID 1 here (sd_booted(3)).
 fn booted() -> bool {
@@ -485,6 +487,97 @@ fn root_of_a_user_namespace_asks_the_systemd_that_is_his() {
         let error = output(command).failed();
         assert_eq!(error.contains("is this machine run by systemd"), !is_users, "{error}");
     }
+}
+
+/// Reads a message of D-Bus (little-endian); its serial number and its body.
+fn message(stream: &mut UnixStream) -> Option<(u32, Vec<u8>)> {
+    let mut start = [0; 16];
+    stream.read_exact(&mut start).ok()?;
+    let number = |at: usize| u32::from_le_bytes(start[at..at + 4].try_into().unwrap());
+    let mut fields = vec![0; number(12).next_multiple_of(8) as usize];
+    let mut body = vec![0; number(4) as usize];
+    stream.read_exact(&mut fields).and_then(|()| stream.read_exact(&mut body)).ok()?;
+    Some((number(8), body))
+}
+
+/// The property `name` that is an unsigned number of 64 bits, if `body` sets it.
+fn number_of(body: &[u8], name: &str) -> Option<u64> {
+    let named = [name.as_bytes(), b"\0\x01t\0"].concat();
+    let at = body.windows(named.len()).position(|window| window == named)? + named.len();
+    Some(u64::from_le_bytes(body.get(at.next_multiple_of(8)..)?.first_chunk().copied()?))
+}
+
+/// A systemd that knows of TasksMax, which it writes to `file`; all that it was told.
+fn manager_of_processes(socket: &Path, file: PathBuf) -> Arc<Mutex<Vec<Option<u64>>>> {
+    fs::create_dir_all(socket.parent().unwrap()).unwrap();
+    let listener = UnixListener::bind(socket).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let answer = move |mut stream: UnixStream| {
+        let asked = b"\0AUTH EXTERNAL\r\nDATA\r\nBEGIN\r\n";
+        stream.read_exact(&mut [0; 32][..asked.len()]).unwrap();
+        stream.write_all(b"DATA\r\nOK 0\r\n").unwrap();
+        while let Some((serial, body)) = message(&mut stream) {
+            let limit = number_of(&body, "TasksMax");
+            if let Some(limit) = limit {
+                fs::write(&file, if limit == u64::MAX { "max".to_owned() } else { limit.to_string() }).unwrap();
+            }
+            heard.lock().unwrap().push(limit);
+            let header = b"l\x02\0\x01\0\0\0\0\x01\0\0\0\x08\0\0\0\x05\x01u\0";
+            stream.write_all(&[&header[..], &serial.to_le_bytes()].concat()).unwrap();
+        }
+    };
+    std::thread::spawn(move || listener.incoming().flatten().for_each(answer));
+    told
+}
+
+/// Else it would write them again whenever it sees to the unit.
+#[test]
+fn a_refused_update_takes_back_what_systemd_was_told() {
+    let lab = lab!();
+    let layout = Layout::probe(Needs::ALL).unwrap();
+    let has = |controller: &str| layout.v1_mount(controller).is_some() || layout.unified_has(controller);
+    if !has("pids") || !has("cpu") {
+        skip!("needs the controllers pids and cpu");
+    }
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["resources"].as_object_mut().unwrap().remove("pids");
+    });
+    lab.started(&bundle);
+    let file = lab.cgroups_of(&bundle).into_iter().map(|cgroup| cgroup.join("pids.max")).find(|file| file.exists());
+    let file = file.unwrap();
+    // As if it were a unit of systemd's.
+    let record = lab.path("run").join(&bundle.id).join("state.json");
+    let mut state: Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    state["cgroup"]["unit"] = json!({"name": "test.scope", "user": true});
+    fs::write(&record, state.to_string()).unwrap();
+    let runtime = lab.path("user");
+    let told = manager_of_processes(&runtime.join("systemd/private"), file.clone());
+    let resources = bundle.path.join("resources.json");
+    let update = |resources_of: Value| {
+        fs::write(&resources, resources_of.to_string()).unwrap();
+        let mut command = lab.command(&["update", "--resources", resources.to_str().unwrap(), &bundle.id]);
+        command.env("XDG_RUNTIME_DIR", &runtime).env_remove("DBUS_SESSION_BUS_ADDRESS");
+        output(command)
+    };
+    let told = || std::mem::take(&mut *told.lock().unwrap());
+    let held = || fs::read_to_string(&file).unwrap().trim().to_owned();
+    // Systemd has no word for a burst, and the kernel refuses one that is longer than the quota.
+    let refused = |limit: i64| json!({"pids": {"limit": limit}, "cpu": {"burst": 1_u64 << 60}});
+    for (before, said) in [("max", u64::MAX), ("33", 33)] {
+        fs::write(&file, before).unwrap();
+        let error = update(refused(7)).failed();
+        assert!(error.contains("burst") && !error.contains("set the old limits again"), "{error}");
+        assert_eq!((told(), held()), (vec![Some(7), Some(said)], before.to_owned()));
+    }
+    // What is on record comes first.
+    update(json!({"pids": {"limit": 44}})).ok();
+    assert_eq!((told(), held()), (vec![Some(44)], "44".to_owned()));
+    update(refused(8)).failed();
+    assert_eq!((told(), held()), (vec![Some(8), Some(44)], "44".to_owned()));
+    state["cgroup"].as_object_mut().unwrap().remove("unit");
+    fs::write(&record, state.to_string()).unwrap();
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::handle::Handle;
 use super::layout::{Layout, Mode, Needs};
 use super::limits::{self, Limits, Version, set};
 use super::systemd;
+use super::systemd::unit::Property;
 use super::tree;
 use super::write::{Missing, Target, Write};
 use crate::error::{Doing, Kind};
@@ -215,8 +216,8 @@ fn named_block_io(of: &LinuxBlockIo, new: &LinuxBlockIo) -> LinuxBlockIo {
 struct Changed {
     /// What the files held.
     files: Vec<Before>,
-    /// Whether systemd has been told.
-    unit: bool,
+    /// What systemd has been told.
+    unit: Vec<Property>,
 }
 
 impl Handle {
@@ -242,7 +243,7 @@ impl Handle {
             return Ok(());
         };
         // Of the unit only the record tells what held before. Systemd writes to the files too, so they come last.
-        let unit = if changed.unit { self.set_unit(&self.rounded(&named(old, new)), &layout) } else { Ok(()) };
+        let unit = self.properties_before(old, new, &layout, &changed).and_then(|all| self.set_unit(&all, &layout));
         let left = unit.err().into_iter().chain(put_back(&changed.files));
         Err(left.fold(error, |error, left| error.and(format!("set the old limits again: {left}"))))
     }
@@ -253,18 +254,38 @@ impl Handle {
         if self.unit.is_some() { systemd::unit::round_quota(resources) } else { resources }
     }
 
-    /// Tells systemd of the limits, if it has a unit.
+    /// The limits in systemd's terms, if it has a unit.
+    fn properties(&self, resources: &LinuxResources, layout: &Layout) -> Result<Vec<Property>> {
+        let version = if layout.mode == Mode::Unified { Version::V2 } else { Version::V1 };
+        if self.unit.is_none() { Ok(Vec::new()) } else { systemd::unit::resource_properties(resources, version, None) }
+    }
+
+    /// What the unit was before an update by `new` of the limits `old`: all that it has been told is named, or systemd would
+    /// write the rest of that again whenever it sees to the unit.
+    fn properties_before(
+        &self,
+        old: &LinuxResources,
+        new: &LinuxResources,
+        layout: &Layout,
+        changed: &Changed,
+    ) -> Result<Vec<Property>> {
+        if changed.unit.is_empty() {
+            return Ok(Vec::new());
+        }
+        let on_record = self.properties(&self.rounded(&named(old, new)), layout)?;
+        // Of those without a limit on record systemd limits the processes by a default of its own.
+        let held = changed.files.iter().find(|before| before.file == "pids.max");
+        let processes = held.and_then(|before| before.value.parse().ok());
+        Ok(systemd::unit::taken_back(&changed.unit, on_record, processes))
+    }
+
+    /// Tells systemd of the limits, if there are any.
     ///
     /// On v1, each time systemd denies the unit all devices before it allows those of its rules again: who runs meanwhile
     /// would fail to open /dev/null, so nobody does.
-    fn set_unit(&self, resources: &LinuxResources, layout: &Layout) -> Result<()> {
-        let Some(unit) = &self.unit else { return Ok(()) };
-        let version = if layout.mode == Mode::Unified { Version::V2 } else { Version::V1 };
-        let properties = systemd::unit::resource_properties(resources, version, None)?;
-        if properties.is_empty() {
-            return Ok(());
-        }
-        self.while_frozen(version == Version::V1, || unit.set(&properties))
+    fn set_unit(&self, properties: &[Property], layout: &Layout) -> Result<()> {
+        let Some(unit) = self.unit.as_ref().filter(|_| !properties.is_empty()) else { return Ok(()) };
+        self.while_frozen(layout.mode != Mode::Unified, || unit.set(properties))
     }
 
     /// Does `action`; while the container is frozen if `wanted`, and if it can be.
@@ -297,8 +318,19 @@ impl Handle {
                 "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields",
             ));
         }
-        changed.unit = self.unit.is_some();
-        self.set_unit(resources, layout)?;
+        // Before systemd writes to them.
+        let mut looked_at = Vec::new();
+        for Limits { controller, writes } in &limits {
+            if let Some(directory) = self.directory_of(controller, layout) {
+                changed.files.extend(Self::with_target(directory, |target| Ok(Before::all(target, writes)))?);
+                looked_at.push(*controller);
+            }
+        }
+        if let Some(directory) = self.unified.as_ref().filter(|_| !unified.is_empty()) {
+            changed.files.extend(Self::with_target(directory, |target| Ok(Before::all(target, &unified)))?);
+        }
+        changed.unit = self.properties(resources, layout)?;
+        self.set_unit(&changed.unit, layout)?;
         for Limits { controller, mut writes } in limits {
             let directory = match layout.version_of(controller) {
                 Version::V2 => self.unified.clone(),
@@ -310,17 +342,26 @@ impl Handle {
                 if let ("memory", Some(memory), Some(current)) = (controller, resources.memory(), limit) {
                     writes = limits::memory_v1(memory, Some(current))?;
                 }
-                changed.files.extend(Before::all(target, &writes));
+                // The container has just joined it.
+                if !looked_at.contains(&controller) {
+                    changed.files.extend(Before::all(target, &writes));
+                }
                 target.write_all(&writes)
             })?;
         }
         match &self.unified {
-            Some(directory) if !unified.is_empty() => Self::with_target(directory, |target| {
-                changed.files.extend(Before::all(target, &unified));
-                target.write_all(&unified)
-            }),
+            Some(directory) if !unified.is_empty() => Self::with_target(directory, |target| target.write_all(&unified)),
             _ => Ok(()),
         }
+    }
+
+    /// The container's directory with the limits of `controller`, if it has joined one.
+    fn directory_of(&self, controller: &str, layout: &Layout) -> Option<&Path> {
+        let directory = match layout.version_of(controller) {
+            Version::V2 => self.unified.as_ref(),
+            Version::V1 => self.v1.get(controller),
+        };
+        directory.map(PathBuf::as_path)
     }
 
     /// The container's directory in the v1 hierarchy of `controller`; it is made and joined if need be.

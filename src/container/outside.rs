@@ -31,6 +31,9 @@ pub(super) fn run(plan: &Plan, slots: &mut Slots, report: &Report, given: &mut V
 /// Does `work`, with all rights of this process, in a copy of its mounts in which the kernel has locked what a user namespace may not
 /// change: that they are read-only, for one, and what they cover (mount_namespaces(7), "locked"). What is copied from there stays so; the
 /// mounts of this process have no locks, and copies of them would be the container's to change.
+///
+/// Paths mean the same there, though who enters a mount namespace begins at its root: in a chroot(2) the kernel makes no user namespace
+/// (kernel/user_namespace.c, `current_chrooted`), so this process's root is that one.
 fn in_locked_copy<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T> {
     let doing = || "copy the mounts of this process for a user namespace";
     let (ours, theirs) = socket::pair().doing(doing)?;

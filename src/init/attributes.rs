@@ -30,14 +30,15 @@ const NAMES: [(u64, u64, u64); 6] = [
 pub struct Setter {
     /// The directory of this process's descriptors, once it is needed; -1 before.
     descriptors: RawFd,
-    /// A detached mount, what it is owed, and which of that is not cleared if it is locked.
-    owed: Option<(RawFd, Attributes, u64)>,
+    /// Detached mounts, what each is owed, and which of that is not cleared if it is locked. There are two at most: one that is attached
+    /// next, and the stand-in for masked files, which stays if there is none.
+    owed: [Option<(RawFd, Attributes, u64)>; 2],
 }
 
 impl Setter {
     /// Without any need for mount(2) so far.
     pub const fn new() -> Self {
-        Self { descriptors: -1, owed: None }
+        Self { descriptors: -1, owed: [None; 2] }
     }
 
     /// Changes the mount that `mount` is the root of; if `recursive`, all below it too.
@@ -70,9 +71,7 @@ impl Setter {
     pub fn set_of_bind(&mut self, mount: RawFd, attributes: &Attributes, implied: u64) -> Sys {
         let attributes = Attributes { clear: attributes.clear | implied, ..*attributes };
         let result = self.set(mount, false, &attributes);
-        if let Some((owed, _, of_owed)) = &mut self.owed
-            && *owed == mount
-        {
+        if let Some((_, _, of_owed)) = self.owed.iter_mut().flatten().find(|(owed, ..)| *owed == mount) {
             *of_owed = implied;
         }
         self.unless_locked(mount, &attributes, implied, result)
@@ -111,13 +110,14 @@ impl Setter {
         if recursive && set | clear != 0 || set & libc::MOUNT_ATTR_IDMAP != 0 {
             return Err(Errno::ENOSYS);
         }
-        match self.change(mount, recursive, attributes) {
+        let result = self.change(mount, recursive, attributes);
+        match self.owed.iter_mut().find(|owed| owed.is_none()) {
             // mount(2) does not reach mounts that are detached.
-            Err(Errno::EINVAL) if self.owed.is_none() && !recursive => {
-                self.owed = Some((mount, *attributes, 0));
+            Some(owed) if result == Err(Errno::EINVAL) && !recursive => {
+                *owed = Some((mount, *attributes, 0));
                 Ok(())
             }
-            result => result,
+            _ => result,
         }
     }
 
@@ -136,15 +136,13 @@ impl Setter {
     /// What move_mount(2) or mount(2) answers.
     pub fn attach(&mut self, mount: RawFd, target: RawFd) -> Sys {
         mount::attach(mount, target)?;
-        match self.owed.take() {
-            Some((owed, attributes, implied)) if owed == mount => {
+        let is_mounts = |owed: &&mut Option<(RawFd, Attributes, u64)>| owed.is_some_and(|(owed, ..)| owed == mount);
+        match self.owed.iter_mut().find(is_mounts).and_then(Option::take) {
+            Some((_, attributes, implied)) => {
                 let result = self.change(mount, false, &attributes);
                 self.unless_locked(mount, &attributes, implied, result)
             }
-            other => {
-                self.owed = other;
-                Ok(())
-            }
+            None => Ok(()),
         }
     }
 

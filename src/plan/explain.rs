@@ -151,6 +151,13 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             ),
         )
         .with_errno(errno),
+        // An unbindable source is refused in the same way, and whatever is below it.
+        Op::CloneTree { recursive: false, .. } if errno == Errno::EINVAL && step.field.starts_with("mounts[") => {
+            let problem = "in a user namespace what is mounted below the source comes along: use \"rbind\", and a \
+                           source that is not unbindable";
+            Error::new(Kind::System, format!("{}: {}: {}: {problem}", step.field, step.op, describe(errno)))
+                .with_errno(errno)
+        }
         Op::Target { path, rule, .. } => Error::new(
             Kind::System,
             format!("{}: {}", step.field, target_problem(&path.to_string_lossy(), *rule, errno)),

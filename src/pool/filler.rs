@@ -121,6 +121,8 @@ pub struct Filler {
     killed: Vec<OwnedFd>,
     /// What has been made and could not be taken over.
     lost: Vec<Entry>,
+    /// Whether a maker has been begun of which nothing is known.
+    has_begun_a_stranger: bool,
 }
 
 /// Who makes the sandboxes of a template.
@@ -212,6 +214,7 @@ impl Filler {
             is_lost: false,
             killed: Vec::new(),
             lost: Vec::new(),
+            has_begun_a_stranger: false,
         })
     }
 
@@ -314,7 +317,10 @@ impl Filler {
         let pidfd = match (data.get(..count).and_then(<[u8]>::split_first), fds.into_iter().next()) {
             (Some((&news::BEGUN, _)), Some(pidfd)) => pidfd,
             // It ends when its socket is closed.
-            (Some((&news::BEGUN, _)), None) => return Err(later(Errno::EMFILE)),
+            (Some((&news::BEGUN, _)), None) => {
+                self.has_begun_a_stranger = true;
+                return Err(later(Errno::EMFILE));
+            }
             (Some((_, why)), _) => {
                 let why = format!("{}: {}", doing(), String::from_utf8_lossy(why));
                 return Err(Unbegun::Later(Error::new(Kind::System, why)));
@@ -446,6 +452,11 @@ impl Filler {
     /// Who has been killed, and is to be waited for when he has ended.
     pub fn killed(&mut self) -> Vec<OwnedFd> {
         std::mem::take(&mut self.killed)
+    }
+
+    /// Whether a maker has been begun since this was asked last that ends by itself, and of whose end nothing else tells.
+    pub const fn has_begun_a_stranger(&mut self) -> bool {
+        std::mem::replace(&mut self.has_begun_a_stranger, false)
     }
 
     /// What has been made and could not be taken over: it is to be taken away.

@@ -114,6 +114,15 @@ impl Pool {
         self.children().into_iter().filter(|pid| place(*pid) == own).collect()
     }
 
+    /// The processes that have ended, and that it has not waited for.
+    pub fn ended(&self) -> Vec<i32> {
+        let has_ended = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
+        };
+        self.children().into_iter().filter(has_ended).collect()
+    }
+
     fn children(&self) -> Vec<i32> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.server.id())).unwrap();
         let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default());

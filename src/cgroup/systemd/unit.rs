@@ -213,6 +213,26 @@ pub fn resource_properties(
     Ok(properties)
 }
 
+/// What a unit is to be told that has been told `properties`, to be as it was: `before`, and of what that does not name, what
+/// systemd takes for no setting. Without a setting a unit could have `processes` at most, if that is known.
+pub fn taken_back(properties: &[Property], before: Vec<Property>, processes: Option<u64>) -> Vec<Property> {
+    let mut all = before;
+    for Property { name, value, since } in properties {
+        if all.iter().all(|known| known.name != *name) {
+            let value = match (name.as_str(), value) {
+                ("MemoryLow" | "MemoryMin", _) => Value::U64(0),
+                ("TasksMax", _) => Value::U64(processes.unwrap_or(INFINITY)),
+                // A list without entries.
+                (_, Value::Array(..)) => Value::bytes(&[]),
+                // No limit; of a weight and of a period, the usual one.
+                _ => Value::U64(INFINITY),
+            };
+            all.push(Property { name: name.clone(), value, since: *since });
+        }
+    }
+    all
+}
+
 /// A number of bytes, -1 for no limit.
 fn bytes(value: i64) -> Value {
     Value::U64(u64::try_from(value).unwrap_or(INFINITY))
@@ -418,6 +438,47 @@ mod tests {
         );
         assert_eq!(oom_policy(&resources), None);
         assert_eq!((rounded_quota(1234, 100_000), rounded_quota(5000, 0), rounded_quota(-1, 5)), (2000, 5000, -1));
+    }
+
+    #[test]
+    fn what_a_unit_was_told_is_taken_back() {
+        let compile =
+            |json: &str, version| resource_properties(&serde_json::from_str(json).unwrap(), version, None).unwrap();
+        let told = r#"{"memory": {"limit": 100, "swap": 150, "reservation": 50}, "pids": {"limit": 7},
+            "cpu": {"shares": 2, "quota": 1000, "period": 100000, "cpus": "0", "mems": "0"}, "blockIO": {"weight": 20},
+            "unified": {"memory.high": "5", "memory.min": "6", "pids.max": "8"}}"#;
+        let back = |before: &str, version, processes| {
+            text(&taken_back(&compile(told, version), compile(before, version), processes))
+        };
+        let none = u64::MAX;
+        let rest = [
+            "MemoryLow=0".to_owned(),
+            format!("MemorySwapMax={none}"),
+            format!("CPUWeight={none}"),
+            format!("CPUQuotaPeriodUSec={none}"),
+            format!("CPUQuotaPerSecUSec={none}"),
+            "AllowedCPUs=[]".to_owned(),
+            "AllowedMemoryNodes=[]".to_owned(),
+        ];
+        let unified = [format!("MemoryHigh={none}"), "MemoryMin=0".to_owned()];
+        let all = [&[format!("MemoryMax={none}")][..], &rest, &[format!("TasksMax={none}")], &unified].concat();
+        assert_eq!(back("{}", Version::V2, None), all);
+        // What is on record is said, and first.
+        let known = ["MemoryMax=70".to_owned(), "TasksMax=3".to_owned()];
+        let before = r#"{"memory": {"limit": 70}, "pids": {"limit": 3}}"#;
+        assert_eq!(back(before, Version::V2, Some(9)), [&known[..], &rest, &unified].concat());
+        let v1 = back("{}", Version::V1, Some(9));
+        for property in [format!("MemoryLimit={none}"), format!("CPUShares={none}"), format!("BlockIOWeight={none}")] {
+            assert!(v1.contains(&property), "{v1:?}");
+        }
+        assert!(v1.contains(&"TasksMax=9".to_owned()), "{v1:?}");
+        // An older systemd hears of the same properties as before.
+        let (told, none) = (compile(told, Version::V2), Vec::new());
+        let since = |all: &[Property]| -> Vec<_> { all.iter().map(|p| (p.name.clone(), p.since)).collect() };
+        let back = taken_back(&told, none, None);
+        assert!(since(&back).iter().all(|one| since(&told).contains(one)));
+        let kind = |name: &str| told.iter().find(|p| p.name == name).map(|p| p.value.signature());
+        assert!(back.iter().all(|p| kind(&p.name) == Some(p.value.signature())));
     }
 
     #[test]

@@ -86,6 +86,9 @@ impl Server {
                 self.stocks.iter().filter(|(_, stock)| stock.is_idle(idle)).map(|(bundle, _)| *bundle).collect();
             over.iter().for_each(|bundle| self.give_up(bundle));
         }
+        if self.filler.as_mut().is_some_and(Filler::has_begun_a_stranger) {
+            self.expect_strangers();
+        }
     }
 
     /// Takes what the filler has made.
