@@ -38,7 +38,7 @@ const SLOTS: usize = 8;
 const BEGINNING: usize = 256;
 
 /// Changes whenever this program would compile a profile to something else than before.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The first bytes of a file.
 const MAGIC: [u8; 8] = *b"mrunbp3\n";
