@@ -121,15 +121,14 @@ impl Target<'_> {
 
     fn attempt(&self, write: &Write) -> Result<(), Errno> {
         let put = || self.put(&write.file, &write.value);
-        match (put(), &write.missing) {
+        let done = match put() {
+            Err(Errno::ENOENT) if self.is_complete() => put(),
+            done => done,
+        };
+        match (done, &write.missing) {
             (Err(Errno::ENOENT), Missing::Ignore) => Ok(()),
-            (Err(Errno::ENOENT), missing) => {
-                match (self.is_complete().then(put).unwrap_or(Err(Errno::ENOENT)), missing) {
-                    (Err(Errno::ENOENT), Missing::Instead { file, value }) => self.put(file, value),
-                    (result, _) => result,
-                }
-            }
-            (result, _) => result,
+            (Err(Errno::ENOENT), Missing::Instead { file, value }) => self.put(file, value),
+            (done, _) => done,
         }
     }
 
