@@ -101,11 +101,21 @@ fn what_is_no_file() {
     fs::remove_file(&config).unwrap();
     // Nobody ever writes to it.
     nix::unistd::mkfifo(&config, nix::sys::stat::Mode::S_IRUSR).unwrap();
+    // Whether it is to have a terminal is asked first if stdout is a file.
+    let refused_in_foreground = || {
+        let command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "exec \"$@\" >log", "sh"]).current_dir(lab.path("run").parent().unwrap());
+        shell.arg(command.get_program()).args(command.get_args());
+        assert_refused(output(shell), &["/config.json: is not a regular file: make it one"]);
+    };
     refused(&lab, &bundle, &["/config.json: is not a regular file: make it one"]);
+    refused_in_foreground();
     fs::remove_file(&config).unwrap();
     // It never ends.
     symlink("/dev/zero", &config).unwrap();
     refused(&lab, &bundle, &["/config.json: is not a regular file: make it one"]);
+    refused_in_foreground();
     fs::remove_file(&config).unwrap();
     fs::create_dir(&config).unwrap();
     refused(&lab, &bundle, &["/config.json: is not a regular file: make it one"]);

@@ -544,6 +544,44 @@ fn output_for_which_there_is_no_room_is_no_success() {
     }
 }
 
+/// What nobody takes is waited for until a signal, and not passed over in silence then.
+#[test]
+fn output_that_is_given_up_is_no_success() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["echo", "said"]));
+    let pair = nix::pty::openpty(None, None).unwrap();
+    let error = lab.path("error");
+    let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    command.stdin(Stdio::null()).stdout(stopped(pair.slave)).stderr(File::create(&error).unwrap());
+    let mut run = Running(Guard(command.spawn().unwrap()));
+    let mut ended = None;
+    common::eventually(|| {
+        // Before the container has ended they are its own.
+        if lab.status(&bundle.id).is_empty() && !lab.path("run").join(&bundle.id).exists() {
+            run.terminate();
+        }
+        ended = run.0.try_wait().unwrap();
+        ended.is_some()
+    });
+    let said = fs::read_to_string(error).unwrap();
+    assert_eq!(ended.unwrap().code(), Some(1), "{said}");
+    assert!(said.contains("write to stdout") && said.contains("interrupted"), "{said}");
+    drop(pair.master);
+}
+
+/// It never polls as ready to be written to.
+#[test]
+fn the_kernels_log_can_be_written_to() {
+    let lab = lab!();
+    let Ok(log) = fs::OpenOptions::new().write(true).open("/dev/kmsg") else { skip!("there is no /dev/kmsg") };
+    let said = "a test of microrun ".repeat(30);
+    let bundle =
+        lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", format!("echo {said}; echo {said}")]));
+    let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut run = Running(Guard(command.stdin(Stdio::null()).stdout(log).spawn().unwrap()));
+    assert_eq!(run.code(), 0);
+}
+
 #[test]
 fn what_goes_to_one_file_keeps_its_order() {
     let lab = lab!();

@@ -27,20 +27,31 @@ struct Raw {
 impl Raw {
     /// Puts stdin into raw mode if it is a terminal. If it is not, what is typed is not for the container, and Ctrl-C still a signal.
     fn new() -> Self {
-        let before = termios::tcgetattr(std::io::stdin()).ok();
-        if let Some(before) = &before {
+        let mut raw = Self { before: None };
+        raw.enter();
+        raw
+    }
+
+    /// Does that, unless another job of the shell's has the terminal: then it is that one's, and this is to be called again.
+    fn enter(&mut self) {
+        if fs::is_in_background(libc::STDIN_FILENO) {
+            return;
+        }
+        self.before = termios::tcgetattr(std::io::stdin()).ok();
+        if let Some(before) = &self.before {
             let mut raw = before.clone();
             termios::cfmakeraw(&mut raw);
             raw.output_flags |= OutputFlags::OPOST;
             let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &raw);
         }
-        Self { before }
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
+        if let Some(before) = &self.before
+            && !fs::is_in_background(libc::STDIN_FILENO)
+        {
             let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, before);
         }
     }
@@ -71,14 +82,19 @@ pub fn relay<T>(
     fcntl(terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(|| "have the terminal not block")?;
     // While this is open too nothing ends because the program has its terminal closed, as an init has between two uses of it.
     let mut other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
-    let raw = Raw::new();
+    let mut raw = Raw::new();
     resize(terminal);
     let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));
     let mut input = Flow::new(stdin.fd(), terminal.as_raw_fd()).of_ours();
     let mut output = Flow::new(terminal.as_raw_fd(), stdout.fd());
     let exit = loop {
         let readable = |fd| watch(fd, libc::POLLIN);
+        let was_in_background = input.is_in_background;
         let mut fds = [readable(signals.as_raw_fd()), readable(news), output.awaited(), input.awaited()];
+        if was_in_background && !input.is_in_background {
+            raw.enter();
+            resize(terminal);
+        }
         match process::poll(&mut fds, input.pause()) {
             Err(Errno::EINTR) => continue,
             result => result.doing(|| "wait for the terminal")?,
@@ -137,7 +153,11 @@ pub(super) fn drain<'a>(flows: impl IntoIterator<Item = &'a mut Flow>, mut news:
             let mut fds = [watch(news, libc::POLLIN), flow.awaited()];
             match process::poll(&mut fds, (!is_patient).then_some(Duration::ZERO)) {
                 Err(Errno::EINTR) => continue,
-                Ok(0) | Err(_) => break,
+                Ok(0) | Err(_) => {
+                    // Nobody waits for who is to take it any more.
+                    flow.refusal = (!flow.pending.is_empty()).then_some(Errno::EINTR);
+                    break;
+                }
                 Ok(_) => {}
             }
             let [told, goes_on] = fds.map(|fd| fd.revents);
@@ -183,12 +203,15 @@ struct Side {
     fd: RawFd,
     /// Of which it can be said for each call whether it may block.
     is_socket: bool,
+    /// A device that is no terminal: it need not poll as ready to be written to, as /dev/kmsg never does.
+    is_device: bool,
 }
 
 impl Side {
     fn of(fd: RawFd) -> Self {
-        let is_socket = fs::stat(fd).is_ok_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFSOCK);
-        Self { fd, is_socket }
+        let kind = fs::stat(fd).map_or(0, |status| status.st_mode & libc::S_IFMT);
+        let is_device = kind == libc::S_IFCHR && !fs::is_terminal(fd);
+        Self { fd, is_socket: kind == libc::S_IFSOCK, is_device }
     }
 
     fn read(self, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -217,6 +240,7 @@ impl Flow {
     /// The same from our own stdin, which may be the terminal of a shell that has put us into the background.
     pub fn of_ours(mut self) -> Self {
         self.is_ours = true;
+        self.is_in_background = fs::is_in_background(self.from.fd);
         self
     }
 
@@ -262,29 +286,66 @@ impl Flow {
         if events == 0 {
             return;
         }
-        let reads = self.pending.is_empty();
-        let passed = if reads {
-            self.from.read(&mut self.buffer).inspect(|count| self.pending = 0..*count)
+        if self.pending.is_empty() {
+            self.read(events);
+            while self.to.is_device && self.is_open && !self.pending.is_empty() && self.write(events) {}
         } else {
-            let piece = self.buffer.get(self.pending.clone()).unwrap_or_default();
-            self.to.write(piece).inspect(|count| self.pending.start += count)
-        };
-        self.is_open = match passed {
-            Ok(count) => count > 0,
-            // Somebody else was faster, unless it does not poll as ready at all: a full terminal that nobody has open any more.
-            Err(Errno::EAGAIN) => events & (libc::POLLIN | libc::POLLOUT) != 0,
+            self.write(events);
+        }
+    }
+
+    fn read(&mut self, events: i16) {
+        self.is_open = match self.from.read(&mut self.buffer) {
+            Ok(count) => {
+                self.pending = 0..count;
+                count > 0
+            }
+            Err(Errno::EAGAIN) => may_go_on(events),
             // A shell's other job has the terminal now.
-            Err(Errno::EIO) if reads && self.is_ours && fs::is_in_background(self.from.fd) => {
+            Err(Errno::EIO) if self.is_ours && fs::is_in_background(self.from.fd) => {
                 self.is_in_background = true;
                 true
             }
+            // EIO of a terminal's master: nobody has the other side open any more.
+            Err(_) => false,
+        };
+    }
+
+    /// Whether it has written something.
+    fn write(&mut self, events: i16) -> bool {
+        let mut piece = self.buffer.get(self.pending.clone()).unwrap_or_default();
+        if self.to.is_device {
+            piece = record(piece);
+        }
+        let written = self.to.write(piece);
+        self.is_open = match written {
+            Ok(count) => {
+                self.pending.start += count;
+                count > 0
+            }
+            Err(Errno::EAGAIN) => may_go_on(events),
             Err(errno) => {
-                // EIO of a terminal's master: nobody has the other side open any more.
-                self.refusal = (!reads).then_some(errno);
+                self.refusal = Some(errno);
                 false
             }
         };
+        written.is_ok()
     }
+}
+
+/// Whether to wait on after `EAGAIN`: somebody else was faster, unless it does not poll as ready at all: a full terminal that nobody has
+/// open any more.
+fn may_go_on(events: i16) -> bool {
+    events & (libc::POLLIN | libc::POLLOUT) != 0
+}
+
+/// What of `text` is written to a device at once: each write to /dev/kmsg is a record, of whole lines if they are short, and no longer
+/// than the kernel takes (Linux, kernel/printk/printk.c, `devkmsg_write`).
+fn record(text: &[u8]) -> &[u8] {
+    const LONGEST: usize = 900;
+    let short = text.get(..LONGEST).unwrap_or(text);
+    let end = short.iter().rposition(|byte| *byte == b'\n').map_or(short.len(), |last| last + 1);
+    short.get(..end).unwrap_or(short)
 }
 
 pub(super) fn watch(fd: RawFd, events: i16) -> libc::pollfd {

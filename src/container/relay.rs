@@ -7,7 +7,9 @@
 use super::console::{End, Flow, asks_to_end, drain, lost, watch};
 use crate::error::{Doing, Error, Result};
 use crate::log;
+use crate::spec;
 use crate::sys::{fs as sys_fs, own, process, signalfd};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::unistd::{pipe2, read, write};
@@ -146,8 +148,11 @@ impl Relay {
         };
         // It fails for a mask that is none.
         let _ = mask.and_then(process::set_signal_mask);
+        if has_ended {
+            return thread.join().unwrap_or_default();
+        }
         // The thread ends with the process at the latest.
-        if has_ended { thread.join().unwrap_or_default() } else { Vec::new() }
+        vec![lost("stdout and stderr", Errno::EINTR)]
     }
 }
 
@@ -193,7 +198,7 @@ fn has_terminal(bundle: &Path) -> bool {
     struct Process {
         terminal: Option<bool>,
     }
-    let text = std::fs::read(bundle.join("config.json")).unwrap_or_default();
+    let text = spec::read_config(bundle).unwrap_or_default();
     let config: Option<Config> = serde_json::from_slice(&text).ok();
     config.and_then(|config| config.process?.terminal).unwrap_or(false)
 }

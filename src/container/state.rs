@@ -397,6 +397,8 @@ impl Entry {
                 Ok(()) => Err(taken(self.id())),
                 Err(errno) => Err(Error::system(format!("look at {}/state.json", self.path.display()), errno)),
             },
+            // Who makes it, or runs it in the foreground.
+            Ok(Locking::Busy) if self.path.join("state.json").exists() => Err(taken(self.id())),
             // What is there is somebody else's.
             Ok(Locking::Gone | Locking::Busy) => {
                 Err(Error::new(Kind::WrongState, "the container is deleted while it is being created"))

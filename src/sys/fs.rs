@@ -618,6 +618,12 @@ pub fn keep_line_ends(fd: RawFd) -> Sys {
     }
 }
 
+/// Whether it is a terminal (isatty(3)).
+pub fn is_terminal(fd: RawFd) -> bool {
+    // SAFETY: the descriptor is used for this one request; one that is closed is no terminal.
+    unsafe { libc::isatty(fd) == 1 }
+}
+
 /// A terminal's size in characters: rows, columns (TIOCGWINSZ). `None` for what is no terminal or has no size.
 pub fn terminal_size(fd: RawFd) -> Option<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
