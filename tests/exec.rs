@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, eventually, host, output, push, receive};
+use common::{Bundle, Guard, Lab, Tmpfs, eventually, host, output, push, receive};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -461,7 +461,9 @@ fn nobody_enters_a_container_that_is_still_being_made() {
 #[test]
 fn the_null_device_is_not_the_hosts() {
     let lab = lab!();
-    let node = lab.path("null");
+    let devices = lab.path("devices");
+    let _mounted = Tmpfs::on(&devices, "mode=755");
+    let node = devices.join("null");
     host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "3"]);
     let bundle = lab.sleeper(|_| {});
     let script =

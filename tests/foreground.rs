@@ -400,8 +400,11 @@ fn about(node: &Path) -> (u64, u32, u32, u32) {
 #[test]
 fn a_device_of_the_hosts_is_not_the_containers() {
     let lab = lab!();
+    // Where devices can be opened.
+    let devices = lab.path("devices");
+    let _mounted = Tmpfs::on(&devices, "mode=755");
     let made = |name: &str, minor: &str| {
-        let node = lab.path(name);
+        let node = devices.join(name);
         host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", minor]);
         node
     };
@@ -427,7 +430,9 @@ fn a_device_of_the_hosts_is_not_the_containers() {
 #[test]
 fn a_device_of_the_hosts_is_not_given_to_who_is_detached() {
     let lab = lab!();
-    let node = lab.path("zero");
+    let devices = lab.path("devices");
+    let _mounted = Tmpfs::on(&devices, "mode=755");
+    let node = devices.join("zero");
     host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "5"]);
     let before = about(&node);
     for is_mapped in [false, true] {
@@ -612,7 +617,7 @@ fn what_is_typed_waits_for_the_foreground() {
     let pair = nix::pty::openpty(None, None).unwrap();
     let slave = || Stdio::from(pair.slave.try_clone().unwrap());
     let mut shell = Command::new("setsid");
-    shell.args(["--ctty", "--wait", "bash", "-c", &script]).stdin(slave()).stdout(slave()).stderr(slave());
+    shell.args(["-c", "sh", "-c", &script]).stdin(slave()).stdout(slave()).stderr(slave());
     let mut shell = Guard(shell.spawn().unwrap());
     let mut master = File::from(pair.master);
     heard(&mut master, |said| said.contains("ready"));

@@ -157,7 +157,8 @@ impl<'a> Tmpfs<'a> {
 
 impl Drop for Tmpfs<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
+        // Whoever has something open there still must not keep it from going.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
     }
 }
 
