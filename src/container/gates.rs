@@ -12,7 +12,7 @@ use crate::sys::clone::Child;
 use crate::sys::mount::{self, Attributes};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{ContainerState, Hooks, Spec};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// What a meeting needs to know.
@@ -22,6 +22,8 @@ pub(super) struct Context<'a> {
     pub listener: Option<&'a Listener>,
     pub state: &'a State,
     pub child: Child,
+    /// The container's init, if `child` is not it but a process that joins the container.
+    pub joins: Option<i32>,
 }
 
 /// How the meetings ended.
@@ -144,7 +146,11 @@ impl Context<'_> {
         };
         let fd = process::pidfd_getfd(self.child.pidfd, number).doing(|| "take the seccomp listener from init")?;
         let fd = crate::sys::own(fd);
-        let state = notify::process_state(listener, self.child.pid, self.state.of_spec(self.child.pid));
+        let state = match self.joins {
+            Some(init) => self.state.of_spec(ContainerState::Running, init),
+            None => self.state.of_spec(ContainerState::Creating, self.child.pid),
+        };
+        let state = notify::process_state(listener, self.child.pid, state);
         notify::send_listener(listener, &state, fd.as_fd())
     }
 }

@@ -235,6 +235,7 @@ fn launch_into(
         listener: prepared.bundle.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
         state: &state,
         child,
+        joins: None,
     };
     let waits = !options.foreground || needs_gates(&prepared);
     let outcome = if waits { gates::serve(&context, spawned.sync.as_raw_fd())? } else { Outcome::Executed };

@@ -884,13 +884,13 @@ impl State {
 }
 
 impl State {
-    /// The container as runtime-spec's library describes it, for a seccomp agent.
-    pub fn of_spec(&self, pid: i32) -> oci_spec::runtime::State {
+    /// The container as runtime-spec's library describes it, for a seccomp agent; `pid` is its init.
+    pub fn of_spec(&self, status: oci_spec::runtime::ContainerState, pid: i32) -> oci_spec::runtime::State {
         let mut state = oci_spec::runtime::State::default();
         state
             .set_version(OCI_VERSION.to_owned())
             .set_id(self.id.clone())
-            .set_status(oci_spec::runtime::ContainerState::Creating)
+            .set_status(status)
             .set_pid(Some(pid))
             .set_bundle(self.bundle.clone())
             .set_annotations(Some(self.annotations.clone().into_iter().collect()));
