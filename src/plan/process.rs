@@ -1,6 +1,7 @@
 //! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
 
 use super::builder::{Builder, cpath, cstring, slots};
+use super::seccomp::WAIT_KILLABLE_RECV;
 use super::{Host, Wait, caps, lsm};
 use crate::cpu_list;
 use crate::error::{Error, Result};
@@ -160,8 +161,9 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
             let mut steps = confine();
             for step in &mut steps {
                 if let Op::Seccomp { flags, listener, .. } = &mut step.op {
-                    // The agent is the program's: a hook is refused what the agent would be asked for (seccomp(2)).
-                    *flags &= !(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32);
+                    // The agent is the program's: a hook is refused what the agent would be asked for (seccomp(2)). The other flag is about how the
+                    // agent is waited for, and the kernel refuses it where there is none.
+                    *flags &= !(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 | WAIT_KILLABLE_RECV);
                     *listener = false;
                 }
             }
