@@ -156,6 +156,11 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     if let Some(wait) = wait {
         builder.push("(runtime)", wait);
     }
+    let hides = context.dumpable && !is_parked && context.start_hooks.is_some_and(|(hooks, _)| !hooks.is_empty());
+    if hides {
+        // What a hook of the image leaves behind shall not get at a process that its filter does not hold yet.
+        builder.push("(runtime)", Op::Dumpable(false));
+    }
     if let Some((hooks, state)) = context.start_hooks {
         super::hooks::start_container(builder, hooks, state, || {
             let mut steps = confine();
@@ -170,10 +175,19 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
             steps
         })?;
     }
+    let notifying = context.seccomp.filter(|filter| filter.listener.is_some());
+    // The maker takes the listener out of the process, which has the filter by then if that lets it say so.
+    let says_so_under_it = notifying.is_some_and(|filter| filter.allows(&[libc::SYS_prctl]));
+    if hides && notifying.is_some() && !says_so_under_it {
+        builder.push("(runtime)", Op::Dumpable(true));
+    }
     if !is_filtered {
         builder.extend(confine());
     }
-    if context.seccomp.is_some_and(|filter| filter.listener.is_some()) {
+    if hides && says_so_under_it {
+        builder.push("(runtime)", Op::Dumpable(true));
+    }
+    if notifying.is_some() {
         builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
     }
     Ok(exec)
