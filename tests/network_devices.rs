@@ -43,6 +43,9 @@ fn on_host(lab: &Lab, bundle: &Bundle, before: &str, after: &str) -> Output {
     output(command)
 }
 
+/// What a case changes of a configuration.
+type Change = fn(&mut Value);
+
 const PAIR: &str = "ip link add eth7 type veth peer name peer7";
 
 #[test]
@@ -190,6 +193,24 @@ fn a_name_that_is_taken_leaves_the_host_as_it_was() {
     assert!(stderr.contains("choose another"), "{stderr}");
     assert!(stderr.contains("192.0.2.7/24") && stderr.contains("peer7") && stderr.contains(",UP"), "{stderr}");
     assert_eq!(lab.microrun(&["list", "-q"]).ok(), "");
+}
+
+#[test]
+fn a_container_that_fails_later_leaves_the_host_as_it_was() {
+    let lab = network_lab!();
+    let kinds: [(&str, Change); 2] = [
+        ("/no/such/program", |config| config["process"]["args"] = json!(["/no/such/program"])),
+        ("createContainer hook #0", |config| {
+            config["hooks"] = json!({"createContainer": [{"path": "/bin/false"}]});
+        }),
+    ];
+    for (problem, change) in kinds {
+        let bundle = bundle(&lab, "true", json!({"eth7": {"name": "inside"}}), change);
+        let before = format!("{PAIR}\nip link set eth7 up\nip addr add 192.0.2.7/24 dev eth7");
+        let stderr = on_host(&lab, &bundle, &before, "ip -o addr; ip -o link show dev eth7").failed();
+        assert!(stderr.contains(problem) && stderr.contains("192.0.2.7/24"), "{stderr}");
+        assert!(stderr.contains(": eth7") && stderr.contains(",UP"), "{stderr}");
+    }
 }
 
 #[test]

@@ -386,6 +386,7 @@ fn see_through(options: &Options, target: &Target, prepared: &Prepared, started:
             state: &target.state,
             child: *child,
             joins: Some(target.init.pid),
+            devices: None,
         };
         gates::serve(&context, sync.as_raw_fd())?;
     }

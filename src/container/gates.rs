@@ -3,6 +3,7 @@
 use super::hooks;
 use super::idmap;
 use super::launch::hooks as hooks_of;
+use super::netdev::{self, Devices};
 use super::state::{State, Status};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{FAILURE, Gate, READY};
@@ -13,6 +14,7 @@ use crate::sys::mount::{self, Attributes};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
 use oci_spec::runtime::{ContainerState, Hooks, Spec};
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// What a meeting needs to know.
@@ -24,6 +26,8 @@ pub(super) struct Context<'a> {
     pub child: Child,
     /// The container's init, if `child` is not it but a process that joins the container.
     pub joins: Option<i32>,
+    /// Where to keep the network devices that are moved, for who might have to take them back.
+    pub devices: Option<&'a RefCell<Option<Devices>>>,
 }
 
 /// How the meetings ended.
@@ -106,7 +110,11 @@ impl Context<'_> {
             Gate::Hooks => self.create_hooks(),
             Gate::Listener => self.send_listener(sync),
             Gate::Limits => self.set_limits(),
-            Gate::NetDevices => super::netdev::move_all(self.spec, self.child.pid),
+            Gate::NetDevices => {
+                let moved = netdev::move_all(self.spec, self.child.pid)?;
+                self.devices.map(|kept| kept.replace(Some(moved)));
+                Ok(())
+            }
         }
     }
 

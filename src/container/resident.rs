@@ -142,6 +142,7 @@ impl Resident {
             state: &self.target.state,
             child: Child { pid: self.target.init.pid, pidfd: self.target.pidfd.as_raw_fd() },
             joins: None,
+            devices: None,
         };
         start::go(&self.entry, &waiting, None)?;
         // Init has left this memory by now.

@@ -84,6 +84,7 @@ pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
         joins: None,
+        devices: None,
     };
     go(&entry, &waiting, notify)
 }
