@@ -131,6 +131,20 @@ impl Group {
         })
     }
 
+    /// What the class's schemata say now of the resources that `lines` are about.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn lines_like(&self, lines: &[&str]) -> Result<String> {
+        let file = self.path.join("schemata");
+        let now =
+            fs::read_to_string(&file).map_err(|error| self.refused(format!("read {}", file.display()), &error))?;
+        let resource = |line: &str| line.split(':').next().unwrap_or_default().trim().to_owned();
+        let wanted: Vec<_> = lines.iter().flat_map(|text| text.lines()).map(resource).collect();
+        let like = now.lines().filter(|line| wanted.contains(&resource(line)));
+        Ok(like.flat_map(|line| [line, "\n"]).collect())
+    }
+
     /// Writes `lines` to the file `name` of the class.
     ///
     /// # Errors
