@@ -7,7 +7,6 @@ use crate::cgroup::stats::Stats;
 use crate::cgroup::update::merge;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec;
-use crate::sys::pidfd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
@@ -246,7 +245,11 @@ pub fn events(
     let (state, init) = find_running(store, id)?;
     let mut events = state.cgroup.events()?;
     // Only cgroup v2 tells when it is empty.
-    let init = if state.cgroup.unified.is_none() { init.and_then(|init| pidfd::open(init.pid).ok()) } else { None };
+    let init = match init.filter(|_| state.cgroup.unified.is_none()).map(Process::open_running).transpose()? {
+        // It has ended since.
+        Some(None) => return Ok(()),
+        init => init.flatten(),
+    };
     // A century is as good as never, and there is such a time.
     let interval = interval.min(Duration::from_secs(100 * 365 * 24 * 3600));
     let mut next = Instant::now() + interval;
