@@ -35,7 +35,7 @@ pub struct Group {
     /// Whether it is made for this container, and removed with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own: bool,
-    /// The directory of the monitoring group, which is made for this container and removed with it.
+    /// The directory of the monitoring group, which is made for this container, if it is not there, and removed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<PathBuf>,
 }
@@ -113,8 +113,12 @@ impl Group {
             self.write("schemata", &lines)?;
         }
         let Some(monitor) = &self.monitor else { return Ok(()) };
-        fs::create_dir(monitor).map_err(|error| self.refused(format!("create {}", monitor.display()), &error))?;
-        made.push(monitor.clone());
+        match fs::create_dir(monitor) {
+            Ok(()) => made.push(monitor.clone()),
+            // Left by a container of this id whose state is lost, as a rule. runc uses it as well.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(self.refused(format!("create {}", monitor.display()), &error)),
+        }
         Ok(())
     }
 
