@@ -371,6 +371,40 @@ fn the_seccomp_filter_holds() {
     }
 }
 
+/// The agent of SCMP_ACT_NOTIFY hears of the container that a process joins, and which process it is.
+#[test]
+fn the_seccomp_agent_hears_of_a_running_container() {
+    let lab = lab!();
+    let agent = UnixListener::bind(lab.path("agent")).unwrap();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["sleep", "1000"]);
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": lab.path("agent"),
+            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
+        });
+    });
+    let hears = |run: &dyn Fn()| -> serde_json::Value {
+        std::thread::scope(|scope| {
+            let said = scope.spawn(|| std::io::read_to_string(agent.accept().unwrap().0).unwrap());
+            run();
+            serde_json::from_str(&said.join().unwrap()).unwrap()
+        })
+    };
+    let said = hears(&|| {
+        lab.started(&bundle);
+    });
+    let init = said["pid"].clone();
+    assert_eq!((&said["state"]["status"], &said["state"]["pid"]), (&json!("creating"), &init));
+    let pid_file = lab.path("pid");
+    let said = hears(&|| {
+        lab.exec(&bundle, &["--pid-file", pid_file.to_str().unwrap()], &["true"]).ok();
+    });
+    assert_eq!((&said["state"]["status"], &said["state"]["pid"]), (&json!("running"), &init));
+    assert_eq!(said["pid"].to_string(), fs::read_to_string(&pid_file).unwrap());
+    assert_ne!(said["pid"], init);
+}
+
 #[test]
 fn cpus_are_those_of_exec_cpu_affinity() {
     let lab = lab!();

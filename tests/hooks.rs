@@ -7,6 +7,7 @@ mod common;
 use common::{Bundle, Lab, output, push};
 use serde_json::{Value, json};
 use std::fs;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 const POINTS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -209,6 +210,29 @@ fn the_last_hook_before_the_program_has_the_programs_rights() {
     assert!(lines[2].ends_with('1') && lines[3].ends_with('2'), "{said}");
     assert!(lines[4].contains(&bundle.id), "{said}");
     assert!(lines[5].contains("not implemented"), "{said}");
+}
+
+/// The kernel takes SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV only of a filter that has a listener, which that of a hook has not.
+#[test]
+fn the_last_hook_before_the_program_has_no_agent() {
+    let lab = lab!();
+    if common::kernel() < (5, 19) {
+        skip!("needs SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)");
+    }
+    let agent = UnixListener::bind(lab.path("agent")).unwrap();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["echo", "ran"]);
+        config["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": lab.path("agent"),
+            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
+        });
+        config["hooks"]["startContainer"] = json!([hook("exit 0")]);
+    });
+    // The agent need not take what is sent to it.
+    assert_eq!(lab.run(&bundle, &[]).ok(), "ran");
+    drop(agent);
 }
 
 #[test]

@@ -21,7 +21,7 @@ macro_rules! network_lab {
 
 fn can_make_devices() -> bool {
     let mut command = Command::new("unshare");
-    command.args(["--net", "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"]);
+    command.args(["--net", "ip", "link", "add", "name", "a", "type", "veth", "peer", "name", "b"]);
     output(command).code == 0
 }
 
@@ -42,6 +42,9 @@ fn on_host(lab: &Lab, bundle: &Bundle, before: &str, after: &str) -> Output {
     command.args(["--net", "sh", "-c", &script, "sh"]).arg(run.get_program()).args(run.get_args());
     output(command)
 }
+
+/// What a case changes of a configuration.
+type Change = fn(&mut Value);
 
 const PAIR: &str = "ip link add eth7 type veth peer name peer7";
 
@@ -123,7 +126,7 @@ fn a_user_namespace_changes_nothing() {
 fn a_device_that_is_not_there_is_named() {
     let lab = network_lab!();
     let bundle = bundle(&lab, "true", json!({"eth7": {}}), |_| {});
-    let stderr = on_host(&lab, &bundle, ":", ":").failed();
+    let stderr = on_host(&lab, &bundle, ":", ":").failed().replace('\\', "");
     assert!(stderr.contains("config.json: linux.netDevices[\"eth7\"]: link not found for interface eth7"), "{stderr}");
     assert_eq!(lab.microrun(&["list", "-q"]).ok(), "");
 }
@@ -166,9 +169,11 @@ fn a_device_stays_in_a_namespace_that_was_joined() {
     let lab = network_lab!();
     let other = Sleeper::new();
     let bundle = bundle(&lab, "ip -o link", json!({"eth7": {"name": "inside"}}), |config| join(config, &other.path()));
-    let stdout = on_host(&lab, &bundle, &format!("{PAIR}\nip addr add 192.0.2.7/24 dev eth7"), "ip -o link").ok();
-    assert!(stdout.contains("inside"), "{stdout}");
-    assert!(other.ip("-o addr show dev inside").contains("192.0.2.7/24"));
+    // With the host goes the other end of the pair, and the device with that.
+    let after = format!("nsenter --net={} ip -o addr show dev inside", other.path());
+    let ran = on_host(&lab, &bundle, &format!("{PAIR}\nip addr add 192.0.2.7/24 dev eth7"), &after);
+    assert!(ran.code == 0 && ran.stdout.contains("inside"), "{ran:?}");
+    assert!(ran.stderr.contains("192.0.2.7/24"), "{ran:?}");
 }
 
 #[test]
@@ -180,6 +185,7 @@ fn a_name_that_is_taken_leaves_the_host_as_it_was() {
     let bundle = bundle(&lab, "true", devices, |config| join(config, &other.path()));
     let before = format!("{PAIR}\nip addr add 192.0.2.7/24 dev eth7\nip link set eth7 up");
     let stderr = on_host(&lab, &bundle, &before, "ip -o addr show dev eth7; ip -o link show up; ip -o link").failed();
+    let stderr = stderr.replace('\\', "");
     assert!(
         stderr.contains("linux.netDevices[\"peer7\"]: move network device peer7 to the container as taken"),
         "{stderr}"
@@ -187,6 +193,24 @@ fn a_name_that_is_taken_leaves_the_host_as_it_was() {
     assert!(stderr.contains("choose another"), "{stderr}");
     assert!(stderr.contains("192.0.2.7/24") && stderr.contains("peer7") && stderr.contains(",UP"), "{stderr}");
     assert_eq!(lab.microrun(&["list", "-q"]).ok(), "");
+}
+
+#[test]
+fn a_container_that_fails_later_leaves_the_host_as_it_was() {
+    let lab = network_lab!();
+    let kinds: [(&str, Change); 2] = [
+        ("/no/such/program", |config| config["process"]["args"] = json!(["/no/such/program"])),
+        ("createContainer hook #0", |config| {
+            config["hooks"] = json!({"createContainer": [{"path": "/bin/false"}]});
+        }),
+    ];
+    for (problem, change) in kinds {
+        let bundle = bundle(&lab, "true", json!({"eth7": {"name": "inside"}}), change);
+        let before = format!("{PAIR}\nip link set eth7 up\nip addr add 192.0.2.7/24 dev eth7");
+        let stderr = on_host(&lab, &bundle, &before, "ip -o addr; ip -o link show dev eth7").failed();
+        assert!(stderr.contains(problem) && stderr.contains("192.0.2.7/24"), "{stderr}");
+        assert!(stderr.contains(": eth7") && stderr.contains(",UP"), "{stderr}");
+    }
 }
 
 #[test]

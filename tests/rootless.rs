@@ -256,6 +256,39 @@ fn the_seccomp_agent_gets_the_listener() {
     assert!(said.contains("of the test") && said.contains(&bundle.id), "{said}");
 }
 
+/// Init has no filter yet while the hooks run that are the image's: what one leaves behind could have it do anything (ptrace(2)).
+#[test]
+fn hooks_cannot_look_into_init() {
+    let lab = user_lab!();
+    let agent = std::os::unix::net::UnixListener::bind(lab.path("agent")).unwrap();
+    lab.own(&lab.path("agent"));
+    let notifying = |prctl: &str| {
+        json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "listenerPath": lab.path("agent"),
+            "syscalls": [
+                {"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"},
+                {"names": ["prctl"], "action": prctl}
+            ]
+        })
+    };
+    for seccomp in [Value::Null, notifying("SCMP_ACT_ALLOW"), notifying("SCMP_ACT_ERRNO")] {
+        let bundle = lab.bundle(|config| {
+            config["process"]["args"] = json!(["cat", "/mnt/seen"]);
+            if !seccomp.is_null() {
+                config["linux"]["seccomp"] = seccomp.clone();
+            }
+            push(&mut config["mounts"], json!({"destination": "/mnt", "type": "tmpfs", "source": "tmpfs"}));
+            let script = "ls /proc/1/fd >/mnt/seen 2>&1 && echo seen >>/mnt/seen; exit 0";
+            let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"]});
+            config["hooks"] = json!({"startContainer": [hook]});
+        });
+        let seen = lab.run(&bundle, &[]).ok();
+        assert!(seen.contains("Permission denied"), "{seen}");
+    }
+    drop(agent);
+}
+
 #[test]
 fn no_cgroup_and_no_pid_namespace_is_a_warning() {
     let lab = user_lab!();

@@ -7,7 +7,6 @@ use crate::cgroup::stats::Stats;
 use crate::cgroup::update::merge;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::spec;
-use crate::sys::pidfd;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use oci_spec::runtime::LinuxResources;
@@ -98,11 +97,15 @@ pub fn update(store: &Store, id: &str, change: &LinuxResources, schemata: &Schem
 pub(super) fn update_alone(entry: &Entry, change: &LinuxResources, schemata: &Schemata) -> Result<State> {
     // Two updates at once would each start from what the other does not know.
     let Some(_lock) = entry.lock_state()? else { return Err(not_running()) };
-    let mut state = entry.load()?;
-    if *schemata != Schemata::default() {
-        let resctrl = resctrl::mount_point().unwrap_or_else(|| resctrl::USUAL.into());
-        update_schemata(&resctrl, &state, schemata)?;
+    let state = entry.load()?;
+    if *schemata == Schemata::default() {
+        return update_resources(entry, state, change);
     }
+    let resctrl = resctrl::mount_point().unwrap_or_else(|| resctrl::USUAL.into());
+    with_schemata(&resctrl, &state.clone(), schemata, || update_resources(entry, state, change))
+}
+
+fn update_resources(entry: &Entry, mut state: State, change: &LinuxResources) -> Result<State> {
     let old = match state.resources.clone() {
         Some(resources) => resources,
         None => configured(entry)?,
@@ -141,7 +144,28 @@ fn no_limits() -> LinuxResources {
     resources
 }
 
-fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result<()> {
+/// Writes the schemata, and does `the_rest`. If something fails, the old lines are put back.
+fn with_schemata<T>(
+    resctrl: &Path,
+    state: &State,
+    schemata: &Schemata,
+    the_rest: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let (group, lines) = find_schemata(resctrl, state, schemata)?;
+    let old = group.lines_like(&lines)?;
+    let written = lines.into_iter().try_for_each(|line| group.write("schemata", &format!("{line}\n")));
+    written.and_then(|()| the_rest()).map_err(|error| match old.as_str() {
+        "" => error,
+        old => group.write("schemata", old).err().into_iter().fold(error, Error::and),
+    })
+}
+
+/// The container's group, and the lines that are to be written to it.
+fn find_schemata<'a>(
+    resctrl: &Path,
+    state: &'a State,
+    schemata: &'a Schemata,
+) -> Result<(&'a resctrl::Group, Vec<&'a str>)> {
     let enabled = |resource: &str| resctrl.join("info").join(resource).is_dir();
     let mut lines = Vec::new();
     if let Some(schema) = &schemata.l3_cache {
@@ -149,7 +173,7 @@ fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result
             let problem = format!("Intel RDT/CAT: l3 cache schema is not enabled: {} has no L3", resctrl.display());
             return Err(Error::new(Kind::System, problem));
         }
-        lines.push(schema);
+        lines.push(schema.as_str());
     }
     if let Some(schema) = &schemata.memory_bandwidth {
         if !enabled("MB") {
@@ -157,13 +181,13 @@ fn update_schemata(resctrl: &Path, state: &State, schemata: &Schemata) -> Result
                 format!("Intel RDT/MBA: memory bandwidth schema is not enabled: {} has no MB", resctrl.display());
             return Err(Error::new(Kind::System, problem));
         }
-        lines.push(schema);
+        lines.push(schema.as_str());
     }
     let Some(group) = &state.resctrl else {
         let problem = "updating a non-existent Intel RDT configuration is not supported: set linux.intelRdt";
         return Err(Error::new(Kind::Config, problem));
     };
-    lines.into_iter().try_for_each(|line| group.write("schemata", &format!("{line}\n")))
+    Ok((group, lines))
 }
 
 /// One line of `events`.
@@ -221,7 +245,11 @@ pub fn events(
     let (state, init) = find_running(store, id)?;
     let mut events = state.cgroup.events()?;
     // Only cgroup v2 tells when it is empty.
-    let init = if state.cgroup.unified.is_none() { init.and_then(|init| pidfd::open(init.pid).ok()) } else { None };
+    let init = match init.filter(|_| state.cgroup.unified.is_none()).map(Process::open_running).transpose()? {
+        // It has ended since.
+        Some(None) => return Ok(()),
+        init => init.flatten(),
+    };
     // A century is as good as never, and there is such a time.
     let interval = interval.min(Duration::from_secs(100 * 365 * 24 * 3600));
     let mut next = Instant::now() + interval;
@@ -287,7 +315,7 @@ mod tests {
             memory_bandwidth: mb.map(str::to_owned),
         };
         let refused =
-            |wanted: &Schemata| update_schemata(resctrl.path(), &state(None), wanted).unwrap_err().to_string();
+            |wanted: &Schemata| with_schemata(resctrl.path(), &state(None), wanted, || Ok(())).unwrap_err().to_string();
         assert!(refused(&wanted(Some("L3:0=f"), None)).starts_with("Intel RDT/CAT: l3 cache schema is not enabled"));
         assert!(refused(&wanted(None, Some("MB:0=50"))).starts_with("Intel RDT/MBA: memory bandwidth schema is not"));
         for resource in ["L3", "MB"] {
@@ -295,8 +323,25 @@ mod tests {
         }
         let problem = refused(&wanted(Some("L3:0=f"), None));
         assert!(problem.starts_with("updating a non-existent Intel RDT configuration is not supported"), "{problem}");
-        update_schemata(resctrl.path(), &state(Some(&group)), &wanted(None, Some("MB:0=50"))).unwrap();
-        assert_eq!(fs::read_to_string(group.join("schemata")).unwrap(), "MB:0=50\n");
+        let file = group.join("schemata");
+        let old = "    MB:0= 100;1=  70\n    L3:0=7ff;1=7ff\n";
+        fs::write(&file, old).unwrap();
+        let state = state(Some(&group));
+        with_schemata(resctrl.path(), &state, &wanted(None, Some("MB:0=50")), || Ok(())).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "MB:0=50\n");
+        // What the rest is refused leaves is what there was of the resources that were written.
+        for (change, left) in [
+            (wanted(None, Some("MB:0=50")), "    MB:0= 100;1=  70\n"),
+            (wanted(Some("L3:0=f\nL2:0=1"), Some("MB:0=50")), old),
+        ] {
+            fs::write(&file, old).unwrap();
+            let refuse = || Err::<(), _>(not_running());
+            assert_eq!(
+                with_schemata(resctrl.path(), &state, &change, refuse).unwrap_err().to_string(),
+                "container not running"
+            );
+            assert_eq!(fs::read_to_string(&file).unwrap(), left);
+        }
     }
 
     #[test]

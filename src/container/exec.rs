@@ -385,6 +385,8 @@ fn see_through(options: &Options, target: &Target, prepared: &Prepared, started:
             listener: prepared.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
             state: &target.state,
             child: *child,
+            joins: Some(target.init.pid),
+            devices: None,
         };
         gates::serve(&context, sync.as_raw_fd())?;
     }

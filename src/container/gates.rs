@@ -3,6 +3,7 @@
 use super::hooks;
 use super::idmap;
 use super::launch::hooks as hooks_of;
+use super::netdev::{self, Devices};
 use super::state::{State, Status};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{FAILURE, Gate, READY};
@@ -12,7 +13,8 @@ use crate::sys::clone::Child;
 use crate::sys::mount::{self, Attributes};
 use crate::sys::{fs, process};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{ContainerState, Hooks, Spec};
+use std::cell::RefCell;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 /// What a meeting needs to know.
@@ -22,6 +24,10 @@ pub(super) struct Context<'a> {
     pub listener: Option<&'a Listener>,
     pub state: &'a State,
     pub child: Child,
+    /// The container's init, if `child` is not it but a process that joins the container.
+    pub joins: Option<i32>,
+    /// Where to keep the network devices that are moved, for who might have to take them back.
+    pub devices: Option<&'a RefCell<Option<Devices>>>,
 }
 
 /// How the meetings ended.
@@ -104,7 +110,11 @@ impl Context<'_> {
             Gate::Hooks => self.create_hooks(),
             Gate::Listener => self.send_listener(sync),
             Gate::Limits => self.set_limits(),
-            Gate::NetDevices => super::netdev::move_all(self.spec, self.child.pid),
+            Gate::NetDevices => {
+                let moved = netdev::move_all(self.spec, self.child.pid)?;
+                self.devices.map(|kept| kept.replace(Some(moved)));
+                Ok(())
+            }
         }
     }
 
@@ -144,7 +154,11 @@ impl Context<'_> {
         };
         let fd = process::pidfd_getfd(self.child.pidfd, number).doing(|| "take the seccomp listener from init")?;
         let fd = crate::sys::own(fd);
-        let state = notify::process_state(listener, self.child.pid, self.state.of_spec(self.child.pid));
+        let state = match self.joins {
+            Some(init) => self.state.of_spec(ContainerState::Running, init),
+            None => self.state.of_spec(ContainerState::Creating, self.child.pid),
+        };
+        let state = notify::process_state(listener, self.child.pid, state);
         notify::send_listener(listener, &state, fd.as_fd())
     }
 }

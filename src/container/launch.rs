@@ -10,6 +10,7 @@
 
 use super::ahead::{Ahead, Helper};
 use super::gates::{self, Outcome};
+use super::netdev::Devices;
 use super::notify::{self, Proxy};
 use super::outside;
 use super::pid_file;
@@ -28,6 +29,7 @@ use crate::sys::shared::{Report, Shared};
 use crate::sys::{fs as sys_fs, park, process, socket};
 use nix::errno::Errno;
 use oci_spec::runtime::{Hook, Spec};
+use std::cell::RefCell;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -91,6 +93,8 @@ pub(super) struct Undo {
     /// What it uses of this process's memory.
     pub loan: Option<Loan<Cradle>>,
     helper: Option<Helper>,
+    /// Network devices of the host.
+    pub devices: Option<Devices>,
     /// With the pid that is in it.
     pub pid_file: Option<(PathBuf, i32)>,
     /// The container whose poststop hooks are due: one that began to exist.
@@ -107,6 +111,7 @@ impl Undo {
             child: None,
             loan: None,
             helper: None,
+            devices: None,
             pid_file: None,
             begun: None,
         }
@@ -114,12 +119,13 @@ impl Undo {
 
     /// Removes everything; what could not be removed, and the errors of poststop hooks.
     pub fn everything(self) -> Vec<Error> {
+        // The kernel would bring them back down and with the names that they had in the container, or not at all.
+        let mut left = self.devices.map(Devices::take_back).unwrap_or_default();
         let helper = self.helper.as_ref().map(|(helper, _)| *helper);
         for child in [self.child, helper].into_iter().flatten() {
             child.end();
             sys_fs::close(child.pidfd);
         }
-        let mut left = Vec::new();
         if let Some(cgroup) = self.cgroup {
             // Init's hooks may outlive it where it has no pid namespace.
             left.extend(cgroup.handle().kill(libc::SIGKILL).err());
@@ -230,14 +236,19 @@ fn launch_into(
     admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     init::worked_beside(&report);
     let terminal_socket = kept.terminal;
+    let devices = RefCell::new(None);
     let context = gates::Context {
         spec: &prepared.bundle.loaded.spec,
         listener: prepared.bundle.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
         state: &state,
         child,
+        joins: None,
+        devices: Some(&devices),
     };
     let waits = !options.foreground || needs_gates(&prepared);
-    let outcome = if waits { gates::serve(&context, spawned.sync.as_raw_fd())? } else { Outcome::Executed };
+    let outcome = if waits { gates::serve(&context, spawned.sync.as_raw_fd()) } else { Ok(Outcome::Executed) };
+    undo.devices = devices.take();
+    let outcome = outcome?;
     if outcome != Outcome::Ready
         && waits
         && let Some(error) = failure(plan, &report, child)

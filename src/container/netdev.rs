@@ -1,8 +1,8 @@
 //! `linux.netDevices`: devices of the host, moved into the container's network namespace.
 //!
 //! A device takes its global addresses along and comes up there (runtime-spec config-linux.md, "Network Devices"). If
-//! one cannot be moved, those before it are moved back: the host stays as it was. What becomes of them when the
-//! namespace ends is the kernel's business.
+//! one cannot be moved, or the container does not come into being, they are moved back: the host stays as it was. What
+//! becomes of them when the namespace of a container that has been there ends is the kernel's business.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::netlink::{Address, Link, Netlink};
@@ -14,25 +14,37 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// A network namespace and a way to talk to it.
+#[derive(Debug)]
 struct Side {
     namespace: OwnedFd,
     netlink: Netlink,
 }
 
 /// A device that has been moved.
+#[derive(Debug)]
 struct Moved {
     /// What it was on the host.
     was: Link,
     addresses: Vec<Address>,
-    /// What it is in the container.
-    is: Link,
+    /// The name that it was given in the container, which may be a template.
+    inside: String,
+    /// The numbers of the devices that were in the container before.
+    before: Vec<i32>,
+}
+
+/// The devices that have been moved into a container.
+#[derive(Debug)]
+pub(super) struct Devices {
+    host: Side,
+    container: Side,
+    moved: Vec<Moved>,
 }
 
 /// Moves `linux.netDevices` into the network namespace of the process `pid`.
 ///
 /// # Errors
 /// The device that cannot be moved, and why; none is moved then.
-pub(super) fn move_all(spec: &Spec, pid: i32) -> Result<()> {
+pub(super) fn move_all(spec: &Spec, pid: i32) -> Result<Devices> {
     let listed = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
     let mut devices: Vec<_> = listed.into_iter().flatten().collect();
     devices.sort_by_key(|(name, _)| *name);
@@ -42,15 +54,14 @@ pub(super) fn move_all(spec: &Spec, pid: i32) -> Result<()> {
         let problem = "the network namespace that is joined is the runtime's own: remove the devices or join another";
         return Err(Error::config("linux.netDevices", problem));
     }
-    let mut moved: Vec<Moved> = Vec::new();
+    let mut all = Devices { host, container, moved: Vec::new() };
     for (name, device) in devices {
         let inside = device.name().as_deref().filter(|inside| !inside.is_empty()).unwrap_or(name);
-        match move_one(&host, &container, name, inside, &mut moved) {
-            Ok(()) => {}
-            Err(error) => return Err(take_back(&host, &container, moved).into_iter().fold(error, Error::and)),
+        if let Err(error) = all.move_one(name, inside) {
+            return Err(all.take_back().into_iter().fold(error, Error::and));
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 impl Side {
@@ -76,51 +87,66 @@ impl Side {
     }
 }
 
-fn move_one(host: &Side, container: &Side, name: &str, inside: &str, moved: &mut Vec<Moved>) -> Result<()> {
-    let field = || format!("linux.netDevices[{name:?}]");
-    let read = || format!("{}: read the network devices", field());
-    let Some(was) = host.link(|link| link.name == name).doing(read)? else {
-        let problem = format!("link not found for interface {name} on runtime namespace: name a device of the host");
-        return Err(Error::new(Kind::Config, format!("config.json: {}: {problem}", field())));
-    };
-    let addresses = host.netlink.addresses(was.index).doing(read)?;
-    let before = container.netlink.links().doing(read)?;
-    host.netlink.move_link(was.index, inside, &container.namespace).map_err(|errno| {
-        let doing = format!("{}: move network device {name} to the container as {inside}", field());
-        match errno {
-            Errno::EEXIST => Error::system(format!("{doing} (there is one of that name: choose another)"), errno),
-            errno => Error::system(doing, errno),
-        }
-    })?;
-    // Its number may have changed, and its name, if that is a template.
-    let is_new = |link: &Link| before.iter().all(|known| known.index != link.index);
-    let Some(is) = container.link(|link| is_new(link) && (inside.contains('%') || link.name == inside)).doing(read)?
-    else {
-        return Err(Error::system(
-            format!("{}: find network device {inside} in the container", field()),
-            Errno::ENODEV,
-        ));
-    };
-    let index = is.index;
-    moved.push(Moved { was, addresses: addresses.clone(), is });
-    for address in addresses.iter().filter(|address| address.is_global()) {
-        container.netlink.add_address(index, address).doing(|| format!("{}: give it its address back", field()))?;
+impl Moved {
+    /// The device in the container. Its number may have changed, and its name, if that is a template.
+    fn find(&self, container: &Side) -> Result<Option<Link>, Errno> {
+        let is_named = |link: &Link| self.inside.contains('%') || link.name == self.inside;
+        container.link(|link| !self.before.contains(&link.index) && is_named(link))
     }
-    container.netlink.set_up(index).doing(|| format!("{}: bring {inside} up in the container", field()))
 }
 
-/// Moves devices back to the host, the last first; what went wrong.
-fn take_back(host: &Side, container: &Side, moved: Vec<Moved>) -> Vec<Error> {
-    let mut errors = Vec::new();
-    for Moved { was, addresses, is } in moved.into_iter().rev() {
-        let back = container.netlink.move_link(is.index, &was.name, &host.namespace).and_then(|()| {
-            let link = host.link(|link| link.name == was.name)?.ok_or(Errno::ENODEV)?;
-            for address in addresses.iter().filter(|address| address.is_global()) {
-                host.netlink.add_address(link.index, address)?;
+impl Devices {
+    fn move_one(&mut self, name: &str, inside: &str) -> Result<()> {
+        let Self { host, container, moved } = self;
+        let field = || format!("linux.netDevices[{name:?}]");
+        let read = || format!("{}: read the network devices", field());
+        let Some(was) = host.link(|link| link.name == name).doing(read)? else {
+            let problem =
+                format!("link not found for interface {name} on runtime namespace: name a device of the host");
+            return Err(Error::new(Kind::Config, format!("config.json: {}: {problem}", field())));
+        };
+        let addresses = host.netlink.addresses(was.index).doing(read)?;
+        let before = container.netlink.links().doing(read)?.iter().map(|link| link.index).collect();
+        host.netlink.move_link(was.index, inside, &container.namespace).map_err(|errno| {
+            let doing = format!("{}: move network device {name} to the container as {inside}", field());
+            match errno {
+                Errno::EEXIST => Error::system(format!("{doing} (there is one of that name: choose another)"), errno),
+                errno => Error::system(doing, errno),
             }
-            if was.up { host.netlink.set_up(link.index) } else { Ok(()) }
-        });
-        errors.extend(back.err().map(|errno| Error::system(format!("move network device {} back", was.name), errno)));
+        })?;
+        // From here on it is to be moved back, even if it cannot be found now.
+        let this = Moved { was, addresses, inside: inside.to_owned(), before };
+        let found = this.find(container);
+        let addresses = this.addresses.clone();
+        moved.push(this);
+        let Some(Link { index, .. }) = found.doing(read)? else {
+            let doing = format!("{}: find network device {inside} in the container", field());
+            return Err(Error::system(doing, Errno::ENODEV));
+        };
+        for address in addresses.iter().filter(|address| address.is_global()) {
+            container.netlink.add_address(index, address).doing(|| format!("{}: give it its address back", field()))?;
+        }
+        container.netlink.set_up(index).doing(|| format!("{}: bring {inside} up in the container", field()))
     }
-    errors
+
+    /// Moves the devices back to the host, the last first; what went wrong.
+    pub(super) fn take_back(self) -> Vec<Error> {
+        let Self { host, container, moved } = self;
+        let mut errors = Vec::new();
+        for device in moved.into_iter().rev() {
+            let back = device.find(&container).and_then(|is| {
+                let Moved { was, addresses, .. } = &device;
+                let is = is.ok_or(Errno::ENODEV)?;
+                container.netlink.move_link(is.index, &was.name, &host.namespace)?;
+                let link = host.link(|link| link.name == was.name)?.ok_or(Errno::ENODEV)?;
+                for address in addresses.iter().filter(|address| address.is_global()) {
+                    host.netlink.add_address(link.index, address)?;
+                }
+                if was.up { host.netlink.set_up(link.index) } else { Ok(()) }
+            });
+            let doing = || format!("move network device {} back", device.was.name);
+            errors.extend(back.err().map(|errno| Error::system(doing(), errno)));
+        }
+        errors
+    }
 }

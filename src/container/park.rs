@@ -252,7 +252,7 @@ fn park_into(
     drop(kept.given);
     launch::admit(options, &prepared, &entry, cgroup, &mut state, &spawned, &report)?;
     let spec = &prepared.bundle.loaded.spec;
-    let context = gates::Context { spec, listener: None, state: &state, child };
+    let context = gates::Context { spec, listener: None, state: &state, child, joins: None, devices: None };
     if gates::serve(&context, spawned.sync.as_raw_fd())? != Outcome::Ready {
         // It reports until it ends.
         let _ = process::ends_within(child.pidfd, PATIENCE);

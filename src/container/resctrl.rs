@@ -35,7 +35,7 @@ pub struct Group {
     /// Whether it is made for this container, and removed with it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own: bool,
-    /// The directory of the monitoring group, which is made for this container and removed with it.
+    /// The directory of the monitoring group, which is made for this container, if it is not there, and removed with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<PathBuf>,
 }
@@ -113,8 +113,12 @@ impl Group {
             self.write("schemata", &lines)?;
         }
         let Some(monitor) = &self.monitor else { return Ok(()) };
-        fs::create_dir(monitor).map_err(|error| self.refused(format!("create {}", monitor.display()), &error))?;
-        made.push(monitor.clone());
+        match fs::create_dir(monitor) {
+            Ok(()) => made.push(monitor.clone()),
+            // Left by a container of this id whose state is lost, as a rule. runc uses it as well.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(self.refused(format!("create {}", monitor.display()), &error)),
+        }
         Ok(())
     }
 
@@ -129,6 +133,20 @@ impl Group {
             fs::write(&tasks, pid.to_string())
                 .map_err(|error| self.refused(format!("write {pid} to {}", tasks.display()), &error))
         })
+    }
+
+    /// What the class's schemata say now of the resources that `lines` are about.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn lines_like(&self, lines: &[&str]) -> Result<String> {
+        let file = self.path.join("schemata");
+        let now =
+            fs::read_to_string(&file).map_err(|error| self.refused(format!("read {}", file.display()), &error))?;
+        let resource = |line: &str| line.split(':').next().unwrap_or_default().trim().to_owned();
+        let wanted: Vec<_> = lines.iter().flat_map(|text| text.lines()).map(resource).collect();
+        let like = now.lines().filter(|line| wanted.contains(&resource(line)));
+        Ok(like.flat_map(|line| [line, "\n"]).collect())
     }
 
     /// Writes `lines` to the file `name` of the class.

@@ -141,6 +141,8 @@ impl Resident {
             listener: self.filter.as_ref().and_then(|filter| filter.listener.as_ref()),
             state: &self.target.state,
             child: Child { pid: self.target.init.pid, pidfd: self.target.pidfd.as_raw_fd() },
+            joins: None,
+            devices: None,
         };
         start::go(&self.entry, &waiting, None)?;
         // Init has left this memory by now.

@@ -296,7 +296,7 @@ impl Restore<'_> {
             loopback_up(pid)?;
             let devices = spec.linux().as_ref().and_then(|linux| linux.net_devices().as_ref());
             if devices.is_some_and(|devices| !devices.is_empty()) {
-                netdev::move_all(spec, pid)?;
+                self.undo.devices = Some(netdev::move_all(spec, pid)?);
             }
         }
         let report = self.state.report(Status::Created, pid);

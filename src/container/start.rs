@@ -83,6 +83,8 @@ pub fn start(store: &Store, id: &str, notify: Option<&OsStr>) -> Result<()> {
         listener: filter.as_ref().and_then(|filter| filter.listener.as_ref()),
         state: &state,
         child: Child { pid: init.pid, pidfd: pidfd.as_raw_fd() },
+        joins: None,
+        devices: None,
     };
     go(&entry, &waiting, notify)
 }

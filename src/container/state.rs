@@ -765,6 +765,16 @@ impl Process {
         }
     }
 
+    /// As [`Process::open`], and that no other process has got its number is sure; none as well if it has ended.
+    ///
+    /// # Errors
+    /// As there, and if nothing can be known of it.
+    pub fn open_running(self) -> Result<Option<OwnedFd>> {
+        let pidfd = self.open()?;
+        let about = self.look().doing(|| format!("read /proc/{}/stat", self.pid))?;
+        Ok(pidfd.filter(|_| about.is_some()))
+    }
+
     /// `error`, or what `ended` says instead if this has ended or does so now, as far as can be told: nobody keeps an init from that while a verb
     /// is at its container. It has no namespaces any more then, no process can be made in its pid namespace, and its container may be deleted.
     pub fn or_ended(self, error: Error, ended: impl FnOnce() -> Error) -> Error {
@@ -886,13 +896,13 @@ impl State {
 }
 
 impl State {
-    /// The container as runtime-spec's library describes it, for a seccomp agent.
-    pub fn of_spec(&self, pid: i32) -> oci_spec::runtime::State {
+    /// The container as runtime-spec's library describes it, for a seccomp agent; `pid` is its init.
+    pub fn of_spec(&self, status: oci_spec::runtime::ContainerState, pid: i32) -> oci_spec::runtime::State {
         let mut state = oci_spec::runtime::State::default();
         state
             .set_version(OCI_VERSION.to_owned())
             .set_id(self.id.clone())
-            .set_status(oci_spec::runtime::ContainerState::Creating)
+            .set_status(status)
             .set_pid(Some(pid))
             .set_bundle(self.bundle.clone())
             .set_annotations(Some(self.annotations.clone().into_iter().collect()));
@@ -909,6 +919,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path().join("root"));
         (dir, store)
+    }
+
+    #[test]
+    fn a_process_that_has_anothers_number_is_not_opened() {
+        let this = Process::of(std::process::id() as i32).unwrap();
+        assert!(this.open_running().unwrap().is_some());
+        let before = Process { start_time: this.start_time - 1, ..this };
+        assert!(before.open().unwrap().is_some() && before.open_running().unwrap().is_none());
     }
 
     #[test]

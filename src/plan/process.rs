@@ -1,6 +1,7 @@
 //! `process`: who runs, what and with which rights. The same for a container's init and for `exec`.
 
 use super::builder::{Builder, cpath, cstring, slots};
+use super::seccomp::WAIT_KILLABLE_RECV;
 use super::{Host, Wait, caps, lsm};
 use crate::cpu_list;
 use crate::error::{Error, Result};
@@ -155,23 +156,38 @@ pub fn compile(builder: &mut Builder, process: &Process, context: &Context<'_>) 
     if let Some(wait) = wait {
         builder.push("(runtime)", wait);
     }
+    let hides = context.dumpable && !is_parked && context.start_hooks.is_some_and(|(hooks, _)| !hooks.is_empty());
+    if hides {
+        // What a hook of the image leaves behind shall not get at a process that its filter does not hold yet.
+        builder.push("(runtime)", Op::Dumpable(false));
+    }
     if let Some((hooks, state)) = context.start_hooks {
         super::hooks::start_container(builder, hooks, state, || {
             let mut steps = confine();
             for step in &mut steps {
                 if let Op::Seccomp { flags, listener, .. } = &mut step.op {
-                    // The agent is the program's: a hook is refused what the agent would be asked for (seccomp(2)).
-                    *flags &= !(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32);
+                    // The agent is the program's: a hook is refused what the agent would be asked for (seccomp(2)). The other flag is about how the
+                    // agent is waited for, and the kernel refuses it where there is none.
+                    *flags &= !(libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 | WAIT_KILLABLE_RECV);
                     *listener = false;
                 }
             }
             steps
         })?;
     }
+    let notifying = context.seccomp.filter(|filter| filter.listener.is_some());
+    // The maker takes the listener out of the process, which has the filter by then if that lets it say so.
+    let says_so_under_it = notifying.is_some_and(|filter| filter.allows(&[libc::SYS_prctl]));
+    if hides && notifying.is_some() && !says_so_under_it {
+        builder.push("(runtime)", Op::Dumpable(true));
+    }
     if !is_filtered {
         builder.extend(confine());
     }
-    if context.seccomp.is_some_and(|filter| filter.listener.is_some()) {
+    if hides && says_so_under_it {
+        builder.push("(runtime)", Op::Dumpable(true));
+    }
+    if notifying.is_some() {
         builder.push("linux.seccomp.listenerPath", Op::Meet(Gate::Listener));
     }
     Ok(exec)

@@ -226,7 +226,7 @@ fn flags(seccomp: &LinuxSeccomp) -> u32 {
 }
 
 /// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (linux/seccomp.h, Linux 5.19).
-const WAIT_KILLABLE_RECV: u32 = 1 << 5;
+pub(super) const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// The agent, if a rule notifies.
 fn listener(seccomp: &LinuxSeccomp, profile: &Profile) -> Option<Listener> {

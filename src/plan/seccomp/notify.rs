@@ -1,14 +1,21 @@
 //! Handing the listener of SCMP_ACT_NOTIFY to the agent (runtime-spec config-linux.md, "The Container Process State").
 
 use crate::error::{Doing, Error, Result};
-use crate::sys::socket::send_some_with_fd;
+use crate::sys::fs::retry;
+use crate::sys::socket::{send_some_with_fd, set_patience};
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, send, socket};
 use oci_spec::runtime::{ContainerProcessState, SECCOMP_FD_NAME, State};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Listener;
+
+/// How long an agent may take for a connection, and for each part of what it is sent: one that hangs shall not have
+/// the container hang, on which nobody waits with a limit of their own.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the agent is told: `pid` is the process that the filter is loaded in, as the runtime sees it; `state` is the
 /// container's.
@@ -28,8 +35,17 @@ pub fn process_state(listener: &Listener, pid: i32, state: State) -> ContainerPr
 /// A path that begins with "@" names an abstract socket, as in runc.
 ///
 /// # Errors
-/// The agent does not listen, or ends the connection before it has all.
+/// The agent does not listen, ends the connection before it has all, or has taken nothing for [`PATIENCE`].
 pub fn send_listener(listener: &Listener, state: &ContainerProcessState, fd: BorrowedFd<'_>) -> Result<()> {
+    send_within(PATIENCE, listener, state, fd)
+}
+
+fn send_within(
+    patience: Duration,
+    listener: &Listener,
+    state: &ContainerProcessState,
+    fd: BorrowedFd<'_>,
+) -> Result<()> {
     let path = listener.path.as_path();
     let doing = || {
         format!("config.json: linux.seccomp.listenerPath: failed to connect with seccomp agent at {}", path.display())
@@ -38,17 +54,24 @@ pub fn send_listener(listener: &Listener, state: &ContainerProcessState, fd: Bor
         .map_err(|error| Error::config("linux.seccomp.listenerPath", format!("encode the process state: {error}")))?;
     let address = address(path).doing(doing)?;
     let connection = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).doing(doing)?;
-    connect(connection.as_raw_fd(), &address).doing(doing)?;
+    // It holds for connect(2) as well (net/unix/af_unix.c).
+    set_patience(connection.as_raw_fd(), patience).doing(doing)?;
+    retry(|| connect(connection.as_raw_fd(), &address)).map_err(late).doing(doing)?;
 
     let doing = || format!("send the seccomp listener to {}", path.display());
-    let sent = send_some_with_fd(connection.as_raw_fd(), &text, fd.as_raw_fd()).doing(doing)?;
+    let sent = send_some_with_fd(connection.as_raw_fd(), &text, fd.as_raw_fd()).map_err(late).doing(doing)?;
     let mut rest = text.get(sent..).unwrap_or_default();
     // The descriptor goes with the first bytes only.
     while !rest.is_empty() {
-        let sent = send(connection.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL).doing(doing)?;
+        let sent = retry(|| send(connection.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL)).map_err(late).doing(doing)?;
         rest = rest.get(sent..).unwrap_or_default();
     }
     Ok(())
+}
+
+/// What has not been possible until the patience ended (socket(7), SO_SNDTIMEO).
+fn late(errno: Errno) -> Errno {
+    if errno == Errno::EAGAIN { Errno::ETIMEDOUT } else { errno }
 }
 
 fn address(path: &Path) -> nix::Result<UnixAddr> {
@@ -116,6 +139,29 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn an_agent_that_hangs_is_not_waited_for_without_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let agent = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        nix::sys::socket::bind(agent.as_raw_fd(), &UnixAddr::new(&path).unwrap()).unwrap();
+        // As one that accepts nothing: as many as this, and one more, can connect.
+        nix::sys::socket::listen(&agent, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let patience = Duration::from_secs(1);
+        let file = File::open("/dev/null").unwrap();
+        let metadata = Some("m".repeat(1 << 20));
+        let refused = |metadata: Option<String>| {
+            let listener = Listener { path: path.clone(), metadata };
+            let message = process_state(&listener, 1, state());
+            send_within(patience, &listener, &message, file.as_fd()).unwrap_err().to_string()
+        };
+        // It has nobody connected yet, and takes no more than a socket does.
+        let error = refused(metadata);
+        assert!(error.starts_with("send the seccomp listener to ") && error.ends_with("timed out"), "{error}");
+        let error = refused(None);
+        assert!(error.contains("failed to connect with seccomp agent at") && error.ends_with("timed out"), "{error}");
     }
 
     #[test]
