@@ -171,6 +171,26 @@ fn what_cannot_be_replaced_is_named() {
     }
 }
 
+/// The host's null device has an owner and a mode that a container's root could change. Without rights nobody can.
+#[test]
+fn a_null_device_that_cannot_be_made_is_not_replaced_by_the_hosts() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.started(&bundle);
+    lab.exec(&bundle, &[], &["rm", "/dev/null"]).ok();
+    let exec = |errno: i32| {
+        let filter = Filter::default().refuse(libc::SYS_fsopen, errno);
+        under(filter, &lab.command(&["exec", &bundle.id, "echo", "Hello"]))
+    };
+    for errno in [libc::ENOMEM, libc::ENFILE] {
+        let error = exec(errno).failed();
+        assert!(error.contains("those that are /dev/null"), "{error}");
+    }
+    for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
+        assert_eq!(exec(errno).ok(), "Hello");
+    }
+}
+
 #[test]
 fn every_verb_does_without_what_linux_5_10_lacks() {
     let lab = lab!();
