@@ -171,6 +171,23 @@ fn what_cannot_be_replaced_is_named() {
     }
 }
 
+/// A machine may be set to make files in memory that cannot be executed unless that is asked for; the setting is a pid namespace's.
+#[test]
+fn the_copy_of_our_binary_in_memory_can_be_executed() {
+    let setting = "/proc/sys/vm/memfd_noexec";
+    if fs::read_to_string(setting).is_ok_and(|level| level.trim() == "2") || !fs::exists(setting).unwrap() {
+        skip!("needs {setting}, and that it is not 2");
+    }
+    let lab = lab!();
+    let create = lab.command(&["create", "--bundle", "/no/such/bundle", "x"]);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "sh", "-ec", "echo 1 >$1; shift; exec \"$@\"", "sh", setting]);
+    command.arg(create.get_program()).args(create.get_args());
+    // Without the right to mount it is what we go on from.
+    let error = under(Filter::default().refuse(libc::SYS_open_tree, libc::EPERM), &command).failed();
+    assert!(error.contains("/no/such/bundle"), "{error}");
+}
+
 /// The host's null device has an owner and a mode that a container's root could change. Without rights nobody can.
 #[test]
 fn a_null_device_that_cannot_be_made_is_not_replaced_by_the_hosts() {
