@@ -171,6 +171,43 @@ fn what_cannot_be_replaced_is_named() {
     }
 }
 
+/// A machine may be set to make files in memory that cannot be executed unless that is asked for; the setting is a pid namespace's.
+#[test]
+fn the_copy_of_our_binary_in_memory_can_be_executed() {
+    let setting = "/proc/sys/vm/memfd_noexec";
+    if fs::read_to_string(setting).is_ok_and(|level| level.trim() == "2") || !fs::exists(setting).unwrap() {
+        skip!("needs {setting}, and that it is not 2");
+    }
+    let lab = lab!();
+    let create = lab.command(&["create", "--bundle", "/no/such/bundle", "x"]);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "sh", "-ec", "echo 1 >$1; shift; exec \"$@\"", "sh", setting]);
+    command.arg(create.get_program()).args(create.get_args());
+    // Without the right to mount it is what we go on from.
+    let error = under(Filter::default().refuse(libc::SYS_open_tree, libc::EPERM), &command).failed();
+    assert!(error.contains("/no/such/bundle"), "{error}");
+}
+
+/// The host's null device has an owner and a mode that a container's root could change. Without rights nobody can.
+#[test]
+fn a_null_device_that_cannot_be_made_is_not_replaced_by_the_hosts() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sleep", "1000"]));
+    lab.started(&bundle);
+    lab.exec(&bundle, &[], &["rm", "/dev/null"]).ok();
+    let exec = |errno: i32| {
+        let filter = Filter::default().refuse(libc::SYS_fsopen, errno);
+        under(filter, &lab.command(&["exec", &bundle.id, "echo", "Hello"]))
+    };
+    for errno in [libc::ENOMEM, libc::ENFILE] {
+        let error = exec(errno).failed();
+        assert!(error.contains("those that are /dev/null"), "{error}");
+    }
+    for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
+        assert_eq!(exec(errno).ok(), "Hello");
+    }
+}
+
 #[test]
 fn every_verb_does_without_what_linux_5_10_lacks() {
     let lab = lab!();

@@ -277,7 +277,8 @@ fn what_is_mounted_below_a_source_comes_along_into_a_user_namespace() {
     };
     assert_eq!(run("rbind").ok(), "deep");
     let error = run("bind").failed();
-    let why = "invalid argument: in a user namespace what is mounted below the source comes along: use \\\"rbind\\\"";
+    let why = "invalid argument: the source is unbindable, or in another mount namespace, or what is mounted below it has \
+               to come along";
     assert!(error.contains("mounts[4]: open_tree(") && error.contains(why), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }

@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A created container.
@@ -45,6 +46,21 @@ fn starts_at_once(lab: &Lab, bundle: &Bundle) {
     lab.microrun(&["start", &bundle.id]).ok();
     assert!(before.elapsed() < Duration::from_secs(10));
     assert_eq!(lab.status(&bundle.id), "running");
+}
+
+#[test]
+fn nobody_else_can_connect_whatever_the_umask() {
+    let lab = lab!();
+    let bundle = lab.sleeping(|_| {});
+    let create = lab.command(&["create", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(create.get_program()).args(create.get_args());
+    // What is created would keep our end of a pipe open.
+    let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().unwrap().success());
+    let mode = fs::metadata(socket(&lab, &bundle)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    starts_at_once(&lab, &bundle);
 }
 
 #[test]

@@ -168,10 +168,19 @@ impl Resident {
     /// Changes the limits to what `change` says on top of those in force.
     ///
     /// # Errors
-    /// What the kernel refuses; then the old limits hold.
+    /// What the kernel refuses; then the old limits hold, but the container may be in other cgroups all the same.
     pub fn update(&mut self, change: &LinuxResources) -> Result<()> {
         // From the record: the command line may have changed them meanwhile.
-        self.target.state = control::update_alone(&self.entry, change, &control::Schemata::default())?;
+        match control::update_alone(&self.entry, change, &control::Schemata::default()) {
+            Ok(state) => self.target.state = state,
+            Err(error) => {
+                // What it has joined until then is on record, and is not left again.
+                if let Ok(state) = self.entry.load() {
+                    self.target.state = state;
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 

@@ -114,8 +114,7 @@ const SEAL_ATTEMPTS: u32 = 20;
 
 fn sealed_copy() -> Result<OwnedFd> {
     let doing = || "protect the runtime's own binary from the container: copy it into memory";
-    let copy = memfd_create(c"microrun", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING).doing(doing)?;
-    let mut file = File::from(copy);
+    let mut file = File::from(executable_memory().doing(doing)?);
     std::io::copy(&mut File::open("/proc/self/exe").doing(doing)?, &mut file).doing(doing)?;
     let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
     let mut result = fcntl(file.as_fd(), FcntlArg::F_ADD_SEALS(seals));
@@ -128,6 +127,16 @@ fn sealed_copy() -> Result<OwnedFd> {
     }
     result.doing(doing)?;
     Ok(file.into())
+}
+
+/// A file in memory that can be executed, and sealed.
+fn executable_memory() -> Result<OwnedFd, Errno> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    // Linux 6.3; without it a machine may be set to make files that cannot be executed (vm.memfd_noexec=1).
+    match memfd_create(c"microrun", flags | MFdFlags::from_bits_retain(libc::MFD_EXEC)) {
+        Err(Errno::EINVAL) => memfd_create(c"microrun", flags),
+        made => made,
+    }
 }
 
 fn arguments() -> Result<Strings> {

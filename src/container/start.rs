@@ -13,7 +13,7 @@ use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{GO, GOING};
 use crate::spec;
 use crate::sys::clone::Child;
-use crate::sys::process;
+use crate::sys::{fs as sys_fs, process};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use std::ffi::OsStr;
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(1);
 pub(super) fn make_socket(entry: &Entry) -> Result<OwnedFd> {
     let bound = short(entry, |path| {
         let listener = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // The file gets the mode of the socket, less the umask, which is the caller's and may be 0: nobody else shall say the word.
+        sys_fs::chmod(listener.as_raw_fd(), 0o600)?;
         bind(listener.as_raw_fd(), &UnixAddr::new(&path)?)?;
         Ok(listener)
     });

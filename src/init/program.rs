@@ -49,7 +49,10 @@ pub fn set_home(env: &Environment, uid: u32) -> Sys {
     env.write_home(value)
 }
 
-/// Reads a passwd(5) file line by line; the length of the home directory of `uid`, which is put into `home`.
+/// How many bytes of a passwd(5) file are looked at: a sparse one of the container's can have any size, and who reads it is us.
+const PASSWD_LIMIT: usize = 1 << 20;
+
+/// Reads a passwd(5) file line by line, as far as [`PASSWD_LIMIT`]; the length of the home directory of `uid`, which is put into `home`.
 #[inline(never)] // A page of stack, for images that have such a file.
 fn search_passwd(file: i32, uid: u32, home: &mut [u8]) -> Option<usize> {
     let stat = fs::stat(file).ok()?;
@@ -57,10 +60,11 @@ fn search_passwd(file: i32, uid: u32, home: &mut [u8]) -> Option<usize> {
         return None;
     }
     let mut buffer = [0u8; 4096];
-    let mut filled = 0;
-    loop {
+    let (mut filled, mut total) = (0, 0);
+    while total < PASSWD_LIMIT {
         let count = fs::read(file, buffer.get_mut(filled..)?).ok()?;
         filled += count;
+        total += count;
         let mut text = buffer.get(..filled)?;
         while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
             if let Some(length) = home_of(text.get(..end)?, uid, home) {
@@ -77,6 +81,7 @@ fn search_passwd(file: i32, uid: u32, home: &mut [u8]) -> Option<usize> {
         buffer.copy_within(filled - keep..filled, 0);
         filled = keep;
     }
+    None
 }
 
 /// The home directory of a passwd(5) line, if it is that of `uid`.
@@ -125,6 +130,16 @@ mod tests {
         passwd += "last:x:42:42::/last:";
         assert_eq!(search(&passwd, 42).as_deref(), Some("/last"));
         assert_eq!(search(&passwd, 6999).as_deref(), Some("/home/u1999"));
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_its_end() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"user:x:42:42::/home/user:/bin/sh\n").unwrap();
+        file.as_file().set_len(1 << 40).unwrap();
+        let mut home = [0u8; Environment::HOME_ROOM];
+        let mut search = |uid| search_passwd(file.reopen().unwrap().as_raw_fd(), uid, &mut home);
+        assert_eq!((search(42), search(7)), (Some("/home/user".len()), None));
     }
 
     #[test]

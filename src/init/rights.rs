@@ -71,6 +71,9 @@ pub fn drop_bounding(drop: u64) -> Sys {
 
 /// Puts the null device at /dev/null of `root`, which without one is "/", in the place of each of stdin, stdout and stderr that is a null
 /// device. What else a mount, the image or the container has put there takes the place of none: then it is one that is nobody's.
+///
+/// # Errors
+/// Those of [`null_of_nobody`] but for missing rights and an old kernel: then the host's stays.
 pub fn own_null(root: Option<RawFd>) -> Sys {
     let mut own = None;
     for fd in 0..3 {
@@ -79,10 +82,13 @@ pub fn own_null(root: Option<RawFd>) -> Sys {
         }
         let null = match own {
             Some(null) => null,
-            None => match open_null(root).or_else(|| null_of_nobody().ok()) {
-                Some(null) => *own.insert(null),
-                // Without rights. Who has none cannot change the host's either.
-                None => return Ok(()),
+            None => match open_null(root).map_or_else(null_of_nobody, Ok) {
+                Ok(null) => *own.insert(null),
+                // Without rights, or before Linux 5.2. Who has none cannot change the host's either. What remains is that old kernel, and
+                // a device cgroup that denies 1:3 to a root with rights: mknod(2) answers with EPERM there, too.
+                Err(Errno::EPERM | Errno::EACCES | Errno::ENOSYS) => return Ok(()),
+                // A cgroup without memory left, for one, which the container can bring about.
+                Err(errno) => return Err(errno),
             },
         };
         fs::dup_onto(null, fd)?;

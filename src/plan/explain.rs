@@ -151,10 +151,10 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             ),
         )
         .with_errno(errno),
-        // An unbindable source is refused in the same way, and whatever is below it.
+        // Which of these it is the kernel does not say, nor the Plan: the user namespace may be one that the runtime is in.
         Op::CloneTree { recursive: false, .. } if errno == Errno::EINVAL && step.field.starts_with("mounts[") => {
-            let problem = "in a user namespace what is mounted below the source comes along: use \"rbind\", and a \
-                           source that is not unbindable";
+            let problem = "the source is unbindable, or in another mount namespace, or what is mounted below it has to \
+                           come along, as in a user namespace: use another source, or \"rbind\"";
             Error::new(Kind::System, format!("{}: {}: {}: {problem}", step.field, step.op, describe(errno)))
                 .with_errno(errno)
         }

@@ -480,6 +480,12 @@ impl Shim {
             if task.init.exit().is_none() && container.is_some() {
                 return Err(wrong_state("the container's init does not end"));
             }
+            // Without a pid namespace of its own and without a cgroup nobody else ends them.
+            for exec in task.execs.values().filter(|exec| exec.exit().is_none()) {
+                if let Some(pidfd) = &exec.pidfd {
+                    let _ = sys_process::pidfd_send_signal(pidfd.as_raw_fd(), libc::SIGKILL);
+                }
+            }
             self.unwatch_memory(task);
             (task.rootfs.clone(), task.is_mounted)
         };

@@ -335,13 +335,14 @@ impl Shim {
     fn update(self: &Arc<Self>, request: m::UpdateTaskRequest) -> Reply<m::Empty> {
         let text = request.resources.as_ref().map(|resources| resources.value.as_slice()).unwrap_or_default();
         let change = spec::parse_resources(text)?;
-        if self.existing(&request.id)?.update(&change)?
-            && let Some(task) = self.tasks().all.get_mut(&request.id)
-        {
+        let (is_elsewhere, updated) = self.existing(&request.id)?.update(&change);
+        let mut watched = Ok(());
+        if is_elsewhere && let Some(task) = self.tasks().all.get_mut(&request.id) {
             self.look_at_memory(task, &request.id);
             self.unwatch_memory(task);
-            self.watch_memory(&request.id, task)?;
+            watched = self.watch_memory(&request.id, task);
         }
+        updated.and(watched)?;
         Ok(m::Empty {})
     }
 

@@ -141,19 +141,17 @@ impl Existing {
         Reach { init, cgroup: &self.cgroup(), shares_pids: self.shares_pids }.kill(signal, all)
     }
 
-    /// Changes its limits; whether it is in other cgroups since then: on v1 it joins those that a limit needs.
-    ///
-    /// # Errors
-    /// As [`Resident::update`].
-    pub fn update(&self, change: &LinuxResources) -> Result<bool> {
+    /// Changes its limits, as [`Resident::update`]; and whether it is in other cgroups since then: on v1 it joins those that a limit needs,
+    /// also where the limit is refused.
+    pub fn update(&self, change: &LinuxResources) -> (bool, Result<()>) {
         let mut container = self.lock();
-        container.update(change)?;
+        let updated = container.update(change);
         let mut known = self.known_cgroup();
         let is_other = **known != *container.cgroup();
         if is_other {
             *known = Arc::new(container.cgroup().clone());
         }
-        Ok(is_other)
+        (is_other, updated)
     }
 
     /// The container, once nobody else does anything to it.

@@ -2,9 +2,9 @@
 
 use super::decide::X32_BIT;
 use crate::error::{Doing, Error, Kind, Result};
+use crate::sys::{fs, own};
 use libc::sock_filter;
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSeccompOperator as Operator,
 };
@@ -346,7 +346,7 @@ fn newer(name: &str) -> Option<u32> {
 /// The program of a context, read back from the only place that every libseccomp writes to: a descriptor.
 fn export(context: &ScmpFilterContext) -> Result<Vec<sock_filter>> {
     let doing = || "seccomp: export the filter to a memory file";
-    let mut file = File::from(memfd_create("seccomp", MFdFlags::MFD_CLOEXEC).doing(doing)?);
+    let mut file = File::from(own(fs::memory_file().doing(doing)?));
     context.export_bpf(&file).map_err(|error| {
         Error::new(Kind::System, format!("seccomp: libseccomp cannot generate the filter: {error}"))
     })?;
