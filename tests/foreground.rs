@@ -553,7 +553,12 @@ fn output_for_which_there_is_no_room_is_no_success() {
 #[test]
 fn output_that_is_given_up_is_no_success() {
     let lab = lab!();
-    let bundle = lab.bundle(|config| config["process"]["args"] = json!(["echo", "said"]));
+    let gone = lab.path("gone");
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["echo", "said"]);
+        let script = format!("true >{}", gone.display());
+        config["hooks"]["poststop"] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    });
     let pair = nix::pty::openpty(None, None).unwrap();
     let error = lab.path("error");
     let mut command = lab.command(&["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
@@ -561,8 +566,8 @@ fn output_that_is_given_up_is_no_success() {
     let mut run = Running(Guard(command.spawn().unwrap()));
     let mut ended = None;
     common::eventually(|| {
-        // Before the container has ended they are its own.
-        if lab.status(&bundle.id).is_empty() && !lab.path("run").join(&bundle.id).exists() {
+        // Before the container has ended a signal is its own.
+        if gone.exists() {
             run.terminate();
         }
         ended = run.0.try_wait().unwrap();
