@@ -46,7 +46,9 @@ fn on_host(lab: &Lab, bundle: &Bundle, before: &str, after: &str) -> Output {
 /// What a case changes of a configuration.
 type Change = fn(&mut Value);
 
-const PAIR: &str = "ip link add eth7 type veth peer name peer7";
+/// Of busybox's ip the other end gets a name of the kernel's.
+const PAIR: &str = "ip link add eth7 type veth peer name peer7
+    ip link show dev peer7 >/dev/null 2>&1 || ip link set veth0 name peer7";
 
 #[test]
 fn a_device_comes_with_its_addresses_and_is_up() {
