@@ -167,6 +167,12 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             let problem = "not a directory: source and destination must be of one kind";
             Error::new(Kind::System, format!("error mounting {}: {}: {problem}", step.field, step.op))
         }
+        // What is not there needs no mask: it is mount(2) that says so, as of what is below /proc/net on Linux 7.3.
+        Op::Mask { path, .. } if errno == Errno::ENOENT => {
+            let path = path.to_string_lossy();
+            let problem = format!("{}: {path:?}: this kernel lets nothing be mounted there: remove it", step.field);
+            Error::new(Kind::System, problem)
+        }
         Op::Mask { path, .. } if errno == Errno::EBUSY => {
             let path = path.to_string_lossy();
             Error::new(Kind::Config, format!("{}: {path:?} is the root, which cannot be hidden: remove it", step.field))
