@@ -5,7 +5,7 @@ use super::join::Join;
 use super::plan::{CgroupPlan, DeviceProgram, Directory, Hierarchy, IfDenied};
 use super::systemd::Unit;
 use super::tree;
-use super::write::Target;
+use super::write::{Target, says_gone};
 use crate::error::Doing;
 use crate::sys::{bpf, pidfd};
 use crate::{Error, Result};
@@ -289,10 +289,9 @@ impl Cgroup {
     }
 }
 
-/// Whether `error` is about the directory having been removed since it was opened. By now there may be another at its path.
+/// Whether `error` is about the directory having been removed since it was opened.
 fn is_gone(error: &Error, target: &Target<'_>) -> bool {
-    let says_so = |errno: Errno| matches!(errno, Errno::ENOENT | Errno::ENODEV);
-    error.errno().is_some_and(says_so) && target.get("cgroup.procs").is_err_and(says_so)
+    error.errno().is_some_and(says_gone) && target.is_gone()
 }
 
 /// Loads the program of `devices` and puts it on the v2 directory `directory`, in the place of those that are there if

@@ -156,9 +156,8 @@ impl<'a> Freezer<'a> {
         self.target().get(file)
     }
 
-    /// Whether the cgroup has been removed: its files go before the directory.
     fn is_gone(&self) -> bool {
-        self.get("cgroup.procs").is_err_and(|errno| matches!(errno, Errno::ENOENT | Errno::ENODEV))
+        self.target().is_gone()
     }
 
     fn set(&self, file: &str, value: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Cgroup directories as a tree: making, walking, waiting, removing.
 
-use super::write::{Target, read_whole};
+use super::write::{Target, read_whole, says_gone};
 use crate::error::Doing;
 use crate::sys::pidfd;
 use crate::{Error, Result};
@@ -104,7 +104,7 @@ pub fn children(directory: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Whether an error says that a cgroup has been removed meanwhile.
 pub fn is_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+    error.raw_os_error().map(Errno::from_raw).is_some_and(says_gone)
 }
 
 /// The processes of `directory`, and with `recursive` those of the cgroups below it.

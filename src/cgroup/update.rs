@@ -72,14 +72,9 @@ fn merge_cpu(old: Option<&LinuxCpu>, new: Option<&LinuxCpu>) -> Option<LinuxCpu>
     merged.set_realtime_period(set(new.realtime_period()).or(merged.realtime_period()));
     merged.set_realtime_runtime(set(new.realtime_runtime()).or(merged.realtime_runtime()));
     merged.set_burst(new.burst().or(merged.burst()));
-    for (new, merge) in [
-        (new.cpus(), LinuxCpu::set_cpus as fn(&mut LinuxCpu, Option<String>) -> &mut LinuxCpu),
-        (new.mems(), LinuxCpu::set_mems),
-    ] {
-        if new.as_ref().is_some_and(|list| !list.is_empty()) {
-            merge(&mut merged, new.clone());
-        }
-    }
+    let (cpus, mems) = (merged.cpus().clone(), merged.mems().clone());
+    merged.set_cpus(list(new.cpus()).cloned().or(cpus));
+    merged.set_mems(list(new.mems()).cloned().or(mems));
     Some(merged)
 }
 
@@ -88,15 +83,12 @@ fn merge_block_io(old: Option<&LinuxBlockIo>, new: Option<&LinuxBlockIo>) -> Opt
     let mut merged = old.cloned().unwrap_or_default();
     merged.set_weight(set(new.weight()).or(merged.weight()));
     merged.set_leaf_weight(set(new.leaf_weight()).or(merged.leaf_weight()));
-    let weights = merge_weights(merged.weight_device().as_deref(), new.weight_device().as_deref());
+    let weights = merge_devices(merged.weight_device(), new.weight_device());
     merged.set_weight_device(weights);
-    let rates = |old: &Option<Vec<LinuxThrottleDevice>>, new: &Option<Vec<LinuxThrottleDevice>>| {
-        merge_rates(old.as_deref(), new.as_deref())
-    };
-    let read_bps = rates(merged.throttle_read_bps_device(), new.throttle_read_bps_device());
-    let write_bps = rates(merged.throttle_write_bps_device(), new.throttle_write_bps_device());
-    let read_iops = rates(merged.throttle_read_iops_device(), new.throttle_read_iops_device());
-    let write_iops = rates(merged.throttle_write_iops_device(), new.throttle_write_iops_device());
+    let read_bps = merge_devices(merged.throttle_read_bps_device(), new.throttle_read_bps_device());
+    let write_bps = merge_devices(merged.throttle_write_bps_device(), new.throttle_write_bps_device());
+    let read_iops = merge_devices(merged.throttle_read_iops_device(), new.throttle_read_iops_device());
+    let write_iops = merge_devices(merged.throttle_write_iops_device(), new.throttle_write_iops_device());
     merged.set_throttle_read_bps_device(read_bps);
     merged.set_throttle_write_bps_device(write_bps);
     merged.set_throttle_read_iops_device(read_iops);
@@ -104,29 +96,44 @@ fn merge_block_io(old: Option<&LinuxBlockIo>, new: Option<&LinuxBlockIo>) -> Opt
     Some(merged)
 }
 
+/// An entry of a list of which each is for another device.
+trait OfDevice: Clone {
+    /// Major and minor.
+    fn numbers(&self) -> (i64, i64);
+}
+
+impl OfDevice for LinuxThrottleDevice {
+    fn numbers(&self) -> (i64, i64) {
+        (self.major(), self.minor())
+    }
+}
+
+impl OfDevice for LinuxWeightDevice {
+    fn numbers(&self) -> (i64, i64) {
+        (self.major(), self.minor())
+    }
+}
+
 /// The list `old` in which entries for the same device as one in `new` are replaced by it.
-fn merge_devices<T: Clone>(old: Option<&[T]>, new: Option<&[T]>, same: impl Fn(&T, &T) -> bool) -> Option<Vec<T>> {
-    let Some(new) = new else { return old.map(<[T]>::to_vec) };
-    let mut merged = old.unwrap_or_default().to_vec();
+fn merge_devices<T: OfDevice>(old: &Option<Vec<T>>, new: &Option<Vec<T>>) -> Option<Vec<T>> {
+    let Some(new) = new else { return old.clone() };
+    let mut merged = old.clone().unwrap_or_default();
     for device in new {
-        merged.retain(|known| !same(known, device));
+        merged.retain(|known| known.numbers() != device.numbers());
         merged.push(device.clone());
     }
     Some(merged)
 }
 
-fn merge_rates(
-    old: Option<&[LinuxThrottleDevice]>,
-    new: Option<&[LinuxThrottleDevice]>,
-) -> Option<Vec<LinuxThrottleDevice>> {
-    merge_devices(old, new, |a, b| (a.major(), a.minor()) == (b.major(), b.minor()))
+/// The entries of the list `of` for devices that `new` has one for, too.
+fn named_devices<T: OfDevice>(of: &Option<Vec<T>>, new: &Option<Vec<T>>) -> Option<Vec<T>> {
+    let (of, new) = of.as_ref().zip(new.as_ref())?;
+    Some(of.iter().filter(|device| new.iter().any(|new| new.numbers() == device.numbers())).cloned().collect())
 }
 
-fn merge_weights(
-    old: Option<&[LinuxWeightDevice]>,
-    new: Option<&[LinuxWeightDevice]>,
-) -> Option<Vec<LinuxWeightDevice>> {
-    merge_devices(old, new, |a, b| (a.major(), a.minor()) == (b.major(), b.minor()))
+/// A list of CPUs or nodes, unless it is missing or empty.
+fn list(value: &Option<String>) -> Option<&String> {
+    value.as_ref().filter(|list| !list.is_empty())
 }
 
 /// Of the limits `of` those that `new` names, 0 naming none, and what belongs to them: all that an update by `new` writes.
@@ -172,7 +179,6 @@ fn named_memory(of: &LinuxMemory, new: &LinuxMemory) -> LinuxMemory {
 }
 
 fn named_cpu(of: &LinuxCpu, new: &LinuxCpu) -> LinuxCpu {
-    let is_named = |list: &Option<String>| list.as_ref().is_some_and(|list| !list.is_empty());
     let mut named = LinuxCpu::default();
     if set(new.quota()).is_some() || set(new.period()).is_some() {
         named.set_quota(of.quota());
@@ -185,29 +191,23 @@ fn named_cpu(of: &LinuxCpu, new: &LinuxCpu) -> LinuxCpu {
     named.set_realtime_period(of.realtime_period().filter(|_| set(new.realtime_period()).is_some()));
     named.set_realtime_runtime(of.realtime_runtime().filter(|_| set(new.realtime_runtime()).is_some()));
     named.set_burst(of.burst().filter(|_| new.burst().is_some()));
-    named.set_cpus(of.cpus().clone().filter(|_| is_named(new.cpus())));
-    named.set_mems(of.mems().clone().filter(|_| is_named(new.mems())));
+    named.set_cpus(of.cpus().clone().filter(|_| list(new.cpus()).is_some()));
+    named.set_mems(of.mems().clone().filter(|_| list(new.mems()).is_some()));
     named
 }
 
 fn named_block_io(of: &LinuxBlockIo, new: &LinuxBlockIo) -> LinuxBlockIo {
-    fn devices<T: Clone>(of: &Option<Vec<T>>, new: &Option<Vec<T>>, same: impl Fn(&T, &T) -> bool) -> Option<Vec<T>> {
-        let (of, new) = of.as_ref().zip(new.as_ref())?;
-        Some(of.iter().filter(|device| new.iter().any(|new| same(device, new))).cloned().collect())
-    }
-    let rates = |of: &Option<Vec<LinuxThrottleDevice>>, new: &Option<Vec<LinuxThrottleDevice>>| {
-        devices(of, new, |a, b| (a.major(), a.minor()) == (b.major(), b.minor()))
-    };
     let mut named = LinuxBlockIo::default();
     named.set_weight(of.weight().filter(|_| set(new.weight()).is_some()));
     named.set_leaf_weight(of.leaf_weight().filter(|_| set(new.leaf_weight()).is_some()));
-    named.set_weight_device(devices(of.weight_device(), new.weight_device(), |a, b| {
-        (a.major(), a.minor()) == (b.major(), b.minor())
-    }));
-    named.set_throttle_read_bps_device(rates(of.throttle_read_bps_device(), new.throttle_read_bps_device()));
-    named.set_throttle_write_bps_device(rates(of.throttle_write_bps_device(), new.throttle_write_bps_device()));
-    named.set_throttle_read_iops_device(rates(of.throttle_read_iops_device(), new.throttle_read_iops_device()));
-    named.set_throttle_write_iops_device(rates(of.throttle_write_iops_device(), new.throttle_write_iops_device()));
+    named.set_weight_device(named_devices(of.weight_device(), new.weight_device()));
+    named.set_throttle_read_bps_device(named_devices(of.throttle_read_bps_device(), new.throttle_read_bps_device()));
+    named.set_throttle_write_bps_device(named_devices(of.throttle_write_bps_device(), new.throttle_write_bps_device()));
+    named.set_throttle_read_iops_device(named_devices(of.throttle_read_iops_device(), new.throttle_read_iops_device()));
+    named.set_throttle_write_iops_device(named_devices(
+        of.throttle_write_iops_device(),
+        new.throttle_write_iops_device(),
+    ));
     named
 }
 

@@ -162,6 +162,11 @@ impl Target<'_> {
         read_whole(&self.open(file)?)
     }
 
+    /// Whether the cgroup has been removed: its files go before the directory. By now there may be another at its path.
+    pub fn is_gone(&self) -> bool {
+        self.get("cgroup.procs").is_err_and(says_gone)
+    }
+
     /// Opens `file` for reading.
     ///
     /// # Errors
@@ -219,6 +224,11 @@ impl Target<'_> {
     fn lacks(&self, controller: &str) -> bool {
         self.get("cgroup.controllers").is_ok_and(|list| !list.split_whitespace().any(|c| c == controller))
     }
+}
+
+/// Whether an error of a file in a cgroup says that this has been removed.
+pub fn says_gone(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENODEV)
 }
 
 /// Reads what is left of `fd`.
