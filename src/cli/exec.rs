@@ -79,8 +79,7 @@ fn exec(global: &Global, words: &Words) -> Result<u8> {
         sub_cgroups: parse_sub_cgroups(sub_cgroups.iter().map(String::as_str))?,
         stdio: None,
     };
-    let needs_none = options.detach || options.wanted.has_terminal();
-    let relay = if needs_none { None } else { Relay::if_needed()? };
+    let relay = if options.detach { None } else { Relay::if_needed(|| options.wanted.has_terminal())? };
     let status = exec::exec(&options, &|warnings| warn(warnings))?;
     // An exit code is the low byte, here as in exit(3).
     Ok(end(relay, status as u8))

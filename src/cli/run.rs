@@ -7,7 +7,7 @@ use super::{end, launching, warn};
 use crate::container::activation::Activation;
 use crate::container::parts::{Lender, Parts};
 use crate::container::prepare::Options;
-use crate::container::relay::Relay;
+use crate::container::relay::{Relay, has_terminal};
 use crate::container::state::{Store, new_id};
 use crate::container::{notify, run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
@@ -60,7 +60,7 @@ fn call(global: &Global, words: &Words) -> Result<u8> {
         pool::remove_orphan(&Store::new(&global.root), &id);
         return Ok(code as u8);
     }
-    let relay = if words.has("detach") { None } else { Relay::for_bundle(&bundle)? };
+    let relay = if words.has("detach") { None } else { Relay::if_needed(|| has_terminal(&bundle))? };
     let code = run(global, words, id, bundle)?;
     Ok(end(relay, code))
 }

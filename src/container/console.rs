@@ -11,7 +11,6 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use oci_spec::runtime::{BoxBuilder, Process};
 use std::ffi::CStr;
-use std::io::{self, IsTerminal};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -84,7 +83,7 @@ pub fn relay<T>(
     let mut other_side = fs::terminal_peer(terminal.as_raw_fd()).map(own).ok();
     let mut raw = Raw::new();
     resize(terminal);
-    let (stdin, stdout) = (End::of(&io::stdin(), libc::O_RDONLY), End::of(&io::stdout(), libc::O_WRONLY));
+    let (stdin, stdout) = (End::of(libc::STDIN_FILENO, libc::O_RDONLY), End::of(libc::STDOUT_FILENO, libc::O_WRONLY));
     let mut input = Flow::new(stdin.fd(), terminal.as_raw_fd()).of_ours();
     let mut output = Flow::new(terminal.as_raw_fd(), stdout.fd());
     let exit = loop {
@@ -136,7 +135,7 @@ fn hang_up(terminal: &OwnedFd) -> Result<()> {
 /// Passes on what is left in the terminal of a process that has ended. All signals must be blocked.
 pub(super) fn drain_terminal(terminal: &OwnedFd) {
     if let Ok(signals) = signalfd::open(u64::MAX).map(own) {
-        let stdout = End::of(&io::stdout(), libc::O_WRONLY);
+        let stdout = End::of(libc::STDOUT_FILENO, libc::O_WRONLY);
         drain([&mut Flow::new(terminal.as_raw_fd(), stdout.fd())], signals.as_raw_fd(), asks_to_end);
     }
 }
@@ -360,11 +359,10 @@ pub(super) enum End {
 }
 
 impl End {
-    /// `stream`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets each call says
+    /// The stream `fd`, so that it does not block if that can be had. Of files it cannot, nor has it to be; of sockets each call says
     /// so; and what belongs to others is trusted to take a [`PIECE`] if it polls as writable.
-    pub fn of(stream: &(impl AsRawFd + IsTerminal), mode: i32) -> Self {
-        let fd = stream.as_raw_fd();
-        let opened = is_pipe_or_terminal(stream).then(|| {
+    pub fn of(fd: RawFd, mode: i32) -> Self {
+        let opened = is_pipe_or_terminal(fd).then(|| {
             let name = fs::link_of(fd);
             let name = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::EINVAL)?;
             fs::open(fs::CWD, name, mode | libc::O_NONBLOCK | libc::O_NOCTTY, 0)
@@ -383,13 +381,13 @@ impl End {
     }
 }
 
-/// Whether to open `stream` once more is to get the same once more. Of the master of a terminal that would make another one.
-fn is_pipe_or_terminal(stream: &(impl AsRawFd + IsTerminal)) -> bool {
+/// Whether to open `fd` once more is to get the same once more. Of the master of a terminal that would make another one.
+fn is_pipe_or_terminal(fd: RawFd) -> bool {
     /// /dev/ptmx (Documentation/admin-guide/devices.txt).
     const MASTER: u64 = libc::makedev(5, 2);
-    fs::stat(stream.as_raw_fd()).is_ok_and(|status| match status.st_mode & libc::S_IFMT {
+    fs::stat(fd).is_ok_and(|status| match status.st_mode & libc::S_IFMT {
         libc::S_IFIFO => true,
-        libc::S_IFCHR => status.st_rdev != MASTER && stream.is_terminal(),
+        libc::S_IFCHR => status.st_rdev != MASTER && fs::is_terminal(fd),
         _ => false,
     })
 }

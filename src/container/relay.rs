@@ -47,21 +47,21 @@ struct Way {
     is_output: bool,
 }
 
-impl Relay {
-    /// A relay for the container of `bundle`, if it needs one: it has no terminal of its own, and a stream is no pipe.
-    ///
-    /// # Errors
-    /// Too many open files.
-    pub fn for_bundle(bundle: &Path) -> Result<Option<Self>> {
-        if is_needed() && !has_terminal(bundle) { Self::begin().map(Some) } else { Ok(None) }
+impl Way {
+    /// What could not be passed on.
+    fn loss(&self) -> Option<Error> {
+        self.flow.loss().map(|errno| lost(self.stream, errno))
     }
+}
 
-    /// A relay, if a stream is no pipe.
+impl Relay {
+    /// A relay, if a stream is no pipe and the program has no terminal of its own, which is asked only then.
     ///
     /// # Errors
     /// Too many open files.
-    pub fn if_needed() -> Result<Option<Self>> {
-        if is_needed() { Self::begin().map(Some) } else { Ok(None) }
+    pub fn if_needed(has_terminal: impl FnOnce() -> bool) -> Result<Option<Self>> {
+        let may_be_shared = (0..3).all(sys_fs::may_be_shared);
+        if may_be_shared || has_terminal() { Ok(None) } else { Self::begin().map(Some) }
     }
 
     fn begin() -> Result<Self> {
@@ -91,7 +91,7 @@ impl Relay {
             let ours = far(ours.as_fd()).doing(doing)?;
             // Who has the other end could open this one, too, and be faster between a poll and what follows.
             fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).doing(doing)?;
-            let end = End::of(&original, if is_output { libc::O_WRONLY } else { libc::O_RDONLY });
+            let end = End::of(original.as_raw_fd(), if is_output { libc::O_WRONLY } else { libc::O_RDONLY });
             let flow = if is_output {
                 Flow::new(ours.as_raw_fd(), end.fd())
             } else {
@@ -183,12 +183,8 @@ fn tell(event: &OwnedFd) {
     let _ = write(event, &1u64.to_ne_bytes());
 }
 
-fn is_needed() -> bool {
-    (0..3).any(|fd| !sys_fs::may_be_shared(fd))
-}
-
 /// Whether the program of `bundle` gets a terminal of its own. What is wrong with its config.json is found out later.
-fn has_terminal(bundle: &Path) -> bool {
+pub fn has_terminal(bundle: &Path) -> bool {
     /// Of a configuration, what is looked at.
     #[derive(serde::Deserialize)]
     struct Config {
@@ -224,7 +220,7 @@ fn serve(mut ways: Vec<Way>, stop: &OwnedFd) -> Vec<Error> {
         let [stopped, fds @ ..] = fds.as_slice() else { return losses };
         ways.iter_mut().zip(fds).for_each(|(way, fd)| way.flow.go_on(fd.revents));
         ways.retain(|way| {
-            losses.extend(way.flow.loss().map(|errno| lost(way.stream, errno)));
+            losses.extend(way.loss());
             way.flow.is_open()
         });
         if stopped.revents != 0 {
@@ -236,6 +232,6 @@ fn serve(mut ways: Vec<Way>, stop: &OwnedFd) -> Vec<Error> {
     // What has not been read of the input by now never will be.
     ways.retain(|way| way.is_output);
     drain(ways.iter_mut().map(|way| &mut way.flow), stop.as_raw_fd(), |_| true);
-    losses.extend(ways.iter().filter_map(|way| way.flow.loss().map(|errno| lost(way.stream, errno))));
+    losses.extend(ways.iter().filter_map(Way::loss));
     losses
 }
