@@ -357,6 +357,22 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
     assert!(memory["runtime_pss_kib"].as_u64().unwrap() > 0, "{text}");
 }
 
+/// A cgroup at the top of whichever hierarchies it is in, which goes however the test ends.
+struct Garbage<'a>(&'a str);
+
+impl Garbage<'_> {
+    /// In how many it was.
+    fn remove(&self) -> usize {
+        common::hierarchies().into_iter().filter(|top| fs::remove_dir(top.join(self.0)).is_ok()).count()
+    }
+}
+
+impl Drop for Garbage<'_> {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
 #[test]
 fn what_a_peer_leaves_behind_is_named() {
     root!();
@@ -367,8 +383,9 @@ fn what_a_peer_leaves_behind_is_named() {
     let script = "sleep 64.5 & mkdir -p /sys/fs/cgroup/$1; mountpoint -q $2 || mount -t tmpfs left $2; echo Hello";
     let peer = format!("garbage=sh -c '{script}' sh {cgroup} {}", mount.display());
     let words = ["--only", "process,garbage", "--parts", "latency,steps", "--rounds", "2", "--gap", "0"];
+    let garbage = Garbage(&cgroup);
     let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &["--peer", &peer]].concat()));
-    let removed = common::hierarchies().into_iter().filter(|top| fs::remove_dir(top.join(&cgroup)).is_ok()).count();
+    let removed = garbage.remove();
     assert_eq!(code, Some(0), "{text}{errors}");
     let left = text.split("left behind: ").nth(1).unwrap();
     // Three starts to warm up, two that count.

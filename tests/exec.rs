@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, Tmpfs, eventually, host, output, push, receive};
+use common::{Bundle, Guard, Lab, Tmpfs, eventually, output, push, receive};
 use serde_json::json;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -378,11 +378,7 @@ fn the_seccomp_agent_hears_of_a_running_container() {
     let agent = UnixListener::bind(lab.path("agent")).unwrap();
     let bundle = lab.bundle(|config| {
         config["process"]["args"] = json!(["sleep", "1000"]);
-        config["linux"]["seccomp"] = json!({
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "listenerPath": lab.path("agent"),
-            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
-        });
+        config["linux"]["seccomp"] = common::notifying(&lab.path("agent"));
     });
     let hears = |run: &dyn Fn()| -> serde_json::Value {
         std::thread::scope(|scope| {
@@ -495,10 +491,9 @@ fn nobody_enters_a_container_that_is_still_being_made() {
 #[test]
 fn the_null_device_is_not_the_hosts() {
     let lab = lab!();
-    let devices = lab.path("devices");
-    let _mounted = Tmpfs::on(&devices, "mode=755");
-    let node = devices.join("null");
-    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "3"]);
+    let place = lab.path("devices");
+    let devices = Tmpfs::on(&place, "mode=755");
+    let node = devices.device("null", 1, 3);
     let bundle = lab.sleeper(|_| {});
     let script =
         "stat -L -c '%t %T' /dev/stdin; chmod 600 /dev/stdin; stat -L -c %a /dev/stdin; echo x >/dev/stdin && cat";

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Bundle, Guard, Lab, Tmpfs, host};
+use common::{Bundle, Guard, Lab, Tmpfs};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -400,16 +400,10 @@ fn about(node: &Path) -> (u64, u32, u32, u32) {
 #[test]
 fn a_device_of_the_hosts_is_not_the_containers() {
     let lab = lab!();
-    // Where devices can be opened.
-    let devices = lab.path("devices");
-    let _mounted = Tmpfs::on(&devices, "mode=755");
-    let made = |name: &str, minor: &str| {
-        let node = devices.join(name);
-        host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", minor]);
-        node
-    };
-    let nodes = [made("zero", "5"), made("urandom", "9"), made("null", "3")];
-    let full = made("full", "7");
+    let place = lab.path("devices");
+    let devices = Tmpfs::on(&place, "mode=755");
+    let nodes = [("zero", 5), ("urandom", 9), ("null", 3)].map(|(name, minor)| devices.device(name, 1, minor));
+    let full = devices.device("full", 1, 7);
     let script = "head -c 3 >/dev/stderr; chmod 600 /dev/stdin; chmod 600 /dev/stdout; :";
     for (uid, is_mapped) in [(0, false), (1000, false), (0, true), (1000, true)] {
         both(&lab, uid, is_mapped, script, |command| {
@@ -430,10 +424,9 @@ fn a_device_of_the_hosts_is_not_the_containers() {
 #[test]
 fn a_device_of_the_hosts_is_not_given_to_who_is_detached() {
     let lab = lab!();
-    let devices = lab.path("devices");
-    let _mounted = Tmpfs::on(&devices, "mode=755");
-    let node = devices.join("zero");
-    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "5"]);
+    let place = lab.path("devices");
+    let devices = Tmpfs::on(&place, "mode=755");
+    let node = devices.device("zero", 1, 5);
     let before = about(&node);
     for is_mapped in [false, true] {
         let bundle = of_user(&lab, 1000, is_mapped, "exec sleep 1000");

@@ -222,12 +222,8 @@ fn the_last_hook_before_the_program_has_no_agent() {
     let agent = UnixListener::bind(lab.path("agent")).unwrap();
     let bundle = lab.bundle(|config| {
         config["process"]["args"] = json!(["echo", "ran"]);
-        config["linux"]["seccomp"] = json!({
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "listenerPath": lab.path("agent"),
-            "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
-            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
-        });
+        config["linux"]["seccomp"] = common::notifying(&lab.path("agent"));
+        config["linux"]["seccomp"]["flags"] = json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
         config["hooks"]["startContainer"] = json!([hook("exit 0")]);
     });
     // The agent need not take what is sent to it.

@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, SECRET, run_args};
-use common::{Bundle, Tmpfs, eventually, host, output, push};
+use common::{Bundle, Tmpfs, eventually, output, push};
 use microrun::error::Kind;
 use microrun::pool;
 use nix::sys::signal::{Signal, kill};
@@ -72,10 +72,9 @@ fn a_container_can_open_its_stdout_again() {
 #[test]
 fn a_device_of_the_hosts_is_not_given_to_a_container() {
     let pool = pool!();
-    let devices = pool.lab.path("devices");
-    let _mounted = Tmpfs::on(&devices, "mode=755");
-    let node = devices.join("zero");
-    host("mknod", &["-m", "666", node.to_str().unwrap(), "c", "1", "5"]);
+    let place = pool.lab.path("devices");
+    let devices = Tmpfs::on(&place, "mode=755");
+    let node = devices.device("zero", 1, 5);
     let bundle = pool.filled(2, "head -c 3 >/dev/stderr", |config| {
         config["process"]["user"] = json!({"uid": 5, "gid": 5});
     });

@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, Remains, run_args};
-use common::{Bundle, eventually, host, output, push};
+use common::{Bundle, Tmpfs, eventually, host, output, push};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -611,7 +611,9 @@ fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
     });
     let bundle = pool.filled(1, "echo hello", |_| {});
     let entry = fs::read_dir(pool.lab.path("pool/parked")).unwrap().next().unwrap().unwrap().path();
-    let mounted = Mounted::on(entry.join("held"));
+    // A directory that cannot be removed.
+    let held = entry.join("held");
+    let mounted = Tmpfs::on(&held, "mode=755");
     host("kill", &["-KILL", &pool.parked().pop().unwrap().to_string()]);
     eventually(|| told_of(&pool, &bundle)["failure"].is_string());
     eventually(|| pool.try_status().is_some_and(|status| status["pending"] == 0));
@@ -619,23 +621,6 @@ fn a_pool_whose_stderr_nobody_reads_goes_on_after_what_cannot_be_removed() {
     drop(mounted);
     fs::remove_dir_all(&entry).unwrap();
     pool.await_ready(&bundle, 1);
-}
-
-/// A directory that cannot be removed.
-struct Mounted(std::path::PathBuf);
-
-impl Mounted {
-    fn on(path: std::path::PathBuf) -> Self {
-        fs::create_dir(&path).unwrap();
-        host("mount", &["-t", "tmpfs", "none", path.to_str().unwrap()]);
-        Self(path)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        host("umount", &[self.0.to_str().unwrap()]);
-    }
 }
 
 #[test]

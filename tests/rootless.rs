@@ -241,12 +241,8 @@ fn the_seccomp_agent_gets_the_listener() {
     let agent = std::os::unix::net::UnixListener::bind(lab.path("agent")).unwrap();
     lab.own(&lab.path("agent"));
     let bundle = lab.bundle(|config| {
-        config["linux"]["seccomp"] = json!({
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "listenerPath": lab.path("agent"),
-            "listenerMetadata": "of the test",
-            "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
-        });
+        config["linux"]["seccomp"] = common::notifying(&lab.path("agent"));
+        config["linux"]["seccomp"]["listenerMetadata"] = json!("of the test");
     });
     let said = std::thread::scope(|scope| {
         let said = scope.spawn(|| std::io::read_to_string(agent.accept().unwrap().0).unwrap());
@@ -263,14 +259,9 @@ fn hooks_cannot_look_into_init() {
     let agent = std::os::unix::net::UnixListener::bind(lab.path("agent")).unwrap();
     lab.own(&lab.path("agent"));
     let notifying = |prctl: &str| {
-        json!({
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "listenerPath": lab.path("agent"),
-            "syscalls": [
-                {"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"},
-                {"names": ["prctl"], "action": prctl}
-            ]
-        })
+        let mut profile = common::notifying(&lab.path("agent"));
+        push(&mut profile["syscalls"], json!({"names": ["prctl"], "action": prctl}));
+        profile
     };
     for seccomp in [Value::Null, notifying("SCMP_ACT_ALLOW"), notifying("SCMP_ACT_ERRNO")] {
         let bundle = lab.bundle(|config| {

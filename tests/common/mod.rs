@@ -143,6 +143,15 @@ pub fn all_at_once(command: &mut Command, count: usize) {
     }
 }
 
+/// A seccomp profile whose agent listens at `agent`, and is asked for swapon.
+pub fn notifying(agent: &Path) -> Value {
+    json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "listenerPath": agent,
+        "syscalls": [{"names": ["swapon"], "action": "SCMP_ACT_NOTIFY"}]
+    })
+}
+
 /// A tmpfs that is unmounted at the end.
 pub struct Tmpfs<'a>(&'a Path);
 
@@ -152,6 +161,17 @@ impl<'a> Tmpfs<'a> {
         fs::create_dir_all(path).unwrap();
         host("mount", &["-t", "tmpfs", "-o", options, "tmpfs", path.to_str().unwrap()]);
         Self(path)
+    }
+}
+
+impl Tmpfs<'_> {
+    /// A character device that everybody may use, where it can be opened: many a directory is on a file system mounted nodev.
+    #[track_caller]
+    pub fn device(&self, name: &str, major: u32, minor: u32) -> PathBuf {
+        let node = self.0.join(name);
+        let numbers = [major, minor].map(|number| number.to_string());
+        host("mknod", &["-m", "666", node.to_str().unwrap(), "c", &numbers[0], &numbers[1]]);
+        node
     }
 }
 
