@@ -47,7 +47,11 @@ With --compare A.json B.json it measures nothing and shows what changed between 
         Flag::switch("engines", "measure containers of ctr, podman and docker, too, where they are installed"),
         Flag::value("peer", "NAME=COMMAND", "measure this, too (may be given several times)"),
         Flag::value("runtime", "NAME=PROGRAM", "a runtime with runc's command line (may be given several times)"),
-        Flag::value("microrun", "PATH", "the runtime under test (default: the one beside microrun-bench)"),
+        Flag::value(
+            "microrun",
+            "PATH",
+            "the runtime under test (default: $MICRORUN, else the one beside microrun-bench, else on PATH)",
+        ),
         Flag::value("rounds", "N", "rounds back to back (default: 300, quick: 100)"),
         Flag::value("gap", "DURATION[,DURATION]", "quiet before each start (default: 0,300ms); each is measured"),
         Flag::value("timeout", "DURATION", "how long one start may take (default: 5s)"),

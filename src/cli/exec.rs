@@ -23,8 +23,8 @@ Runs the command with the user, environment, rights and limits of the container'
 the options change, waits for it and exits with its exit code (128 + N when signal N ended it). When it cannot
 be started the exit code is 255.
 
-In the foreground and without a terminal of its own it gets pipes in the place of a terminal, a file or a socket,
-as with run. Use </dev/null in a loop that reads its stdin.",
+In the foreground and without a terminal of its own it gets pipes in the place of a terminal, a file, a socket or a
+device other than /dev/null, as with run. Use </dev/null in a loop that reads its stdin.",
     flags: &[
         shared::CONSOLE_SOCKET,
         shared::PIDFD_SOCKET,

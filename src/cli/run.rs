@@ -30,9 +30,10 @@ the container and exits with the program's exit code (128 + N when signal N ende
 An argument with a slash is a bundle; the id is then the one of --id, or made up. Otherwise the argument is
 the id, and the bundle is the one of --bundle.
 
-In the foreground and without a terminal of its own the program gets pipes in the place of a terminal, a file or a
-socket: stdin is read ahead, and output for which there is no room ends as output that nobody reads, with a
-message, and with exit code 1 if the program's is 0. Use </dev/null in a loop that reads its stdin.",
+In the foreground and without a terminal of its own the program gets pipes in the place of a terminal, a file, a
+socket or a device other than /dev/null. stdin is read before the program asks for it: use </dev/null in a loop
+that reads its stdin. Output that cannot be written (a full disk) is lost: the program sees a closed pipe,
+microrun says so, and exits with 1 if the program's code is 0.",
     flags: &[
         shared::BUNDLE,
         Flag::value("id", "ID", "the container's id, for run <bundle>/"),
