@@ -329,8 +329,8 @@ fn parked_sandboxes_are_measured_and_the_pool_is_gone_afterwards() {
         ["--rounds", "4", "--gap", "0", "--trial", "200ms", "--workers", "2", "--timeout", "60s", "--json", "a.json"];
     let (code, text, errors) = said(&mut bench(&directory, &[&words[..], &more].concat()));
     assert_eq!(code, Some(0), "{text}{errors}");
-    if text.contains("can only be parked by the static release binary") {
-        skip!("only a static binary can park sandboxes: set MICRORUN to one");
+    if text.contains("only a binary that is linked with musl can be a pool") {
+        skip!("only a binary that is linked with musl can be a pool: set MICRORUN to one");
     }
     assert!(text.contains("left behind: nothing"), "{text}");
     let record = record(&directory, "a.json");

@@ -405,7 +405,7 @@ fn the_socket_of_a_service_manager_is_taken_and_left() {
         });
         if server.try_wait().unwrap().is_some() {
             let _ = status.kill().and_then(|()| status.wait());
-            skip!("only a static binary can park sandboxes: set MICRORUN to one");
+            skip!("only a binary that is linked with musl can be a pool: set MICRORUN to one");
         }
         assert_eq!(asks(&run_args(&bundle, &[])).ok(), "hello");
         host("kill", &[&server.id().to_string()]);
@@ -427,7 +427,7 @@ fn another_kind_of_socket_is_refused() {
     manager.args(["-c", AS_SYSTEMD, "sh"]).arg(serve.get_program()).args(serve.get_args());
     let told = manager.stdin(OwnedFd::from(stream)).output().unwrap();
     let (failed, told) = (!told.status.success(), String::from_utf8(told.stderr).unwrap());
-    assert!(failed && (told.contains("ListenDatagram=") || told.contains("static release binary")), "{told}");
+    assert!(failed && (told.contains("ListenDatagram=") || told.contains("linked with musl")), "{told}");
 }
 
 /// Units of contrib/systemd for a pool of a laboratory's own, for as long as this is there.

@@ -34,7 +34,7 @@ pub const LOOK: &str = "look() { case $1 in \
     *) cat $1 ;; esac; }; ";
 
 impl Pool {
-    /// A pool that holds nothing yet. Only the release binary can be one.
+    /// A pool that holds nothing yet. Only a binary that is linked with musl can be one.
     pub fn new(options: &[&str]) -> Option<Self> {
         Self::of(lab_or_skip()?, options)
     }
@@ -47,7 +47,7 @@ impl Pool {
         let mut pool = Self { lab, server, before };
         eventually(|| pool.socket().exists() || pool.server.try_wait().unwrap().is_some());
         if pool.server.try_wait().unwrap().is_some() {
-            println!("skipped: only a static binary can park sandboxes: set MICRORUN to one");
+            println!("skipped: only a binary that is linked with musl can be a pool: set MICRORUN to one");
             return None;
         }
         Some(pool)

@@ -129,7 +129,7 @@ struct Server {
 /// A socket that cannot be made, or is another pool's; a bundle that cannot be parked.
 pub fn serve(mut settings: Settings) -> Result<()> {
     if !park::is_possible() {
-        let problem = "sandboxes can only be parked by the static release binary: see scripts/build";
+        let problem = "only a binary that is linked with musl can be a pool, and this is not one: see scripts/build";
         return Err(Error::new(Kind::Usage, problem));
     }
     cgroup::keep_programs();

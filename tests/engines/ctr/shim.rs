@@ -296,7 +296,7 @@ fn network_of_a_pool(engine: &Ctr) {
     let mut pool = pool.spawn().unwrap();
     eventually(|| status().stdout.contains("\"networks\":2") || pool.try_wait().unwrap().is_some());
     if pool.try_wait().unwrap().is_some() {
-        skip("only the static release binary can be a pool");
+        skip("only a binary that is linked with musl can be a pool");
     }
     let listed = fs::read_dir(format!("/proc/{}/fd", pool.id())).unwrap().flatten();
     let made: Vec<String> =
