@@ -255,40 +255,40 @@ fn paths(spec: &Spec, bundle: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
     use crate::container::state::Store;
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
 
-    /// Whether the sandboxes of a configuration, changed by `change`, have one Plan.
-    fn is_common(change: impl FnOnce(&mut serde_json::Value)) -> bool {
+    /// The template of `spec --action`'s configuration, changed by `change`, of a pool that reuses network namespaces if `networked` and
+    /// mount and IPC namespaces if `furnished`; and its bundle.
+    fn template(networked: bool, furnished: bool, change: impl FnOnce(&mut Value)) -> (Template, TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let bundle = directory.path().to_owned();
         std::fs::create_dir(bundle.join("rootfs")).unwrap();
         let mut config = serde_json::from_str(&crate::spec::default::action("/hello")).unwrap();
         change(&mut config);
         std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
-        let wait = Wait::Lease { filtered: false, networked: false, furnished: false, shared: true };
+        let wait = Wait::Lease { filtered: false, networked, furnished, shared: true };
         let store = Store::new(bundle.join("state"));
-        let template = Template::new(Options { wait, ..Options::new(store, "", bundle) }, true).unwrap();
+        (Template::new(Options { wait, ..Options::new(store, "", bundle) }, true).unwrap(), directory)
+    }
+
+    /// Whether the sandboxes of a configuration, changed by `change`, have one Plan.
+    fn is_common(change: impl FnOnce(&mut Value)) -> bool {
+        let (template, _bundle) = template(false, false, change);
         template.common_plan(template.options.wait).unwrap().is_some()
     }
 
     #[test]
     fn a_plan_is_of_all_sandboxes_unless_it_names_what_is_of_one() {
         assert!(is_common(|_| {}));
-        let overlay = serde_json::json!({crate::plan::overlay::ANNOTATION: "scratch"});
+        let overlay = json!({crate::plan::overlay::ANNOTATION: "scratch"});
         assert!(!is_common(|config| config["annotations"] = overlay));
     }
 
     #[test]
     fn in_the_rooms_of_another_nothing_is_mounted() {
-        let directory = tempfile::tempdir().unwrap();
-        let bundle = directory.path().to_owned();
-        std::fs::create_dir(bundle.join("rootfs")).unwrap();
-        std::fs::write(bundle.join("config.json"), crate::spec::default::action("/hello")).unwrap();
-        let template = |furnished| {
-            let wait = Wait::Lease { filtered: false, networked: true, furnished, shared: true };
-            Template::new(Options { wait, ..Options::new(Store::new(bundle.join("state")), "", bundle.clone()) }, true)
-        };
-        assert!(!template(false).unwrap().keeps_rooms);
-        let template = template(true).unwrap();
+        assert!(!template(true, false, |_| {}).0.keeps_rooms);
+        let (template, _bundle) = template(true, true, |_| {});
         // Where others than a file's owner may change it, nothing is kept.
         assert_eq!(template.keeps_rooms, sys_fs::only_owners_give_hints());
         let plan = |wait| template.common_plan(wait).unwrap().unwrap();
@@ -303,5 +303,25 @@ mod tests {
         };
         assert!(fields(&first).iter().any(mounts));
         assert_eq!(fields(&later), fields(&first).into_iter().filter(|field| !mounts(field)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn nothing_is_used_again_of_who_has_a_user_or_a_time_namespace() {
+        let kept = |change: &dyn Fn(&mut Value)| {
+            let (template, _bundle) = template(true, true, change);
+            (template.keeps_network, template.keeps_rooms)
+        };
+        assert_eq!(kept(&|_| {}), (true, sys_fs::only_owners_give_hints()));
+        for kind in ["user", "time"] {
+            let with = |config: &mut Value| {
+                config["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": kind}));
+                let all = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+                if kind == "user" {
+                    config["linux"]["uidMappings"] = all.clone();
+                    config["linux"]["gidMappings"] = all;
+                }
+            };
+            assert_eq!(kept(&with), (false, false), "{kind}");
+        }
     }
 }
