@@ -82,7 +82,7 @@ fn count(trace: &str, root: &str, program: &str) -> Counts {
             looking = if looks { 3 } else { looking };
             counts.runtime += usize::from(in_main && looking == 0);
             looking = looking.saturating_sub(1);
-            prelude += usize::from(!in_main && (prelude > 0 || looks || call.starts_with("statfs(")));
+            prelude += usize::from(!in_main && (prelude > 0 || looks || call.starts_with("open_tree(")));
             if executes(call) || call.contains("PR_SET_MM_MAP") {
                 counts.prelude += std::mem::take(&mut prelude);
             }

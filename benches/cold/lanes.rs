@@ -87,7 +87,7 @@ impl Stage {
     /// Copies everything to where it is measured.
     pub fn set(world: &World, options: &super::options::Options) -> Result<Self> {
         let dir = world.dir.clone();
-        for directory in ["read-only", "rootfs/dev", "rootfs/proc", "rootfs/sys", "bundles", "state"] {
+        for directory in ["rootfs/dev", "rootfs/proc", "rootfs/sys", "bundles", "state"] {
             fs::create_dir_all(dir.join(directory))?;
         }
         let copy = |from: &Path, to: &str| {
@@ -97,14 +97,11 @@ impl Stage {
         for program in ["hello", "pause"] {
             copy(&options.tools.join(program), &format!("rootfs/{program}"))?;
         }
-        let read_only = dir.join("read-only/microrun");
-        world::mount_read_only(&options.microrun, &read_only)?;
 
         let mut stage =
             Self { dir, tools: options.tools.clone(), runtimes: Vec::new(), bubblewrap: None, skipped: Vec::new() };
         // Programs are executed where they are, as all others: how they lie in the page cache depends on the file system.
         stage.add("microrun", vec![options.microrun.clone().into()]);
-        stage.add("microrun-ro", vec![read_only.into()]);
         let given = |name: &str| options.runtimes.iter().find(|(given, _)| given == name);
         let split = |command: &str| command.split_whitespace().map(OsString::from).collect::<Words>();
         for name in ["crun", "runc"] {

@@ -70,20 +70,15 @@ const fn bar(ours: &'static str, theirs: &'static str, most: f64) -> Bar {
 }
 
 const THIRD: f64 = 1.0 / 3.0;
-const RO: &str = "microrun-ro";
 
 const COLD_BARS: &[Bar] = &[
     bar("microrun", "crun", THIRD),
     bar("microrun", "runc", 1.0 / 12.0),
     bar("microrun", "bubblewrap", 1.0),
     bar("microrun", "floor", 1.15),
-    bar(RO, "crun", THIRD),
-    bar(RO, "runc", 1.0 / 12.0),
-    bar(RO, "bubblewrap", 1.0),
-    bar(RO, "floor", 1.15),
 ];
-const CRUN_BARS: &[Bar] = &[bar("microrun", "crun", THIRD), bar(RO, "crun", THIRD)];
-const SECCOMP_BARS: &[Bar] = &[bar("microrun+filter", "microrun", 1.05), bar("microrun-ro+filter", RO, 1.05)];
+const CRUN_BARS: &[Bar] = &[bar("microrun", "crun", THIRD)];
+const SECCOMP_BARS: &[Bar] = &[bar("microrun+filter", "microrun", 1.05)];
 
 impl<'a> Bench<'a> {
     fn new(options: &'a Options, world: &'a World, stage: Stage) -> Result<Self> {
@@ -164,7 +159,7 @@ impl<'a> Bench<'a> {
                 title: "with an engine's seccomp profile (402 rules), second start on",
                 lanes,
                 kinds: &[Kind::Run],
-                references: &["microrun", RO, "crun"],
+                references: &["microrun", "crun"],
                 bars: SECCOMP_BARS,
             });
         }
@@ -355,7 +350,9 @@ impl<'a> Bench<'a> {
         let gap = Duration::from_millis(300);
         let rounds = self.options.rounds("steps", gap).clamp(5, 50);
         let own = self.stage.bundle("own", self.world.unified.is_none(), |_| {})?;
-        let Some(runtime) = self.stage.runtimes.iter().find(|runtime| runtime.name == RO) else { return Ok(()) };
+        let Some(runtime) = self.stage.runtimes.iter().find(|runtime| runtime.name == "microrun") else {
+            return Ok(());
+        };
         let lane = runtime.run("own", &own);
         println!(
             "\nsteps: where the time goes, the machine's own cgroups, 300 ms of quiet, median µs of {rounds} starts (run --timings)"

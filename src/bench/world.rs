@@ -330,18 +330,6 @@ fn new_namespace() -> Result<()> {
     Ok(())
 }
 
-/// A read-only mount of `program` at `place`.
-///
-/// # Errors
-/// The file cannot be made, or the kernel refuses the mount.
-pub fn mount_read_only(program: &Path, place: &Path) -> Result<()> {
-    File::create(place)?;
-    mount(Some(program), place, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-    let again = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-    mount(None::<&str>, place, None::<&str>, again, None::<&str>)?;
-    Ok(())
-}
-
 /// Where a cgroup hierarchy is mounted.
 pub struct CgroupMount {
     /// The mount point.

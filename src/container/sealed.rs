@@ -5,7 +5,8 @@
 //! it through /proc/PID/exe (CVE-2019-5736). So before anything of ours comes near a container, our executable is a file
 //! that cannot be written through that link:
 //!
-//! - it is on a read-only mount, is sealed, or is under fs-verity: nothing to do (two system calls);
+//! - it is sealed or under fs-verity, or on a read-only mount that nobody can remount, since the runtime has executed itself from there:
+//!   nothing to do;
 //! - it is immutable (chattr +i) and the container will not have CAP_LINUX_IMMUTABLE: nothing to do;
 //! - otherwise we go on from a read-only copy of the mount it is on, which belongs to no namespace: the release binary has done so
 //!   before libc began (`sys::in_place`), else we execute ourselves again from there, or, without the right to mount,
@@ -75,7 +76,8 @@ fn is_out_of_reach(exe: &OwnedFd, process: Option<&Process>) -> Result<bool, Err
 fn is_fixed(exe: &OwnedFd, suffices: impl FnOnce() -> bool) -> Result<bool, Errno> {
     /// tmpfs, on which memfds lie.
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    if fstatvfs(exe)?.flags().contains(FsFlags::ST_RDONLY) {
+    // A mount of the host's may be made writable one day, by who has waited for that as well.
+    if process::was_executed_by_descriptor() && fstatvfs(exe)?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(true);
     }
     let attributes = sys_fs::file_attributes(exe.as_raw_fd())?;

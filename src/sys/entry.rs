@@ -2,9 +2,8 @@
 //!
 //! A runtime whose executable a container could write to has to be executed from a read-only mount (`container::sealed`
 //! says why, decides whether that was needed and enough, and knows other ways). To execute it again takes a start of libc
-//! and Rust that is thrown away, a new memory, and the end of the old one. So the program begins here, looks at its
-//! executable with three system calls, and where it is on a mount that can be written to maps the same file from a
-//! read-only one in the place of each of its segments, and has the kernel take that for its executable; only then come libc,
+//! and Rust that is thrown away, a new memory, and the end of the old one. So the program begins here, maps the same file from a
+//! read-only mount in the place of each of its segments, and has the kernel take that for its executable; only then come libc,
 //! Rust and `main`.
 //!
 //! It is an accelerator: whatever goes wrong here is left to `container::sealed`. There is no libc yet: no
@@ -122,7 +121,7 @@ pub fn orphan() -> Option<(i32, Vec<u8>)> {
     (code >= 0).then(|| (code, id.collect()))
 }
 
-/// Whether this process was found at its first instruction to execute a file on a read-only mount.
+/// Whether this process goes on from a read-only mount of its own since its first instructions.
 pub fn is_read_only() -> bool {
     READ_ONLY.load(Ordering::Relaxed)
 }
@@ -176,8 +175,8 @@ core::arch::global_asm!(
     begin_shim = sym begin_shim,
 );
 
-/// Asks a pool where one may have what is wanted, and else sees to it that the executable is on a read-only mount where that is due
-/// and possible.
+/// Asks a pool where one may have what is wanted, and else sees to it that the executable is on a read-only mount of its own where that is
+/// due and possible.
 ///
 /// # Safety
 /// `stack` is what the kernel passes to a program: the number of arguments, the arguments, null, the environment, null.
@@ -439,11 +438,11 @@ unsafe fn begins_with(text: *const c_char, prefix: &[u8]) -> bool {
     prefix.iter().enumerate().all(|(index, byte)| unsafe { *text.add(index).cast::<u8>() } == *byte)
 }
 
-/// Sees to it that the executable of this process is on a read-only mount: the descriptor of that, if it takes one of its own.
+/// Has this process go on from a read-only mount of its executable: the descriptor of that.
 ///
 /// # Safety
 /// As of [`in_place::execute_read_only`].
-unsafe fn be_read_only(stack: *const usize) -> Sys<Option<i32>> {
+unsafe fn be_read_only(stack: *const usize) -> Sys<i32> {
     // SAFETY: the caller's promise: arguments and a null follow their number, and the environment follows them.
     unsafe {
         let envp = stack.add(*stack + 2).cast();
@@ -454,13 +453,13 @@ unsafe fn be_read_only(stack: *const usize) -> Sys<Option<i32>> {
 }
 
 /// Keeps for `main` what came of [`be_read_only`]: the mount's descriptor is closed, with `closes`; else it is there for [`take_copy`].
-fn keep(executed: Sys<Option<i32>>, closes: bool) {
+fn keep(executed: Sys<i32>, closes: bool) {
     let Ok(copy) = executed else { return };
     READ_ONLY.store(true, Ordering::Relaxed);
-    match copy {
-        Some(copy) if !closes && copy > libc::STDERR_FILENO => COPY.store(copy, Ordering::Relaxed),
+    if !closes && copy > libc::STDERR_FILENO {
+        COPY.store(copy, Ordering::Relaxed);
+    } else {
         // The program shall not find it as one of the descriptors that everybody has.
-        Some(copy) => fs::close(copy),
-        None => {}
+        fs::close(copy);
     }
 }

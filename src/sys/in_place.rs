@@ -72,8 +72,9 @@ impl Drop for Open {
     }
 }
 
-/// Sees to it that the executable of this process, which was executed by `name`, is on a read-only mount: the descriptor of that, if it is
-/// a new one. Its last descriptor should be closed by who has the time.
+/// Has this process, which was executed by `name`, go on from a read-only mount of its executable: the descriptor of that. Its last descriptor
+/// should be closed by who has the time. A read-only mount of the host's will not do: it may be remounted one day, and a container may have
+/// waited for that.
 ///
 /// # Errors
 /// Those of open_tree(2) (`EPERM` without `CAP_SYS_ADMIN`), mmap(2) and prctl(2): `EINVAL` of a kernel without
@@ -82,26 +83,21 @@ impl Drop for Open {
 /// # Safety
 /// A page has [`PAGE`] bytes. `stack` is what the kernel passed to the program, at least one argument included, and `name` its `AT_EXECFN` or
 /// null. Nothing in the program's data has been written to that is still needed: it begins anew, as it is in the file.
-pub unsafe fn execute_read_only(name: *mut u8, stack: *const usize) -> Sys<Option<i32>> {
-    // By its name the file is found sooner than by procfs, if that is no symbolic link. Where the mount is read-only already, it has
-    // to be certain that it is this file's.
+pub unsafe fn execute_read_only(name: *mut u8, stack: *const usize) -> Sys<i32> {
+    // By its name the file is found sooner than by procfs, if that is no symbolic link.
     // SAFETY: the caller's promise.
     unsafe {
         if !name.is_null()
-            && is_read_only(libc::SYS_statfs, name.addr()) == Ok(false)
             && let Ok((mount, file)) = open_by_name(name)
         {
-            return execute(&file, stack).map(|()| Some(mount.release()));
+            return execute(&file, stack).map(|()| mount.release());
         }
     }
     let exe = open(libc::AT_FDCWD, EXECUTABLE.as_ptr(), libc::O_PATH)?;
-    if is_read_only(libc::SYS_fstatfs, exe.0 as usize)? {
-        return Ok(None);
-    }
     let mount = clone_read_only(exe.0, EMPTY.as_ptr())?;
     let file = open(libc::AT_FDCWD, fs::link_of(mount.0).as_ptr(), libc::O_RDONLY)?;
     // SAFETY: the caller's promise.
-    unsafe { execute(&file, stack) }.map(|()| Some(mount.release()))
+    unsafe { execute(&file, stack) }.map(|()| mount.release())
 }
 
 /// A read-only mount of its own of the directory that has the file `name`, and the file in it, if it is this program.
@@ -133,17 +129,6 @@ unsafe fn open_by_name(name: *mut u8) -> Sys<(Open, Open)> {
         count == size_of::<Head>() && head.assume_init_ref().iter().zip(&HEADER).all(|(theirs, ours)| theirs == ours)
     };
     if is_this { Ok((mount, file)) } else { Err(Errno::ESTALE) }
-}
-
-/// Whether what statfs(2) or fstatfs(2), by its number, is asked about is on a read-only mount.
-fn is_read_only(call: libc::c_long, of: usize) -> Sys<bool> {
-    let mut about = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the kernel fills the structure, which is valid as zeroes too.
-    let about = unsafe {
-        call!(call, of, about.as_mut_ptr())?;
-        about.assume_init()
-    };
-    Ok(about.f_flags & libc::ST_RDONLY != 0)
 }
 
 /// A detached, read-only copy of the mount that `path` is on, which begins there.

@@ -262,6 +262,14 @@ pub fn sched_getattr() -> Sys<SchedAttr> {
     Ok(attributes)
 }
 
+/// Whether this program was executed by a descriptor and not by a name (execveat(2), `AT_EMPTY_PATH`), as one that executes itself again is.
+pub fn was_executed_by_descriptor() -> bool {
+    // SAFETY: it takes nothing.
+    let name = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const std::ffi::c_char;
+    // SAFETY: the kernel puts a string there that ends with a null and stays (getauxval(3)).
+    !name.is_null() && unsafe { CStr::from_ptr(name) }.to_bytes().starts_with(b"/dev/fd/")
+}
+
 /// Sets the I/O class and priority of this thread (ioprio_set(2)), `value` as IOPRIO_PRIO_VALUE makes it.
 pub fn ioprio_set(value: i32) -> Sys {
     const IOPRIO_WHO_PROCESS: i32 = 1;
