@@ -177,6 +177,12 @@ fn scheduler() {
     let error =
         refused(&lab, |config| config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "priority": 5}));
     assert!(error.contains("process.scheduler.priority"), "{error}");
+    // Clamps, which the kernel takes with the fields for them, or has not been built with.
+    let clamped = lab.shell(script, |config| {
+        let flags = ["SCHED_FLAG_UTIL_CLAMP_MIN", "SCHED_FLAG_UTIL_CLAMP_MAX"];
+        config["process"]["scheduler"] = json!({"policy": "SCHED_OTHER", "nice": 3, "flags": flags});
+    });
+    assert!(clamped.code == 0 || clamped.stderr.contains("operation not supported"), "{clamped:?}");
     let fifo = lab.shell(script, |config| {
         config["process"]["scheduler"] =
             json!({"policy": "SCHED_FIFO", "priority": 10, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});

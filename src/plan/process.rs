@@ -537,6 +537,9 @@ fn scheduler_attributes(scheduler: &Scheduler) -> Result<SchedAttr> {
         runtime: scheduler.runtime().unwrap_or(0),
         deadline: scheduler.deadline().unwrap_or(0),
         period: scheduler.period().unwrap_or(0),
+        // The spec has no field for them.
+        util_min: 0,
+        util_max: 0,
     })
 }
 

@@ -246,6 +246,10 @@ pub struct SchedAttr {
     pub deadline: u64,
     /// `SCHED_DEADLINE`: nanoseconds.
     pub period: u64,
+    /// With `SCHED_FLAG_UTIL_CLAMP_MIN`, which the kernel (5.3) refuses without it: 0 to 1024, of a CPU.
+    pub util_min: u32,
+    /// With `SCHED_FLAG_UTIL_CLAMP_MAX`, likewise.
+    pub util_max: u32,
 }
 
 /// Sets the scheduling policy of this thread (sched_setattr(2)).
