@@ -21,7 +21,7 @@ pub fn is_json(format: Option<&str>) -> Result<bool> {
 /// # Errors
 /// There is no such signal.
 pub fn signal(text: &str) -> Result<i32> {
-    let known = |number: &i32| (0..=libc::SIGRTMAX()).contains(number);
+    let known = |number: &i32| (0..=LAST_REAL_TIME).contains(number);
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let number = text.parse().ok().or_else(|| named_signal(name));
@@ -32,10 +32,10 @@ pub fn signal(text: &str) -> Result<i32> {
 
 fn named_signal(name: &str) -> Option<i32> {
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        return in_real_time(libc::SIGRTMIN(), offset);
+        return in_real_time(FIRST_REAL_TIME, offset);
     }
     if let Some(offset) = name.strip_prefix("RTMAX") {
-        return in_real_time(libc::SIGRTMAX(), offset);
+        return in_real_time(LAST_REAL_TIME, offset);
     }
     match name {
         "CLD" => Some(libc::SIGCHLD),
@@ -47,8 +47,12 @@ fn named_signal(name: &str) -> Option<i32> {
 
 fn in_real_time(base: i32, offset: &str) -> Option<i32> {
     let number = if offset.is_empty() { base } else { base.checked_add(offset.parse().ok()?)? };
-    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number)
+    (FIRST_REAL_TIME..=LAST_REAL_TIME).contains(&number).then_some(number)
 }
+
+/// What programs mean by SIGRTMIN and SIGRTMAX (signal(7)): glibc's numbers, whatever C library this program is linked with. musl begins at 35.
+const FIRST_REAL_TIME: i32 = 34;
+const LAST_REAL_TIME: i32 = 64;
 
 /// A duration as Go writes it: "300ms", "1.5h", "1m30s". Zero and less make no sense where one is asked for.
 ///
@@ -150,8 +154,9 @@ mod tests {
         for (text, number) in known {
             assert_eq!(signal(text).unwrap(), number, "{text}");
         }
-        assert_eq!(signal("RTMIN+3").unwrap(), libc::SIGRTMIN() + 3);
-        assert_eq!(signal("SIGRTMAX-1").unwrap(), libc::SIGRTMAX() - 1);
+        for (text, number) in [("RTMIN", 34), ("RTMIN+3", 37), ("SIGRTMAX-1", 63), ("RTMAX", 64)] {
+            assert_eq!(signal(text).unwrap(), number, "{text}");
+        }
         for text in ["", "SIG", "SIGSIGKILL", "-9", "65", "9x", "RTMIN-1", "RTMAX+1", "NOSUCH", "99999999999"] {
             assert_eq!(signal(text).unwrap_err().kind(), Kind::Usage, "{text}");
         }
