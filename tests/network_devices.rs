@@ -183,18 +183,23 @@ fn a_name_that_is_taken_leaves_the_host_as_it_was() {
     let lab = network_lab!();
     let other = Sleeper::new();
     other.ip("link add taken type veth peer name other");
-    let devices = json!({"eth7": {}, "peer7": {"name": "taken"}});
-    let bundle = bundle(&lab, "true", devices, |config| join(config, &other.path()));
-    let before = format!("{PAIR}\nip addr add 192.0.2.7/24 dev eth7\nip link set eth7 up");
-    let stderr = on_host(&lab, &bundle, &before, "ip -o addr show dev eth7; ip -o link show up; ip -o link").failed();
-    let stderr = stderr.replace('\\', "");
-    assert!(
-        stderr.contains("linux.netDevices[\"peer7\"]: move network device peer7 to the container as taken"),
-        "{stderr}"
-    );
-    assert!(stderr.contains("choose another"), "{stderr}");
-    assert!(stderr.contains("192.0.2.7/24") && stderr.contains("peer7") && stderr.contains(",UP"), "{stderr}");
-    assert_eq!(lab.microrun(&["list", "-q"]).ok(), "");
+    // The kernel finds fault with the second name once the device is there.
+    for (name, problem) in [("taken", "choose another"), ("a%b", "invalid argument")] {
+        let devices = json!({"eth7": {}, "peer7": {"name": name}});
+        let bundle = bundle(&lab, "true", devices, |config| join(config, &other.path()));
+        let before = format!("{PAIR}\nip addr add 192.0.2.7/24 dev eth7\nip link set eth7 up");
+        let after = "ip -o addr show dev eth7; ip -o link show up; ip -o link";
+        let stderr = on_host(&lab, &bundle, &before, after).failed().replace('\\', "");
+        assert!(
+            stderr.contains(&format!(
+                "linux.netDevices[\"peer7\"]: move network device peer7 to the container as {name}"
+            )),
+            "{stderr}"
+        );
+        assert!(stderr.contains(problem), "{stderr}");
+        assert!(stderr.contains("192.0.2.7/24") && stderr.contains(": peer7") && stderr.contains(",UP"), "{stderr}");
+        assert_eq!(lab.microrun(&["list", "-q"]).ok(), "");
+    }
 }
 
 #[test]

@@ -106,16 +106,29 @@ impl Devices {
             return Err(Error::new(Kind::Config, format!("config.json: {}: {problem}", field())));
         };
         let addresses = host.netlink.addresses(was.index).doing(read)?;
-        let before = container.netlink.links().doing(read)?.iter().map(|link| link.index).collect();
-        host.netlink.move_link(was.index, inside, &container.namespace).map_err(|errno| {
+        let others = container.netlink.links().doing(read)?;
+        let before = others.iter().map(|link| link.index).collect();
+        let mut this = Moved { was, addresses, inside: inside.to_owned(), before };
+        // The kernel finds out that the name is taken once the device is there.
+        let is_taken = others.iter().any(|link| link.name == inside);
+        let sent = if is_taken {
+            Err(Errno::EEXIST)
+        } else {
+            host.netlink.move_link(this.was.index, inside, &container.namespace)
+        };
+        if let Err(errno) = sent {
+            // It may be there all the same, by its name on the host.
+            this.inside.clone_from(&this.was.name);
+            if this.find(container).doing(read)?.is_some() {
+                moved.push(this);
+            }
             let doing = format!("{}: move network device {name} to the container as {inside}", field());
-            match errno {
+            return Err(match errno {
                 Errno::EEXIST => Error::system(format!("{doing} (there is one of that name: choose another)"), errno),
                 errno => Error::system(doing, errno),
-            }
-        })?;
+            });
+        }
         // From here on it is to be moved back, even if it cannot be found now.
-        let this = Moved { was, addresses, inside: inside.to_owned(), before };
         let found = this.find(container);
         let addresses = this.addresses.clone();
         moved.push(this);

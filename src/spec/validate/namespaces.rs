@@ -100,11 +100,20 @@ pub(super) fn network_devices(check: &mut Check<'_>) -> Result<()> {
     }
     let mut devices: Vec<_> = devices.iter().collect();
     devices.sort_by_key(|(name, _)| *name);
+    let mut taken: Vec<&str> = Vec::new();
     for (name, device) in devices {
         device_name("linux.netDevices", name)?;
-        if let Some(inside) = device.name().as_deref().filter(|inside| !inside.is_empty()) {
+        let given = device.name().as_deref().filter(|inside| !inside.is_empty());
+        if let Some(inside) = given {
             device_name(&format!("linux.netDevices.{name}.name"), inside)?;
         }
+        let inside = given.unwrap_or(name);
+        // Of a template like "c%d" the kernel makes a name that is free.
+        if !inside.contains('%') && taken.contains(&inside) {
+            let problem = format!("{inside:?} is another device's name in the container too: choose another");
+            return Err(Error::config(format_args!("linux.netDevices.{name}.name"), problem));
+        }
+        taken.push(inside);
     }
     Ok(())
 }
