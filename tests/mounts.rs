@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output, push};
+use common::{Bundle, Lab, Output, eventually, host, output, push};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Value, json};
@@ -711,6 +711,59 @@ fn an_overlay_works_in_a_user_namespace() {
         }
     });
     assert_eq!(output.ok(), "new");
+}
+
+/// What the image has in its place does not lead to the container's devpts.
+#[test]
+fn the_multiplexer_of_terminals_is_not_the_images() {
+    let lab = lab!();
+    for kind in ["file", "link", "device", "right link"] {
+        let bundle = lab.bundle(|config| {
+            config["mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev");
+            let script = "stat -L -c %t:%T /dev/ptmx; ls -l /dev/ptmx | cut -c1";
+            config["process"]["args"] = json!(["sh", "-c", script]);
+        });
+        let ptmx = bundle.rootfs().join("dev/ptmx");
+        match kind {
+            "file" => fs::write(&ptmx, "").unwrap(),
+            "link" => symlink("/etc/passwd", &ptmx).unwrap(),
+            "device" => drop(host("mknod", &[ptmx.to_str().unwrap(), "c", "5", "2"])),
+            _ => symlink("pts/ptmx", &ptmx).unwrap(),
+        }
+        let output = lab.run(&bundle, &[]).ok();
+        assert_eq!(output, if kind == "device" { "5:2\nc" } else { "5:2\nl" }, "{kind}");
+    }
+}
+
+/// A /dev that is bound has its devices already. One that is only remounted is as it was, and what lies elsewhere is made.
+#[test]
+fn devices_where_dev_is_bound_or_remounted() {
+    let lab = lab!();
+    let device = json!([{"path": "/mnt/own", "type": "c", "major": 1, "minor": 3}]);
+    let script = "stat -c %F:%t:%T /mnt/own /dev/null";
+    for mount in [
+        json!({"destination": "/dev", "source": "/dev", "options": ["rbind"]}),
+        json!({"destination": "/dev", "options": ["bind", "remount", "nosuid", "noexec"]}),
+        json!({"destination": "/dev", "options": ["remount", "size=64k"]}),
+    ] {
+        let output = lab.shell(script, |config| {
+            let mounts = config["mounts"].as_array_mut().unwrap();
+            let at = mounts.iter().position(|mount| mount["destination"] == "/dev").unwrap();
+            mounts.insert(at + 1, mount.clone());
+            config["linux"]["devices"] = device.clone();
+        });
+        assert_eq!(output.ok(), "character special file:1:3\ncharacter special file:1:3", "{mount}");
+    }
+}
+
+#[test]
+fn tmpcopyup_is_for_a_tmpfs_alone() {
+    let lab = lab!();
+    let output = lab.shell("ls -A /etc", |config| {
+        add(config, json!({"destination": "/etc", "type": "ramfs", "source": "ramfs", "options": ["tmpcopyup"]}));
+    });
+    assert!(output.code == 0 && output.stdout.is_empty(), "{output:?}");
+    assert!(output.stderr.contains("tmpcopyup has no effect"), "{output:?}");
 }
 
 #[test]

@@ -268,12 +268,13 @@ fn devices_are_bound_where_they_cannot_be_made() {
     let lab = lab!();
     let output = lab
         .shell(
-            "for d in null zero full random urandom tty fuse; do stat -c '%n %F %t:%T %a' /dev/$d; done; \
+            "for d in null zero full random urandom tty fuse pipe; do stat -c '%n %F %t:%T %a' /dev/$d; done; \
              echo x > /dev/null; head -c 2 /dev/zero | od -An -tx1; readlink /dev/ptmx",
             |config| {
                 with_user_namespace(config);
                 config["linux"]["devices"] =
-                    json!([{"path": "/dev/fuse", "type": "c", "major": 1, "minor": 5, "fileMode": 438}]);
+                    json!([{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 438},
+                        {"path": "/dev/pipe", "type": "p", "fileMode": 0o600}]);
                 push(
                     &mut config["linux"]["resources"]["devices"],
                     json!({"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}),
@@ -282,7 +283,20 @@ fn devices_are_bound_where_they_cannot_be_made() {
         )
         .ok();
     assert!(output.contains("/dev/null character special file 1:3 666"), "{output}");
+    assert!(output.contains("/dev/fuse character special file a:e5 "), "{output}");
+    assert!(output.contains("/dev/pipe fifo 0:0 600"), "{output}");
     assert!(output.ends_with("00 00\npts/ptmx"), "{output}");
+}
+
+#[test]
+fn another_device_of_that_name_is_not_bound() {
+    let lab = lab!();
+    let refused = lab.shell("true", |config| {
+        with_user_namespace(config);
+        config["linux"]["devices"] = json!([{"path": "/dev/full", "type": "c", "major": 1, "minor": 5}]);
+    });
+    let problem = "linux.devices: the host's \\\"/dev/full\\\", which is bound in its place, is another device";
+    assert!(refused.code != 0 && refused.stderr.contains(problem), "{refused:?}");
 }
 
 #[test]

@@ -92,32 +92,67 @@ pub fn make_device(root: RawFd, device: &DeviceNode, host: &CStr) -> Sys {
 fn make_node(root: RawFd, device: &DeviceNode) -> Sys {
     target::in_parent(root, &device.path, |dir, name| match fs::mknod(dir, name, device.mode, device.dev) {
         Ok(()) if device.uid != 0 || device.gid != 0 => fs::chown(dir, name, device.uid, device.gid),
-        Err(Errno::EEXIST) if device.exact => require_device(dir, name, device),
+        Err(Errno::EEXIST) if device.exact => match fs::stat_at(dir, name, libc::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) if is_device(&found, device) => Ok(()),
+            found => found.and(Err(Errno::EEXIST)),
+        },
         made => unless_there(made),
     })
 }
 
-/// Makes sure that what `name` means is the device (runtime-spec config-linux.md, "Devices").
-fn require_device(dir: RawFd, name: &CStr, device: &DeviceNode) -> Sys {
-    let found = fs::stat_at(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
+/// Whether `found` is the device (runtime-spec config-linux.md, "Devices").
+fn is_device(found: &libc::stat, device: &DeviceNode) -> bool {
     let kind = device.mode & libc::S_IFMT;
-    let same = found.st_mode & libc::S_IFMT == kind && (kind == libc::S_IFIFO || found.st_rdev == device.dev);
-    if same { Ok(()) } else { Err(Errno::EEXIST) }
+    found.st_mode & libc::S_IFMT == kind && (kind == libc::S_IFIFO || found.st_rdev == device.dev)
 }
 
 /// The host's device node `host`, bound where a new one may not be made.
+///
+/// # Errors
+/// `ENXIO` if that is another device.
 pub fn bind_device(root: RawFd, device: &DeviceNode, host: &CStr) -> Sys {
     let tree = mount::open_tree_clone(fs::CWD, host, 0)?;
-    let place = target::open_target(root, &device.path, Create::File, Rule::OffProc)?;
-    let result = mount::attach(tree, place);
+    let bind = || {
+        if !is_device(&fs::stat(tree)?, device) {
+            return Err(Errno::ENXIO);
+        }
+        let place = target::open_target(root, &device.path, Create::File, Rule::OffProc)?;
+        let result = mount::attach(tree, place);
+        fs::close(place);
+        result
+    };
+    let result = bind();
     fs::close(tree);
-    fs::close(place);
     result
 }
 
-/// A symbolic link.
+/// A symbolic link. What is there already stays, but for what is not the multiplexer of terminals where that is to be.
 pub fn make_link(root: RawFd, path: &CStr, target: &CStr) -> Sys {
-    target::in_parent(root, path, |dir, name| unless_there(fs::symlink(target, dir, name)))
+    target::in_parent(root, path, |dir, name| match fs::symlink(target, dir, name) {
+        Err(Errno::EEXIST) if target == MULTIPLEXER && !is_multiplexer(dir, name)? => {
+            fs::unlink(dir, name, 0)?;
+            fs::symlink(target, dir, name)
+        }
+        made => unless_there(made),
+    })
+}
+
+/// What /dev/ptmx leads to (runtime-spec config-linux.md, "Default Devices").
+pub const MULTIPLEXER: &CStr = c"pts/ptmx";
+
+/// Whether it leads to the multiplexer of the container's devpts: by that link, or as the device, which looks for "pts" beside itself
+/// (Linux 4.7, fs/devpts/inode.c).
+fn is_multiplexer(dir: RawFd, name: &CStr) -> Sys<bool> {
+    let found = fs::stat_at(dir, name, libc::AT_SYMLINK_NOFOLLOW)?;
+    match found.st_mode & libc::S_IFMT {
+        libc::S_IFCHR => Ok(found.st_rdev == libc::makedev(5, 2)),
+        libc::S_IFLNK => {
+            let mut link = [0; 16];
+            let length = fs::readlink(dir, name, &mut link)?;
+            Ok(link.get(..length) == Some(MULTIPLEXER.to_bytes()))
+        }
+        _ => Ok(false),
+    }
 }
 
 /// A tmpfs with the mode of what it is going to cover.

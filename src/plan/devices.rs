@@ -29,8 +29,20 @@ fn place(tmpfs: bool, path: &Path) -> (Slot, &Path) {
     }
 }
 
-/// Compiles nodes and links; `tmpfs` tells whether /dev is a new tmpfs, which nobody else can reach yet.
-pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> Result<()> {
+/// What /dev is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dev {
+    /// A new tmpfs, which nobody else can reach yet.
+    New,
+    /// A directory of the rootfs, or of another file system.
+    Other,
+    /// A directory of the host, which has its devices and links.
+    Bound,
+}
+
+/// Compiles nodes and links.
+pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, dev: Dev) -> Result<()> {
+    let tmpfs = dev == Dev::New;
     let listed = input.linux().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     // What is out of range was refused, but for FIFOs, which have no number.
     let number = |number: i64| u32::try_from(number).unwrap_or(0);
@@ -42,6 +54,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
         };
         // As destinations of mounts are: where a slash ends a path the kernel makes no node.
         let path = path::absolute(device.path());
+        if dev == Dev::Bound && path.starts_with("/dev") {
+            continue;
+        }
         let (root, place) = place(tmpfs, &path);
         let node = DeviceNode {
             path: cpath("linux.devices", place)?,
@@ -52,6 +67,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>, tmpfs: bool) -> 
             exact: true,
         };
         node_or_bind(builder, input, "linux.devices", root, node, &path)?;
+    }
+    if dev == Dev::Bound {
+        return Ok(());
     }
     // The path of a name in /dev, and where it is made: as `place`, without taking the path apart.
     let in_dev = |name: &str| {
@@ -98,7 +116,8 @@ fn node_or_bind(
     host: &Path,
 ) -> Result<()> {
     let host = cpath(field, host)?;
-    let op = if input.has_user_namespace() {
+    // Root of a user namespace may make a FIFO (mknod(2)).
+    let op = if input.has_user_namespace() && device.mode & libc::S_IFMT != libc::S_IFIFO {
         Op::BindDevice { root, device, host }
     } else {
         Op::MakeDevice { root, device, host }

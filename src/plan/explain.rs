@@ -182,6 +182,12 @@ pub fn failure(steps: &[Step], exec: &Exec, index: usize, errno: Errno) -> Error
             let problem = format!("{path:?} exists already and is not that device: remove it from the rootfs");
             Error::new(Kind::System, format!("{}: {problem}", step.field))
         }
+        Op::MakeDevice { host, .. } | Op::BindDevice { host, .. } if errno == Errno::ENXIO => {
+            let host = host.to_string_lossy();
+            let problem = format!("the host's {host:?}, which is bound in its place, is another device");
+            let what_to_do = "give its type and numbers, or another path";
+            Error::new(Kind::Config, format!("{}: {problem}: {what_to_do}", step.field))
+        }
         Op::CopyUp { .. } if errno == Errno::ENAMETOOLONG => {
             let deepest = crate::init::DEEPEST_COPY;
             let problem = format!("tmpcopyup: directories are nested more than {deepest} deep: leave out that option");

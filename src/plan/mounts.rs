@@ -3,6 +3,7 @@
 use super::Input;
 use super::builder::{Builder, cpath, cstring, slots};
 use super::cgroup_mounts;
+use super::devices::Dev;
 use crate::cgroup::layout::Mode;
 use crate::error::{Error, Result};
 use crate::init::{Create, Op, Rule, Slot, Source, Step};
@@ -167,10 +168,14 @@ pub(super) fn compile(
     at_once.iter().try_for_each(|entry| compile(builder, entry))?;
     builder.after_network(|builder| waiting.iter().try_for_each(|entry| compile(builder, entry)))?;
     let has_proc = at_once.iter().any(|entry| entry.kind == "proc" && entry.is_at("/proc"));
-    let has_bound_dev = entries.iter().any(|entry| entry.kind == "bind" && entry.is_at("/dev"));
-    if !has_bound_dev {
-        super::devices::compile(builder, input, new_dev)?;
-    }
+    let has_bound_dev =
+        entries.iter().any(|entry| entry.kind == "bind" && !entry.options.remount && entry.is_at("/dev"));
+    let dev = match has_bound_dev {
+        true => Dev::Bound,
+        false if new_dev => Dev::New,
+        false => Dev::Other,
+    };
+    super::devices::compile(builder, input, dev)?;
     Ok(Mounted { read_only, has_proc, has_bound_dev })
 }
 
@@ -398,7 +403,7 @@ fn filesystem(
             into: slots::TARGET,
         },
     );
-    if entry.options.copy_up {
+    if entry.options.copy_up && entry.kind == "tmpfs" {
         builder.push(entry.field.clone(), Op::CopyUp { from: slots::TARGET, to: into });
     }
     attach(builder, entry, into);
