@@ -17,6 +17,10 @@ pub(super) fn mounts(check: &mut Check<'_>) -> Result<()> {
             check.warn(format!("mounts[{index}].destination"), problem);
         }
         let traits = Traits::of(mount);
+        if mount.typ().as_deref().is_none_or(str::is_empty) && !traits.bind && !traits.remount {
+            let problem = "is missing: name a file system, or add \"bind\" to the options";
+            return Err(Error::config(format_args!("mounts[{index}].type"), problem));
+        }
         bind(check, index, mount, &traits)?;
         id_mapped(check, index, mount, &traits)?;
         if traits.copy_up && (traits.bind || mount.typ().as_deref() != Some("tmpfs")) {
@@ -38,7 +42,7 @@ struct Traits<'a> {
 
 impl<'a> Traits<'a> {
     fn of(mount: &'a Mount) -> Self {
-        let mut traits = Self::default();
+        let mut traits = Self { bind: mount.typ().as_deref() == Some("bind"), ..Self::default() };
         for option in mount.options().iter().flatten() {
             match mount_options::effect(option) {
                 Some(Effect::Bind(_)) => traits.bind = true,

@@ -317,6 +317,16 @@ fn network_devices() {
         linux(json!({"namespaces": [], "netDevices": {"eth0": {}}})),
         "linux.netDevices: needs a network namespace: add {\"type\": \"network\"} to linux.namespaces",
     );
+    accepted(linux(json!({"netDevices": {"eth0": {"name": "c%d"}, "eth1": {"name": "c%d"}}})));
+    for taken in [json!({"eth0": {"name": "x"}, "eth1": {"name": "x"}}), json!({"x": {}, "eth1": {"name": "x"}})] {
+        let name = if taken["x"].is_null() { "eth1" } else { "x" };
+        refused(
+            linux(json!({"netDevices": taken})),
+            &format!(
+                "linux.netDevices.{name}.name: \"x\" is another device's name in the container too: choose another"
+            ),
+        );
+    }
     let rule = "is no name for a network device: use 1 to 15 bytes without \"/\", \":\" and spaces";
     for name in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "sixteen-bytes-xx"] {
         refused(linux(json!({"netDevices": {name: {}}})), &format!("linux.netDevices: {name:?} {rule}"));
@@ -434,14 +444,20 @@ fn rootless() {
 fn mounts() {
     accepted(mount(json!({"type": "tmpfs", "options": ["nosuid", "size=1k", "tmpcopyup"]})));
     accepted(mount(json!({"options": ["rbind", "rro", "rprivate", "ro", "rw", ""]})));
+    accepted(mount(json!({"options": ["remount", "ro"]})));
+    for members in [json!({}), json!({"type": "", "options": ["ro"]})] {
+        refused(mount(members), "mounts[0].type: is missing: name a file system, or add \"bind\" to the options");
+    }
+    for members in [json!({"options": ["bind", "size=1k"]}), json!({"type": "bind", "options": ["size=1k"]})] {
+        warned(
+            mount(members),
+            &["mounts[0].options: \"size=1k\" is an option of file systems, which a bind mount cannot take: left out"],
+        );
+    }
     refused(mount(json!({"destination": ""})), "mounts[0].destination: is empty: say where to mount");
     warned(
         mount(json!({"destination": "a", "type": "tmpfs"})),
         &["mounts[0].destination: \"a\" is relative, which is deprecated: it is taken from \"/\""],
-    );
-    warned(
-        mount(json!({"options": ["bind", "size=1k"]})),
-        &["mounts[0].options: \"size=1k\" is an option of file systems, which a bind mount cannot take: left out"],
     );
     refused(mount(json!({"source": null, "options": ["bind"]})), "mounts[0].source: is missing: a bind mount needs it");
     warned(
