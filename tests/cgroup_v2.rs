@@ -628,9 +628,20 @@ fn a_read_only_mount_of_the_cgroup() {
 fn a_writable_cgroup_is_its_users() {
     need!();
     let lab = lab!();
-    // A user of the host without a user namespace, and root of one.
     let mappings = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
-    for (user_namespace, uid, owner) in [(false, 1000, 1000), (true, 0, 100_000), (true, 5, 100_005)] {
+    let map = |config: &mut Value| {
+        config["linux"]["uidMappings"] = mappings.clone();
+        config["linux"]["gidMappings"] = mappings.clone();
+    };
+    let other = lab.sleeping(|config| {
+        push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+        map(config);
+    });
+    let joined = format!("/proc/{}/ns/user", lab.started(&other));
+    // A user of the host without a user namespace, root and a user of a new one, and of one that is joined, which has mappings of its own.
+    for (user_namespace, uid, owner) in
+        [(None, 1000, 1000), (Some(""), 0, 100_000), (Some(""), 5, 100_005), (Some(&*joined), 5, 100_005)]
+    {
         let bundle = lab.bundle(|config| {
             let script = "cd /sys/fs/cgroup && mkdir sub && echo 0 >sub/cgroup.procs && echo made >/tmp/made; \
                           sleep 1000 & wait";
@@ -639,10 +650,13 @@ fn a_writable_cgroup_is_its_users() {
             let tmp = json!({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["mode=1777"]});
             push(&mut config["mounts"], tmp);
             show_cgroup(config, &["rw"]);
-            if user_namespace {
-                push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
-                config["linux"]["uidMappings"] = mappings.clone();
-                config["linux"]["gidMappings"] = mappings.clone();
+            match user_namespace {
+                None => {}
+                Some("") => {
+                    push(&mut config["linux"]["namespaces"], json!({"type": "user"}));
+                    map(config);
+                }
+                Some(path) => push(&mut config["linux"]["namespaces"], json!({"type": "user", "path": path})),
             }
         });
         let pid = lab.created(&bundle);

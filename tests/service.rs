@@ -209,7 +209,7 @@ fn without_rights_it_works_as_well() {
 }
 
 /// Runs `script` in a container whose runtime was given the descriptors 3, 4 and 5, with `variables` in its environment.
-fn activated(lab: &Lab, variables: &str, options: &[&str], script: &str) -> String {
+fn activated(lab: &Lab, variables: &str, options: &[&str], script: &str) -> Output {
     let bundle = lab.bundle(|config| config["process"]["args"] = json!(["sh", "-c", script]));
     for (index, text) in ["three", "four", "five"].iter().enumerate() {
         fs::write(lab.path(format!("fd{}", index + 3)), text).unwrap();
@@ -221,7 +221,7 @@ fn activated(lab: &Lab, variables: &str, options: &[&str], script: &str) -> Stri
     let opened = format!("3<{} 4<{} 5<{}", path(&fd(3)), path(&fd(4)), path(&fd(5)));
     command.args(["-c", &format!("export {variables}; exec \"$@\" {opened}"), "sh"]).arg(run.get_program());
     command.args(run.get_args()).args(options).args(["--bundle", &path(&bundle.path), &bundle.id]);
-    output(command).ok()
+    output(command)
 }
 
 #[test]
@@ -233,7 +233,8 @@ fn sockets_are_handed_on() {
             variables,
             options,
             "echo $LISTEN_PID,$LISTEN_FDS,$LISTEN_FDNAMES; cd /proc/self/fd; for n in 3 4 5; do if [ -e $n ]; then cat $n; fi; echo; done",
-        );
+        )
+        .ok();
         said.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(run("LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=a:b", &[]), "1,2,a:b three four");
@@ -242,4 +243,10 @@ fn sockets_are_handed_on() {
     assert_eq!(run("LISTEN_PID=$$ LISTEN_FDS=2", &["--preserve-fds", "1"]), "1,2, three four five");
     // Meant for another process.
     assert_eq!(run("LISTEN_PID=1 LISTEN_FDS=2", &[]), ",,");
+    // More than there are: what has the number may be the runtime's own.
+    let refused = activated(&lab, "LISTEN_PID=$$ LISTEN_FDS=4", &[], "true").failed();
+    assert!(
+        refused.contains("LISTEN_FDS: 4 descriptors from 3 to 6 are to be handed on, and 6 is not open"),
+        "{refused}"
+    );
 }

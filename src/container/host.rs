@@ -1,5 +1,6 @@
 //! The facts about this machine that a start needs, read only when the configuration asks.
 
+use super::state::CACHE;
 use crate::error::{Doing, Result};
 use crate::log;
 use crate::path;
@@ -44,8 +45,8 @@ fn has_groups(process: &Process) -> bool {
 
 /// Whether setgroups(2) is denied in the user namespace of `init`, or of the process that `spec` begins: in a new one if it is in ours.
 fn denies_groups(spec: &Spec, init: Option<i32>) -> bool {
-    let joined = spec::namespace(spec, LinuxNamespaceType::User).filter(|path| path.ends_with("ns/user"));
-    let file = match (init, joined.and_then(Path::parent).and_then(Path::parent)) {
+    let joined = spec::joins_namespace(spec, LinuxNamespaceType::User);
+    let file = match (init, joined.and_then(process_of)) {
         (Some(init), _) if spec::has_namespace(spec, LinuxNamespaceType::User) => {
             PathBuf::from(format!("/proc/{init}/setgroups"))
         }
@@ -55,6 +56,12 @@ fn denies_groups(spec: &Spec, init: Option<i32>) -> bool {
         _ => "/proc/self/setgroups".into(),
     };
     fs::read(file).is_ok_and(|text| text.starts_with(b"deny"))
+}
+
+/// The directory in /proc of the process whose user namespace is `joined`, if it is named by one.
+pub(super) fn process_of(joined: &Path) -> Option<&Path> {
+    let process = joined.ends_with("ns/user").then(|| joined.parent()?.parent()).flatten()?;
+    process.starts_with("/proc").then_some(process)
 }
 
 /// See [`Host`].
@@ -123,11 +130,6 @@ pub fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// Where compiled filters are kept, below the state root.
-fn cache(root: &Path) -> PathBuf {
-    root.join(".seccomp")
-}
-
 /// The configuration `text` without its profile, and the filter that this was compiled to before: one that is in the cache below
 /// the state root has been found valid. What is wrong with the cache is for [`seccomp`] to say.
 pub(super) fn parse_cached(text: &[u8], root: &Path) -> Option<(Loaded, Filter)> {
@@ -135,7 +137,7 @@ pub(super) fn parse_cached(text: &[u8], root: &Path) -> Option<(Loaded, Filter)>
     const PLACES: usize = 4;
     let mut places = spec::seccomp_places(text).take(PLACES).peekable();
     places.peek()?;
-    let cache = Cache::open_existing(&cache(root)).ok()?;
+    let cache = Cache::open_existing(&root.join(CACHE)).ok()?;
     for start in places {
         if let Ok(Some((filter, length))) = cache.find(text.get(start..)?)
             && let Some(loaded) = spec::parse_but_seccomp(text, start..start + length)
@@ -150,7 +152,7 @@ pub(super) fn parse_cached(text: &[u8], root: &Path) -> Option<(Loaded, Filter)>
 /// `warnings`.
 pub(super) fn seccomp(profile: Option<&Seccomp>, root: &Path, warnings: &mut Vec<String>) -> Result<Option<Filter>> {
     let Some(profile) = profile else { return Ok(None) };
-    let cache = match Cache::open(&cache(root)) {
+    let cache = match Cache::open(&root.join(CACHE)) {
         Ok(cache) => Some(cache),
         // The state root is made with the first container.
         Err(error) if error.errno() == Some(Errno::ENOENT) => None,
@@ -187,7 +189,7 @@ mod tests {
     /// A state root in whose cache are filters for [`PROFILE`] (with flags 1) and [`ANOTHER`] (2).
     fn root() -> tempfile::TempDir {
         let root = tempfile::tempdir().unwrap();
-        let kept = Cache::open(&cache(root.path())).unwrap();
+        let kept = Cache::open(&root.path().join(CACHE)).unwrap();
         for (profile, flags) in [(PROFILE, 1), (ANOTHER, 2)] {
             kept.store(profile.as_bytes(), &Filter { program: Vec::new(), flags, listener: None }).unwrap();
         }

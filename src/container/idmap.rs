@@ -6,6 +6,7 @@ use oci_spec::runtime::{LinuxIdMapping, Spec};
 use std::fmt::Write;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::Command;
 
 /// Writes `linux.uidMappings` and `linux.gidMappings` for the process `pid`, which is alone in a new user namespace.
@@ -31,6 +32,17 @@ pub(super) fn of_host(inside: u32, mappings: &[LinuxIdMapping]) -> Option<u32> {
         map.host_id().checked_add(offset)
     };
     if mappings.is_empty() { Some(inside) } else { mappings.iter().find_map(host) }
+}
+
+/// The host's id for the id `inside` by `map`, a file like /proc/PID/uid_map; `None` if it is not mapped there.
+pub(super) fn of_host_by(map: &Path, inside: u32) -> Option<u32> {
+    // What follows the first number is the host's as seen from here (user_namespaces(7)).
+    fs::read_to_string(map).ok()?.lines().find_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(|number| number.parse::<u32>().ok());
+        let (first, host, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let offset = inside.checked_sub(first).filter(|offset| *offset < count)?;
+        host.checked_add(offset)
+    })
 }
 
 fn lines(mappings: &[LinuxIdMapping]) -> String {

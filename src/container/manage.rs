@@ -131,24 +131,24 @@ struct Manner {
 }
 
 fn delete_by(store: &Store, id: &str, manner: Manner) -> Result<Vec<Error>> {
-    let Manner { force, rootless, .. } = manner;
+    let Manner { force, .. } = manner;
     let entry = match store.find(id) {
         Err(error) if force && error.kind() == Kind::NoContainer => return Ok(Vec::new()),
         entry => entry?,
     };
     if let Some(_lock) = entry.try_lock()? {
-        return delete_alone(&entry, manner);
+        return delete_alone(&entry, manner, true);
     }
     // Who makes it, or runs it in the foreground, cleans up when its init is gone; so does who else deletes it.
-    let left = Left::find(&entry, force, rootless)?;
-    left.end(force)?;
+    let left = Left::find(&entry, manner, false)?;
+    left.end(force, false)?;
     if force {
         left.kill()?;
     }
     match entry.lock_within(PATIENCE)? {
-        Locking::Locked(_lock) => delete_alone(&entry, manner),
+        Locking::Locked(_lock) => delete_alone(&entry, manner, true),
         Locking::Gone => Ok(Vec::new()),
-        Locking::Busy if force => delete_alone(&entry, manner),
+        Locking::Busy if force => delete_alone(&entry, manner, false),
         Locking::Busy => {
             let problem = format!("container {id} is in use by another command: wait for it, or use --force");
             Err(Error::new(Kind::WrongState, problem))
@@ -156,11 +156,12 @@ fn delete_by(store: &Store, id: &str, manner: Manner) -> Result<Vec<Error>> {
     }
 }
 
-fn delete_alone(entry: &Entry, Manner { force, rootless, remove }: Manner) -> Result<Vec<Error>> {
-    let left = Left::find(entry, force, rootless)?;
-    left.end(force)?;
+/// `locked` tells whether we have it locked: then what was never finished is not being made by anybody.
+fn delete_alone(entry: &Entry, manner: Manner, locked: bool) -> Result<Vec<Error>> {
+    let left = Left::find(entry, manner, locked)?;
+    left.end(manner.force, locked)?;
     match &left.state {
-        Some(state) => remove(entry, state),
+        Some(state) => (manner.remove)(entry, state),
         None => {
             left.kill()?;
             left.cgroup.iter().try_for_each(Handle::destroy)?;
@@ -182,25 +183,26 @@ struct Left<'a> {
 }
 
 impl<'a> Left<'a> {
-    /// Looks; with `force` a state that cannot be read is no error.
-    fn find(entry: &'a Entry, force: bool, rootless: bool) -> Result<Self> {
+    /// Looks; with force a state that cannot be read is no error, and none that is missing where we have it `locked`.
+    fn find(entry: &'a Entry, manner: Manner, locked: bool) -> Result<Self> {
         let state = match entry.load() {
-            Err(_) if force => None,
+            Err(error) if manner.force || locked && error.errno() == Some(Errno::ENOENT) => None,
             state => Some(state?),
         };
         let cgroup = match &state {
             Some(state) => Some(state.cgroup.clone()),
-            None => cgroup_by_config(entry, rootless),
+            None => cgroup_by_config(entry, manner.rootless),
         };
         let (status, init) = entry.status(state.as_ref())?;
         Ok(Self { entry, state, cgroup, status, init })
     }
 
     /// Ends init, if that is allowed.
-    fn end(&self, force: bool) -> Result<()> {
+    fn end(&self, force: bool, locked: bool) -> Result<()> {
         match (self.status, self.init) {
             (Status::Stopped, _) => Ok(()),
-            (Status::Creating, None) if force => Ok(()),
+            // Who was making it has been killed.
+            (Status::Creating, None) if force || locked => Ok(()),
             (Status::Created, Some(init)) => end(self.cgroup.as_ref(), init),
             (_, Some(init)) if force => end(self.cgroup.as_ref(), init),
             (status, _) => {

@@ -13,7 +13,7 @@ use crate::plan::{self, Host, Input, Overlay, Plan, Wait};
 use crate::spec::{self, Loaded};
 use crate::sys::fs as sys_fs;
 use crate::sys::process::SchedAttr;
-use oci_spec::runtime::{Hooks, LinuxNamespaceType, Mount, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use std::ffi::OsString;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -275,25 +275,27 @@ fn load_and(options: &Options, mut ahead: Option<&mut Ahead>) -> Result<(Bundle,
     Ok((bundle, facts))
 }
 
-/// --preserve-fds: that many descriptors after the `activation` ones from 3 up, which this process must have been given.
+/// `$LISTEN_FDS` and --preserve-fds: the `activation` descriptors from 3 up and `count` after them, which this process must have been given.
 /// What it has opened itself is closed on exec.
 ///
 /// # Errors
 /// A descriptor that is not open, as in runc: the program would rely on it.
 pub(super) fn require_inherited(activation: u32, count: u32) -> Result<()> {
     let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
-    let first = number(activation).saturating_add(3);
-    let last = first.saturating_add(number(count)).saturating_sub(1);
-    match (first..=last).find(|fd| sys_fs::is_cloexec(*fd) != Ok(false)) {
-        None => Ok(()),
-        Some(fd) => {
+    let after = |first: i32, count: u32| first.saturating_add(number(count));
+    let preserved = after(3, activation);
+    for (by, first, count) in [("LISTEN_FDS", 3, activation), ("--preserve-fds", preserved, count)] {
+        let end = after(first, count);
+        if let Some(fd) = (first..end).find(|fd| sys_fs::is_cloexec(*fd) != Ok(false)) {
+            let last = end - 1;
             let problem = format!(
-                "--preserve-fds: {count} descriptors from {first} to {last} are to be handed on, and {fd} is not open: open it, \
-                 or give a lower number"
+                "{by}: {count} descriptors from {first} to {last} are to be handed on, and {fd} is not open: open it, or \
+                 give a lower number"
             );
-            Err(Error::new(Kind::Usage, problem))
+            return Err(Error::new(Kind::Usage, problem));
         }
     }
+    Ok(())
 }
 
 /// Compiles `bundle` for the machine that `facts` tell of. It reads nothing else. A Plan that is `known` is taken.
@@ -417,27 +419,23 @@ fn rootfs(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Whether a mount is of one of the types `kinds`, and not read-only.
-fn is_writable(mount: &Mount, kinds: &[&str]) -> bool {
-    mount.typ().as_deref().is_some_and(|kind| kinds.contains(&kind))
-        && !mount.options().iter().flatten().any(|option| option == "ro")
-}
-
 /// The user of the host whom the container's cgroup is given to: who runs in it, where it is meant to be written to
 /// from inside.
 fn cgroup_owner(spec: &Spec) -> Option<u32> {
-    let delegates = spec::makes_namespace(spec, LinuxNamespaceType::Cgroup)
-        && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup", "cgroup2"]));
-    if !delegates {
-        return None;
-    }
-    user_of_host(spec)
+    if spec::delegates_cgroup(spec) { user_of_host(spec) } else { None }
 }
 
-/// Who runs in the container, as the host knows him; `None` if he is not mapped.
+/// Who runs in the container, as the host knows him; `None` if he is not mapped, or if that cannot be found out.
 pub(super) fn user_of_host(spec: &Spec) -> Option<u32> {
     let uid = spec.process().as_ref().map_or(0, |process| process.user().uid());
-    idmap::of_host(uid, spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default())
+    match spec::joins_namespace(spec, LinuxNamespaceType::User) {
+        // It has mappings of its own, whatever config.json says.
+        Some(joined) => idmap::of_host_by(&host::process_of(joined)?.join("uid_map"), uid),
+        None => {
+            let mappings = spec.linux().as_ref().and_then(|linux| linux.uid_mappings().as_deref());
+            idmap::of_host(uid, mappings.unwrap_or_default())
+        }
+    }
 }
 
 /// The paths of `linux.devices`.
@@ -464,7 +462,7 @@ fn cgroup_request<'a>(
         rootless,
         owner: cgroup_owner(spec),
         // Without the rights of root it may come to have no cgroup at all.
-        writable_v1: !rootless && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup"])),
+        writable_v1: !rootless && spec.mounts().iter().flatten().any(|mount| spec::is_writable(mount, &["cgroup"])),
         annotations: spec.annotations().as_ref(),
     }
 }

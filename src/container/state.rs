@@ -160,6 +160,11 @@ impl Store {
     /// An id that is malformed or taken, a root that cannot be written; somebody who deletes the container already.
     pub fn reserve(&self, id: &str) -> Result<(Entry, Lock)> {
         check_id(id)?;
+        if id == CACHE {
+            let problem =
+                format!("container ID {id:?} is the name of the directory for compiled filters: choose another");
+            return Err(Error::new(Kind::Usage, problem));
+        }
         let path = self.root.join(id);
         let make = || fs::DirBuilder::new().mode(0o711).create(&path);
         let made = match make() {
@@ -225,6 +230,9 @@ fn taken(id: &str) -> Error {
 fn no_container(id: &str) -> Error {
     Error::new(Kind::NoContainer, format!("container does not exist: {id}"))
 }
+
+/// Where compiled filters are kept, below the state root.
+pub(super) const CACHE: &str = ".seccomp";
 
 /// Whether `id` may name a container: letters, digits, "_", "+", "-" and ".", as runc has it.
 fn check_id(id: &str) -> Result<()> {
@@ -584,8 +592,8 @@ impl Entry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let id = self.id();
                 let problem = format!(
-                    "container {id} is being created or deleted, or somebody was killed while doing so: try again, or \
-                     use `delete --force {id}`"
+                    "container {id} does not exist yet, or not any more: it is being created or deleted, or somebody was \
+                     killed while doing so: try again, or use `delete --force {id}`"
                 );
                 return Err(Error::new(Kind::WrongState, problem).with_errno(Errno::ENOENT));
             }

@@ -3,11 +3,12 @@
 //!
 //! They are noted at the start, as in runc: a shell may have its own somewhere else at the moment when it is saved.
 
-use super::idmap;
+use super::{host, idmap};
 use crate::error::{Doing, Result};
+use crate::spec;
 use crate::sys::fs as sys_fs;
 use crate::sys::fs::Identity;
-use oci_spec::runtime::{Process, Spec, User};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec, User};
 use std::collections::HashSet;
 use std::fs::{self, OpenOptions};
 use std::ops::RangeInclusive;
@@ -41,13 +42,21 @@ fn name(file: &Identity) -> String {
 /// it from an owner who is not mapped. What cannot be given stays as it is. A device is the host's: its new owner could take it away from
 /// everybody else.
 pub(super) fn give(stdio: [RawFd; 3], user: &User, spec: &Spec) {
-    let linux = spec.linux().as_ref();
-    let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
-    let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
-    if uids.is_empty() {
-        return;
-    }
-    let (Some(uid), Some(gid)) = (idmap::of_host(user.uid(), uids), idmap::of_host(user.gid(), gids)) else { return };
+    let (uid, gid) = if let Some(joined) = spec::joins_namespace(spec, LinuxNamespaceType::User) {
+        // It has mappings of its own, whatever config.json says.
+        let Some(process) = host::process_of(joined) else { return };
+        let by = |map: &str, id| idmap::of_host_by(&process.join(map), id);
+        (by("uid_map", user.uid()), by("gid_map", user.gid()))
+    } else {
+        let linux = spec.linux().as_ref();
+        let uids = linux.and_then(|linux| linux.uid_mappings().as_deref()).unwrap_or_default();
+        let gids = linux.and_then(|linux| linux.gid_mappings().as_deref()).unwrap_or_default();
+        if uids.is_empty() {
+            return;
+        }
+        (idmap::of_host(user.uid(), uids), idmap::of_host(user.gid(), gids))
+    };
+    let (Some(uid), Some(gid)) = (uid, gid) else { return };
     for fd in stdio {
         if sys_fs::stat(fd).is_ok_and(|stat| !sys_fs::is_device(&stat)) {
             let _ = sys_fs::chown(fd, c"", uid, gid);

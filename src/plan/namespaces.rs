@@ -4,6 +4,7 @@ use super::builder::{Builder, slots};
 use super::{Input, Wait};
 use crate::error::Result;
 use crate::init::{Gate, Op, Slot, Step};
+use crate::spec;
 use crate::sys::clone::CLONE_NEWTIME;
 use oci_spec::runtime::LinuxNamespaceType;
 use std::path::PathBuf;
@@ -95,7 +96,9 @@ pub(super) fn compile(builder: &mut Builder, input: &Input<'_>) -> Result<Namesp
             _ => first,
         };
         if in_stage {
-            found.stage_in_cgroup |= kind == libc::CLONE_NEWCGROUP;
+            // From inside a user namespace nobody is put into a cgroup that has been given to somebody there.
+            found.stage_in_cgroup |=
+                kind == libc::CLONE_NEWCGROUP || kind == libc::CLONE_NEWUSER && spec::delegates_cgroup(input.spec);
             found.stage.push(Step { op: step, field: field.into() });
         } else {
             builder.push(field, step);

@@ -44,10 +44,27 @@ pub fn makes_namespace(spec: &Spec, kind: LinuxNamespaceType) -> bool {
     namespace(spec, kind).is_some_and(|path| path.as_os_str().is_empty())
 }
 
+/// The path of the namespace of this kind that `spec` joins.
+pub fn joins_namespace(spec: &Spec, kind: LinuxNamespaceType) -> Option<&Path> {
+    namespace(spec, kind).filter(|path| !path.as_os_str().is_empty())
+}
+
 /// Whether a mount is one of a file or directory that is somewhere already.
 pub fn is_bind(mount: &Mount) -> bool {
     let mut options = mount.options().iter().flatten();
     mount.typ().as_deref() == Some("bind") || options.any(|option| option == "bind" || option == "rbind")
+}
+
+/// Whether a mount is of one of the types `kinds`, and not read-only.
+pub fn is_writable(mount: &Mount, kinds: &[&str]) -> bool {
+    mount.typ().as_deref().is_some_and(|kind| kinds.contains(&kind))
+        && !mount.options().iter().flatten().any(|option| option == "ro")
+}
+
+/// Whether the container's cgroup on v2 is meant to be written to from inside (runtime-spec config-linux.md, "Cgroup ownership").
+pub fn delegates_cgroup(spec: &Spec) -> bool {
+    makes_namespace(spec, LinuxNamespaceType::Cgroup)
+        && spec.mounts().iter().flatten().any(|mount| is_writable(mount, &["cgroup", "cgroup2"]))
 }
 
 #[cfg(test)]
