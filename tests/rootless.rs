@@ -198,6 +198,19 @@ fn the_score_of_the_oom_killer_can_be_raised_and_is_otherwise_left_alone() {
     assert_eq!(score(-900), fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim());
 }
 
+/// What is executed in a container is closed to its user before its score could be written.
+#[test]
+fn the_score_of_what_is_executed_is_the_containers() {
+    let lab = user_lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["oomScoreAdj"] = json!(500);
+        config["process"]["args"] = json!(["sleep", "1000"]);
+    });
+    lab.started(&bundle);
+    assert_eq!(lab.exec(&bundle, &[], &["cat", "/proc/self/oom_score_adj"]).ok(), "500");
+    lab.microrun(&["delete", "--force", &bundle.id]).ok();
+}
+
 #[test]
 fn times_and_names_are_the_users_to_set() {
     let lab = user_lab!();

@@ -132,7 +132,7 @@ impl Handle {
     /// What systemd or the kernel refuses.
     pub fn attach(&self, pid: i32) -> Result<()> {
         if let Some(unit) = &self.unit {
-            return unit.attach(pid);
+            return unit.attach(pid, "/");
         }
         self.directories().into_iter().try_for_each(|directory| {
             let doing = || format!("move process {pid} to {}", directory.display());

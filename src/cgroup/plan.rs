@@ -297,6 +297,9 @@ fn warnings(resources: &LinuxResources) -> Vec<String> {
     let kernel = resources.memory().as_ref().is_some_and(|m| m.kernel().is_some() || m.kernel_tcp().is_some());
     let text = "config.json: linux.resources.memory.kernel and kernelTCP are ignored: the runtime spec deprecates \
                 kernel memory limits and Linux does not have them any more";
+    let flat = resources.memory().as_ref().is_some_and(|memory| memory.use_hierarchy() == Some(false));
+    let hierarchy = "config.json: linux.resources.memory.useHierarchy: false is ignored: the limit counts for the cgroups below as well, \
+                     which Linux 5.11 made the only way";
     let rules = resources.devices().iter().flatten().enumerate();
     let letters = rules.filter_map(|(index, rule)| {
         let access = rule.access().as_deref().filter(|access| devices::has_other_letters(access))?;
@@ -304,7 +307,8 @@ fn warnings(resources: &LinuxResources) -> Vec<String> {
         Some(format!("config.json: linux.resources.devices[{index}].access: {access:?}: {problem}"))
     });
     let weight = limits::weight_of_idle(resources).map(str::to_owned);
-    kernel.then(|| text.to_owned()).into_iter().chain(weight).chain(letters).collect()
+    let of_memory = [kernel.then_some(text), flat.then_some(hierarchy)].into_iter().flatten().map(str::to_owned);
+    of_memory.chain(weight).chain(letters).collect()
 }
 
 /// Fails if a hybrid or v1 machine has no hierarchy for what `limit` asks. (On v2, a missing file tells.)

@@ -20,6 +20,7 @@ use crate::cgroup::Join;
 use crate::cgroup::join::SubCgroups;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{Op, RECORDED, Slots};
+use crate::log;
 use crate::plan::builder::slots;
 use crate::plan::{self, Plan, seccomp};
 use crate::spec::{self, Seccomp, Warning};
@@ -261,7 +262,10 @@ fn start(
             slots.set(slot, fd.as_raw_fd());
         }
     }
+    let adjustment = prepared.oom_score_adj().filter(|_| options.rootless);
+    let inherited = adjustment.map(OomScoreAdj::lend).transpose()?;
     let started = clone(options, target, prepared, slots)?;
+    drop(inherited);
     begun(started.child);
     drop((terminal.given, pidfd_socket));
     see_through(options, target, prepared, &started).map_err(|error| started.end(options, error))?;
@@ -271,6 +275,29 @@ fn start(
         return Err(started.forget(options, error));
     }
     Ok((started, terminal.kept))
+}
+
+/// `process.oomScoreAdj` of this process, for a while: the one that is cloned has it then, and is closed to its own user from
+/// its first step on. Dropped, it is as before.
+struct OomScoreAdj(String);
+
+impl OomScoreAdj {
+    const FILE: &str = "/proc/self/oom_score_adj";
+
+    fn lend(adjustment: i32) -> Result<Self> {
+        let before = fs::read_to_string(Self::FILE).doing(|| format!("process.oomScoreAdj: read {}", Self::FILE))?;
+        launch::set_oom_score_adj("self", adjustment, true)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for OomScoreAdj {
+    fn drop(&mut self) {
+        // What it was may be had again without rights.
+        if let Err(error) = fs::write(Self::FILE, self.0.trim()) {
+            log::warn(format!("write {}: {error}", Self::FILE));
+        }
+    }
 }
 
 /// Clones the process into the container's cgroups. Where those take none (init has made cgroups below its own and
@@ -370,8 +397,13 @@ impl Prepared {
 /// From the clone to the meetings with the process; detached, to its exec.
 fn see_through(options: &Options, target: &Target, prepared: &Prepared, started: &Started) -> Result<()> {
     let Started { to_be_attached, plan, child, sync, report } = started;
-    if *to_be_attached {
-        target.state.cgroup.attach(child.pid)?;
+    if let Some(unit) = target.state.cgroup.unit.as_ref().filter(|_| *to_be_attached) {
+        let below = options.sub_cgroups.get("").and_then(|path| path.to_str());
+        match unit.attach(child.pid, below.unwrap_or("/")) {
+            // Where it is to be was said by nobody; it stays where it is, as in runc.
+            Err(error) if below.is_none() => log::warn(format!("exec: the process stays in this cgroup: {error}")),
+            attached => attached?,
+        }
     }
     let (_, ignored) = Process::with_ignored(child.pid).doing(|| format!("read /proc/{}/stat", child.pid))?;
     report.ignored.store(ignored, Ordering::Release);
@@ -415,7 +447,7 @@ fn record(options: &Options, target: &Target, prepared: &Prepared, child: Child)
         group.join(child.pid)?;
     }
     if let Some(adjustment) = prepared.oom_score_adj() {
-        launch::set_oom_score_adj(child.pid, adjustment, options.rootless)?;
+        launch::set_oom_score_adj(&child.pid.to_string(), adjustment, options.rootless)?;
     }
     match &options.pid_file {
         Some(path) => pid_file::write(path, child.pid),

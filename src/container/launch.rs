@@ -605,14 +605,14 @@ pub(super) fn record(
     }
     let adjustment = prepared.bundle.loaded.spec.process().as_ref().and_then(oci_spec::runtime::Process::oom_score_adj);
     if let Some(adjustment) = adjustment {
-        set_oom_score_adj(child.pid, adjustment, options.rootless)?;
+        set_oom_score_adj(&child.pid.to_string(), adjustment, options.rootless)?;
     }
     Ok(ignored)
 }
 
 /// `process.oomScoreAdj`. Without the rights of root a value below the present one is refused; then the present one
 /// stays, as in runc.
-pub(super) fn set_oom_score_adj(pid: i32, adjustment: i32, rootless: bool) -> Result<()> {
+pub(super) fn set_oom_score_adj(pid: &str, adjustment: i32, rootless: bool) -> Result<()> {
     let path = format!("/proc/{pid}/oom_score_adj");
     match fs::write(&path, adjustment.to_string()) {
         Err(error) if rootless && error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),

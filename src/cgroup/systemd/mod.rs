@@ -118,13 +118,13 @@ impl Unit {
         })
     }
 
-    /// Moves a process into the unit's cgroup. A user may not do that alone where the cgroups between are root's.
+    /// Moves a process into the unit's cgroup, or `below` that, from "/" on. A user may not do that alone where the cgroups between are root's.
     ///
     /// # Errors
     /// What systemd says, as one sentence.
-    pub fn attach(&self, pid: i32) -> Result<()> {
+    pub fn attach(&self, pid: i32, below: &str) -> Result<()> {
         let pids = Value::Array("u".to_owned(), vec![Value::U32(pid.unsigned_abs())]);
-        let body = [Value::str(&self.name), Value::str("/"), pids];
+        let body = [Value::str(&self.name), Value::str(below), pids];
         let mut connection = Connection::open(self.user)?;
         connection.call("AttachProcessesToUnit", &body)?.map(drop).map_err(|refusal| {
             Error::new(Kind::System, format!("unable to move process {pid} to unit {:?}: {}", self.name, refusal.text))
