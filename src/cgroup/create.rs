@@ -158,6 +158,7 @@ impl Cgroup {
             if directory.hierarchy == Hierarchy::Unified {
                 // The user's manager sits below a cgroup that only it knows.
                 directory.path = directory.mount.join(&cgroup);
+                require_below_root(&directory)?;
                 self.handle.unified = Some(directory.path.clone());
             }
             self.add(&plan, &directory, Some(init))
@@ -222,6 +223,7 @@ impl Cgroup {
 
     /// Does that once, unless the directory is gone before all is done. Whether it has been done.
     fn try_add(&mut self, plan: &CgroupPlan, directory: &Directory, init: Option<i32>) -> Result<bool> {
+        require_below_root(directory)?;
         let Directory { hierarchy, mount, path, .. } = directory;
         let failed =
             |errno| Error::system(format!("unable to apply cgroup configuration: mkdir {}", path.display()), errno);
@@ -287,6 +289,15 @@ impl Cgroup {
             (Some(_), Hierarchy::V1(_)) | (_, Hierarchy::Unified) => Ok(()),
         }
     }
+}
+
+/// Fails if the directory is the root of its hierarchy, where limits would hold for the whole machine.
+fn require_below_root(directory: &Directory) -> Result<()> {
+    if directory.path != directory.mount {
+        return Ok(());
+    }
+    let problem = format!("{} is the root of a hierarchy: name a cgroup below it", directory.path.display());
+    Err(Error::config("linux.cgroupsPath", problem))
 }
 
 /// Whether `error` is about the directory having been removed since it was opened.

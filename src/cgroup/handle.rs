@@ -93,8 +93,10 @@ impl Handle {
                 Err(errno) => return Err(Error::system(format!("write {}/cgroup.kill", directory.display()), errno)),
             }
         }
-        if !self.exists() {
-            return Ok(());
+        let Some(directory) = self.main_directory().filter(|directory| directory.exists()) else { return Ok(()) };
+        // Whatever the record says: at the root of a hierarchy are the processes of the whole machine.
+        if tree::is_covered(directory) {
+            return Err(tree::covered(directory));
         }
         let paused = self.is_frozen()?;
         // Who thaws it meanwhile wants its processes to go on; they get the signal all the same.

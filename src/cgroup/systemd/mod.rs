@@ -77,7 +77,11 @@ impl UnitPlan {
         }
         let cgroup =
             connection.string_property(&object_path(name), "org.freedesktop.systemd1.Scope", "ControlGroup")?;
-        Ok(clean(cgroup.as_ref()))
+        if let Some(cgroup) = placed(&cgroup) {
+            return Ok(cgroup);
+        }
+        let _ = connection.call("ResetFailedUnit", &[Value::str(name)])?;
+        Err(failed(&format!("it has ended already: see why process {pid} did not last")))
     }
 }
 
@@ -144,6 +148,12 @@ fn owner(cgroup: &str) -> Option<u32> {
     cgroup.rsplit('/').find_map(|name| name.strip_prefix("user-")?.strip_suffix(".slice")?.parse().ok())
 }
 
+/// Where systemd says that a unit's cgroup is, relative to the root of the hierarchy. Of a unit without one it says nothing, which
+/// must not be taken for the root itself.
+fn placed(cgroup: &str) -> Option<PathBuf> {
+    Some(clean(cgroup.as_ref())).filter(|path| !path.as_os_str().is_empty())
+}
+
 /// The job that a call has started.
 fn job(answer: Result<Vec<Value>, Refusal>) -> Result<String, Refusal> {
     answer.map(|values| values.into_iter().next().map(Value::into_text).unwrap_or_default())
@@ -183,6 +193,14 @@ mod tests {
         assert_eq!(owner("/lxc/user-1000.slice/a/user.slice/user-0.slice/user@0.service/init.scope"), Some(0));
         assert_eq!(owner("/system.slice/user-x.slice"), None);
         assert_eq!(owner(""), None);
+    }
+
+    #[test]
+    fn a_unit_without_a_cgroup_is_not_in_the_root() {
+        assert_eq!(placed("/a.slice/b.scope"), Some("a.slice/b.scope".into()));
+        for none in ["", "/", "//", "/..", "."] {
+            assert_eq!(placed(none), None, "{none:?}");
+        }
     }
 
     #[test]

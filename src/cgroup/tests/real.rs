@@ -286,6 +286,22 @@ fn update(handle: &mut Handle, old: &LinuxResources, new: &LinuxResources) -> Re
     handle.update(old, new, |_| Ok(())).map(|()| merge(old, new))
 }
 
+/// In /proc nobody may make or remove anything, so nothing happens if this fails.
+#[test]
+fn the_root_of_a_hierarchy_is_nobodys() {
+    let mut plan = compile(&request(None, None), &super::unified()).unwrap();
+    for directory in &mut plan.directories {
+        directory.mount = "/proc".into();
+        directory.path = "/proc/".into();
+    }
+    let error = plan.create().unwrap_err().to_string();
+    assert!(error.contains("linux.cgroupsPath: /proc/ is the root of a hierarchy"), "{error}");
+    for signal in [libc::SIGKILL, libc::SIGCONT] {
+        let error = plan.handle().kill(signal).unwrap_err().to_string();
+        assert!(error.contains("something is mounted on it"), "{error}");
+    }
+}
+
 /// With either freezer, where the machine has it.
 #[test]
 fn what_has_no_process_is_not_frozen() {
