@@ -160,13 +160,15 @@ fn remove_before(path: &Path, deadline: Instant) -> Result<(), Errno> {
         match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(()),
             Err(Errno::EINTR) => {}
+            // What is below is not its own: it belongs to what is mounted there, or this is the root of a hierarchy.
+            Err(Errno::EBUSY) if is_covered(path) => return Err(Errno::EBUSY),
             Err(Errno::EBUSY) => {
                 match children(path) {
                     Ok(children) => children.iter().try_for_each(|child| remove_before(child, deadline))?,
                     Err(error) if is_gone(&error) => return Ok(()),
                     Err(error) => return Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
                 }
-                if was_empty && (is_covered(path) || Instant::now() >= deadline) || !wait_empty(path, deadline)? {
+                if was_empty && Instant::now() >= deadline || !wait_empty(path, deadline)? {
                     return Err(Errno::EBUSY);
                 }
                 if was_empty {
@@ -189,7 +191,8 @@ pub fn covered(path: &Path) -> Error {
 
 /// Whether something else is mounted on the cgroup's directory.
 pub fn is_covered(path: &Path) -> bool {
-    let device = |path: &Path| fs::symlink_metadata(path).map(|directory| directory.dev()).ok();
+    // What is above may be a link, as "cpu" to "cpu,cpuacct".
+    let device = |path: &Path| fs::metadata(path).map(|directory| directory.dev()).ok();
     // What is gone covers nothing.
     path.parent().zip(device(path)).is_some_and(|(parent, own)| device(parent) != Some(own))
 }
@@ -298,4 +301,26 @@ pub fn require_unused(directory: &Path, target: &Target<'_>) -> Result<()> {
         return Err(Error::config("linux.cgroupsPath", problem));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In /proc nobody may remove anything, so nothing happens if this fails.
+    #[test]
+    fn what_is_mounted_is_left_alone() {
+        assert!(is_covered(Path::new("/proc")) && is_covered(Path::new("/proc/")));
+        let error = remove(Path::new("/proc"), Instant::now()).unwrap_err().to_string();
+        assert!(error.starts_with("remove the cgroup /proc (something is mounted on it"), "{error}");
+    }
+
+    #[test]
+    fn what_is_below_a_link_is_not_covered() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("cpu");
+        std::os::unix::fs::symlink("/proc/sys", &link).unwrap();
+        assert!(!is_covered(&link.join("kernel")));
+        assert!(!is_covered(&link.join("gone")));
+    }
 }
