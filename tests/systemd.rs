@@ -531,7 +531,7 @@ fn manager_of_processes(socket: &Path, file: PathBuf) -> Arc<Mutex<Vec<Option<u6
     told
 }
 
-/// A record that is written again in the end, also of a test that fails: by the other one the container could not be deleted.
+/// A record that is written again in the end, also of a test that fails: by the other one `delete` would wait for a systemd that is gone.
 struct Kept {
     path: PathBuf,
     content: Vec<u8>,

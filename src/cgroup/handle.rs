@@ -143,10 +143,11 @@ impl Handle {
     }
 
     /// Removes the cgroups and all that was made inside them, once their processes have been killed. Those that are still
-    /// exiting are waited for; those of a systemd unit are ended by systemd.
+    /// exiting are waited for; those of a systemd unit are ended by systemd. Where that does not answer, it finds out by itself that
+    /// the directories are gone, and a warning says so.
     ///
     /// # Errors
-    /// A directory that still holds processes, or that the kernel will not remove; a systemd that does not answer.
+    /// A directory that still holds processes, or that the kernel will not remove; then also what systemd said.
     pub fn destroy(&self) -> Result<()> {
         self.destroy_within(tree::REMOVAL_TIMEOUT)
     }
@@ -156,15 +157,20 @@ impl Handle {
     /// # Errors
     /// As there.
     pub fn destroy_within(&self, patience: Duration) -> Result<()> {
-        let mut first_error = self.unit.as_ref().map_or(Ok(()), Unit::stop);
+        let stopped = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         let deadline = Instant::now() + patience;
+        let mut removed = Ok(());
         for directory in self.directories() {
-            let removed = tree::remove(directory, deadline);
-            if first_error.is_ok() {
-                first_error = removed;
-            }
+            removed = removed.and(tree::remove(directory, deadline));
         }
-        first_error
+        match (stopped, removed) {
+            (Err(error), Ok(())) => {
+                log::warn(format!("the container's cgroups have been removed without systemd: {error}"));
+                Ok(())
+            }
+            (Err(error), Err(other)) => Err(error.and(other)),
+            (Ok(()), removed) => removed,
+        }
     }
 
     /// Runs `action` on the opened directory `path`.

@@ -8,6 +8,7 @@ use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
 use crate::cgroup::layout::{Layout, Mode, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Request, compile};
+use crate::cgroup::systemd::Unit;
 use crate::cgroup::tree;
 use crate::cgroup::update::merge;
 use oci_spec::runtime::LinuxResources;
@@ -300,6 +301,30 @@ fn the_root_of_a_hierarchy_is_nobodys() {
         let error = plan.handle().kill(signal).unwrap_err().to_string();
         assert!(error.contains("something is mounted on it"), "{error}");
     }
+}
+
+/// A unit of this name, of a manager that is not there or knows none.
+fn unit() -> Unit {
+    Unit { name: format!("microruntest-{}.scope", std::process::id()), user: false }
+}
+
+#[test]
+fn cgroups_are_removed_without_the_systemd_that_made_them() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let mut handle = parent.lean_plan("{}").create().unwrap().handle().clone();
+    handle.unit = Some(unit());
+    let mut child = sleeper(&handle);
+    let error = handle.destroy_within(Duration::ZERO).unwrap_err().to_string();
+    if !Path::new("/run/systemd/system").exists() {
+        assert!(error.contains("failed to connect to systemd") && error.contains("then: remove the cgroup"), "{error}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    handle.destroy().unwrap();
+    assert!(handle.directories().iter().all(|directory| !directory.exists()));
 }
 
 /// With either freezer, where the machine has it.
