@@ -191,6 +191,16 @@ impl Cgroup {
         }
     }
 
+    /// Ends what runs in the cgroups, for a start that has failed. Where the unit of a systemd that refused would be, there
+    /// may be another container, which is left alone.
+    ///
+    /// # Errors
+    /// A kernel that refuses.
+    pub fn end(&self) -> Result<()> {
+        let is_ours = self.handle.unit.is_none() || self.started.is_some();
+        if is_ours { self.handle.kill(libc::SIGKILL) } else { Ok(()) }
+    }
+
     /// Removes every directory, and stops the unit, that [`CgroupPlan::create`] and [`Cgroup::admit`] made: for a start
     /// that has failed, and whose init has been ended. What could not be removed is the answer.
     pub fn undo(mut self) -> Vec<Error> {

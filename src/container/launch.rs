@@ -128,7 +128,7 @@ impl Undo {
         }
         if let Some(cgroup) = self.cgroup {
             // Init's hooks may outlive it where it has no pid namespace.
-            left.extend(cgroup.handle().kill(libc::SIGKILL).err());
+            left.extend(cgroup.end().err());
             left.extend(cgroup.undo());
         }
         left.extend(self.resctrl.iter().rev().filter_map(|group| resctrl::remove(group).err()));

@@ -8,7 +8,7 @@ use crate::cgroup::handle::Handle;
 use crate::cgroup::join::parse_sub_cgroups;
 use crate::cgroup::layout::{Layout, Mode, Needs};
 use crate::cgroup::plan::{CgroupPlan, Driver, Request, compile};
-use crate::cgroup::systemd::Unit;
+use crate::cgroup::systemd::{Unit, UnitPlan};
 use crate::cgroup::tree;
 use crate::cgroup::update::merge;
 use oci_spec::runtime::LinuxResources;
@@ -325,6 +325,27 @@ fn cgroups_are_removed_without_the_systemd_that_made_them() {
     child.wait().unwrap();
     handle.destroy().unwrap();
     assert!(handle.directories().iter().all(|directory| !directory.exists()));
+}
+
+/// Two containers of one unit name that start at once: systemd lets one have it.
+#[test]
+fn who_is_refused_a_unit_leaves_alone_who_has_it() {
+    if !may_run() {
+        return;
+    }
+    let parent = Parent::new();
+    let mut plan = parent.lean_plan("{}");
+    let first = plan.create().unwrap();
+    plan.unit = Some(UnitPlan { unit: unit(), properties: Vec::new() });
+    let second = plan.create().unwrap();
+    let mut child = sleeper(first.handle());
+    second.end().unwrap();
+    assert_eq!(second.undo().len(), 0);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(child.try_wait().unwrap(), None);
+    first.end().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    assert_eq!(first.undo().len(), 0);
 }
 
 /// With either freezer, where the machine has it.
