@@ -267,6 +267,27 @@ fn limits_are_updated_in_both_places() {
     check("after a refused update");
 }
 
+/// With each property systemd writes all that it knows to the unit's files.
+#[test]
+fn limits_that_systemd_is_not_told_of_outlast_an_update() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |config| {
+        config["linux"]["resources"]["blockIO"] = json!({"weight": 200});
+        config["linux"]["resources"]["unified"] = json!({"memory.oom.group": "1"});
+    });
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    let file = if cgroup.join("io.bfq.weight").exists() { "io.bfq.weight" } else { "io.weight" };
+    let held = (read(&cgroup, file), "1".to_owned());
+    assert!(!held.0.ends_with(" 100"), "{held:?}");
+    let update = |options: &[&str]| microrun(&lab, &[&["update"], options, &[&bundle.id]].concat());
+    update(&["--pids-limit", "40"]).ok();
+    assert_eq!((read(&cgroup, file), read(&cgroup, "memory.oom.group")), held);
+    // Nor are they lost by one that is refused, after systemd was told of it.
+    update(&["--pids-limit", "30", "--cpu-burst", "1152921504606846976"]).failed();
+    assert_eq!((read(&cgroup, file), read(&cgroup, "memory.oom.group")), held);
+    assert_eq!(property(&unit(&bundle), "TasksMax"), "40");
+}
+
 /// As Kubernetes names it for every container.
 #[test]
 fn a_container_that_is_killed_as_one_can_be_updated() {

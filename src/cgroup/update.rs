@@ -239,7 +239,8 @@ impl Handle {
             check_usage(memory, directory)?;
         }
         let mut changed = Changed::default();
-        let Err(error) = self.apply(&named(&merge(old, new), new), &layout, &mut note, &mut changed) else {
+        let merged = merge(old, new);
+        let Err(error) = self.apply(&named(&merged, new), &merged, &layout, &mut note, &mut changed) else {
             return Ok(());
         };
         // Of the unit only the record tells what held before. Systemd writes to the files too, so they come last.
@@ -300,10 +301,11 @@ impl Handle {
         }
     }
 
-    /// Writes what `resources` say. `changed` gets what held until then.
+    /// Writes what `resources` say, which are part of those `on_record`. `changed` gets what held until then.
     fn apply(
         &mut self,
         resources: &LinuxResources,
+        on_record: &LinuxResources,
         layout: &Layout,
         note: &mut dyn FnMut(&Self) -> Result<()>,
         changed: &mut Changed,
@@ -318,6 +320,13 @@ impl Handle {
                 "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields",
             ));
         }
+        let properties = self.properties(resources, layout)?;
+        let again = if properties.is_empty() || layout.mode != Mode::Unified {
+            Vec::new()
+        } else {
+            let named = limits.iter().flat_map(|limits| &limits.writes).chain(&unified);
+            written_by_systemd(&self.rounded(on_record), &named.collect::<Vec<_>>())?
+        };
         // Before systemd writes to them.
         let mut looked_at = Vec::new();
         for Limits { controller, writes } in &limits {
@@ -326,11 +335,16 @@ impl Handle {
                 looked_at.push(*controller);
             }
         }
-        if let Some(directory) = self.unified.as_ref().filter(|_| !unified.is_empty()) {
-            changed.files.extend(Self::with_target(directory, |target| Ok(Before::all(target, &unified)))?);
+        for writes in [&unified, &again] {
+            if let Some(directory) = self.unified.as_ref().filter(|_| !writes.is_empty()) {
+                changed.files.extend(Self::with_target(directory, |target| Ok(Before::all(target, writes)))?);
+            }
         }
-        changed.unit = self.properties(resources, layout)?;
+        changed.unit = properties;
         self.set_unit(&changed.unit, layout)?;
+        if let Some(directory) = self.unified.as_ref().filter(|_| !again.is_empty()) {
+            Self::with_target(directory, |target| target.write_all(&again))?;
+        }
         for Limits { controller, mut writes } in limits {
             let directory = match layout.version_of(controller) {
                 Version::V2 => self.unified.clone(),
@@ -418,6 +432,24 @@ impl Handle {
         }
         moved
     }
+}
+
+/// Of the limits on record those in files that systemd writes whenever a property of the unit is set, whichever it is, although it was not
+/// told of them, or only roughly (systemd, src/core/cgroup.c, `cgroup_context_apply`). What is `named` is written anyhow.
+fn written_by_systemd(on_record: &LinuxResources, named: &[&Write]) -> Result<Vec<Write>> {
+    const FILES: [&str; 6] =
+        ["cpu.max", "io.bfq.weight", "io.weight", "memory.oom.group", "memory.zswap.max", "memory.zswap.writeback"];
+    let limits = limits::compile(on_record, |_, _| Version::V2)?;
+    let mut writes: Vec<Write> = limits.into_iter().flat_map(|limits| limits.writes).collect();
+    writes.extend(limits::unified(on_record)?);
+    // Lines for devices stay.
+    let of_all = |write: &Write| key(&write.file, &write.value).is_none();
+    writes.retain(|write| {
+        FILES.contains(&&*write.file)
+            && of_all(write)
+            && !named.iter().any(|named| named.file == write.file && of_all(named))
+    });
+    Ok(writes)
 }
 
 /// What a file held before an update, or its line for one device.
@@ -585,6 +617,23 @@ mod tests {
         assert_eq!(memory.check_before_update(), None);
         let cpu = merged.cpu().as_ref().unwrap();
         assert_eq!((cpu.shares(), cpu.idle(), cpu.cpus().as_deref()), (Some(512), Some(1), Some("0")));
+    }
+
+    #[test]
+    fn what_systemd_writes_unasked_is_written_again() {
+        let on_record = resources(
+            r#"{"memory": {"limit": 1000}, "pids": {"limit": 5}, "cpu": {"quota": 10000, "period": 200000, "shares": 512},
+            "blockIO": {"weight": 200, "weightDevice": [{"major": 8, "minor": 0, "weight": 300}]},
+            "unified": {"memory.oom.group": "1", "memory.high": "9", "io.weight": "default 7\n8:16 9"}}"#,
+        );
+        let again = |named: &[&Write]| -> Vec<String> {
+            let writes = written_by_systemd(&on_record, named).unwrap();
+            writes.iter().map(|write| format!("{}={}", write.file, write.value)).collect()
+        };
+        let all = ["io.bfq.weight=200", "cpu.max=10000 200000", "io.weight=default 7", "memory.oom.group=1"];
+        assert_eq!(again(&[]), all);
+        let named = [Write::new("cpu.max", "5 10", ""), Write::new("io.bfq.weight", "8:0 100", "")];
+        assert_eq!(again(&named.each_ref()), [all[0], all[2], all[3]]);
     }
 
     #[test]
