@@ -288,6 +288,24 @@ fn limits_that_systemd_is_not_told_of_outlast_an_update() {
     assert_eq!(property(&unit(&bundle), "TasksMax"), "40");
 }
 
+#[test]
+fn a_container_that_is_idle_no_more_stays_so() {
+    let lab = systemd_lab!();
+    let bundle = bundle(&lab, |_| {});
+    let cgroup = cgroup_of(started(&lab, &bundle));
+    if !cgroup.join("cpu.idle").exists() {
+        skip!("needs cpu.idle");
+    }
+    let update = |options: &[&str]| microrun(&lab, &[&["update"], options, &[&bundle.id]].concat()).ok();
+    let held = || (read(&cgroup, "cpu.idle"), read(&cgroup, "cpu.weight"));
+    update(&["--cpu-idle", "1"]);
+    update(&["--pids-limit", "50"]);
+    assert_eq!(held().0, "1");
+    update(&["--cpu-idle", "0"]);
+    update(&["--pids-limit", "40"]);
+    assert_eq!(held(), ("0".to_owned(), "100".to_owned()));
+}
+
 /// As Kubernetes names it for every container.
 #[test]
 fn a_container_that_is_killed_as_one_can_be_updated() {

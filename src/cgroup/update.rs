@@ -151,7 +151,7 @@ pub fn named(of: &LinuxResources, new: &LinuxResources) -> LinuxResources {
     named.set_pids(of.pids().filter(|_| new.pids().is_some()));
     named.set_unified(of.unified().as_ref().zip(new.unified().as_ref()).map(|(of, new)| {
         of.iter()
-            .filter(|(file, _)| new.contains_key(*file))
+            .filter(|(file, _)| new.contains_key(*file) || *file == "cpu.weight" && new.contains_key("cpu.idle"))
             .map(|(file, value)| (file.clone(), value.clone()))
             .collect()
     }));

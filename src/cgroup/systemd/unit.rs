@@ -16,6 +16,8 @@ use std::path::PathBuf;
 const CGROUPS_PATH: &str = "linux.cgroupsPath";
 /// systemd's "infinity".
 const INFINITY: u64 = u64::MAX;
+/// cpu.weight of a cgroup that nobody gave one (Documentation/admin-guide/cgroup-v2.rst, "Weights").
+const DEFAULT_WEIGHT: u64 = 100;
 
 /// A property of a unit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -248,6 +250,7 @@ fn cpu_properties(cpu: &LinuxCpu, version: Version) -> Result<Vec<Property>> {
         (Version::V2, _, Some(shares)) => {
             properties.push(Property::new("CPUWeight", Value::U64(convert::cpu_weight(shares))));
         }
+        (Version::V2, Some(0), None) => properties.push(not_idle()),
         _ => {}
     }
     properties.extend(quota_properties(cpu.quota().unwrap_or(0), cpu.period().unwrap_or(0)));
@@ -258,6 +261,12 @@ fn cpu_properties(cpu: &LinuxCpu, version: Version) -> Result<Vec<Property>> {
         }
     }
     Ok(properties)
+}
+
+/// What takes back a weight of 0: the one that the kernel gives a cgroup that is idle no more. Without, systemd would make it idle again
+/// with the next property that is set.
+fn not_idle() -> Property {
+    Property::new("CPUWeight", Value::U64(DEFAULT_WEIGHT)).since(252)
 }
 
 fn quota_properties(quota: i64, period: u64) -> Vec<Property> {
@@ -341,6 +350,8 @@ fn unified_properties(resources: &LinuxResources) -> Result<Vec<Property>> {
     let mut properties = Vec::new();
     let Some(map) = resources.unified() else { return Ok(properties) };
     let idle = map.get("cpu.idle").is_some_and(|idle| idle.trim() == "1");
+    let has_weight = map.contains_key("cpu.weight")
+        || resources.cpu().as_ref().and_then(LinuxCpu::shares).is_some_and(|shares| shares != 0);
     let mut entries: Vec<_> = map.iter().collect();
     entries.sort();
     for (file, text) in entries {
@@ -354,6 +365,10 @@ fn unified_properties(resources: &LinuxResources) -> Result<Vec<Property>> {
         let name = match file.as_str() {
             "cpu.idle" if idle => {
                 properties.push(Property::new("CPUWeight", Value::U64(0)).since(252));
+                continue;
+            }
+            "cpu.idle" if text == "0" && !has_weight => {
+                properties.push(not_idle());
                 continue;
             }
             "cpu.max" => {
@@ -438,6 +453,24 @@ mod tests {
         );
         assert_eq!(oom_policy(&resources), None);
         assert_eq!((rounded_quota(1234, 100_000), rounded_quota(5000, 0), rounded_quota(-1, 5)), (2000, 5000, -1));
+    }
+
+    #[test]
+    fn a_container_that_is_idle_no_more_has_a_weight() {
+        for (json, expected) in [
+            (r#"{"cpu": {"idle": 1, "shares": 2}}"#, "CPUWeight=0"),
+            (r#"{"cpu": {"idle": 0}}"#, "CPUWeight=100"),
+            (r#"{"cpu": {"idle": 0, "shares": 2}}"#, "CPUWeight=1"),
+            (r#"{"unified": {"cpu.idle": "1", "cpu.weight": "7"}}"#, "CPUWeight=0"),
+            (r#"{"unified": {"cpu.idle": "0\n"}}"#, "CPUWeight=100"),
+            (r#"{"unified": {"cpu.idle": "0", "cpu.weight": "7"}}"#, "CPUWeight=7"),
+            (r#"{"unified": {"cpu.idle": "0"}, "cpu": {"shares": 2}}"#, "CPUWeight=1"),
+        ] {
+            let resources = serde_json::from_str(json).unwrap();
+            assert_eq!(text(&resource_properties(&resources, Version::V2, None).unwrap()), [expected], "{json}");
+        }
+        let idle = serde_json::from_str(r#"{"cpu": {"idle": 0}}"#).unwrap();
+        assert_eq!(resource_properties(&idle, Version::V1, None).unwrap(), []);
     }
 
     #[test]
