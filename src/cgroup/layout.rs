@@ -167,6 +167,8 @@ impl Layout {
         for (mount, controllers) in unified.chain(v1) {
             // The last mount covers the others.
             let line = mountinfo.lines().rfind(|line| path::mounted(line).is_some_and(|(place, _)| place == *mount));
+            // The usual place may be a link to where the hierarchy is mounted: "cpu" to "cpu,cpuacct".
+            let line = line.or_else(|| mountinfo.lines().rfind(|line| is_usual_v1(line, &controllers)));
             let Some(root) = line.and_then(|line| line.split(' ').nth(3)) else { continue };
             let root = path::unescape(root);
             for controller in controllers {
@@ -264,17 +266,28 @@ fn usual_v1_mounts() -> Vec<V1Mount> {
 fn v1_mounts_of(mountinfo: &str) -> Vec<V1Mount> {
     let mut mounts: Vec<V1Mount> = Vec::new();
     for line in mountinfo.lines() {
-        let Some((mount, file_system)) = path::mounted(line) else { continue };
-        let mut right = file_system.split(' ');
-        let (Some("cgroup"), _, Some(options)) = (right.next(), right.next(), right.next()) else { continue };
-        let controllers: Vec<String> =
-            options.split(',').filter(|o| V1_CONTROLLERS.contains(o)).map(str::to_owned).collect();
+        let Some((mount, controllers)) = v1_mount_of(line) else { continue };
         let known = |mount: &V1Mount| mount.controllers.iter().any(|c| controllers.contains(c));
         if !controllers.is_empty() && !mounts.iter().any(known) {
             mounts.push(V1Mount { controllers, mount });
         }
     }
     mounts
+}
+
+/// Where the v1 hierarchy of a line of a mountinfo file is mounted, and the controllers that it carries.
+fn v1_mount_of(line: &str) -> Option<(PathBuf, Vec<String>)> {
+    let (mount, file_system) = path::mounted(line)?;
+    let mut right = file_system.split(' ');
+    let (Some("cgroup"), _, Some(options)) = (right.next(), right.next(), right.next()) else { return None };
+    Some((mount, options.split(',').filter(|o| V1_CONTROLLERS.contains(o)).map(str::to_owned).collect()))
+}
+
+/// Whether a line of a mountinfo file is of the v1 hierarchy with one of `controllers`, mounted among the usual ones.
+fn is_usual_v1(line: &str, controllers: &[String]) -> bool {
+    v1_mount_of(line).is_some_and(|(place, carried)| {
+        place.starts_with(ROOT) && carried.iter().any(|controller| controllers.contains(controller))
+    })
 }
 
 fn own_cgroups() -> Result<BTreeMap<String, PathBuf>> {
@@ -345,6 +358,25 @@ mod tests {
             format!("{MOUNTINFO}40 28 0:25 /docker/x /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n");
         layout.see_own_from_mounts(&covered);
         assert_eq!((layout.own["cpu"].to_str(), layout.own["cpuacct"].to_str()), (Some("/"), Some("/")));
+    }
+
+    /// As in a container of Docker's on such a machine.
+    #[test]
+    fn own_cgroups_are_seen_from_mounts_that_are_linked_to() {
+        let own = cgroups_of("2:cpu,cpuacct:/docker/x\n1:memory:/docker/x/y\n");
+        let mount = |controllers: &[&str]| V1Mount {
+            controllers: controllers.iter().map(|&name| name.to_owned()).collect(),
+            mount: Path::new(ROOT).join(controllers[0]),
+        };
+        let v1 = vec![mount(&["cpu", "cpuacct"]), mount(&["memory"])];
+        let mut layout = Layout { own, v1, ..Layout::new(Mode::Legacy) };
+        layout.see_own_from_mounts(
+            "28 25 0:26 /docker/x /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n\
+             29 25 0:27 /docker/x /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n\
+             30 25 0:27 / /elsewhere rw - cgroup cgroup rw,memory\n",
+        );
+        let own = |controller: &str| layout.own_cgroup(controller).unwrap();
+        assert_eq!((own("cpu"), own("cpuacct"), own("memory")), (Path::new("/"), Path::new("/"), Path::new("/y")));
     }
 
     #[test]
