@@ -80,7 +80,7 @@ impl Place {
             "" => "system.slice",
             slice => slice,
         };
-        let unit = if prefix.is_empty() { format!("{name}.scope") } else { format!("{prefix}-{name}.scope") };
+        let unit = format!("{prefix}-{name}.scope");
         if unit.contains(['/', '\0']) {
             return Err(Error::config(CGROUPS_PATH, format!("the unit's name would be {unit:?}: leave the slash out")));
         }
@@ -412,6 +412,8 @@ mod tests {
         assert_eq!(Place::of(None, "box", false).unwrap().path, PathBuf::from("system.slice/microrun-box.scope"));
         assert_eq!(Place::of(Some(":p:box"), "x", true).unwrap().path, PathBuf::from("user.slice/p-box.scope"));
         assert_eq!(Place::of(Some("-.slice:p:box"), "x", true).unwrap().path, PathBuf::from("p-box.scope"));
+        // As runc and crun name it.
+        assert_eq!(Place::of(Some("a.slice::box"), "x", false).unwrap().path, PathBuf::from("a.slice/-box.scope"));
         for wrong in
             ["/a/b", "a:b", "a:b:c", "a--b.slice:p:n", ".slice:p:n", "a/b.slice:p:n", "a.slice:p:n/m", "a.slice:p:"]
         {
