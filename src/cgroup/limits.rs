@@ -235,7 +235,9 @@ fn cpu_v1(cpu: &LinuxCpu) -> Vec<Write> {
         writes.push(Write::new("cpu.cfs_period_us", v, format!("{CPU}.period")).retried());
     }
     if let Some(v) = cpu.burst() {
-        writes.push(Write::new("cpu.cfs_burst_us", v, format!("{CPU}.burst")).retried().ignore_missing(v == 0));
+        // Kernels before 5.14 have none, and runc passes over that here.
+        let write = Write::new("cpu.cfs_burst_us", v, format!("{CPU}.burst")).retried();
+        writes.push(if v == 0 { write.ignore_missing(true) } else { write.warn_missing() });
     }
     if let Some(v) = set(cpu.quota()) {
         writes.push(Write::new("cpu.cfs_quota_us", v, format!("{CPU}.quota")));

@@ -1,7 +1,7 @@
 //! One write to one cgroup file: what is written, for which field of config.json, and what to do when it fails.
 
 use crate::error::{Kind, describe};
-use crate::{Error, Result};
+use crate::{Error, Result, log};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -18,6 +18,8 @@ pub enum Missing {
     Fail,
     /// The kernel has no such knob and the value asks for what holds without it: go on.
     Ignore,
+    /// What is asked for only widens another limit, which holds without: say so and go on.
+    Warn,
     /// Another file serves the same end.
     Instead {
         /// The other file.
@@ -69,6 +71,12 @@ impl Write {
     #[must_use]
     pub fn ignore_missing(self, ignore: bool) -> Self {
         Self { missing: if ignore { Missing::Ignore } else { self.missing }, ..self }
+    }
+
+    /// The same; a missing file is no failure, but worth a warning.
+    #[must_use]
+    pub fn warn_missing(self) -> Self {
+        Self { missing: Missing::Warn, ..self }
     }
 
     /// The same; a missing file gives way to `value` for `file`.
@@ -127,6 +135,11 @@ impl Target<'_> {
         };
         match (done, &write.missing) {
             (Err(Errno::ENOENT), Missing::Ignore) => Ok(()),
+            (Err(Errno::ENOENT), Missing::Warn) => {
+                let path = self.path.join(&write.file);
+                log::warn(format!("config.json: {}: this kernel has no {}: left out", write.field, path.display()));
+                Ok(())
+            }
             (Err(Errno::ENOENT), Missing::Instead { file, value }) => self.put(file, value),
             (done, _) => done,
         }
@@ -242,5 +255,25 @@ pub(super) fn read_whole(fd: impl AsFd) -> Result<String, Errno> {
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn what_a_missing_file_means_is_the_writes_to_say() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(directory.path()).unwrap();
+        let target = Target { directory: fd.as_fd(), path: directory.path() };
+        let write = || Write::new("cpu.cfs_burst_us", 5, "linux.resources.cpu.burst").retried();
+        let error = target.write_all(&[write()]).unwrap_err().to_string();
+        assert!(error.contains("linux.resources.cpu.burst: this kernel has no"), "{error}");
+        target.write_all(&[write().warn_missing(), write().ignore_missing(true)]).unwrap();
+        std::fs::write(directory.path().join("other"), "").unwrap();
+        target.write_all(&[write().or_instead("other", 7)]).unwrap();
+        assert_eq!(target.get("other").unwrap(), "7");
     }
 }
