@@ -468,6 +468,51 @@ fn units_start_at_the_same_time() {
     }
 }
 
+/// A user's systemd, that is stopped in the end.
+struct UsersSystemd(String);
+
+impl Drop for UsersSystemd {
+    fn drop(&mut self) {
+        let _ = Command::new("systemctl").args(["stop", &self.0]).status();
+    }
+}
+
+/// Not below the root of the hierarchy, where a mount that is bound would look for it.
+#[test]
+fn a_users_unit_is_below_his_systemd() {
+    if !booted() {
+        skip!("needs a machine run by systemd");
+    }
+    let lab = match Lab::for_user() {
+        Ok(lab) => lab,
+        Err(why) => skip!("{why}"),
+    };
+    let systemd = UsersSystemd(format!("{}.service", lab.name()));
+    let (uid, runtime) = (lab.user().unwrap().ids.0.to_string(), lab.path("run"));
+    let environment = format!("XDG_RUNTIME_DIR={}", runtime.display());
+    let of_unit =
+        ["--quiet", "--unit", &systemd.0, "--uid", &uid, "--property", "Delegate=yes", "--setenv", &environment];
+    host("systemd-run", &[&of_unit[..], &["/lib/systemd/systemd", "--user"]].concat());
+    eventually(|| runtime.join("systemd/private").exists());
+    // Who is elsewhere its units could not be made around.
+    let cgroup = property(&systemd.0, "ControlGroup");
+    let caller = Path::new("/sys/fs/cgroup").join(cgroup.trim_start_matches('/')).join("caller");
+    fs::create_dir(&caller).unwrap();
+    let bundle = lab.bundle(|config| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        config["linux"]["cgroupsPath"] = json!("mrtest.slice:mrtest:box");
+        config["process"]["args"] = json!(["sh", "-c", "grep ^0:: /proc/self/cgroup; cat /cgroup/cgroup.procs"]);
+        push(&mut config["mounts"], json!({"destination": "/cgroup", "type": "cgroup", "options": ["ro"]}));
+    });
+    let run = lab.command(&["--systemd-cgroup", "run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id]);
+    let mut from = Command::new("sh");
+    from.args(["-c", "echo 0 >\"$0\"/cgroup.procs; exec \"$@\""]).arg(&caller);
+    from.arg(run.get_program()).args(run.get_args()).env("XDG_RUNTIME_DIR", &runtime);
+    let text = output(from).ok();
+    assert_eq!(text.trim(), format!("0::{cgroup}/mrtest.slice/mrtest-box.scope\n1"));
+}
+
 #[test]
 fn a_path_of_another_form_is_refused() {
     let lab = lab!();

@@ -5,6 +5,7 @@
 //! controller is needed, at their usual places first and in /proc/self/mountinfo last.
 
 use super::limits::Version;
+use super::systemd;
 use super::tree;
 use super::write::read_whole;
 use crate::error::Doing;
@@ -66,11 +67,13 @@ pub struct Needs {
     pub own: bool,
     /// Whether the v1 cpuset hierarchy has this directory, relative to its root.
     pub cpuset_above: Option<PathBuf>,
+    /// The cgroup of the user's systemd.
+    pub users_manager: bool,
 }
 
 impl Needs {
     /// Everything: for reports (`features`), not for the start path.
-    pub const ALL: Self = Self { controllers: true, own: true, cpuset_above: None };
+    pub const ALL: Self = Self { controllers: true, own: true, cpuset_above: None, users_manager: false };
 }
 
 /// A mounted v1 hierarchy.
@@ -97,6 +100,9 @@ pub struct Layout {
     pub own: BTreeMap<String, PathBuf>,
     /// Whether the v1 cpuset hierarchy has the directory asked about.
     pub cpuset_above: bool,
+    /// The cgroup of the user's systemd, relative to the root of the hierarchy, if that was asked for and it answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users_manager: Option<PathBuf>,
 }
 
 impl Layout {
@@ -114,6 +120,7 @@ impl Layout {
             v1: Vec::new(),
             own: BTreeMap::new(),
             cpuset_above: false,
+            users_manager: None,
         }
     }
 
@@ -129,6 +136,9 @@ impl Layout {
         }
         if let (Some(above), Some(cpuset)) = (&needs.cpuset_above, layout.v1_mount("cpuset")) {
             layout.cpuset_above = cpuset.mount.join(above).exists();
+        }
+        if needs.users_manager {
+            layout.users_manager = systemd::users_manager();
         }
         if needs.own {
             layout.own = own_cgroups()?;

@@ -72,6 +72,7 @@ impl Request<'_> {
             controllers: self.has_limits() || self.names_all() || self.writable_v1,
             own: self.driver == Driver::Cgroupfs && self.path().map_or(self.rootless, Path::is_relative),
             cpuset_above: if self.names_all() { self.above() } else { None },
+            users_manager: self.driver == Driver::Systemd && self.rootless,
         }
     }
 
@@ -262,7 +263,9 @@ fn compile_unit(
     properties.extend(systemd::unit::oom_policy(resources));
     properties.extend(systemd::unit::resource_properties(resources, version, Some(policy))?);
     let unit = systemd::Unit { name: place.unit, user: request.rootless };
-    Ok((Place::Absolute(place.path), UnitPlan { unit, properties }))
+    // The system's manager is at the root.
+    let path = layout.users_manager.iter().fold(place.path, |path, manager| manager.join(path));
+    Ok((Place::Absolute(path), UnitPlan { unit, properties }))
 }
 
 impl CgroupPlan {

@@ -143,6 +143,13 @@ pub fn has_users_manager() -> bool {
     cgroup.is_ok_and(|cgroup| owner(&cgroup).is_some_and(|uid| uid != 0))
 }
 
+/// The cgroup of the user's manager, relative to the root of the hierarchy, below which it has its slices. One that does not answer
+/// says so when the unit is to be started.
+pub fn users_manager() -> Option<PathBuf> {
+    let mut connection = Connection::open(true).ok()?;
+    connection.manager_property("ControlGroup").ok().map(|cgroup| clean(cgroup.as_ref()))
+}
+
 /// Whose a cgroup is: a user's manager is in "user-UID.slice".
 fn owner(cgroup: &str) -> Option<u32> {
     cgroup.rsplit('/').find_map(|name| name.strip_prefix("user-")?.strip_suffix(".slice")?.parse().ok())

@@ -189,6 +189,11 @@ v2 /sys/fs/cgroup/a.slice/a-b.slice/p-box.scope
         assert!(properties.iter().any(|property| property == expected), "{expected}: {properties:?}");
     }
     assert_eq!(plan.handle().unit, Some(unit.unit.clone()));
+    let rootless = Request { rootless: true, ..request };
+    assert!(rootless.needs().users_manager && !request.needs().users_manager);
+    let users = Layout { users_manager: Some("user.slice/user-7.slice/user@7.service".into()), ..unified() };
+    let path = "/sys/fs/cgroup/user.slice/user-7.slice/user@7.service/a.slice/a-b.slice/p-box.scope";
+    assert_eq!(compile(&rootless, &users).unwrap().handle().unified.as_deref(), Some(Path::new(path)));
     let v1 = compile(&request, &hybrid()).unwrap();
     assert!(v1.unit.unwrap().properties.iter().any(|property| property.name == "BlockIOAccounting"));
     let error = compile(&Request { rootless: true, ..request }, &hybrid()).unwrap_err().to_string();
