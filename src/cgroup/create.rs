@@ -66,17 +66,7 @@ impl CgroupPlan {
     /// # Errors
     /// What the kernel refuses, as one sentence; then all that was made is removed again.
     pub fn create(&self) -> Result<Cgroup> {
-        let mut cgroup = Cgroup {
-            handle: self.handle(),
-            join: Join::default(),
-            made: Vec::new(),
-            above: Vec::new(),
-            devices: self.devices.clone(),
-            devices_optional: self.devices_optional,
-            used: false,
-            pending: None,
-            started: None,
-        };
+        let mut cgroup = Cgroup::new(self);
         if self.unit.is_some() {
             cgroup.pending = Some(self.clone());
             return Ok(cgroup);
@@ -108,17 +98,7 @@ impl CgroupPlan {
     /// # Errors
     /// A directory that is gone.
     pub fn adopt(&self) -> Result<Cgroup> {
-        let mut cgroup = Cgroup {
-            handle: self.handle(),
-            join: Join::default(),
-            made: Vec::new(),
-            above: Vec::new(),
-            devices: None,
-            devices_optional: self.devices_optional,
-            used: false,
-            pending: None,
-            started: None,
-        };
+        let mut cgroup = Cgroup { devices: None, ..Cgroup::new(self) };
         for Directory { hierarchy, path, .. } in &self.directories {
             let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
             match hierarchy {
@@ -132,6 +112,21 @@ impl CgroupPlan {
 }
 
 impl Cgroup {
+    /// Those of `plan`, of which nothing is made yet.
+    fn new(plan: &CgroupPlan) -> Self {
+        Self {
+            handle: plan.handle(),
+            join: Join::default(),
+            made: Vec::new(),
+            above: Vec::new(),
+            devices: plan.devices.clone(),
+            devices_optional: plan.devices_optional,
+            used: false,
+            pending: None,
+            started: None,
+        }
+    }
+
     /// How the init comes into the cgroups.
     pub fn join(&self) -> &Join {
         &self.join
@@ -467,16 +462,11 @@ fn make_threaded(path: &Path) -> Result<()> {
     tree::put(path, "cgroup.type", "threaded").doing(|| format!("make {} threaded", path.display()))
 }
 
-/// Enables `controllers` for the children of the directory `path`.
+/// Enables `controllers` for the children of the directory `path`: all in one write or, if the kernel refuses one of them, each
+/// that it lets pass.
 fn enable_at(path: &Path, controllers: &[String]) -> Result<()> {
     let fd = tree::open_directory(path).doing(|| format!("open {}", path.display()))?;
-    enable_below(&Target { directory: fd.as_fd(), path }, controllers);
-    Ok(())
-}
-
-/// Enables `controllers` for the children of `target`: all in one write or, if the kernel refuses one of them, each
-/// that it lets pass.
-fn enable_below(target: &Target<'_>, controllers: &[String]) {
+    let target = Target { directory: fd.as_fd(), path };
     let file = "cgroup.subtree_control";
     let enable: Vec<String> = controllers.iter().map(|controller| format!("+{controller}")).collect();
     if target.put(file, &enable.join(" ")).is_err() {
@@ -484,6 +474,7 @@ fn enable_below(target: &Target<'_>, controllers: &[String]) {
             let _ = target.put(file, one);
         }
     }
+    Ok(())
 }
 
 /// Gives the v2 directory to `owner` for making cgroups below it (cgroup-v2.rst, "Delegation"): the directory and the

@@ -105,6 +105,13 @@ pub fn unified(resources: &LinuxResources) -> Result<Vec<Write>> {
     Ok(writes)
 }
 
+/// The refusal of linux.resources.unified where controllers are those of v1.
+pub(super) fn unified_on_v1() -> Error {
+    let problem =
+        "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields of linux.resources";
+    Error::config("linux.resources.unified", problem)
+}
+
 /// Refuses `field` if it is set: cgroup v2 has nothing like it.
 fn refuse(set: bool, field: &str) -> Result<()> {
     if set { Err(Error::config(field, "cgroup v2 has no such limit: leave the field out")) } else { Ok(()) }

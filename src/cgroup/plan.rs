@@ -208,10 +208,7 @@ pub fn compile(request: &Request<'_>, layout: &Layout) -> Result<CgroupPlan> {
         ));
     }
     if !unified_limits.is_empty() && layout.mode != Mode::Unified {
-        return Err(Error::config(
-            "linux.resources.unified",
-            "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields of linux.resources",
-        ));
+        return Err(limits::unified_on_v1());
     }
     for limit in &limits {
         require(layout, limit)?;

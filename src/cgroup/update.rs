@@ -315,10 +315,7 @@ impl Handle {
         let limits = limits::compile(resources, |v1, v2| layout.version(v1, v2))?;
         let unified = limits::unified(resources)?;
         if !unified.is_empty() && layout.mode != Mode::Unified {
-            return Err(Error::config(
-                "linux.resources.unified",
-                "invalid configuration: this machine keeps its controllers on cgroup v1: use the v1 fields",
-            ));
+            return Err(limits::unified_on_v1());
         }
         let properties = self.properties(resources, layout)?;
         let again = if properties.is_empty() || layout.mode != Mode::Unified {
