@@ -39,13 +39,27 @@ pub struct Case<E> {
     pub name: &'static str,
     /// Does it. It panics when something is wrong, or calls [`skip`].
     pub run: fn(&E),
+    /// Whether it is about what microrun alone does: then no other runtime's failure excuses its own.
+    pub is_ours_alone: bool,
+}
+
+impl<E> Case<E> {
+    /// A case that every runtime should pass.
+    pub fn new(name: &'static str, run: fn(&E)) -> Self {
+        Self { name, run, is_ours_alone: false }
+    }
+
+    /// The same case, of what microrun alone does.
+    pub fn of_ours_alone(self) -> Self {
+        Self { is_ours_alone: true, ..self }
+    }
 }
 
 /// A list of cases: the names of functions, with hyphens for their underscores.
 #[macro_export]
 macro_rules! cases {
     ($($(#[$_:meta])* $function:path),* $(,)?) => {
-        vec![$($crate::runner::Case { name: $crate::runner::last_word(stringify!($function)), run: $function }),*]
+        vec![$($crate::runner::Case::new($crate::runner::last_word(stringify!($function)), $function)),*]
     };
 }
 
@@ -205,17 +219,20 @@ impl Runner {
     }
 }
 
-/// A case that fails with runc as well fails because of the machine or the engine: it is skipped, and says so. One that does
-/// not has a second try, and both are shown: engines lose output now and then on a busy machine.
+/// A case that fails with runc as well fails because of the machine or the engine: it is skipped, and says so. That is not asked of
+/// one that is ours alone. One that does not has a second try, and both are shown: engines lose output now and then on a busy
+/// machine.
 fn judge<E: Engine>(
     world: &World,
     runtime: &Runtime,
     counts: &mut Counts,
     failures: Vec<(&Case<E>, String, Duration)>,
 ) {
-    let peer = Runtime::installed("runc").filter(|_| runtime.is_microrun() && !failures.is_empty());
+    let is_comparable = failures.iter().any(|(case, ..)| !case.is_ours_alone);
+    let peer = Runtime::installed("runc").filter(|_| runtime.is_microrun() && is_comparable);
     let peer = peer.and_then(|runc| start::<E>(world, &runc).ok());
-    let with_peer: Vec<_> = failures.iter().map(|(case, ..)| peer.as_ref().map(|engine| run(engine, case))).collect();
+    let by_peer = |case: &Case<E>| peer.as_ref().filter(|_| !case.is_ours_alone).map(|engine| run(engine, case));
+    let with_peer: Vec<_> = failures.iter().map(|(case, ..)| by_peer(case)).collect();
     drop(peer);
     let again = if failures.is_empty() { None } else { start::<E>(world, runtime).ok() };
     for ((case, why, time), with_peer) in failures.into_iter().zip(with_peer) {

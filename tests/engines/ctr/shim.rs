@@ -32,6 +32,9 @@ pub fn cases() -> Vec<Case<Ctr>> {
         network_of_a_pool,
         info,
     ]
+    .into_iter()
+    .map(Case::of_ours_alone)
+    .collect()
 }
 
 /// The annotation by which CRI names a pod.

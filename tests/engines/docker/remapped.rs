@@ -16,7 +16,7 @@ pub struct Remapped {
 /// Cases that are a [`Docker`]'s.
 macro_rules! docker_cases {
     ($($case:path),* $(,)?) => {
-        vec![$(Case { name: last_word(stringify!($case)), run: |engine: &Remapped| $case(&engine.docker) }),*]
+        vec![$(Case::new(last_word(stringify!($case)), |engine: &Remapped| $case(&engine.docker))),*]
     };
 }
 

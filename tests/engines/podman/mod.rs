@@ -55,10 +55,7 @@ impl Deref for Rootless {
 /// Cases for an engine that is a [`Podman`] inside.
 macro_rules! podman_cases {
     ($($($part:ident)::+),* $(,)?) => {
-        vec![$(Case {
-            name: $crate::runner::last_word(stringify!($($part)::+)),
-            run: |engine: &Self| $($part)::+(engine),
-        }),*]
+        vec![$(Case::new($crate::runner::last_word(stringify!($($part)::+)), |engine: &Self| $($part)::+(engine))),*]
     };
 }
 
