@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::pool::{Pool, run_args};
+use common::pool::{Pool, run_args, why_it_cannot_be};
 use common::{Bundle, Lab, eventually, host};
 use microrun::pool;
 use microrun::sys::process;
@@ -391,7 +391,8 @@ fn the_socket_of_a_service_manager_is_taken_and_left() {
         let mut manager = Command::new("sh");
         manager.args(["-c", AS_SYSTEMD, "sh"]).arg(serve.get_program()).args(serve.get_args());
         let mut manager = lab.in_own_cgroup(&manager);
-        manager.stdin(socket.try_clone().unwrap()).env("MICRORUN_POOL", &path);
+        let said = fs::File::create(lab.path("said")).unwrap();
+        manager.stdin(socket.try_clone().unwrap()).stderr(said).env("MICRORUN_POOL", &path);
         // The lab is lent to one after the other.
         let mut server = manager.spawn().unwrap();
         let asks = |args: &[&str]| {
@@ -405,7 +406,7 @@ fn the_socket_of_a_service_manager_is_taken_and_left() {
         });
         if server.try_wait().unwrap().is_some() {
             let _ = status.kill().and_then(|()| status.wait());
-            skip!("only a binary that is linked with musl can be a pool: set MICRORUN to one");
+            skip!("{}", why_it_cannot_be(&fs::read_to_string(lab.path("said")).unwrap()));
         }
         assert_eq!(asks(&run_args(&bundle, &[])).ok(), "hello");
         host("kill", &[&server.id().to_string()]);

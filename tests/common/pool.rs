@@ -33,6 +33,16 @@ pub const LOOK: &str = "look() { case $1 in \
     */protocols) awk '{ $4 = $5 = \"\"; print }' $1 ;; \
     *) cat $1 ;; esac; }; ";
 
+/// Why a program that said `said` and ended can be no pool.
+///
+/// # Panics
+/// If that is not for the program that it is: then the pool has failed.
+#[track_caller]
+pub fn why_it_cannot_be(said: &str) -> &'static str {
+    assert!(said.contains("see scripts/build"), "the pool ended: {said}");
+    "only a binary that is linked with musl can be a pool: set MICRORUN to one"
+}
+
 impl Pool {
     /// A pool that holds nothing yet. Only a binary that is linked with musl can be one.
     pub fn new(options: &[&str]) -> Option<Self> {
@@ -47,7 +57,7 @@ impl Pool {
         let mut pool = Self { lab, server, before };
         eventually(|| pool.socket().exists() || pool.server.try_wait().unwrap().is_some());
         if pool.server.try_wait().unwrap().is_some() {
-            println!("skipped: only a binary that is linked with musl can be a pool: set MICRORUN to one");
+            println!("skipped: {}", why_it_cannot_be(&pool.said()));
             return None;
         }
         Some(pool)

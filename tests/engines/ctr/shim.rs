@@ -3,6 +3,7 @@
 use super::survival::at_once;
 use super::{Ctr, SLEEP};
 use crate::cases;
+use crate::common::pool::why_it_cannot_be;
 use crate::common::{eventually, host};
 use crate::process::{limited, output};
 use crate::runner::{Case, skip};
@@ -296,10 +297,12 @@ fn network_of_a_pool(engine: &Ctr) {
     run("none");
     let mut pool = Command::new(&engine.runtime.path);
     pool.args(["pool", "serve", "--size", "0", "--parts", "2", "--socket", &socket]).stdin(Stdio::null());
+    let said = engine.containerd.dir.join("pool-said");
+    pool.stderr(fs::File::create(&said).unwrap());
     let mut pool = pool.spawn().unwrap();
     eventually(|| status().stdout.contains("\"networks\":2") || pool.try_wait().unwrap().is_some());
     if pool.try_wait().unwrap().is_some() {
-        skip("only a binary that is linked with musl can be a pool");
+        skip(why_it_cannot_be(&fs::read_to_string(&said).unwrap()));
     }
     let listed = fs::read_dir(format!("/proc/{}/fd", pool.id())).unwrap().flatten();
     let made: Vec<String> =
