@@ -167,12 +167,10 @@ impl Options {
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let text = || {
-            let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
-            inner.map(str::to_owned).ok_or_else(|| "must be in double quotes".to_owned())
-        };
-        let flag = || value.parse::<bool>().map_err(|_| "must be true or false".to_owned());
-        let number = || value.parse::<u32>().map_err(|_| "must be a number".to_owned());
+        let text = || quoted(value).ok_or_else(|| "must be one string, in quotes of either kind".to_owned());
+        let bare = value.split('#').next().unwrap_or_default().trim_end();
+        let flag = || bare.parse::<bool>().map_err(|_| "must be true or false".to_owned());
+        let number = || bare.parse::<u32>().map_err(|_| "must be a number".to_owned());
         match name {
             "Group" => {
                 self.group = match text()?.as_str() {
@@ -203,6 +201,24 @@ impl Options {
     }
 }
 
+/// A string of TOML, after which only a comment may come. containerd, which writes the options of its configuration anew for
+/// us, uses single quotes where it can: between these a backslash is one. Between double ones it is before a quote or
+/// another backslash; other escapes are of no use in names and paths.
+fn quoted(value: &str) -> Option<String> {
+    let mut letters = value.chars();
+    let quote = letters.next().filter(|letter| ['"', '\''].contains(letter))?;
+    let mut text = String::new();
+    loop {
+        match letters.next()? {
+            letter if letter == quote => break,
+            '\\' if quote == '"' => text.push(letters.next().filter(|letter| ['"', '\\'].contains(letter))?),
+            letter => text.push(letter),
+        }
+    }
+    let rest = letters.as_str().trim_start();
+    (rest.is_empty() || rest.starts_with('#')).then_some(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,10 +240,24 @@ mod tests {
         let text = "# for all pods\nGroup = \"node\"\nSystemdCgroup=true\n\nIoGid = 7\nPool = \"off\"\n";
         let expected =
             Options { group: Group::Node, systemd_cgroup: true, io_gid: 7, pool: "off".into(), ..Options::default() };
+        assert_eq!(Options::of_text("f", text), Ok(expected.clone()));
+        // As containerd 2 writes its own configuration, and as people do.
+        let text = "Group = 'node' # all\nIoGid = 7 # seven\nPool = \"off\"# no\nSystemdCgroup = true # yes\n";
         assert_eq!(Options::of_text("f", text), Ok(expected));
+        for (value, path) in [(r"'/a\b#\'", r"/a\b#\"), (r#""/a#'\"\\""#, r#"/a#'"\"#), (r#"'/"'"#, r#"/""#)] {
+            let options = Options::of_text("f", &format!("Root = {value}")).unwrap();
+            assert_eq!(options.root, Path::new(path));
+        }
         for (line, problem) in [
             ("Group = \"all\"", "f: Group: must be"),
             ("IoUid = \"1\"", "f: IoUid: must be a number"),
+            ("Root = /r", "f: Root: must be one string"),
+            ("Root = '/r", "f: Root: must be one string"),
+            ("Root = '/r\"", "f: Root: must be one string"),
+            ("Root = \"/r\\\"", "f: Root: must be one string"),
+            ("Root = \"/r\\n\"", "f: Root: must be one string"),
+            ("Root = '/r' '/s'", "f: Root: must be one string"),
+            ("Root =", "f: Root: must be one string"),
             ("Nonsense = 1", "f: Nonsense: is not an option"),
             ("Pool = \"on\"", "f: Pool: must be \"off\" or"),
             ("[table]", "f: \"[table]\" is not a line"),
