@@ -10,6 +10,8 @@ use common::pool::Pool;
 use common::{BUSYBOX, Bundle, Guard, Lab, eventually, executable, host, limit};
 use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use prost::Message;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -61,7 +63,7 @@ struct CreateTaskRequest {
     options: Option<Any>,
 }
 
-/// Start, Wait, Delete, Shutdown; and with a signal, Kill
+/// Connect, Start, Wait, Delete, Shutdown; and with a signal, Kill
 #[derive(Clone, PartialEq, Message)]
 struct ProcessRequest {
     #[prost(string, tag = "1")]
@@ -118,7 +120,7 @@ struct DeleteResponse {
     exit_status: u32,
 }
 
-/// The answers to Create, Start and Wait
+/// The answers to Connect, Create, Start and Wait
 #[derive(Clone, PartialEq, Message)]
 struct Number {
     #[prost(uint32, tag = "1")]
@@ -150,8 +152,11 @@ struct Status {
     message: String,
 }
 
-/// A shim, of one container or more.
+/// A shim, of one container or more. One that was not [ended](Shim::end) is killed, and its containers are removed: it is in
+/// a session of its own, and they are recorded where the laboratory does not look.
 struct Shim {
+    /// Its process; none once it has ended.
+    pid: Option<i32>,
     socket: UnixStream,
     next: u32,
     /// Those that came before they were waited for.
@@ -160,6 +165,8 @@ struct Shim {
     root: PathBuf,
     /// Lines of the file that `ctr run --runtime-config-path` would name.
     options: String,
+    /// The command line that knows its containers.
+    microrun: PathBuf,
 }
 
 /// The program under test: `$MICRORUN_SHIM`, or what cargo has just built.
@@ -196,7 +203,10 @@ impl Shim {
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let root = lab.path("shim");
         let options = format!("Root = \"{}\"\n{options}\n", root.display());
-        Self { socket, next: 1, answers: HashMap::new(), root, options }
+        let microrun = lab.path("microrun");
+        let mut shim = Self { pid: None, socket, next: 1, answers: HashMap::new(), root, options, microrun };
+        shim.pid = Some(shim.call("Connect", &ProcessRequest::of(bundle)).cast_signed());
+        shim
     }
 
     /// Calls a method; the number that is the answer's first field.
@@ -303,9 +313,34 @@ impl Shim {
     fn end(mut self, bundle: &Bundle) {
         self.call("Shutdown", &ProcessRequest::of(bundle));
         assert_eq!(self.socket.read(&mut [0]).unwrap_or(0), 0);
+        self.pid = None;
         let left = fs::read_dir(self.root.join(NAMESPACE)).map_or(0, |entries| entries.flatten().count());
         assert_eq!(left, 0, "{}", self.root.display());
     }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let Some(pid) = self.pid else { return };
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while is_alive(pid) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let microrun = |args: &[&str]| {
+            let mut command = Command::new(&self.microrun);
+            command.arg("--root").arg(self.root.join(NAMESPACE)).args(args).output()
+        };
+        let listed = microrun(&["list", "-q"]).map(|told| told.stdout).unwrap_or_default();
+        for id in String::from_utf8_lossy(&listed).lines() {
+            let _ = microrun(&["delete", "--force", id]);
+        }
+    }
+}
+
+/// Whether a process is there, and has not ended.
+fn is_alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn sleeper(lab: &Lab) -> Bundle {
@@ -339,6 +374,22 @@ fn network_of_one(lab: &Lab, pool: &Path, options: &str) -> String {
 fn a_container_is_created_run_and_deleted_without_a_pool() {
     let lab = lab!();
     network_of_one(&lab, &lab.path("none/socket"), "");
+}
+
+/// A test that fails leaves neither a shim nor a container.
+#[test]
+fn a_shim_that_is_not_ended_goes_with_its_containers() {
+    let lab = lab!();
+    let [first, second] = [sleeper(&lab), sleeper(&lab)];
+    let mut shim = Shim::start(&lab, &first, Path::new("off"), "");
+    let running = shim.start_task(shim.request(&first)).cast_signed();
+    let created = shim.call("Create", &shim.request(&second)).cast_signed();
+    let (pid, root) = (shim.pid.unwrap(), shim.root.join(NAMESPACE));
+    assert!([pid, running, created].into_iter().all(is_alive));
+    drop(shim);
+    assert!(![pid, running, created].into_iter().any(is_alive));
+    assert_eq!(fs::read_dir(root).unwrap().flatten().count(), 0);
+    assert!([first, second].iter().all(|bundle| lab.cgroups_of(bundle).is_empty()));
 }
 
 /// What is written to it is passed on to the end.
@@ -552,7 +603,7 @@ fn a_container_can_be_killed_while_it_is_started() {
     let start = shim.ask("Start", &ProcessRequest::of(&bundle));
     eventually(|| lab.path("fifo.begun").exists());
     shim.call("Kill", &ProcessRequest { signal: 9, ..ProcessRequest::of(&bundle) });
-    eventually(|| !fs::read_to_string(format!("/proc/{init}/stat")).is_ok_and(|stat| !stat.contains(") Z ")));
+    eventually(|| !is_alive(init.cast_signed()));
     fs::write(&fifo, "go on\n").unwrap();
     // It ran, for a while.
     assert_eq!(shim.answer(start), Ok(init));
