@@ -751,6 +751,52 @@ fn the_ends_of_execs_are_told_before_the_container_is_deleted() {
     assert_eq!(ends, [&["/tasks/exit"; EXECS + 1][..], &["/tasks/delete"]].concat());
 }
 
+/// Whichever of the things that have happened meanwhile is looked at first: here that a child has ended, whichever it is.
+#[test]
+fn what_a_process_said_is_passed_on_before_its_end_is_told() {
+    const EXECS: usize = 16;
+    const SAID: u64 = 60_000;
+    let lab = lab!();
+    let bundle = sleeper(&lab);
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    shim.run(&bundle);
+    let other = shim.exec(&bundle, "other", &process_of(&bundle, &["sleep", "1000"]), ExecProcessRequest::default());
+    let other_pid = shim.call("Start", &other);
+    let script = format!("until test -e /go; do usleep 10000; done; head -c {SAID} /dev/zero");
+    let log = |number: usize| lab.path(format!("said{number}"));
+    let begun: Vec<_> = (0..EXECS)
+        .map(|number| {
+            let stdout = format!("file://{}", log(number).display());
+            let io = ExecProcessRequest { stdout, ..Default::default() };
+            let exec = shim.exec(&bundle, &number.to_string(), &process_of(&bundle, &["sh", "-c", &script]), io);
+            let pid = shim.call("Start", &exec);
+            let asked = shim.ask("Wait", &exec);
+            (exec, pid, asked)
+        })
+        .collect();
+    // Who waited there is quiet by now.
+    shim.call("Pids", &ProcessRequest::of(&bundle));
+    let pid = Pid::from_raw(shim.pid.unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    kill(Pid::from_raw(other_pid.cast_signed()), Signal::SIGKILL).unwrap();
+    eventually(|| !is_alive(other_pid.cast_signed()));
+    fs::write(bundle.rootfs().join("go"), "").unwrap();
+    eventually(|| !begun.iter().any(|(_, pid, _)| is_alive(pid.cast_signed())));
+    kill(pid, Signal::SIGCONT).unwrap();
+    // The last first: all ends may be told before it is its turn.
+    let told = begun.iter().enumerate().rev().map(|(number, (_, _, asked))| {
+        let status = shim.answer(*asked);
+        (status, fs::metadata(log(number)).unwrap().len())
+    });
+    let told: Vec<_> = told.collect();
+    assert!(told.iter().all(|told| *told == (Ok(0), SAID)), "{told:?}");
+    for exec in begun.iter().map(|(exec, ..)| exec).chain([&other]) {
+        shim.call("Delete", exec);
+    }
+    shim.delete(&bundle);
+    shim.end(&bundle);
+}
+
 /// containerd deletes what has not come in time, is told that there is none, and asks no more.
 #[test]
 fn a_container_that_is_deleted_while_it_is_created_is_gone() {

@@ -143,10 +143,7 @@ impl Server {
             Handler::Events => self.shim.events.ready(&self.shim.reactor),
             Handler::Exit(id, exec) => {
                 self.shim.reactor.forget(token);
-                // What it said last comes before the news of its end.
-                for stream in self.shim.outputs(&id, &exec) {
-                    self.flow(&stream);
-                }
+                self.hear_out(&id, &exec);
                 self.shim.ended(&id, &exec);
             }
             Handler::Memory(id) => self.shim.memory_changed(&id),
@@ -158,6 +155,13 @@ impl Server {
         self.buffer.resize(BUFFER, 0);
         if stream.flow(&self.shim.reactor, &mut self.buffer) {
             self.shim.has_changed();
+        }
+    }
+
+    /// Passes on what a process that has ended said last: that comes before the news of its end.
+    fn hear_out(&mut self, id: &str, exec: &str) {
+        for stream in self.shim.outputs(id, exec) {
+            self.flow(&stream);
         }
     }
 
@@ -218,7 +222,7 @@ impl Server {
 
     /// Reaps children that became ours when their parents ended: as a subreaper we have those of containers without a pid
     /// namespace. While a thread is at work its children are its own to wait for.
-    fn reap_orphans(&self) {
+    fn reap_orphans(&mut self) {
         if !self.orphans.load(Ordering::Relaxed) {
             return;
         }
@@ -235,6 +239,7 @@ impl Server {
         });
         for (pid, how) in reaped.into_iter().flatten() {
             if let Some((id, exec)) = self.shim.owner_of(pid) {
+                self.hear_out(&id, &exec);
                 self.shim.reaped(&id, &exec, how);
             }
         }
