@@ -127,6 +127,17 @@ struct Number {
     number: u32,
 }
 
+/// containerd.types.RuntimeInfo
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeInfo {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "3")]
+    options: Option<Any>,
+    #[prost(message, optional, tag = "4")]
+    features: Option<Any>,
+}
+
 /// ttrpc's, of which the answer has the two fields that there are
 #[derive(Clone, PartialEq, Message)]
 struct Request {
@@ -429,6 +440,22 @@ fn what_cannot_be_deleted_does_not_keep_the_rest() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("not a directory"), "{output:?}");
     assert_eq!(DeleteResponse::decode(&*output.stdout).unwrap().exit_status, 137);
+}
+
+/// `ctr plugins inspect-runtime` shows it, and fails where options have no type.
+#[test]
+fn the_information_has_the_options_that_were_given() {
+    let value = RuntimeOptions { config_body: b"Group = 'node'".into() }.encode_to_vec();
+    let given = Any { type_url: "runtimeoptions.v1.Options".into(), value };
+    for options in [None, Some(given)] {
+        let input = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&input, options.as_ref().map(Message::encode_to_vec).unwrap_or_default()).unwrap();
+        let told = Command::new(program()).arg("-info").stdin(input.reopen().unwrap()).output().unwrap();
+        assert!(told.status.success(), "{told:?}");
+        let info = RuntimeInfo::decode(&*told.stdout).unwrap();
+        assert_eq!((info.name.as_str(), info.options), ("io.containerd.microrun.v1", options));
+        assert!(info.features.unwrap().type_url.ends_with("/Features"));
+    }
 }
 
 /// As clients have it that take the process of the container for another.

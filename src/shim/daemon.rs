@@ -2,7 +2,7 @@
 
 use super::args::Arguments;
 use super::events::Way;
-use super::messages::{Any, BootstrapParams, DeleteResponse, RuntimeInfo, RuntimeRequest, RuntimeVersion, Timestamp};
+use super::messages::{Any, BootstrapParams, DeleteResponse, RuntimeInfo, RuntimeVersion, Timestamp};
 use super::options::{Group, Options};
 use super::rootfs;
 use super::server::{self, OWN, Start, socket_path};
@@ -46,10 +46,11 @@ pub(super) fn version() -> Result<()> {
     say(text.as_bytes())
 }
 
-/// `-info`: what containerd 2 wants to know of a runtime.
+/// `-info`: what containerd 2 wants to know of a runtime. It says the options on standard input, if there are any
+/// (`getRuntimeInfo` in core/runtime/v2/task_manager.go), and hears them again.
 pub(super) fn info() -> Result<()> {
     use crate::cli::version::{COMMIT, VERSION};
-    let asked = RuntimeRequest::decode(&*read_stdin()).unwrap_or_default();
+    let options = Any::decode(&*read_stdin()).map_err(|_| not_understood())?;
     let version = RuntimeVersion { version: VERSION.into(), revision: COMMIT.unwrap_or_default().into() };
     let features = Any {
         type_url: "types.containerd.io/opencontainers/runtime-spec/1/features/Features".into(),
@@ -58,7 +59,7 @@ pub(super) fn info() -> Result<()> {
     let info = RuntimeInfo {
         name: "io.containerd.microrun.v1".into(),
         version: Some(version),
-        options: asked.options,
+        options: Some(options).filter(|any| !any.type_url.is_empty()),
         features: Some(features),
         annotations: BTreeMap::new(),
     };
@@ -155,12 +156,15 @@ fn given() -> Result<Given> {
     if any.is_some() || text.is_empty() {
         return Ok(Given { options: Options::of(any.as_ref())?, sockets });
     }
-    let params = BootstrapParams::decode(&*text)
-        .map_err(|_| Error::new(Kind::Usage, "what containerd says on standard input cannot be understood"))?;
+    let params = BootstrapParams::decode(&*text).map_err(|_| not_understood())?;
     let all = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
     let options = all.clone().find(|any| any.type_url.ends_with("Options"));
     let sockets = if params.socket_dir.is_empty() { sockets } else { params.socket_dir };
     Ok(Given { options: Options::of(options)?, sockets })
+}
+
+fn not_understood() -> Error {
+    Error::new(Kind::Usage, "what containerd says on standard input cannot be understood")
 }
 
 fn read_stdin() -> Vec<u8> {

@@ -490,15 +490,6 @@ pub(super) struct RuntimeVersion {
     pub revision: String,
 }
 
-/// containerd.types.RuntimeRequest
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RuntimeRequest {
-    #[prost(string, tag = "1")]
-    pub runtime_path: String,
-    #[prost(message, optional, tag = "2")]
-    pub options: Option<Any>,
-}
-
 /// containerd.types.RuntimeInfo
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct RuntimeInfo {
