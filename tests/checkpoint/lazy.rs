@@ -1,7 +1,7 @@
 //! --lazy-pages: memory that comes when it is used, and what CRIU is told of it.
 
-use crate::common::{BUSYBOX, Guard, Lab, eventually};
-use crate::{Counter, criu, in_silence, lab, pid_of, skip};
+use crate::common::{BUSYBOX, Guard, Lab, criu, eventually};
+use crate::{Counter, in_silence, lab, pid_of, skip};
 use prost::Message;
 use serde_json::json;
 use std::fs::{self, File, Permissions};
@@ -176,7 +176,7 @@ const REMEMBERS: &str = "m=$(head -c 300000 /dev/zero | tr '\\0' x); i=0
 #[test]
 fn pages_come_when_they_are_used() {
     let (lab, _alone) = criu_lab!();
-    if criu(&["check", "--feature", "uffd-noncoop"]).code != 0 {
+    if criu::run(&["check", "--feature", "uffd-noncoop"]).code != 0 {
         skip!("this kernel has no userfaultfd that CRIU could use");
     }
     if !may_have_large_pipes() {

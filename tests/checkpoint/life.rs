@@ -1,7 +1,7 @@
 //! From a run to a checkpoint and back.
 
-use crate::common::eventually;
-use crate::{Counter, criu, mounts, pid_of, skip};
+use crate::common::{criu, eventually};
+use crate::{Counter, mounts, pid_of, skip};
 use serde_json::json;
 use std::fs;
 use std::path::Path;
@@ -95,7 +95,7 @@ fn a_paused_container_stays_paused() {
 #[test]
 fn memory_is_saved_in_two_rounds() {
     let (lab, _alone) = criu_lab!();
-    if criu(&["check", "--feature", "mem_dirty_track"]).code != 0 {
+    if criu::run(&["check", "--feature", "mem_dirty_track"]).code != 0 {
         let counter = Counter::new(&lab, |_| {});
         counter.start(&lab);
         let refused = counter.checkpoint(&lab, &["--pre-dump"]).failed();

@@ -6,19 +6,19 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-use common::{Bundle, Lab, Output, eventually, output, push};
+use common::{Bundle, Lab, Output, eventually, push};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 /// A laboratory, if CRIU can dump and restore a process on this machine. Others wait meanwhile: all CRIUs before 3.18
 /// have sockets of the same names, in the network namespace of what they restore.
 macro_rules! criu_lab {
     () => {{
         let lab = $crate::lab!();
-        if let Err(why) = $crate::criu_works() {
+        if let Err(why) = $crate::common::criu::works() {
             $crate::skip!("{why}");
         }
         (lab, $crate::ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
@@ -32,54 +32,6 @@ mod streams;
 mod surroundings;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// Runs CRIU, for a minute at most.
-fn criu(args: &[&str]) -> Output {
-    let mut command = Command::new("criu");
-    command.args(args);
-    output(command)
-}
-
-/// Whether CRIU can do anything here, and if not, why.
-fn criu_works() -> Result<(), String> {
-    static WORKS: OnceLock<Result<(), String>> = OnceLock::new();
-    WORKS
-        .get_or_init(|| {
-            if Command::new("criu").arg("--version").output().is_err() {
-                return Err("needs criu (Debian's package criu)".to_owned());
-            }
-            let images = tempfile::tempdir().unwrap();
-            let mut sleep = Command::new("setsid");
-            sleep.args(["sleep", "1000"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            let mut sleep = sleep.spawn().unwrap();
-            let (pid, directory) = (sleep.id().to_string(), images.path().to_str().unwrap().to_owned());
-            // In a session of its own, as it must be.
-            eventually(|| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() == "sleep");
-            let dumped = criu(&["dump", "-t", &pid, "-D", &directory, "-o", "dump.log"]);
-            let _ = sleep.kill();
-            sleep.wait().unwrap();
-            if dumped.code != 0 {
-                return Err(format!(
-                    "this machine's criu cannot dump a process: {}",
-                    last_error(images.path(), "dump.log")
-                ));
-            }
-            let restored = criu(&["restore", "-D", &directory, "-o", "restore.log", "-d", "--pidfile", "pid"]);
-            if restored.code != 0 {
-                let why = last_error(images.path(), "restore.log");
-                return Err(format!("this machine's criu cannot restore a process: {why}"));
-            }
-            let pid = fs::read_to_string(images.path().join("pid")).unwrap();
-            common::host("kill", &["-KILL", pid.trim()]);
-            Ok(())
-        })
-        .clone()
-}
-
-fn last_error(directory: &Path, log: &str) -> String {
-    let text = fs::read_to_string(directory.join(log)).unwrap_or_default();
-    text.lines().rfind(|line| line.contains("Error")).unwrap_or("it does not say why").to_owned()
-}
 
 /// A container that counts in a file, which the host sees.
 struct Counter {

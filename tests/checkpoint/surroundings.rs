@@ -1,7 +1,7 @@
 //! What a container is in: limits, cgroups, mounts, namespaces.
 
-use crate::common::{self, Lab, eventually, push};
-use crate::{COUNT, Counter, criu, pid_of, skip};
+use crate::common::{self, Lab, criu, eventually, push};
+use crate::{COUNT, Counter, pid_of, skip};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -127,7 +127,7 @@ fn with_network(lab: &Lab, script: &str) -> Counter {
 fn can_lock_networks() -> bool {
     let iptables = Command::new("iptables-restore").arg("--version").output();
     iptables.is_ok_and(|output| output.status.success())
-        || criu(&["check", "--feature", "network_lock_nftables"]).code == 0
+        || criu::run(&["check", "--feature", "network_lock_nftables"]).code == 0
 }
 
 #[test]

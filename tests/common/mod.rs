@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+pub mod criu;
 pub mod pool;
 
 use microrun::cgroup::layout::{Layout, Needs};

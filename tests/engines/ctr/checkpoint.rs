@@ -1,9 +1,9 @@
-//! Checkpoints by ctr, which become images, and containers that come back from them. What CRIU cannot do on this machine is
-//! skipped.
+//! Checkpoints by ctr, which become images, and containers that come back from them. Where CRIU cannot even dump and restore a
+//! process that no container has to do with, they are skipped.
 
 use super::Ctr;
 use crate::cases;
-use crate::common::eventually;
+use crate::common::{criu, eventually};
 use crate::process::on_terminal_of;
 use crate::runner::{Case, skip};
 use crate::world::Inventory;
@@ -35,26 +35,30 @@ fn remove(engine: &Ctr, id: &str) {
     engine.ctr(&["container", "delete", id]).ok();
 }
 
+/// Ends the case as skipped where CRIU does not work.
+fn need_criu() {
+    if let Err(why) = criu::works() {
+        skip(why);
+    }
+}
+
 /// Saves `c` as an image, with its memory and its files, and removes it.
 fn save(engine: &Ctr) {
     // With what it is made of: ctr cannot save the same again.
     engine.ctr(&["image", "delete", "--sync", SAVED]);
     let output = engine.ctr(&["container", "checkpoint", "--rw", "--image", "--task", "c", SAVED]);
     assert_eq!(engine.task_status("c"), "RUNNING", "{output:?}");
-    if output.code != 0 {
-        skip(format_args!("criu cannot checkpoint here: {}", output.stderr));
-    }
+    output.ok();
     remove(engine, "c");
 }
 
 fn checkpoint(engine: &Ctr) {
+    need_criu();
     engine.start_detached(&[], "c", COUNT);
     let path = engine.containerd.dir.join("checkpoint");
     let output = engine.ctr(&["task", "checkpoint", "--image-path", path.to_str().unwrap(), "c"]);
     assert_eq!(engine.task_status("c"), "RUNNING", "{output:?}");
-    if output.code != 0 {
-        skip(format_args!("criu cannot checkpoint here: {}", output.stderr));
-    }
+    output.ok();
     let counted = count(engine, "c");
     eventually(|| count(engine, "c") > counted);
     if is_of_another_shim(engine) {
@@ -66,6 +70,7 @@ fn checkpoint(engine: &Ctr) {
 }
 
 fn restore(engine: &Ctr) {
+    need_criu();
     let before = Inventory::now();
     engine.start_detached(&[], "c", COUNT);
     engine.exec(&[], "c", &["sh", "-c", "echo kept >/file"]).ok();
@@ -92,6 +97,7 @@ fn restore_on_a_terminal(engine: &Ctr) {
     if is_old(engine) {
         skip("this ctr asks for no terminal when it restores");
     }
+    need_criu();
     let start = engine.command(&["--detach", "--tty"], "c", &["sh", "-c", "read x; echo got $x; tty; exit 9"]);
     on_terminal_of(&start, "", None).ok();
     save(engine);
@@ -116,14 +122,13 @@ fn checkpoint_and_end(engine: &Ctr) {
     if is_of_another_shim(engine) {
         skip("this containerd tells only runc's shim about the options of a checkpoint");
     }
+    need_criu();
     engine.start_detached(&[], "c", COUNT);
     let (images, work) = (engine.containerd.dir.join("images"), engine.containerd.dir.join("work"));
     let [images, work] = [images, work].map(|path| path.to_str().unwrap().to_owned());
     let options = ["task", "checkpoint", "--exit", "--image-path", &images, "--work-path", &work, "c"];
     let output = engine.ctr(&options);
-    if output.code != 0 {
-        skip(format_args!("criu cannot checkpoint here: {}", output.stderr));
-    }
+    output.ok();
     eventually(|| engine.task_status("c") == "STOPPED");
     assert_eq!(engine.delete_task("c"), 137);
     assert!(fs::exists(format!("{images}/inventory.img")).unwrap());
