@@ -159,9 +159,19 @@ struct Response {
 
 #[derive(Clone, PartialEq, Message)]
 struct Status {
+    #[prost(int32, tag = "1")]
+    code: i32,
     #[prost(string, tag = "2")]
     message: String,
 }
+
+/// Codes of refusals (google.rpc.Code): they say what containerd does next.
+const UNKNOWN: i32 = 2;
+const INVALID_ARGUMENT: i32 = 3;
+const NOT_FOUND: i32 = 5;
+const ALREADY_EXISTS: i32 = 6;
+const FAILED_PRECONDITION: i32 = 9;
+const UNIMPLEMENTED: i32 = 12;
 
 /// A shim, of one container or more. One that was not [ended](Shim::end) is killed, and its containers are removed: it is in
 /// a session of its own, and they are recorded where the laboratory does not look.
@@ -229,11 +239,19 @@ impl Shim {
         answer.unwrap()
     }
 
-    /// Calls a method that is refused; why.
+    /// Calls a method that is refused with `code`; why.
     #[track_caller]
-    fn refused(&mut self, method: &str, message: &impl Message) -> String {
+    fn refused(&mut self, method: &str, message: &impl Message, code: i32) -> String {
         let asked = self.ask(method, message);
-        self.answer(asked).unwrap_err()
+        self.refusal(asked, code)
+    }
+
+    /// The answer to [`Shim::ask`], which is a refusal with `code`: why.
+    #[track_caller]
+    fn refusal(&mut self, asked: u32, code: i32) -> String {
+        let status = self.answer(asked).unwrap_err();
+        assert_eq!(status.code, code, "{status:?}");
+        status.message
     }
 
     /// Calls a method, and does not wait for the answer to what is returned.
@@ -253,7 +271,7 @@ impl Shim {
 
     /// The answer to [`Shim::ask`]: the number that is its first field, or why it is none.
     #[track_caller]
-    fn answer(&mut self, asked: u32) -> Result<u32, String> {
+    fn answer(&mut self, asked: u32) -> Result<u32, Status> {
         while !self.answers.contains_key(&asked) {
             let mut header = [0; 10];
             self.socket.read_exact(&mut header).unwrap();
@@ -265,7 +283,7 @@ impl Shim {
         }
         let answer = self.answers.remove(&asked).unwrap();
         match answer.status {
-            Some(status) if !status.message.is_empty() => Err(status.message),
+            Some(status) if status.code != 0 => Err(status),
             _ => Ok(Number::decode(&*answer.payload).map_or(0, |answer| answer.number)),
         }
     }
@@ -401,6 +419,37 @@ fn a_shim_that_is_not_ended_goes_with_its_containers() {
     assert!(![pid, running, created].into_iter().any(is_alive));
     assert_eq!(fs::read_dir(root).unwrap().flatten().count(), 0);
     assert!([first, second].iter().all(|bundle| lab.cgroups_of(bundle).is_empty()));
+}
+
+/// containerd looks at the codes of refusals, and never at the words.
+#[test]
+fn refusals_have_the_codes_that_containerd_looks_for() {
+    let lab = lab!();
+    let bundle = sleeper(&lab);
+    let mut shim = Shim::start(&lab, &bundle, Path::new("off"), "");
+    let process = ProcessRequest::of(&bundle);
+    for method in ["State", "Wait", "Kill", "Delete", "Start", "Pids", "Stats"] {
+        shim.refused(method, &process, NOT_FOUND);
+    }
+    shim.refused("Nonsense", &process, UNIMPLEMENTED);
+    let wrong = RuntimeOptions { config_body: b"Group = 'all'".into() }.encode_to_vec();
+    let options = Some(Any { type_url: "runtimeoptions.v1.Options".into(), value: wrong });
+    shim.refused("Create", &CreateTaskRequest { options, ..shim.request(&bundle) }, INVALID_ARGUMENT);
+    shim.start_task(shim.request(&bundle));
+    shim.refused("Create", &shim.request(&bundle), ALREADY_EXISTS);
+    shim.refused("Start", &process, FAILED_PRECONDITION);
+    shim.refused("Resume", &process, FAILED_PRECONDITION);
+    shim.refused("Delete", &process, FAILED_PRECONDITION);
+    let exec = shim.exec(&bundle, "e", &process_of(&bundle, &["/none"]), ExecProcessRequest::default());
+    shim.refused("Start", &exec, UNKNOWN);
+    shim.call("Delete", &exec);
+    let init = ProcessRequest { signal: 9, ..process.clone() };
+    shim.call("Kill", &init);
+    assert_eq!(shim.call("Wait", &process), 137);
+    shim.refused("Kill", &init, NOT_FOUND);
+    shim.call("Delete", &process);
+    shim.refused("Delete", &process, NOT_FOUND);
+    shim.end(&bundle);
 }
 
 /// What is written to it is passed on to the end.
@@ -603,13 +652,13 @@ fn what_hangs_while_it_is_started_can_be_killed() {
     };
     eventually(|| inside() == 2);
     shim.call("Kill", &ProcessRequest { signal: 9, ..execs[0].clone() });
-    let why = shim.answer(starts[0]).unwrap_err();
+    let why = shim.refusal(starts[0], UNKNOWN);
     assert!(why.starts_with("OCI runtime exec failed"), "{why}");
     assert_eq!(inside(), 1);
     shim.call("Delete", &execs[0]);
     // The end of the container is that of all in it.
     shim.call("Kill", &ProcessRequest { signal: 9, ..ProcessRequest::of(&bundle) });
-    shim.answer(starts[1]).unwrap_err();
+    shim.refusal(starts[1], UNKNOWN);
     assert_eq!(shim.call("Wait", &ProcessRequest::of(&bundle)), 137);
     shim.call("Delete", &ProcessRequest::of(&bundle));
     shim.end(&bundle);
@@ -648,7 +697,7 @@ fn an_exec_that_was_added_before_a_pause_is_not_started_during_it() {
     shim.run(&bundle);
     let exec = shim.exec(&bundle, "e", &process_of(&bundle, &["true"]), ExecProcessRequest::default());
     shim.call("Pause", &ProcessRequest::of(&bundle));
-    assert_eq!(shim.refused("Start", &exec), "cannot exec in a paused container");
+    assert_eq!(shim.refused("Start", &exec, FAILED_PRECONDITION), "cannot exec in a paused container");
     shim.call("Resume", &ProcessRequest::of(&bundle));
     shim.call("Start", &exec);
     assert_eq!(shim.call("Wait", &exec), 0);
@@ -837,11 +886,11 @@ fn a_container_that_is_deleted_while_it_is_created_is_gone() {
     let asked = shim.ask("Create", &shim.request(&bundle));
     eventually(|| begun.exists());
     let process = ProcessRequest::of(&bundle);
-    assert_eq!(shim.refused("Delete", &process), format!("container {}: not found", bundle.id));
+    assert_eq!(shim.refused("Delete", &process, NOT_FOUND), format!("container {}: not found", bundle.id));
     fs::write(&go, "").unwrap();
-    let refused = shim.answer(asked).unwrap_err();
+    let refused = shim.refusal(asked, FAILED_PRECONDITION);
     assert_eq!(refused, format!("task {}: was deleted before it was created", bundle.id));
-    assert_eq!(shim.refused("State", &process), format!("container {}: not found", bundle.id));
+    assert_eq!(shim.refused("State", &process, NOT_FOUND), format!("container {}: not found", bundle.id));
     // The name is free.
     shim.run(&bundle);
     shim.delete(&bundle);
