@@ -43,6 +43,9 @@ pub const PROCESS: &str = "process: static hello";
 /// The name of the paper's baseline.
 pub const ECHO: &str = "process: /bin/echo";
 
+/// How names of rows end that make an overlayfs for each start.
+pub const OVERLAY: &str = " + overlay";
+
 /// Where everything is.
 #[derive(Debug)]
 pub struct Stage {

@@ -620,6 +620,14 @@ mod tests {
     }
 
     #[test]
+    fn the_verdict_compares_like_with_like() {
+        let mut record = record();
+        record.rows.push(row("runc + overlay", Kind::Container, 40_000.0));
+        let said = verdict(&record, Prices::default());
+        assert!(said.contains("runc took") && !said.contains("overlay took"), "{said}");
+    }
+
+    #[test]
     fn the_verdict_says_which_side_of_the_papers_ratio() {
         let said = verdict(&record(), Prices::default());
         assert!(
