@@ -1,6 +1,7 @@
 //! Who is measured, at what: the exact command lines.
 
 use microrun::bench::world::{self, Result, View, World};
+use microrun::pool;
 use microrun::spec::default;
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -254,10 +255,11 @@ pub fn version(words: &Words) -> String {
     }
 }
 
-/// A command with nothing on its standard input and the same small environment for everybody.
+/// A command with nothing on its standard input and the same small environment for everybody, in which there is no pool.
 pub fn command(words: &Words) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env(pool::VARIABLE, "off");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }

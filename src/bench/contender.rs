@@ -3,6 +3,7 @@
 use super::parked::Way;
 use super::record::Kind;
 use super::sample;
+use crate::pool;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -108,11 +109,13 @@ pub fn version(program: &[String]) -> String {
 /// How long a program may take to say its version.
 const SAYING: Duration = Duration::from_secs(5);
 
-/// A command with nothing on its standard input and the same small environment for everybody.
+/// A command with nothing on its standard input and the same small environment for everybody, in which there is no pool: who
+/// is to find one is told.
 pub fn words_to_command(words: impl IntoIterator<Item = OsString>) -> Command {
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_default());
     command.args(words).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env(pool::VARIABLE, "off");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -151,6 +154,13 @@ pub fn split(line: &str) -> Result<Vec<String>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_finds_a_pool_by_himself() {
+        let command = words_to_command(["x".into()]);
+        let told = command.get_envs().find(|(name, _)| *name == pool::VARIABLE).and_then(|(_, value)| value);
+        assert_eq!(told, Some("off".as_ref()));
+    }
 
     #[test]
     fn words_of_a_peer() {
