@@ -179,6 +179,8 @@ struct Shim {
     /// Its process; none once it has ended.
     pid: Option<i32>,
     socket: UnixStream,
+    /// Where it listens.
+    path: PathBuf,
     next: u32,
     /// Those that came before they were waited for.
     answers: HashMap<u32, Response>,
@@ -220,12 +222,13 @@ impl Shim {
         let told = starting.wait_with_output().unwrap();
         assert!(told.status.success(), "{told:?}");
         let address = String::from_utf8(told.stdout).unwrap();
-        let socket = UnixStream::connect(address.strip_prefix("unix://").unwrap()).unwrap();
+        let path = PathBuf::from(address.strip_prefix("unix://").unwrap());
+        let socket = UnixStream::connect(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let root = lab.path("shim");
         let options = format!("Root = \"{}\"\n{options}\n", root.display());
         let microrun = lab.path("microrun");
-        let mut shim = Self { pid: None, socket, next: 1, answers: HashMap::new(), root, options, microrun };
+        let mut shim = Self { pid: None, socket, path, next: 1, answers: HashMap::new(), root, options, microrun };
         shim.pid = Some(shim.call("Connect", &ProcessRequest::of(bundle)).cast_signed());
         shim
     }
@@ -450,6 +453,31 @@ fn refusals_have_the_codes_that_containerd_looks_for() {
     shim.call("Delete", &process);
     shim.refused("Delete", &process, NOT_FOUND);
     shim.end(&bundle);
+}
+
+/// The first one does not answer the second container's `start`; when it goes on, nobody needs it.
+#[test]
+fn a_shim_that_was_replaced_leaves_the_others_socket() {
+    let lab = lab!();
+    let [first, second] =
+        [(); 2].map(|()| lab.sleeping(|config| config["annotations"] = json!({"io.kubernetes.cri.sandbox-id": "pod"})));
+    let mut replaced = Shim::start(&lab, &first, Path::new("off"), "");
+    let pid = Pid::from_raw(replaced.pid.unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let mut shim = Shim::start(&lab, &second, Path::new("off"), "");
+    assert_eq!(shim.path, replaced.path);
+    assert_ne!(shim.pid, replaced.pid);
+    kill(pid, Signal::SIGCONT).unwrap();
+    // After this it has heard that the second container would come.
+    replaced.call("Connect", &ProcessRequest::of(&first));
+    replaced.call("Shutdown", &ProcessRequest::of(&second));
+    replaced.end(&first);
+    UnixStream::connect(&shim.path).unwrap();
+    shim.run(&second);
+    shim.delete(&second);
+    let path = shim.path.clone();
+    shim.end(&second);
+    eventually(|| !path.exists());
 }
 
 /// What is written to it is passed on to the end.

@@ -5,7 +5,7 @@ use super::events::Way;
 use super::messages::{Any, BootstrapParams, DeleteResponse, RuntimeInfo, RuntimeVersion, Timestamp};
 use super::options::{Group, Options};
 use super::rootfs;
-use super::server::{self, OWN, Start, socket_path};
+use super::server::{self, OWN, Place, Start, socket_path};
 use super::service::store;
 use super::ttrpc::{Connection, Incoming, Request};
 use crate::container::{manage, sealed};
@@ -131,7 +131,7 @@ pub(super) fn start(arguments: &Arguments) -> Result<()> {
             namespace: arguments.namespace.clone(),
             id: arguments.id.clone(),
             listener: listener.into(),
-            path,
+            place: Place::of(&path)?,
             events: way(arguments),
         };
         become_daemon(arguments, &options, start, lock)?;
@@ -283,11 +283,11 @@ fn become_daemon(arguments: &Arguments, options: &Options, start: Start, lock: F
         return Ok(());
     }
     log::set_up_in(log, log::Format::Text, arguments.debug);
-    let path = start.path.clone();
+    let place = start.place.clone();
     let served =
         detach().map(|()| prepare(containerd, options)).and_then(|()| server::serve(start)).inspect_err(|error| {
             log::error(error);
-            let _ = fs::remove_file(&path);
+            place.remove();
         });
     process::exit(i32::from(served.is_err()))
 }

@@ -16,7 +16,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::epoll::EpollFlags;
 use nix::sys::stat::Mode;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,10 +41,42 @@ pub(super) struct Start {
     pub id: String,
     /// The socket, listening.
     pub listener: OwnedFd,
-    /// Its path.
-    pub path: PathBuf,
+    /// Where it is.
+    pub place: Place,
     /// Where events go.
     pub events: Way,
+}
+
+/// Where a socket is in the file system.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    path: PathBuf,
+    /// Its device and inode: who gives up on a shim that does not answer puts another's socket in its place.
+    inode: (u64, u64),
+}
+
+impl Place {
+    /// Of the socket that is at `path` now.
+    pub fn of(path: &Path) -> Result<Self> {
+        let inode = inode_at(path).doing(|| format!("look at {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), inode })
+    }
+
+    /// Removes the socket, and no other one.
+    pub fn remove(&self) {
+        let removed = match inode_at(&self.path) {
+            Ok(inode) if inode == self.inode => std::fs::remove_file(&self.path),
+            Ok(_) => return log::warn(format!("{} is another shim's by now: it stays", self.path.display())),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = removed {
+            log::warn(format!("remove {}: {error}", self.path.display()));
+        }
+    }
+}
+
+fn inode_at(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 struct Server {
@@ -82,10 +115,7 @@ pub(super) fn serve(start: Start) -> Result<()> {
         }
     }
     // Who finds no socket makes another shim; who is connected and not heard yet finds out by the end of the connection.
-    let removed = std::fs::remove_file(&start.path);
-    if let Err(error) = removed {
-        log::warn(format!("remove {}: {error}", start.path.display()));
-    }
+    start.place.remove();
     server.last_words();
     Ok(())
 }
@@ -285,6 +315,23 @@ fn fnv(text: &str) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn the_socket_of_another_shim_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let _first = UnixListener::bind(&path).unwrap();
+        let first_place = Place::of(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _second = UnixListener::bind(&path).unwrap();
+        let second_place = Place::of(&path).unwrap();
+        first_place.remove();
+        assert!(path.exists());
+        second_place.remove();
+        assert!(!path.exists());
+        second_place.remove();
+    }
 
     #[test]
     fn names_are_hashed_as_the_hash_is_specified() {
