@@ -84,11 +84,7 @@ impl Shim {
         if let Some(container) = task.existing() {
             end_and_remove(&mut container.lock());
         }
-        if task.is_mounted
-            && let Err(error) = rootfs::unmount_all(&task.rootfs)
-        {
-            log::warn(error);
-        }
+        unmount(task.mounted.as_deref());
         self.dismiss(task.init);
     }
 
@@ -98,7 +94,7 @@ impl Shim {
         let bundle = Path::new(&request.bundle);
         let rootfs = bundle.join("rootfs");
         rootfs::mount_all(&request.rootfs, &rootfs)?;
-        let is_mounted = !request.rootfs.is_empty();
+        let mounted = Some(rootfs).filter(|_| !request.rootfs.is_empty());
         let paths = Paths {
             stdin: request.stdin.clone(),
             stdout: request.stdout.clone(),
@@ -109,14 +105,9 @@ impl Shim {
             Some(images) => Ok((Body::Saved(images), Process::new(paths))),
             None => self.make_in(&request.id, &options, bundle, paths),
         };
-        let (body, init) = made.inspect_err(|_| {
-            if is_mounted && let Err(error) = rootfs::unmount_all(&rootfs) {
-                log::warn(error);
-            }
-        })?;
+        let (body, init) = made.inspect_err(|_| unmount(mounted.as_deref()))?;
         Ok(Task {
             bundle: request.bundle.clone(),
-            rootfs,
             body,
             init,
             execs: Default::default(),
@@ -124,7 +115,7 @@ impl Shim {
             memory: None,
             untold_ooms: 0,
             options: Arc::new(options),
-            is_mounted,
+            mounted,
         })
     }
 
@@ -475,7 +466,7 @@ impl Shim {
         id: &str,
         container: Option<&Existing>,
     ) -> Reply<m::DeleteResponse> {
-        let (rootfs, is_mounted) = {
+        let mounted = {
             let task = task(&mut tasks, id)?;
             if task.init.exit().is_none() && container.is_some() {
                 return Err(wrong_state("the container's init does not end"));
@@ -487,14 +478,14 @@ impl Shim {
                 }
             }
             self.unwatch_memory(task);
-            (task.rootfs.clone(), task.is_mounted)
+            task.mounted.clone()
         };
         drop(tasks);
         if let Some(container) = container {
             container.lock().remove()?.iter().for_each(log::warn);
         }
-        if is_mounted {
-            rootfs::unmount_all(&rootfs)?;
+        if let Some(rootfs) = &mounted {
+            rootfs::unmount_all(rootfs)?;
         }
         // Without a pid namespace they have been killed just now: their ends are told of first.
         let mut tasks = self.wait_until(self.tasks(), |tasks| {
@@ -527,6 +518,13 @@ impl Shim {
 
 /// What is said of a process that was never started.
 const UNKNOWN: u32 = 255;
+
+/// Unmounts what was mounted for a container that has not come into being.
+fn unmount(mounted: Option<&Path>) {
+    if let Some(Err(error)) = mounted.map(rootfs::unmount_all) {
+        log::warn(error);
+    }
+}
 
 fn end_and_remove(container: &mut Resident) {
     let _ = container.reach().kill(libc::SIGKILL, false);

@@ -164,7 +164,6 @@ impl Existing {
 #[derive(Debug)]
 pub(super) struct Task {
     pub bundle: String,
-    pub rootfs: PathBuf,
     pub body: Body,
     pub init: Process,
     pub execs: HashMap<String, Process>,
@@ -174,8 +173,8 @@ pub(super) struct Task {
     /// How often it has run out of memory while it was being started: that is told of after the start, as an end is.
     pub untold_ooms: u32,
     pub options: Arc<Options>,
-    /// Whether its rootfs was mounted by us.
-    pub is_mounted: bool,
+    /// Its rootfs, if it was mounted by us.
+    pub mounted: Option<PathBuf>,
 }
 
 impl Task {
