@@ -6,12 +6,12 @@
 mod common;
 
 use common::pool::{LOOK, Pool, allow, silence};
-use common::{Bundle, eventually, has_ipv6, in_network_of, push};
+use common::{Bundle, has_ipv6, in_network_of, push};
 use microrun::sys::process;
 use serde_json::{Value, json};
 use std::any::Any;
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -61,19 +61,13 @@ fn is_reused_after_in(
     mut act: impl FnMut(&str, &str) -> Box<dyn Any>,
 ) -> bool {
     let bundle = pool.filled(1, NAME, change);
-    let path = bundle.operand();
     let (mut names, mut kept) = (Vec::new(), Vec::new());
     for _ in 0..RUNS {
         pool.await_ready(&bundle, 1);
-        fs::write(bundle.path.join("rootfs/mnt/wait"), "").unwrap();
-        let one = pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-        eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == 1);
-        let id = pool.microrun(&["list", "-q"]).ok();
-        let state: Value = serde_json::from_str(&pool.microrun(&["state", &id]).ok()).unwrap();
+        let (told, done) = pool.run_while(&bundle, &mut act);
         // The pool may take its time before it looks.
-        kept.push(act(&id, &state["pid"].to_string()));
-        fs::remove_file(bundle.path.join("rootfs/mnt/wait")).unwrap();
-        names.push(named(&String::from_utf8(one.wait_with_output().unwrap().stdout).unwrap()));
+        kept.push(done);
+        names.push(named(&String::from_utf8(told.stdout).unwrap()));
         rest();
     }
     over(pool, &bundle, names)

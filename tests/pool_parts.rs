@@ -609,24 +609,16 @@ fn is_reused_after(pool: &Pool, act: impl FnOnce(&str)) -> bool {
     let script = "while [ -e /mnt/wait ]; do sleep 0.05; done; readlink /proc/self/ns/net";
     let bundle = pool.filled(0, script, |_| {});
     eventually(|| parts(pool)["cgroups"] == 1 && parts(pool)["networks"] == 1);
-    fs::write(bundle.path.join("rootfs/mnt/wait"), "").unwrap();
-    let path = bundle.operand();
-    let one = pool.command(&["run", &path]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
-    eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == 1);
-    let id = pool.microrun(&["list", "-q"]).ok();
-    eventually(|| pool.lab.status(&id) == "running");
-    let state: Value = serde_json::from_str(&pool.microrun(&["state", &id]).ok()).unwrap();
-    let pid = state["pid"].to_string();
-    // Before that it is where this test is, whose network is not to be touched.
-    let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
-    eventually(|| network(&pid) != network("self"));
-    act(&pid);
-    fs::remove_file(bundle.path.join("rootfs/mnt/wait")).unwrap();
-    let first = String::from_utf8(one.wait_with_output().unwrap().stdout).unwrap();
+    let (first, ()) = pool.run_while(&bundle, |_, pid| {
+        // Before that it is where this test is, whose network is not to be touched.
+        let network = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        eventually(|| network(pid) != network("self"));
+        act(pid);
+    });
     await_judgement(pool);
     let second = run(pool, &bundle).ok();
-    pool.microrun(&["pool", "drain", &path]).ok();
-    first.trim() == second
+    pool.microrun(&["pool", "drain", &bundle.operand()]).ok();
+    String::from_utf8(first.stdout).unwrap().trim() == second
 }
 
 #[test]

@@ -48,17 +48,10 @@ fn reused_of(pool: &Pool, change: impl FnOnce(&mut Value)) -> u64 {
 /// As [`reused_of`], while `act` does something to the container with this id and pid.
 fn reused_after(pool: &Pool, mut act: impl FnMut(&str, &str)) -> u64 {
     let bundle = pool.filled(1, WAIT, furnish);
-    let wait = bundle.path.join("rootfs/mnt/wait");
     for _ in 0..RUNS {
         pool.await_ready(&bundle, 1);
-        fs::write(&wait, "").unwrap();
-        let mut one = pool.command(&["run", &bundle.operand()]).stdin(Stdio::null()).spawn().unwrap();
-        eventually(|| pool.microrun(&["list", "-q"]).ok().lines().count() == 1);
-        let id = pool.microrun(&["list", "-q"]).ok();
-        let state: Value = serde_json::from_str(&pool.microrun(&["state", &id]).ok()).unwrap();
-        act(&id, &state["pid"].to_string());
-        fs::remove_file(&wait).unwrap();
-        assert!(one.wait().unwrap().success());
+        let (ended, ()) = pool.run_while(&bundle, &mut act);
+        assert!(ended.status.success(), "{ended:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
     drain(pool, &bundle)

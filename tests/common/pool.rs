@@ -239,6 +239,25 @@ impl Pool {
         assert!(done.success());
     }
 
+    /// `run` of a bundle whose program waits for as long as there is /mnt/wait: meanwhile `act` does something to the container with this
+    /// id and pid. How it ended, and what `act` has brought.
+    #[track_caller]
+    pub fn run_while<T>(&self, bundle: &Bundle, act: impl FnOnce(&str, &str) -> T) -> (std::process::Output, T) {
+        let wait = bundle.rootfs().join("mnt/wait");
+        fs::write(&wait, "").unwrap();
+        let mut command = self.command(&["run", &bundle.operand()]);
+        let one = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let list = || self.microrun(&["list", "-q"]).ok();
+        eventually(|| list().lines().count() == 1);
+        let id = list();
+        // Before that it may not be there yet.
+        eventually(|| self.lab.status(&id) == "running");
+        let state: Value = serde_json::from_str(&self.microrun(&["state", &id]).ok()).unwrap();
+        let brought = act(&id, &state["pid"].to_string());
+        fs::remove_file(&wait).unwrap();
+        (one.wait_with_output().unwrap(), brought)
+    }
+
     /// `run` of the bundle by its path, from the pool and in no other way.
     pub fn run(&self, bundle: &Bundle, options: &[&str]) -> Output {
         self.microrun(&run_args(bundle, options))
