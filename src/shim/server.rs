@@ -19,7 +19,6 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// containerd's services. The third version has the same calls as the second, and more that nobody needs to have.
@@ -84,9 +83,7 @@ struct Server {
     listener: OwnedFd,
     children: OwnedFd,
     /// That a child ended which nobody may be waiting for.
-    orphans: Arc<AtomicBool>,
-    /// That there is nothing more to do once no thread is at work.
-    leaving: Arc<AtomicBool>,
+    orphans: bool,
     /// For streams.
     buffer: Vec<u8>,
     /// A descriptor to do without where there are no more: see [`Server::accept`].
@@ -108,9 +105,7 @@ pub(super) fn serve(start: Start) -> Result<()> {
         }
         server.shim.events.retry(&server.shim.reactor);
         // A thread that has answered and is not quite done yet says when it is: nothing else may happen any more.
-        let leaving = server.shim.may_end();
-        server.leaving.store(leaving, Ordering::Relaxed);
-        if leaving && server.shim.workers.while_idle(|| ()).is_some() {
+        if server.shim.may_end() && server.shim.workers.while_idle(|| ()).is_some() {
             break;
         }
     }
@@ -138,17 +133,11 @@ impl Server {
         let reactor = Arc::new(Reactor::new().doing(doing)?);
         reactor.add(&listener, EpollFlags::EPOLLIN, Handler::Listener).doing(doing)?;
         reactor.add(&children, EpollFlags::EPOLLIN, Handler::Children).doing(doing)?;
-        let orphans = Arc::new(AtomicBool::new(false));
-        let leaving = Arc::new(AtomicBool::new(false));
-        let (waker, awaited) = (Arc::clone(&reactor), [Arc::clone(&orphans), Arc::clone(&leaving)]);
-        let workers = Workers::new(move || {
-            if awaited.iter().any(|awaited| awaited.load(Ordering::Relaxed)) {
-                waker.wake();
-            }
-        });
+        let waker = Arc::clone(&reactor);
+        let workers = Workers::new(move || waker.wake());
         let events = Events::new(way, namespace.clone());
         let shim = Arc::new(Shim::new(namespace, reactor, workers, events));
-        Ok(Self { shim, listener, children, orphans, leaving, buffer: Vec::new(), spare })
+        Ok(Self { shim, listener, children, orphans: false, buffer: Vec::new(), spare })
     }
 
     /// How long nothing has to be looked after.
@@ -166,7 +155,7 @@ impl Server {
             }
             Handler::Children => {
                 let _ = signalfd::next(self.children.as_raw_fd());
-                self.orphans.store(true, Ordering::Relaxed);
+                self.orphans = true;
                 self.reap_orphans();
             }
             Handler::Connection(connection) => self.converse(token, &connection),
@@ -253,11 +242,10 @@ impl Server {
     /// Reaps children that became ours when their parents ended: as a subreaper we have those of containers without a pid
     /// namespace. While a thread is at work its children are its own to wait for.
     fn reap_orphans(&mut self) {
-        if !self.orphans.load(Ordering::Relaxed) {
+        if !self.orphans {
             return;
         }
         let reaped = self.shim.workers.while_idle(|| {
-            self.orphans.store(false, Ordering::Relaxed);
             let mut reaped = Vec::new();
             while let Ok(Some(pid)) = process::ended_child() {
                 match process::wait(pid, libc::WNOHANG) {
@@ -267,7 +255,9 @@ impl Server {
             }
             reaped
         });
-        for (pid, how) in reaped.into_iter().flatten() {
+        let Some(reaped) = reaped else { return };
+        self.orphans = false;
+        for (pid, how) in reaped {
             if let Some((id, exec)) = self.shim.owner_of(pid) {
                 self.hear_out(&id, &exec);
                 self.shim.reaped(&id, &exec, how);

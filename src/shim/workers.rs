@@ -22,7 +22,7 @@ pub(super) struct Workers(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     more: Condvar,
-    /// Called when the last job is done.
+    /// Called when the last job is done, if that is [awaited](Workers::while_idle).
     idle: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -33,6 +33,8 @@ struct State {
     waiting: usize,
     /// Jobs that are being done.
     busy: usize,
+    /// Whether there was something to do that has to wait until none is.
+    is_awaited: bool,
 }
 
 impl Workers {
@@ -75,10 +77,11 @@ impl Workers {
         }
     }
 
-    /// Does `action` while no job is being done, and none begins; `None` if one is.
+    /// Does `action` while no job is being done, and none begins. `None` if one is: then it is told when none is any more.
     pub fn while_idle<T>(&self, action: impl FnOnce() -> T) -> Option<T> {
-        let state = self.0.lock();
-        (state.busy == 0).then(action)
+        let mut state = self.0.lock();
+        state.is_awaited = state.busy != 0;
+        (!state.is_awaited).then(action)
     }
 }
 
@@ -96,7 +99,7 @@ impl Shared {
                 job();
                 state = self.lock();
                 state.busy -= 1;
-                if state.busy == 0 {
+                if state.busy == 0 && std::mem::take(&mut state.is_awaited) {
                     (self.idle)();
                 }
                 if state.threads > THREADS {
@@ -122,6 +125,30 @@ mod tests {
     use super::*;
     use std::sync::mpsc::channel;
     use std::time::Instant;
+
+    #[test]
+    fn who_waits_for_the_last_job_is_told_once() {
+        let (idle, told) = channel();
+        let workers = Workers::new(move || idle.send(()).unwrap());
+        let (said, heard) = channel();
+        let (go, gone) = channel::<()>();
+        workers.run(move || {
+            said.send(()).unwrap();
+            let _ = gone.recv();
+        });
+        heard.recv().unwrap();
+        assert!(workers.while_idle(|| ()).is_none());
+        drop(go);
+        told.recv_timeout(Duration::from_secs(60)).unwrap();
+        // The thread that tells has the lock until it has.
+        assert!(workers.while_idle(|| ()).is_some());
+        let (said, heard) = channel();
+        workers.run(move || said.send(()).unwrap());
+        heard.recv().unwrap();
+        drop(workers);
+        // The thread ends, and what it would tell with.
+        assert!(told.recv_timeout(Duration::from_secs(60)).is_err());
+    }
 
     #[test]
     fn what_is_urgent_does_not_wait_for_what_hangs() {
