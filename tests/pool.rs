@@ -331,13 +331,17 @@ fn what_cannot_wait_is_refused_with_the_field() {
     let pool = pool!();
     let upper = json!({"destination": "/mnt", "type": "overlay", "source": "overlay",
         "options": ["lowerdir=/l", "upperdir=/u", "workdir=/w"]});
-    let changes: [(&str, Place, Value); 6] = [
+    let lower = json!({"destination": "/mnt", "type": "overlay", "source": "overlay", "options": ["lowerdir=/l:/m"]});
+    let disk = json!({"destination": "/mnt", "type": "ext4", "source": "/dev/sda1"});
+    let changes: [(&str, Place, Value); 8] = [
         ("linux.cgroupsPath", |config| &mut config["linux"]["cgroupsPath"], json!("/x")),
         ("linux.intelRdt", |config| &mut config["linux"]["intelRdt"], json!({"enableMonitoring": true})),
         ("hooks", |config| &mut config["hooks"], json!({"prestart": [{"path": "/bin/true"}]})),
         ("keep_original_groups", |config| &mut config["annotations"], json!({"run.oci.keep_original_groups": "1"})),
         ("org.microrun.overlay", |config| &mut config["annotations"], json!({"org.microrun.overlay": "above"})),
         ("upperdir", |config| &mut config["mounts"], json!([upper])),
+        ("mounts[0].options (lowerdir)", |config| &mut config["mounts"], json!([lower])),
+        ("mounts[0].source", |config| &mut config["mounts"], json!([disk])),
     ];
     for (field, place, value) in changes {
         let bundle = pool.lab.bundle(|config| {

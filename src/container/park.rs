@@ -15,11 +15,12 @@ use crate::plan::overlay::{ANNOTATION, Overlay};
 use crate::plan::process::{KEEP_GROUPS, keeps_groups};
 use crate::plan::seccomp::Filter;
 use crate::plan::{self, Wait};
+use crate::spec::is_bind;
 use crate::sys::clone::{Child, Loan, Stack};
 use crate::sys::socket::Received;
 use crate::sys::{park, process, socket};
 use nix::errno::Errno;
-use oci_spec::runtime::{Hook, Hooks, Spec};
+use oci_spec::runtime::{Hook, Hooks, Mount, Spec};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -97,6 +98,11 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
         let field = format!("mounts[{at}].options (upperdir)");
         return Err(Error::config(field, "is a directory that only one overlay may use at a time: start it cold"));
     }
+    let mut mounts = spec.mounts().iter().flatten().enumerate();
+    if let Some((at, part)) = mounts.find_map(|(at, mount)| names_host(mount).map(|part| (at, part))) {
+        let problem = "names a path of the host that only a cold start looks up anew: bind it, or start it cold";
+        return Err(Error::config(format!("mounts[{at}].{part}"), problem));
+    }
     if keeps_groups(spec) {
         let field = format!("annotations[{KEEP_GROUPS:?}]");
         return Err(Error::config(field, "is about the groups of who asks for the container: start it cold"));
@@ -108,6 +114,24 @@ pub fn require_parkable(spec: &Spec, options: &Options) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Which part of a mount that is no bind names a path of the host. Nobody looks whether that still leads to the same, and a sandbox may be made where
+/// what the host has mounted there is not to be seen ([`ground`]): an overlay would have an empty layer.
+fn names_host(mount: &Mount) -> Option<String> {
+    /// Their source is no more than a name.
+    const WITHOUT_SOURCE: [&str; 8] = ["proc", "sysfs", "tmpfs", "devpts", "mqueue", "ramfs", "cgroup", "cgroup2"];
+    /// What an overlay takes by paths, which may be relative ones.
+    const LAYERS: [&str; 4] = ["lowerdir", "lowerdir+", "datadir+", "workdir"];
+    if is_bind(mount) || mount.typ().as_deref().is_some_and(|kind| WITHOUT_SOURCE.contains(&kind)) {
+        return None;
+    }
+    if mount.source().as_ref().is_some_and(|source| source.is_absolute()) {
+        return Some("source".to_owned());
+    }
+    let mut data = mount.options().iter().flatten().filter_map(|option| option.split_once('='));
+    let (key, _) = data.find(|(key, value)| LAYERS.contains(key) || value.starts_with('/'))?;
+    Some(format!("options ({key})"))
 }
 
 /// What init waits for: under the filter already, if that allows what waiting takes (it is the longest of what is left to do
@@ -365,5 +389,34 @@ impl Parked {
             Err(errno) => errno == Errno::ECONNRESET,
         };
         self.is_lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_mount_whose_data_names_the_host_is_told_by_its_part() {
+        let part = |mount| names_host(&serde_json::from_value(mount).unwrap());
+        let overlay =
+            |option: &str| json!({"destination": "/d", "type": "overlay", "source": "x", "options": [option]});
+        for option in ["lowerdir=/a:/b", "lowerdir=a", "lowerdir+=/a", "datadir+=/a"] {
+            let (key, _) = option.split_once('=').unwrap();
+            assert_eq!(part(overlay(option)), Some(format!("options ({key})")));
+        }
+        assert_eq!(part(overlay("metacopy=on")), None);
+        let of = |kind: &str, source: &str, option: &str| {
+            part(json!({"destination": "/d", "type": kind, "source": source, "options": [option]}))
+        };
+        assert_eq!(of("ext4", "/dev/sda1", "ro").as_deref(), Some("source"));
+        assert_eq!(of("xfs", "x", "logdev=/dev/sdb").as_deref(), Some("options (logdev)"));
+        assert_eq!(of("nfs", "server:/export", "addr=10.0.0.1"), None);
+        assert_eq!(of("tmpfs", "/dev/shm", "size=64k"), None);
+        // Of those the source is compared.
+        assert_eq!(of("bind", "/srv", "ro"), None);
+        assert_eq!(of("none", "/srv", "rbind"), None);
+        assert_eq!(part(json!({"destination": "/d", "source": "/srv", "options": ["bind"]})), None);
     }
 }

@@ -286,6 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn all_paths_of_the_host_are_known() {
+        let mut config: serde_json::Value = serde_json::from_str(&crate::spec::default::action("/hello")).unwrap();
+        config["root"]["path"] = serde_json::json!("/root");
+        config["mounts"] = serde_json::json!([
+            {"destination": "/a", "type": "bind", "source": "/one"},
+            {"destination": "/b", "source": "two", "options": ["rbind", "ro"]},
+            {"destination": "/d", "type": "tmpfs", "source": "/none"},
+        ]);
+        config["linux"]["namespaces"] = serde_json::json!([{"type": "network", "path": "/net"}, {"type": "mount"}]);
+        let spec = crate::spec::parse(config.to_string().as_bytes()).unwrap().spec;
+        let expected = ["/root", "/one", "/bundle/two", "/net"].map(PathBuf::from);
+        assert_eq!(paths(&spec, Path::new("/bundle")), expected);
+    }
+
+    #[test]
     fn in_the_rooms_of_another_nothing_is_mounted() {
         assert!(!template(true, false, |_| {}).0.keeps_rooms);
         let (template, _bundle) = template(true, true, |_| {});
