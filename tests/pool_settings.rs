@@ -5,7 +5,7 @@
 mod common;
 
 use common::pool::{Pool, run_args, why_it_cannot_be};
-use common::{Bundle, Lab, eventually, host};
+use common::{Bundle, Lab, Tmpfs, eventually, host};
 use microrun::pool;
 use microrun::sys::process;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, setsockopt, socket, sockopt};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -372,6 +372,18 @@ fn listening(path: &Path) -> OwnedFd {
     socket
 }
 
+/// Waits for a while until it `is_ready`; whether the pool has ended instead.
+fn eventually_or_ended(server: &mut Child, is_ready: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match server.try_wait().unwrap() {
+            Some(_) => return true,
+            None if is_ready() || Instant::now() >= deadline => return false,
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
 /// What executes its arguments with its standard input as the descriptor 3 of a service manager (sd_listen_fds(3)).
 const AS_SYSTEMD: &str = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=x; exec \"$@\"";
 
@@ -420,6 +432,38 @@ fn the_socket_of_a_service_manager_is_taken_and_left() {
     }
     let told = status.wait_with_output().unwrap();
     assert!(told.status.success() && told.stdout.starts_with(b"{\"bundles\""), "{told:?}");
+}
+
+#[test]
+fn a_scratch_overlay_waits_where_the_directory_of_the_pool_is_on_a_mount_of_its_own() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        parkable(config);
+        config["process"]["args"] = json!(["sh", "-c", "echo hello >/new; cat /new"]);
+        config["annotations"] = json!({"org.microrun.overlay": "scratch"});
+        config["root"]["readonly"] = json!(false);
+    });
+    let place = lab.path("run-of-its-own");
+    let _mounted = Tmpfs::on(&place, "mode=755");
+    let [socket, root] = ["pool/socket", "containers"].map(|name| place.join(name));
+    let serve = lab.command(&["pool", "serve", "--socket", socket.to_str().unwrap(), "--size=1", &bundle.operand()]);
+    let mut server = lab.in_own_cgroup(&serve).stdin(Stdio::null()).spawn().unwrap();
+    let asks = |args: &[&str]| {
+        let mut command = lab.in_own_cgroup(&lab.command(args));
+        command.env("MICRORUN_POOL", &socket);
+        common::output(command)
+    };
+    let is_ready = || asks(&["pool", "status", "--format=json"]).stdout.contains("\"ready\":1");
+    let has_ended = eventually_or_ended(&mut server, is_ready);
+    let run = ["--root", root.to_str().unwrap(), "run", "--pool=require", "--bundle", bundle.path.to_str().unwrap()];
+    let told = asks(&run);
+    let status = asks(&["pool", "status", "--format=json"]);
+    if has_ended {
+        skip!("only a static binary can park sandboxes: set MICRORUN to one");
+    }
+    host("kill", &[&server.id().to_string()]);
+    assert!(server.wait().unwrap().success());
+    assert_eq!(told.stdout, "hello", "{told:?} {status:?}");
 }
 
 #[test]

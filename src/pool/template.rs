@@ -214,10 +214,12 @@ impl Template {
     /// Where there must be what the host has mounted.
     pub fn needed(&self) -> Vec<PathBuf> {
         let null = PathBuf::from("/dev/null");
+        // A scratch overlay lies in the sandbox's directory there. It may have to be made first, and is on no other mount then.
+        let store = self.options.store.root().ancestors().find(|directory| directory.exists()).map(Path::to_owned);
         let shows_cgroups = |mount: &Mount| mount.typ().as_ref().is_some_and(|kind| kind.starts_with("cgroup"));
         let cgroups = self.spec.mounts().iter().flatten().any(shows_cgroups).then(|| PathBuf::from(ROOT));
         let cgroups = cgroups.filter(|root| root.exists());
-        self.named.iter().map(|(path, _)| path.clone()).chain([null]).chain(cgroups).collect()
+        self.named.iter().map(|(path, _)| path.clone()).chain([null]).chain(store).chain(cgroups).collect()
     }
 
     /// Whether `bundle`, the open directory, is what it was. Another config.json, another root or another source of a bind mount
