@@ -6,6 +6,7 @@ mod common;
 
 use common::pool::{Pool, Remains, run_args};
 use common::{Bundle, Tmpfs, eventually, host, output, push};
+use microrun::sys::process;
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -340,6 +341,28 @@ fn what_cannot_be_made_is_said_and_made_once_it_can_be() {
         assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
         pool.await_ready(&bundle, 1);
     }
+}
+
+#[test]
+fn a_maker_that_could_not_read_its_bundle_reads_it_again() {
+    let pool = pool!();
+    let limit = |pid: i32, most: u64| process::set_limit_of(pid, process::NOFILE, most, 4096).unwrap();
+    eventually(|| pool.filler().is_some());
+    let filler = pool.filler().unwrap();
+    // Enough for what it has, a socket and a pidfd; its makers have as many, and need more.
+    limit(filler, 6);
+    let bundle = pool.lab.bundle(|config| {
+        config["process"]["args"] = json!(["echo", "hello"]);
+        config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    });
+    pool.microrun(&["pool", "fill", "--size=1", bundle.path.to_str().unwrap()]).ok();
+    eventually(|| pool.status()["bundles"][0]["failure"].is_string());
+    let makers = pool.makers();
+    assert!(!makers.is_empty(), "{}", pool.status());
+    makers.iter().chain([&filler]).for_each(|pid| limit(*pid, 4096));
+    pool.await_ready(&bundle, 1);
+    assert_eq!(pool.makers(), makers);
+    assert_eq!(pool.run(&bundle, &[]).ok(), "hello");
 }
 
 #[test]

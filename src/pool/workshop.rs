@@ -140,10 +140,11 @@ fn make_all(beginning: Beginning<'_>) -> ! {
     let worked = begin(beginning.socket, sys::park::NAME).and_then(|()| {
         let socket = ManuallyDrop::new(sys::own(beginning.socket));
         let scheduling = go_first();
-        let stdio = setup::no_stdio();
-        let options = |stdio| Options { stdio: Some(stdio), scheduling, ..beginning.options.clone() };
-        let loaded = stdio.and_then(|stdio| load(options(stdio), beginning.said));
-        work(&socket, loaded.map_err(|error| error.to_string()), Budget::new(beginning.pace, beginning.ledger.clone()))
+        let load = || {
+            let stdio = Some(setup::no_stdio()?);
+            load(Options { stdio, scheduling, ..beginning.options.clone() }, beginning.said)
+        };
+        work(&socket, load, Budget::new(beginning.pace, beginning.ledger.clone()))
     });
     process::exit(i32::from(worked.is_err()))
 }
@@ -174,20 +175,29 @@ fn go_first() -> Option<SchedAttr> {
     process::sched_setattr(&first).is_ok().then_some(own)
 }
 
-fn work(socket: &OwnedFd, loaded: Result<Loaded, String>, mut budget: Budget) -> Result<()> {
+/// Makes what is asked for of what is to `load`.
+fn work(socket: &OwnedFd, load: impl Fn() -> Result<Loaded>, mut budget: Budget) -> Result<()> {
     let mut data = [0; MOST];
+    // Ahead of the first order. If it has failed, that is told, and the reason may have passed when the next one comes.
+    let (mut loaded, mut is_told) = (load(), false);
     let home = network::open().doing(|| "open the network namespace of the pool")?;
     let (mut memories, mut stacks): (Vec<Memory>, Vec<Stack>) = Default::default();
     while let Some(received) = next(socket, &mut data) {
         // Those that execute their program by now, or have ended.
         stacks.extend(memories.extract_if(.., |memory| memory.is_over()).filter_map(Memory::end));
         stacks.truncate(STACKS);
+        if std::mem::take(&mut is_told) {
+            loaded = load();
+        }
         let made = match &loaded {
             Ok(loaded) => {
                 let given = Asked::take(data.get(..received.count).unwrap_or_default(), received.fds);
                 make(socket, loaded, &home, given, &mut stacks, &mut budget)
             }
-            Err(why) => Err(Error::new(Kind::System, why.clone())),
+            Err(why) => {
+                is_told = true;
+                Err(Error::new(Kind::System, why.to_string()))
+            }
         };
         match made {
             Ok(memory) => memories.extend(memory),
