@@ -435,6 +435,31 @@ fn the_socket_of_a_service_manager_is_taken_and_left() {
 }
 
 #[test]
+fn a_pool_is_in_its_own_network_and_not_in_that_of_its_socket() {
+    let lab = lab!();
+    fs::create_dir(lab.path("pool")).unwrap();
+    let path = lab.path("pool/socket");
+    let socket = listening(&path);
+    let serve = lab.command(&["pool", "serve"]);
+    let mut manager = Command::new("unshare");
+    manager.args(["-n", "sh", "-c", AS_SYSTEMD, "sh"]).arg(serve.get_program()).args(serve.get_args());
+    let mut manager = lab.in_own_cgroup(&manager);
+    let mut server = manager.stdin(socket).env("MICRORUN_POOL", &path).spawn().unwrap();
+    let mut status = lab.in_own_cgroup(&lab.command(&["pool", "status"]));
+    let told = common::output({
+        status.env("MICRORUN_POOL", &path);
+        status
+    });
+    if server.try_wait().unwrap().is_some() {
+        skip!("only a static binary can park sandboxes: set MICRORUN to one");
+    }
+    host("kill", &[&server.id().to_string()]);
+    assert!(server.wait().unwrap().success());
+    let told = told.failed();
+    assert!(told.contains("network or pid namespace"), "{told}");
+}
+
+#[test]
 fn a_scratch_overlay_waits_where_the_directory_of_the_pool_is_on_a_mount_of_its_own() {
     let lab = lab!();
     let bundle = lab.bundle(|config| {

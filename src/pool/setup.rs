@@ -7,7 +7,7 @@ use crate::container::state::{Entry, Process, Status, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};
-use crate::sys::{pidfd, process, socket as sys_socket};
+use crate::sys::{own, pidfd, process, socket as sys_socket};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -85,7 +85,7 @@ pub fn activated() -> Result<Option<OwnedFd>> {
     let Some(given) = Activation::of_this_process() else { return Ok(None) };
     let wrong = || Error::new(Kind::Usage, "the service manager must hand over one datagram socket (ListenDatagram=)");
     // Systemd's are numbered from here on.
-    let socket = crate::sys::own(3);
+    let socket = own(3);
     let is_datagram = getsockopt(&socket, sockopt::SockType) == Ok(SockType::Datagram);
     if given.descriptors != 1 || !is_datagram {
         return Err(wrong());
@@ -220,6 +220,12 @@ pub fn raise_descriptor_limit() -> i32 {
     i32::try_from(most).unwrap_or(i32::MAX)
 }
 
+/// Whether the process `pid` and this one have the same namespace of the kind that procfs calls `name`.
+fn share_namespace(pid: i32, name: &str) -> bool {
+    let inode = |place: &str| stat(format!("/proc/{place}/ns/{name}").as_str()).map(|about| about.st_ino);
+    inode("self").is_ok_and(|own| inode(&pid.to_string()) == Ok(own))
+}
+
 /// The place of this process: who asks from another would have another container by a cold start.
 #[derive(Debug)]
 pub struct Place {
@@ -234,8 +240,10 @@ impl Place {
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn of_this_process(socket: &OwnedFd) -> Result<Self> {
+    pub fn of_this_process() -> Result<Self> {
         let doing = || "look at the pool's own place";
+        // A service manager's socket is of the network namespace in which it was made.
+        let socket = own(sys_socket::datagram().doing(doing)?);
         Ok(Self {
             header: Header::of_this_process(request::STATUS, 0, socket.as_raw_fd()).doing(doing)?,
             user_namespace: pidfd::own_user_namespace().doing(doing)?,
@@ -254,13 +262,15 @@ impl Place {
         pidfd: Option<&OwnedFd>,
     ) -> Option<&'static str> {
         let own = &self.header;
+        // Both are 0 where the kernel has no such number.
+        let is_another_network = || own.network == 0 && !share_namespace(pid, "net");
         if uid != self.uid {
             return Some("the pool belongs to another user");
         }
         if (header.root_mount, header.root_inode) != (own.root_mount, own.root_inode) {
             return Some("the pool has another mount namespace or root");
         }
-        if header.network != own.network || header.pid != pid {
+        if header.network != own.network || header.pid != pid || is_another_network() {
             return Some("the pool has another network or pid namespace");
         }
         if header.nice != own.nice {
@@ -285,10 +295,7 @@ impl Place {
 
     /// Why the process `pid`, which is served otherwise, cannot have a container that shares these of its namespaces.
     pub fn refusal_to_share(&self, pid: i32, namespaces: &[&str]) -> Option<&'static str> {
-        let inode =
-            |place: &str, name: &str| stat(format!("/proc/{place}/ns/{name}").as_str()).map(|about| about.st_ino);
-        let is_same = |name: &&str| inode("self", name).is_ok_and(|own| inode(&pid.to_string(), name) == Ok(own));
-        let is_shared = namespaces.iter().all(is_same);
+        let is_shared = namespaces.iter().all(|name| share_namespace(pid, name));
         (!is_shared).then_some("the pool has another IPC or UTS namespace, and the container none of its own")
     }
 
@@ -301,5 +308,35 @@ impl Place {
     pub fn other_limits<'a>(&'a self, header: &'a Header) -> impl Iterator<Item = (u32, [u64; 2])> + 'a {
         let pairs = header.limits.iter().zip(&self.header.limits).enumerate();
         pairs.filter(|(_, (theirs, ours))| theirs != ours).map(|(resource, (theirs, _))| (resource as u32, *theirs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn networks_are_told_apart_where_the_kernel_has_no_numbers_for_them() {
+        let mut place = Place::of_this_process().unwrap();
+        // Linux 5.14.
+        place.header.network = 0;
+        let refusal = |pid: i32| {
+            let header = Header { pid, ..place.header };
+            place.refusal(&header, (pid, place.uid, 0), pidfd::open(pid).ok().as_ref())
+        };
+        assert_eq!(refusal(process::getpid()), None);
+        let mut elsewhere = Command::new("unshare");
+        let elsewhere = elsewhere.args(["-n", "sh", "-c", "echo; read line"]);
+        let Ok(mut elsewhere) = elsewhere.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+        else {
+            return;
+        };
+        let is_there = elsewhere.stdout.take().is_some_and(|said| io::Read::bytes(said).next().is_some());
+        let told = refusal(elsewhere.id().cast_signed());
+        drop(elsewhere.stdin.take());
+        elsewhere.wait().unwrap();
+        // It takes root.
+        assert!(!is_there || told.is_some_and(|told| told.contains("network")), "{told:?}");
     }
 }

@@ -179,7 +179,7 @@ impl Header {
     /// "mrp1"
     pub const MAGIC: u32 = 0x6d72_7031;
 
-    /// The header of this process.
+    /// The header of this process, which has made `socket` where it is now.
     pub fn of_this_process(kind: u32, signal_mask: u64, socket: RawFd) -> Sys<Self> {
         let (root_mount, root_inode) = root()?;
         let mut header = Self {
@@ -264,7 +264,7 @@ pub fn root() -> Sys<(u64, u64)> {
     Ok((info.stx_mnt_id, info.stx_ino))
 }
 
-/// What tells this process's network namespace from others (`SO_NETNS_COOKIE`, Linux 5.14); 0 where there is none.
+/// What tells the network namespace in which `socket` was made from others (`SO_NETNS_COOKIE`, Linux 5.14); 0 where there is none.
 fn network(socket: RawFd) -> u64 {
     const SO_NETNS_COOKIE: i32 = 71;
     let (mut cookie, mut length) = (0u64, 8u32);

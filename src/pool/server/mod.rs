@@ -141,7 +141,7 @@ pub fn serve(mut settings: Settings) -> Result<()> {
     };
     setup::clean_up_after_others(&settings.options.store)?;
     settings.options.stdio = Some(setup::no_stdio()?);
-    let place = Place::of_this_process(&requests)?;
+    let place = Place::of_this_process()?;
     let most_descriptors = setup::raise_descriptor_limit();
     let (heard, blocked) = setup::ending_signals();
     setup::ignore_no_signal();
