@@ -233,3 +233,27 @@ fn another_root_is_another_container() {
         assert_eq!(run(&pool, &bundle), "other");
     }
 }
+
+#[test]
+fn a_maker_does_not_outlive_its_pool() {
+    let mut pool = furnished_pool!();
+    let bundle = pool.filled(1, "true", furnish);
+    run(&pool, &bundle);
+    pool.await_ready(&bundle, 1);
+    let makers = pool.makers();
+    assert!(!makers.is_empty());
+    // So it does not find out that nobody asks it any more.
+    makers.iter().for_each(|pid| drop(host("kill", &["-STOP", &pid.to_string()])));
+    pool.kill();
+    let is_there = |pid: &&i32| fs::exists(format!("/proc/{pid}")).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while makers.iter().any(|pid| is_there(&pid)) && std::time::Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let left: Vec<_> = makers.iter().filter(is_there).collect();
+    left.iter().for_each(|pid| drop(host("kill", &["-9", &pid.to_string()])));
+    assert!(left.is_empty(), "{left:?}");
+    // It takes away what is left of the sandbox.
+    pool.restart();
+    eventually(|| pool.is_gone(0));
+}

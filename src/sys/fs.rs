@@ -562,13 +562,26 @@ fn refuses_hint_of_others() -> Sys<bool> {
     let mut hint = 0u64;
     // SAFETY: the kernel writes the hint.
     unsafe { call!(libc::SYS_fcntl, root.as_raw_fd(), F_GET_RW_HINT, &raw mut hint) }?;
+    let mut death_signal = 0i32;
+    // SAFETY: the kernel writes an int, and the state is a number.
+    let is_dumpable = unsafe {
+        call!(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut death_signal)?;
+        call!(libc::SYS_prctl, libc::PR_GET_DUMPABLE)? == 1
+    };
     // The rights over files of others go with it, and come back (capabilities(7)); it is this thread's alone.
     // SAFETY: no memory is involved.
     let own = unsafe { call!(libc::SYS_setfsuid, NOBODY) }?;
     // SAFETY: the kernel reads the hint.
     let given = unsafe { call!(libc::SYS_fcntl, root.as_raw_fd(), F_SET_RW_HINT, &raw const hint) };
+    // Who changes his ids loses two things besides, which are to be as they were (kernel/cred.c, commit_creds).
     // SAFETY: no memory is involved.
-    unsafe { call!(libc::SYS_setfsuid, own) }?;
+    unsafe {
+        call!(libc::SYS_setfsuid, own)?;
+        call!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, death_signal)?;
+        if is_dumpable {
+            call!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 1)?;
+        }
+    }
     Ok(given == Err(Errno::EPERM) && stat(root.as_raw_fd())?.st_uid != NOBODY)
 }
 
@@ -641,4 +654,24 @@ pub fn set_controlling_terminal(fd: RawFd) -> Sys {
 /// A null pointer for calls that take an optional string.
 pub(in crate::sys) fn null() -> *const libc::c_char {
     ptr::null()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::process::prctl;
+
+    #[test]
+    fn to_try_a_hint_changes_nothing_of_who_does() {
+        // Of this thread alone; it is ignored by default.
+        prctl(libc::PR_SET_PDEATHSIG, [libc::SIGWINCH as usize, 0, 0, 0]).unwrap();
+        let is_dumpable = prctl(libc::PR_GET_DUMPABLE, [0; 4]).unwrap();
+        // Kernels without hints are none of this.
+        let _ = refuses_hint_of_others();
+        let mut death_signal = 0i32;
+        // SAFETY: the kernel writes an int.
+        unsafe { call!(libc::SYS_prctl, libc::PR_GET_PDEATHSIG, &raw mut death_signal) }.unwrap();
+        assert_eq!(death_signal, libc::SIGWINCH);
+        assert_eq!(prctl(libc::PR_GET_DUMPABLE, [0; 4]), Ok(is_dumpable));
+    }
 }
