@@ -12,11 +12,13 @@ use microrun::sys::{process, socket};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use serde_json::json;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -469,13 +471,15 @@ fn a_directory_that_others_may_change_is_none_for_a_pool() {
         (1000, 0o1777, "belongs to the user 1000"),
         (0, 0o777, "has the mode 777"),
         (0, 0o775, "has the mode 775"),
+        // As /tmp has it: whoever is first has the name.
+        (0, 0o1777, "has the mode 1777"),
     ] {
         set(&directory, owner, mode);
         let told = serve();
         assert!(told.contains(expected) && told.contains(directory.to_str().unwrap()), "{told}");
     }
-    // In one that everybody may write to, somebody may have been there before.
-    set(&directory, 0, 0o1777);
+    // Somebody may have been there before.
+    set(&directory, 0, 0o700);
     for name in ["parked", "parts"] {
         let planted = directory.join(name);
         let _ = fs::create_dir(&planted);
@@ -490,6 +494,43 @@ fn a_directory_that_others_may_change_is_none_for_a_pool() {
     eventually(|| socket.exists());
     host("kill", &[&server.id().to_string()]);
     assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_socket_of_somebody_else_is_none_of_a_pool() {
+    let lab = lab!();
+    let bundle = lab.bundle(|config| {
+        config["process"]["args"] = json!(["echo", "hello"]);
+        config["linux"].as_object_mut().unwrap().remove("cgroupsPath");
+    });
+    let socket = lab.path("socket");
+    let theirs = UnixDatagram::bind(&socket).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    std::os::unix::fs::chown(&socket, Some(65534), None).unwrap();
+    let ask = |args: &[&str]| {
+        let mut command = lab.in_own_cgroup(&lab.command(args));
+        command.env("MICRORUN_POOL", &socket);
+        output(command)
+    };
+    let path = bundle.path.to_str().unwrap();
+    assert_eq!(ask(&["run", &bundle.operand()]).ok(), "hello");
+    assert_eq!(ask(&["run", "--bundle", path]).ok(), "hello");
+    let asks: [&[&str]; 4] =
+        [&run_args(&bundle, &[]), &["pool", "status"], &["pool", "fill", path], &["pool", "drain", path]];
+    for args in asks {
+        let told = ask(args).failed();
+        assert!(told.contains("belongs to another user"), "{args:?}: {told}");
+    }
+    let at = microrun::pool::Pool::at(&socket, lab.path("run"), &bundle.path).unwrap();
+    assert!(at.lease().is_err());
+    // A link to one that is root's may lead elsewhere when it is followed.
+    let link = lab.path("link");
+    std::os::unix::fs::symlink(microrun::pool::SOCKET, &link).unwrap();
+    std::os::unix::fs::lchown(&link, Some(65534), None).unwrap();
+    let told = ask(&["pool", "status", "--socket", link.to_str().unwrap()]).failed();
+    assert!(told.contains("belongs to another user"), "{told}");
+    let sent = theirs.recv(&mut [0; 64]).map_err(|error| error.kind());
+    assert_eq!(sent, Err(std::io::ErrorKind::WouldBlock), "it has been asked");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use crate::container::state::{Store, new_id};
 use crate::container::{notify, run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pool::{self, Got, Wanted};
-use crate::sys::request;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,7 +127,7 @@ fn from_pool(global: &Global, words: &Words, id: Option<&str>, bundle: &Path) ->
     }
     let Some(socket) = pool::socket() else { return unless_required(nothing, "MICRORUN_POOL is off") };
     // An earlier part of this process may have heard already that there is nothing, or no more than parts.
-    if !is_required && (pool::is_refused() || !request::is_at(&socket)) {
+    if !is_required && pool::is_refused() {
         return Ok(match pool::given() {
             Some(parts) => FromPool::Parts(parts),
             None if pool::lends() => lender(),

@@ -42,7 +42,10 @@ impl Lender {
         let wanted = [(wants_network, request::NETWORK), (self.cgroups, request::CGROUP)];
         let flags = wanted.iter().filter(|(is_wanted, _)| *is_wanted).fold(0, |flags, (_, flag)| flags | flag);
         let socket = self.socket.as_os_str().as_bytes();
-        if flags == 0 || !request::is_at(&self.socket) || process::now() < SILENT_UNTIL.load(Ordering::Relaxed) {
+        if flags == 0
+            || request::look_at(&self.socket).is_err()
+            || process::now() < SILENT_UNTIL.load(Ordering::Relaxed)
+        {
             return None;
         }
         let bundle = sys_fs::c_path(bundle).ok()?;

@@ -65,6 +65,10 @@ pub enum Got {
 pub fn run(socket: &Path, wanted: &Wanted<'_>) -> Result<Got> {
     let nothing = |why: &str| Ok(Got::Nothing(why.to_owned()));
     let Ok(bundle) = sys_fs::c_path(wanted.bundle) else { return nothing("no such bundle") };
+    // Who has no pool makes no other call than this.
+    if let Err(errno) = request::look_at(socket) {
+        return nothing(why_not(errno));
+    }
     let signal_mask = process::set_signal_mask(u64::MAX).doing(|| "block signals")?;
     let asked = request::ask(&Request {
         flags: request::TERMINAL
@@ -237,8 +241,13 @@ pub fn ask(socket: &Path, wish: Wish<'_>) -> Result<String> {
         Wish::Drain(bundle) => (request::DRAIN, bundle, 0),
     };
     let path = sys_fs::c_path(bundle).doing(|| format!("look at {}", bundle.display()))?;
-    let asked = request::ask(&Request { count, ..Request::new(socket.as_os_str().as_bytes(), kind, &path) });
+    let request = Request { count, ..Request::new(socket.as_os_str().as_bytes(), kind, &path) };
+    let asked = request::look_at(socket).and_then(|()| request::ask(&request));
     let answers = match asked {
+        Err(Errno::EACCES) => {
+            let problem = format!("{} belongs to another user, who is not asked: see --socket", socket.display());
+            return Err(Error::new(Kind::WrongState, problem));
+        }
         Err(Errno::ENOENT | Errno::ECONNREFUSED) if !socket.exists() || asked == Err(Errno::ECONNREFUSED) => {
             let problem = format!("no pool listens on {}: start one with pool serve", socket.display());
             return Err(Error::new(Kind::WrongState, problem));

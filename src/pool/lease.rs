@@ -86,11 +86,12 @@ impl Pool {
     /// As [`Pool::lease`]. An id that is taken or malformed is such a reason, too.
     pub fn lease_as(&self, id: &str) -> Result<Sandbox> {
         let bundle = sys::fs::c_path(&self.bundle).doing(|| self.asking())?;
-        let asked = request::ask(&Request {
+        let request = Request {
             root: self.store.root().as_os_str().as_bytes(),
             id: id.as_bytes(),
             ..Request::new(self.socket.as_os_str().as_bytes(), request::LEASE, &bundle)
-        });
+        };
+        let asked = request::look_at(&self.socket).and_then(|()| request::ask(&request));
         let answers = match asked {
             Ok(answers) => own(answers),
             Err(Errno::ENOENT | Errno::ECONNREFUSED) if self.bundle.exists() => {

@@ -37,7 +37,7 @@ pub fn take_directory(socket: &Path, is_given: bool) -> Result<Flock<File>> {
     let opened = File::open(directory).doing(doing)?;
     if !is_given {
         require_own(directory, &opened.metadata().doing(doing)?)?;
-        // In one where everybody may make files these may be there already as well.
+        // Somebody may have made these while he could.
         for own in ["parked", "parts"].map(|name| directory.join(name)) {
             match DirBuilder::new().mode(0o700).create(&own) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -57,8 +57,8 @@ pub fn take_directory(socket: &Path, is_given: bool) -> Result<Flock<File>> {
     })
 }
 
-/// Fails if somebody else may change what is in a directory of the pool: root apart, its owner, or who may write to it unless files in it are their
-/// owners' alone (a sticky bit, as /tmp has).
+/// Fails if somebody else may change what is in a directory of the pool: root apart, its owner, or who may write to it. A sticky bit, as /tmp has,
+/// does not help: whoever has the socket's name first while there is no pool would be taken for one.
 fn require_own(path: &Path, about: &Metadata) -> Result<()> {
     let (own, owner, mode) = (geteuid().as_raw(), about.uid(), about.mode() & 0o7777);
     let path = path.display();
@@ -66,10 +66,10 @@ fn require_own(path: &Path, about: &Metadata) -> Result<()> {
         format!(
             "{path} belongs to the user {owner}, who could change what the pool has there: give a --socket elsewhere"
         )
-    } else if mode & 0o022 != 0 && mode & 0o1000 == 0 && !about.is_symlink() {
+    } else if mode & 0o022 != 0 && !about.is_symlink() {
         format!(
-            "{path} has the mode {mode:o}, so that others could change what the pool has there: chmod go-w it, or give a \
-             --socket elsewhere"
+            "{path} has the mode {mode:o}, so that others could change what the pool has there, or take its place: give a \
+             --socket in a directory of its own, or chmod go-w this one"
         )
     } else {
         return Ok(());

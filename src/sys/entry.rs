@@ -316,7 +316,7 @@ unsafe fn run_from_pool(Wanted { root, bundle }: &Wanted, envp: *const *const c_
     // SAFETY: the caller's promise.
     let socket = unsafe { pool_socket(envp) }?;
     // Who has no pool shall not pay for one: this is the only system call then.
-    if !request::is_there(socket) {
+    if request::look(socket).is_err() {
         return Some(Refusal { outcome: Outcome::Cold, pool: None });
     }
     // They are relayed, later.
