@@ -248,12 +248,36 @@ fn a_changed_bundle_is_never_served_stale() {
     assert_eq!(pool.microrun(&["run", &path]).ok(), "after");
     pool.await_ready(&bundle, 1);
     assert_eq!(pool.run(&bundle, &[]).ok(), "after");
+    pool.await_ready(&bundle, 1);
 
     let rootfs = bundle.rootfs();
     fs::rename(&rootfs, bundle.path.join("old")).unwrap();
     common::make_rootfs(&rootfs);
     let told = pool.run(&bundle, &[]).failed();
     assert!(told.contains("changed"), "{told}");
+}
+
+#[test]
+fn what_was_made_while_a_path_led_elsewhere_is_not_served_when_it_leads_back() {
+    let pool = pool!();
+    let [source, aside, other] = ["source", "aside", "other"].map(|name| pool.lab.path(name));
+    for (directory, text) in [(&source, "usual"), (&other, "other")] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("text"), text).unwrap();
+    }
+    let bundle = pool.filled(1, "cat /mnt/text", |config| {
+        push(&mut config["mounts"], json!({"destination": "/mnt", "source": source, "options": ["bind"]}));
+    });
+    fs::rename(&source, &aside).unwrap();
+    fs::rename(&other, &source).unwrap();
+    // Another one is made.
+    let parked = pool.parked().pop().unwrap();
+    common::host("kill", &["-9", &parked.to_string()]);
+    eventually(|| pool.parked().iter().any(|pid| *pid != parked));
+    pool.await_ready(&bundle, 1);
+    fs::rename(&source, &other).unwrap();
+    fs::rename(&aside, &source).unwrap();
+    assert_eq!(pool.microrun(&["run", &bundle.operand()]).ok(), "usual");
 }
 
 #[test]

@@ -228,7 +228,19 @@ impl Template {
     /// # Errors
     /// What the kernel says of the paths.
     pub fn is_current(&self, bundle: impl AsFd) -> Result<bool, Errno> {
-        if parts::version(&fstatat(bundle, "config.json", AtFlags::empty())?) != self.config {
+        self.is_of(&fstatat(bundle, "config.json", AtFlags::empty())?)
+    }
+
+    /// The same of the bundle where it was.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn is_current_there(&self) -> Result<bool, Errno> {
+        self.is_of(&stat(&self.options.bundle.join("config.json"))?)
+    }
+
+    fn is_of(&self, config: &FileStat) -> Result<bool, Errno> {
+        if parts::version(config) != self.config {
             return Ok(false);
         }
         for (path, before) in &self.named {

@@ -105,6 +105,10 @@ impl Server {
             if made.as_ref().map_or(true, |part| part.is_second_attempt) {
                 self.reap_strangers();
             }
+            // Its paths may have led elsewhere while it was made, and lead back when somebody asks.
+            if made.is_ok() && template.is_current_there() != Ok(true) {
+                self.spoil(&bundle, &template);
+            }
             let stock = self.stocks.get_mut(&bundle).filter(|stock| stock.is_of(&template));
             // Once: it stays readable until it is closed.
             let watch = |key: u64, pidfd: &OwnedFd| {
@@ -167,6 +171,16 @@ impl Server {
             }
             Err(error) => log::warn(error),
         }
+    }
+
+    /// The bundle of `template` has changed: what has been made from it goes, and it is read anew.
+    pub(super) fn spoil(&mut self, bundle: &Identity, template: &Arc<Template>) {
+        let Some(stock) = self.stocks.get_mut(bundle).filter(|stock| Arc::ptr_eq(&stock.template, template)) else {
+            return;
+        };
+        self.filler.iter_mut().for_each(|filler| filler.cancel(template));
+        let stale = stock.spoil();
+        self.discard_all(stale);
     }
 
     pub(super) fn give_up(&mut self, bundle: &Identity) {

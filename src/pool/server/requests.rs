@@ -17,6 +17,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long who asks waits for a sandbox that is being made: as long as a cold start takes on a machine on which sandboxes run out.
@@ -161,10 +162,8 @@ impl Server {
         let stock = self.stocks.get_mut(&identity).ok_or("the pool has no parts for this bundle")?;
         stock.asked();
         if stock.template.is_current(bundle) != Ok(true) {
-            // Anew, as it is now.
-            self.filler.iter_mut().for_each(|filler| filler.cancel(&stock.template));
-            let stale = stock.spoil();
-            self.discard_all(stale);
+            let template = Arc::clone(&stock.template);
+            self.spoil(&identity, &template);
             return Err("the bundle has changed");
         }
         Ok(identity)
