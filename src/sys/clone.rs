@@ -282,19 +282,14 @@ pub fn spawn_on<T: Send + Sync>(
     let loan = Loan {
         argument: ManuallyDrop::new(argument),
         stack: ManuallyDrop::new(stack),
-        present: ManuallyDrop::new(Box::new(AtomicU32::new(is_shared.into()))),
+        present: ManuallyDrop::new(Box::new(AtomicU32::new(0))),
     };
     let pointer = (&raw const **loan.argument).cast();
     let place = Place { stack: loan.stack.as_ref(), present: is_shared.then_some(&loan.present) };
     // SAFETY: what the child uses is freed by the loan, once the child has left.
-    match unsafe { make(request, place, main_of::<T>, (main as *const ()).cast(), pointer) } {
-        Ok(child) => Ok((child, loan)),
-        Err(errno) => {
-            // There is no child.
-            loan.present.store(0, Ordering::Relaxed);
-            Err(errno)
-        }
-    }
+    let child = unsafe { make(request, place, main_of::<T>, (main as *const ()).cast(), pointer) };
+    // If it fails there may be a child all the same, which is to end and takes its time: then the loan is not over.
+    child.map(|child| (child, loan))
 }
 
 /// Makes a child that runs `main(argument)` in a copy of this process's memory: [`SHARE_MEMORY`] is left out.
@@ -329,7 +324,7 @@ pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sy
 struct Place<'a> {
     /// Its stack; `None` for a copy of this one.
     stack: Option<&'a Stack>,
-    /// What is set to 0 when it leaves.
+    /// What is not 0 from its beginning until it leaves.
     present: Option<&'a AtomicU32>,
 }
 
@@ -368,19 +363,23 @@ unsafe fn begin(
 ) -> Sys<Child> {
     let mut pidfd: RawFd = -1;
     let mut arguments = request.arguments(&mut pidfd, place.present);
-    let pid = if let Some(stack) = place.stack {
+    let set_present = |value| place.present.iter().for_each(|present| present.store(value, Ordering::Relaxed));
+    // Once there is a child it is the kernel that says that it has left.
+    set_present(1);
+    let made = if let Some(stack) = place.stack {
         arguments.stack = (stack.at + stack.room) as u64;
         arguments.stack_size = STACK as u64;
         // SAFETY: nobody else uses the stack, and entry never returns.
-        unsafe { call_onto_stack(making(&arguments), entry, main, argument) }?
+        unsafe { call_onto_stack(making(&arguments), entry, main, argument) }
     } else {
         let Making { number, args: [a, b, c, _] } = making(&arguments);
         // SAFETY: the child gets a copy of this stack and calls entry at once, which does not return.
-        match unsafe { call!(number, a, b, c) }? {
-            0 => entry(main, argument),
-            pid => pid,
+        match unsafe { call!(number, a, b, c) } {
+            Ok(0) => entry(main, argument),
+            made => made,
         }
     };
+    let pid = made.inspect_err(|_| set_present(0))?;
     // The kernel wrote it: a copy in a register would not know.
     // SAFETY: it is a local variable.
     let pidfd = unsafe { (&raw const pidfd).read_volatile() };
@@ -397,6 +396,8 @@ struct Waiting {
     gate: RawFd,
     /// The parent's end.
     parents: RawFd,
+    /// Whether parent and child have their descriptors in common, so that neither may close the other's.
+    shares_files: bool,
 }
 
 /// As [`begin`], by clone(2). The child is moved into its cgroup before it does anything.
@@ -415,14 +416,17 @@ unsafe fn make_by_clone(
         return unsafe { begin(request, place, Making::clone, entry, main, argument) };
     };
     let processes = fs::open(cgroup, c"cgroup.procs", libc::O_WRONLY, 0)?;
+    let shares_files = request.flags & libc::CLONE_FILES as u64 != 0;
     let joined = socket::pair().and_then(|(parents, gate)| {
-        let waiting = Waiting { entry, main, argument, gate, parents };
+        let waiting = Waiting { entry, main, argument, gate, parents, shares_files };
         // SAFETY: `waiting` is here until the child has said that it has copied it, or is dead.
         let child =
             unsafe { begin(request, place, Making::clone, wait_for_cgroup, (&raw const waiting).cast(), argument) };
-        fs::close(gate);
+        if !shares_files {
+            fs::close(gate);
+        }
         let joined = child.and_then(|child| {
-            let _ = fs::read(parents, &mut [0]);
+            hear_of(parents, child);
             let mut digits = [0; 10];
             fs::write(processes, decimal(child.pid.unsigned_abs(), &mut digits)).inspect_err(|_| {
                 // Nothing that it uses may go before it has.
@@ -431,8 +435,15 @@ unsafe fn make_by_clone(
             })?;
             // A child that was killed meanwhile is found out by whoever waits for it.
             let _ = fs::write(parents, &[1]);
+            if shares_files {
+                // It has to have read that before the descriptors go.
+                hear_of(parents, child);
+            }
             Ok(child)
         });
+        if shares_files {
+            fs::close(gate);
+        }
         fs::close(parents);
         joined
     });
@@ -440,14 +451,30 @@ unsafe fn make_by_clone(
     joined
 }
 
+/// Waits for a word of `child`, or its end, which the socket does not tell as long as somebody has the other end open.
+fn hear_of(socket: RawFd, child: Child) {
+    let mut fds = [socket, child.pidfd].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+    let _ = fs::retry(|| super::process::poll(&mut fds, None));
+    if fds[0].revents != 0 {
+        let _ = fs::read(socket, &mut [0]);
+    }
+}
+
 /// Where a child begins that its parent still has to move.
 extern "C" fn wait_for_cgroup(waiting: *const u8, _: *const u8) -> ! {
     // SAFETY: make_by_clone passes a Waiting, and leaves it alone until the byte comes. It is not looked at again.
-    let Waiting { entry, main, argument, gate, parents } = unsafe { waiting.cast::<Waiting>().read_volatile() };
-    fs::close(parents);
+    let Waiting { entry, main, argument, gate, parents, shares_files } =
+        unsafe { waiting.cast::<Waiting>().read_volatile() };
+    if !shares_files {
+        fs::close(parents);
+    }
     let _ = fs::write(gate, &[1]);
     let moved = fs::read(gate, &mut [0]);
-    fs::close(gate);
+    if shares_files {
+        let _ = fs::write(gate, &[1]);
+    } else {
+        fs::close(gate);
+    }
     if moved != Ok(1) {
         super::process::exit(1);
     }
@@ -629,6 +656,56 @@ mod tests {
         // The mark is of the child that made it.
         assert!(ended(stack, false).is_none());
         assert!(Stack::with_room(0).unwrap().again().is_none());
+    }
+
+    /// A directory that stands for a cgroup: who is moved there is written to a file.
+    fn cgroup(at: &std::path::Path) -> std::os::fd::OwnedFd {
+        let path = fs::c_path(at).unwrap();
+        super::super::own(fs::open(fs::CWD, &path, libc::O_PATH | libc::O_DIRECTORY, 0).unwrap())
+    }
+
+    #[test]
+    fn clone_moves_a_child_whatever_it_shares_with_its_parent() {
+        use std::os::fd::AsRawFd;
+        let directory = tempfile::tempdir().unwrap();
+        let place = cgroup(directory.path());
+        let main: fn(&i32) -> ! = ends_with;
+        let main = (main as *const ()).cast();
+        let code: &'static i32 = &7;
+        let files = libc::CLONE_FILES as u64;
+        for flags in [0, files, SHARE_MEMORY, SHARE_MEMORY | files] {
+            std::fs::write(directory.path().join("cgroup.procs"), "").unwrap();
+            let request = Request { flags, cgroup: Some(place.as_raw_fd()), exit_signal: libc::SIGCHLD };
+            let stack = (flags & SHARE_MEMORY != 0).then(|| Stack::with_room(0).unwrap());
+            let place = Place { stack: stack.as_ref(), present: None };
+            // SAFETY: main_of gets the types that it asks for, and they live for ever.
+            let child = unsafe { make_by_clone(&request, place, main_of::<i32>, main, (&raw const *code).cast()) };
+            let child = child.unwrap();
+            assert_eq!(reaped(child), Some(super::super::process::Exit::Code(7)), "{flags:x}");
+            let moved = std::fs::read_to_string(directory.path().join("cgroup.procs")).unwrap();
+            assert_eq!(moved, child.pid.to_string());
+        }
+    }
+
+    #[test]
+    fn what_a_child_that_cannot_be_moved_has_used_is_freed_when_it_has_ended() {
+        use std::os::fd::AsRawFd;
+        let directory = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", directory.path().join("cgroup.procs")).unwrap();
+        let place = cgroup(directory.path());
+        for flags in [SHARE_MEMORY, SHARE_MEMORY | libc::CLONE_FILES as u64] {
+            let request = Request { flags, cgroup: Some(place.as_raw_fd()), exit_signal: libc::SIGCHLD };
+            let stack = Stack::with_room(0).unwrap();
+            let present = AtomicU32::new(0);
+            let place = Place { stack: Some(&stack), present: Some(&present) };
+            let main: fn(&i32) -> ! = ends_with;
+            let code: &'static i32 = &7;
+            let (main, code) = ((main as *const ()).cast(), (&raw const *code).cast());
+            // SAFETY: main_of gets the types that it asks for, and they live for ever.
+            let made = unsafe { make_by_clone(&request, place, main_of::<i32>, main, code) };
+            assert_eq!(made, Err(Errno::ENOSPC));
+            assert_eq!(present.load(Ordering::Relaxed), 0);
+        }
     }
 
     #[test]
