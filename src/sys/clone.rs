@@ -4,8 +4,10 @@ use super::fs::{self, Sys};
 use super::raw::{answer, call};
 use super::socket;
 use nix::errno::Errno;
+use std::fmt::Write;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
+use std::panic;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -316,7 +318,28 @@ pub fn fork_and<T: Copy>(request: &Request, argument: T, main: fn(T) -> !) -> Sy
     }
     // SAFETY: the child has its own copy, in its one thread.
     unsafe impl<T> Sync for Work<T> {}
-    spawn_copy(request, |work: &Work<T>| (work.main)(work.argument), &Work { main, argument })
+    let begin = |work: &Work<T>| {
+        end_alone();
+        (work.main)(work.argument)
+    };
+    spawn_copy(request, begin, &Work { main, argument })
+}
+
+/// Has this process end when it panics, and no other: abort(3) would signal the thread whose id the C library remembers, and a child that it does not know
+/// of has that of who made it.
+fn end_alone() {
+    struct Stderr;
+    impl Write for Stderr {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            fs::write(libc::STDERR_FILENO, text.as_bytes()).map_err(|_| std::fmt::Error)
+        }
+    }
+    // Nothing is allocated or freed: another thread may have held the lock for that. Nobody holds the hook's but who panics.
+    std::mem::forget(panic::take_hook());
+    panic::set_hook(Box::new(|what| {
+        let _ = writeln!(Stderr, "microrun: {what}");
+        super::process::exit(128 + libc::SIGABRT)
+    }));
 }
 
 /// Where a child runs.
@@ -706,6 +729,16 @@ mod tests {
             assert_eq!(made, Err(Errno::ENOSPC));
             assert_eq!(present.load(Ordering::Relaxed), 0);
         }
+    }
+
+    #[test]
+    fn a_child_that_panics_ends_alone() {
+        fn panics(value: Option<i32>) -> ! {
+            super::super::process::exit(value.unwrap())
+        }
+        let request = Request { flags: 0, cgroup: None, exit_signal: libc::SIGCHLD };
+        let child = fork_and(&request, None, panics).unwrap();
+        assert_eq!(reaped(child), Some(super::super::process::Exit::Code(128 + libc::SIGABRT)));
     }
 
     #[test]
