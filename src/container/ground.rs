@@ -3,7 +3,8 @@
 //! A container's mount namespace begins as a copy of its maker's, and all of the copy is taken away again when the root is changed.
 //! Machines have tens of mounts, nodes of a cluster hundreds. So a maker keeps a namespace of its own for its template, in which
 //! all mounts but those on the way to the paths that the configuration names, and those below them, are gone, and is in it
-//! while it clones. What is mounted on the host later comes there as it comes into a container: the mounts are slaves of the host's.
+//! while it clones. What is mounted on the host later comes there as it comes into a container where the host's mounts are shared, as systemd makes them: these are
+//! their slaves. What is mounted later on one that is private does not come.
 
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init;
