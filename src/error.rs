@@ -11,6 +11,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Kind {
     /// The command line is wrong.
     Usage,
+    /// The command line names a verb that does not exist (exit code 3 in runc).
+    NoVerb,
     /// config.json (or process.json, or a resources file) asks for something that is invalid or unsupported.
     Config,
     /// There is no container of that id.

@@ -88,7 +88,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
     let request = match request {
         Ok(request) => request,
         Err(error) => {
-            let code = if error.to_string().starts_with("No help topic") { NO_SUCH_VERB } else { 1 };
+            let code = if error.kind() == Kind::NoVerb { NO_SUCH_VERB } else { 1 };
             log::error(error);
             return code;
         }

@@ -262,7 +262,7 @@ fn find(flags: &'static [Flag], name: &str) -> Option<&'static Flag> {
 fn lookup(name: &OsStr) -> Result<&'static Verb> {
     name.to_str().and_then(verb_named).ok_or_else(|| {
         // runc's words, which its users and its tests look for.
-        Error::new(Kind::Usage, format!("No help topic for '{}'", name.to_string_lossy()))
+        Error::new(Kind::NoVerb, format!("No help topic for '{}'", name.to_string_lossy()))
     })
 }
 
@@ -323,7 +323,7 @@ mod tests {
     fn refused(line: &str) -> String {
         match read(line) {
             (_, Err(error)) => {
-                assert_eq!(error.kind(), Kind::Usage, "{line}");
+                assert!(matches!(error.kind(), Kind::Usage | Kind::NoVerb), "{line}");
                 error.to_string()
             }
             (_, other) => panic!("{line}: {other:?}"),
@@ -401,6 +401,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
+        assert_eq!(read("bogus").1.unwrap_err().kind(), Kind::NoVerb);
         assert_eq!(refused("bogus"), "No help topic for 'bogus'");
         assert_eq!(refused("bogus --help"), "No help topic for 'bogus'");
         assert_eq!(refused("--bogus run x"), "flag provided but not defined: -bogus: see --help");
@@ -471,7 +472,7 @@ mod tests {
         fn any_words_are_answered(line in prop::collection::vec(words(), 0..8)) {
             let count = line.len();
             match parse(line) {
-                (_, Err(error)) => prop_assert_eq!(error.kind(), Kind::Usage),
+                (_, Err(error)) => prop_assert!(matches!(error.kind(), Kind::Usage | Kind::NoVerb)),
                 (_, Ok(Request::Call(verb, words))) => {
                     prop_assert!((verb.count.0..=verb.count.1).contains(&words.operands().len()));
                     prop_assert!(words.operands().len() + words.given.len() < count);

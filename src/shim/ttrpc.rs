@@ -74,7 +74,7 @@ impl From<Error> for Status {
             Kind::NoContainer => Code::NotFound,
             Kind::Exists => Code::AlreadyExists,
             Kind::WrongState => Code::FailedPrecondition,
-            Kind::Usage => Code::InvalidArgument,
+            Kind::Usage | Kind::NoVerb => Code::InvalidArgument,
             Kind::Config | Kind::NoProgram | Kind::NotExecutable | Kind::System => Code::Unknown,
         };
         Self::new(code, error.to_string())
