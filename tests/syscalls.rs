@@ -217,7 +217,7 @@ fn a_cold_start_on_v2() {
     });
     let args = ["run", "--bundle", bundle.path.to_str().unwrap(), &bundle.id];
     let (counts, trace) = least(&lab, Some(&view), || {}, &args);
-    within("run on v2", &counts, &trace, [88, 116, 11]);
+    within("run on v2", &counts, &trace, [91, 116, 11]);
 }
 
 /// What engines call: create, start, exec, state, kill and delete, for runc's default configuration.
