@@ -8,7 +8,7 @@
 use microrun::cgroup::layout::{Layout, Mode, V1Mount};
 use microrun::cgroup::plan::Driver;
 use microrun::container::prepare::{self, Bundle, Facts, Options};
-use microrun::container::state::Store;
+use microrun::container::store::Store;
 use microrun::plan::{Host, Overlay, Wait, caps::Held, explain, seccomp};
 use microrun::spec::{self, default};
 use proptest::prelude::*;

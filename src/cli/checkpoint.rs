@@ -7,7 +7,7 @@ use super::parse::{Words, invalid};
 use super::warn;
 use crate::container::checkpoint::{self, Options};
 use crate::container::criu::rpc::Switch;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 
 /// The verb.

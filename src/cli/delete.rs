@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb};
 use super::parse::Words;
 use super::warn;
 use crate::container::manage;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 
 /// The verb.

@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb};
 use super::parse::Words;
 use super::{json_line, print_json, print_to_reader, value};
 use crate::container::control;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 use std::time::Duration;
 

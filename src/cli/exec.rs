@@ -8,7 +8,7 @@ use crate::cgroup::join::parse_sub_cgroups;
 use crate::container::exec::{self, Changes, Options, Wanted};
 use crate::container::relay::Relay;
 use crate::container::sealed;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::spec;
 

@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb};
 use super::parse::Words;
 use super::value;
 use crate::container::manage;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 
 /// The verb.

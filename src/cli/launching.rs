@@ -6,7 +6,7 @@ use crate::container::activation::Activation;
 use crate::container::notify;
 use crate::container::parts::Lender;
 use crate::container::prepare::Options;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 use crate::plan::Overlay;
 use crate::pool;

@@ -7,7 +7,7 @@ use super::pool_config::Config;
 use super::{launching, print, value};
 use crate::container::prepare::Options;
 use crate::container::sealed;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::plan::Wait;
 use crate::pool::{self, Settings};

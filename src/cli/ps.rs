@@ -5,7 +5,7 @@ use super::grammar::{Flag, Verb};
 use super::parse::Words;
 use super::{print, print_json, value};
 use crate::container::control;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Doing, Error, Kind, Result};
 use std::process::Command;
 

@@ -4,7 +4,7 @@ use super::global::Global;
 use super::grammar::Verb;
 use super::parse::Words;
 use crate::container::control;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 
 /// The verb.

@@ -8,7 +8,7 @@ use crate::container::activation::Activation;
 use crate::container::parts::{Lender, Parts};
 use crate::container::prepare::Options;
 use crate::container::relay::{Relay, has_terminal};
-use crate::container::state::{Store, new_id};
+use crate::container::store::{Store, new_id};
 use crate::container::{notify, run, sealed};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pool::{self, Got, Wanted};

@@ -3,7 +3,7 @@
 use super::global::Global;
 use super::grammar::Verb;
 use super::parse::Words;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::container::{notify, start};
 use crate::error::Result;
 

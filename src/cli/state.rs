@@ -5,7 +5,7 @@ use super::grammar::Verb;
 use super::parse::Words;
 use super::print_pretty;
 use crate::container::manage;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Result;
 
 /// The verb.

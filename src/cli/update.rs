@@ -6,7 +6,7 @@ use super::parse::Words;
 use super::{value, warn};
 use crate::cgroup::limits;
 use crate::container::control::{self, Schemata};
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Error, Kind, Result};
 use crate::spec;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};

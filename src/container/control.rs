@@ -1,7 +1,9 @@
 //! The verbs that act on a running container by its cgroups: pause, resume, ps, update, events.
 
+use super::process::Process;
 use super::resctrl::{self, stats::IntelRdt};
-use super::state::{Entry, Process, State, Status, Store};
+use super::state::{State, Status};
+use super::store::{Entry, Store};
 use crate::cgroup::events::{Event, Events};
 use crate::cgroup::stats::Stats;
 use crate::cgroup::update::merge;
@@ -293,7 +295,7 @@ fn wait(events: &Events, init: Option<&OwnedFd>, deadline: Instant) -> Result<bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::state::Store;
+    use crate::container::store::Store;
     use std::fs;
 
     /// A container on disk, with the resctrl group `group`.

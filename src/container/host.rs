@@ -1,6 +1,6 @@
 //! The facts about this machine that a start needs, read only when the configuration asks.
 
-use super::state::CACHE;
+use super::store::CACHE;
 use crate::error::{Doing, Result};
 use crate::log;
 use crate::path;

@@ -3,8 +3,10 @@
 use super::hooks;
 use super::launch::hooks as hooks_of;
 use super::prepare;
+use super::process::Process;
 use super::resctrl;
-use super::state::{Entry, Locking, Process, Report, State, Status, Store};
+use super::state::{Report, State, Status};
+use super::store::{Entry, Locking, Store};
 use crate::cgroup::{Driver, Handle};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;

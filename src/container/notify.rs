@@ -10,7 +10,7 @@
 //! is not to be trusted with the rest of the protocol. Then its part is over. Who listens is who executes the program:
 //! `run`, or `start` after `create`.
 
-use super::state::Entry;
+use super::store::Entry;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::{process, socket};

@@ -5,7 +5,8 @@
 use super::activation::Activation;
 use super::ahead::{self, Ahead};
 use super::parts::{Lender, Parts};
-use super::state::{State, Status, Store};
+use super::state::{State, Status};
+use super::store::Store;
 use super::{console, hooks, host, idmap, launch, notify, resctrl, sealed, stdio};
 use crate::cgroup::{self, Driver, Layout};
 use crate::error::{Doing, Error, Kind, Result};

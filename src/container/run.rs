@@ -2,7 +2,8 @@
 
 use super::launch::{self, Launched};
 use super::prepare::{self, Options};
-use super::state::{Entry, State};
+use super::state::State;
+use super::store::Entry;
 use super::{manage, pid_file, stdio, wait};
 use crate::error::{Doing, Error, Result};
 use crate::sys::clone::Child;

@@ -7,7 +7,8 @@
 
 use super::gates;
 use super::notify::Proxy;
-use super::state::{Entry, Status, Store};
+use super::state::Status;
+use super::store::{Entry, Store};
 use super::{host, launch};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::init::{GO, GOING};

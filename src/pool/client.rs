@@ -1,7 +1,7 @@
 //! Who asks.
 
 use crate::container::parts::Parts;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::container::{console, manage, pid_file};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;

@@ -23,7 +23,7 @@ use super::workshop;
 use crate::container::ground::Rooms;
 use crate::container::park::{Descriptors, Parked};
 use crate::container::prepare::Options;
-use crate::container::state::Entry;
+use crate::container::store::Entry;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::clone::Child;

@@ -18,7 +18,7 @@
 use super::client::{Started, hear_start};
 use super::streams::{Lent, Stream};
 use crate::container::manage;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::park::Message;

@@ -19,7 +19,7 @@ use super::network::{Inspector, Look, Network, Resting};
 use super::pace::{Budget, Ledger, Pace};
 use super::stock::PAUSE;
 use super::template::{Identity, Template};
-use crate::container::state::new_id;
+use crate::container::store::new_id;
 use crate::error::{Doing, Error, Result};
 use crate::log;
 use crate::sys::request::{self, Given, SPOILT, TAKEN, answer};

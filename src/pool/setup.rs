@@ -3,7 +3,9 @@
 use crate::container::activation::Activation;
 use crate::container::manage;
 use crate::container::prepare::Stdio;
-use crate::container::state::{Entry, Process, Status, Store};
+use crate::container::process::Process;
+use crate::container::state::Status;
+use crate::container::store::{Entry, Store};
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::sys::request::{self, Header};

@@ -268,7 +268,7 @@ fn paths(spec: &Spec, bundle: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::container::state::Store;
+    use crate::container::store::Store;
     use serde_json::{Value, json};
     use tempfile::TempDir;
 

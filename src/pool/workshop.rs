@@ -9,7 +9,7 @@ use crate::container::ground::{Ground, Rooms};
 use crate::container::manage;
 use crate::container::park::{self, Descriptors, Memory, Networks, Place};
 use crate::container::prepare::Options;
-use crate::container::state::new_id;
+use crate::container::store::new_id;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::log;
 use crate::plan::{Plan, Wait};

@@ -14,7 +14,7 @@ use crate::cgroup;
 use crate::container::exec::{self, Running, Wanted};
 use crate::container::prepare;
 use crate::container::resident::{self, Created, Resident};
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Doing, Error};
 use crate::log;
 use crate::sys::clone::Child;

@@ -10,7 +10,7 @@ use super::task::{Caller, Existing, Exit, Freezing, Phase, Process, Task, Tasks}
 use super::ttrpc::{Answer, Code, Connection, Status};
 use super::workers::Workers;
 use crate::cgroup::rootless::is_real_root;
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::Error;
 use crate::log;
 use crate::spec;

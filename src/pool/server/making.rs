@@ -2,7 +2,7 @@
 
 use super::{Held, NEWS, Server, Settings};
 use crate::container::prepare::Options;
-use crate::container::state::Entry;
+use crate::container::store::Entry;
 use crate::error::{Doing, Result};
 use crate::log;
 use crate::pool::cleaner::MOST_PENDING;

@@ -19,7 +19,7 @@ use super::stock::{PAUSE, Stock};
 use super::template::{Identity, Template};
 use crate::cgroup;
 use crate::container::prepare::Options;
-use crate::container::state::Entry;
+use crate::container::store::Entry;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::sys::park;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};

@@ -1,7 +1,7 @@
 //! What is asked for, and the answers: a sandbox, parts, or that one begin cold.
 
 use super::{Given, Server, Settings};
-use crate::container::state::Store;
+use crate::container::store::Store;
 use crate::error::{Doing, Error, Kind, Result};
 use crate::pool::answers::{Unsaid, say};
 use crate::pool::asked::{Asked, No, hand_over, limits};
